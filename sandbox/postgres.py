@@ -7,8 +7,9 @@ through a unix socket only and never outlives the process that started it.
         psycopg2.connect(server.dsn("postgres"))
 
 PostgreSQL refuses to run as root, so for root it runs as the user `nobody`. What that user cannot
-reach (a project under /root) stands under /var/tmp instead, under a name made from the project's
-path, so that the data is found again by the next run.
+reach (a project under /root) stands under /var/tmp instead, under a name made from the folder's
+path, so that the next run finds the data again. The folder itself then holds only `moved-to`;
+whoever removes it begins with empty data, as if the data had been in it.
 
 A folder holds `data` (the cluster), `socket`, `server.log` (of the latest run) and `lock`.
 """
@@ -136,6 +137,8 @@ def start(folder: Path, *, durable: bool, patience: float = 5.0) -> EmbeddedPost
     binaries = _reachable_binaries(account)
     with _lock(used, patience) as lock:
         data = used / "data"
+        if used != asked:
+            _keep_in_step(asked, used, data)
         if not data.exists():
             _initialise(binaries, data, account, durable)
         _check_data(data, binaries, account)
@@ -178,6 +181,19 @@ def _prepare_folder(asked: Path, account: _Account | None) -> Path:
     if account and not _can_enter(asked.parent, account):
         return _own_folder(_replacement(asked), account)
     return _own_folder(asked, account)
+
+
+def _keep_in_step(asked: Path, used: Path, data: Path) -> None:
+    """Let the folder asked for say where the data is, and drop data that it knows nothing of.
+
+    Else a project that was removed and cloned anew would meet data sealed with a lost key.
+    """
+    note = asked / "moved-to"
+    if not note.exists():
+        if data.exists():
+            shutil.rmtree(data)
+        asked.mkdir(mode=0o700, exist_ok=True)
+        note.write_text(f"{used}\n")
 
 
 def _replacement(path: Path) -> Path:

@@ -1,0 +1,75 @@
+# Works with GNU make 3.81, which macOS ships.
+
+.PHONY: help run test check serve lock clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo 'make run     the whole service on this machine, with demo data   (PORT=8000)'
+	@echo 'make test    the test suite                                      (ARGS="tests/upo -x")'
+	@echo 'make check   format, lint, types, import rules, then the test suite'
+	@echo 'make serve   production start: gunicorn, settings from the environment'
+	@echo 'make lock    write requirements*.txt from requirements*.in       (ARGS=--upgrade)'
+	@echo 'make clean   remove the environment, the caches, the data of make run'
+	@echo 'PYTHON=…     which Python makes the environment; any from 3.11 on'
+
+run: .venv/.complete
+	@.venv/bin/python -m sandbox.run
+
+test: .venv/.complete
+	@.venv/bin/pytest $(ARGS)
+
+check: .venv/.complete
+	.venv/bin/ruff format --check .
+	.venv/bin/ruff check .
+	.venv/bin/mypy
+	.venv/bin/lint-imports
+	@$(MAKE) --no-print-directory test
+
+serve: .venv/.service
+	@exec .venv/bin/gunicorn --config app/gunicorn.py wsgi:app
+
+lock: .venv/.service
+	$(PIP) install --quiet uv
+	$(COMPILE) --output-file requirements.txt requirements.in
+	$(COMPILE) --output-file requirements-dev.txt requirements-dev.in
+
+COMPILE = .venv/bin/uv pip compile --quiet --universal --python-version 3.11 \
+	--generate-hashes --no-header --no-emit-index-url $(ARGS)
+
+clean:
+	rm -rf .venv .run .test .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find app sandbox tests bench -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# -- The environment. The stamps are newer than the requirements that they stand for.
+
+PIP = .venv/bin/python -m pip --disable-pip-version-check --no-input
+INSTALL = $(PIP) install --require-hashes --root-user-action=ignore --no-user
+
+.venv/.service: requirements.txt
+	@$(MAKE_VENV)
+	@echo 'Installing the service into .venv'
+	@$(INSTALL) -r requirements.txt
+	@touch $@
+
+.venv/.complete: .venv/.service requirements-dev.txt
+	@echo 'Installing the sandbox, PostgreSQL and the tests into .venv'
+	@$(INSTALL) -r requirements.txt -r requirements-dev.txt
+	@touch $@
+
+# The first Python that is new enough and can make an environment: Debian's comes without ensurepip.
+CANDIDATES = $(or $(PYTHON),python3.11 python3.12 python3.13 python3.14 python3)
+USABLE = import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
+
+define MAKE_VENV
+if .venv/bin/python -m pip --version >/dev/null 2>&1; then exit 0; fi; \
+for python in $(CANDIDATES); do \
+	if "$$python" -c '$(USABLE)' >/dev/null 2>&1; then \
+		echo "Making the environment .venv with $$python"; \
+		exec "$$python" -m venv --clear .venv; \
+	fi; \
+done; \
+echo 'Python 3.11 or newer with its venv module is needed; tried: $(CANDIDATES).' >&2; \
+echo 'Debian, Ubuntu: apt install python3-venv. macOS: brew install python3.' >&2; \
+echo 'Elsewhere: make PYTHON=/path/to/python' >&2; \
+exit 1
+endef
