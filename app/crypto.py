@@ -1,0 +1,55 @@
+"""Secrets at rest, sealed so that a stolen or moved row is of no use.
+
+AES-256-GCM. What is sealed is bound to its company, its environment and its purpose: a row copied
+to another place does not open. A sealed value begins with the id of its key (4 bytes) and a nonce
+(12 bytes), so that old keys keep opening while the newest one seals.
+"""
+
+import hashlib
+import os
+from collections.abc import Sequence
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+_KEY_ID = 4
+_NONCE = 12
+
+
+class SealError(Exception):
+    """A sealed value cannot be opened: another key, another place, or damaged."""
+
+
+class Vault:
+    """Seals and opens secrets with `keys` (32 bytes each), of which the first one seals."""
+
+    def __init__(self, keys: Sequence[bytes]) -> None:
+        self._ciphers = {_key_id(key): AESGCM(key) for key in reversed(keys)}
+        self._newest = _key_id(keys[0])
+
+    def seal(self, secret: str, *, company_nip: str, environment: str, purpose: str) -> bytes:
+        """The sealed form of a secret, to be stored for that company, environment and purpose."""
+        nonce = os.urandom(_NONCE)
+        bound_to = _binding(company_nip, environment, purpose)
+        sealed = self._ciphers[self._newest].encrypt(nonce, secret.encode(), bound_to)
+        return self._newest + nonce + sealed
+
+    def open(self, sealed: bytes, *, company_nip: str, environment: str, purpose: str) -> str:
+        """The secret again; SealError where key, place or bytes are not those of the sealing."""
+        sealed = bytes(sealed)
+        cipher = self._ciphers.get(sealed[:_KEY_ID])
+        if cipher is None:
+            raise SealError("sealed with a key that is not in SECRET_KEYS")
+        nonce, body = sealed[_KEY_ID : _KEY_ID + _NONCE], sealed[_KEY_ID + _NONCE :]
+        try:
+            return cipher.decrypt(nonce, body, _binding(company_nip, environment, purpose)).decode()
+        except (InvalidTag, ValueError):
+            raise SealError("not sealed for this company, environment and purpose") from None
+
+
+def _key_id(key: bytes) -> bytes:
+    return hashlib.sha256(b"ksef-proxy key id" + key).digest()[:_KEY_ID]
+
+
+def _binding(company_nip: str, environment: str, purpose: str) -> bytes:
+    return f"{company_nip}|{environment}|{purpose}".encode()

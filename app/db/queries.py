@@ -1,0 +1,20 @@
+"""The named queries of sql/queries, a module attribute a file: `users.get_user(connection, …)`."""
+
+from pathlib import Path
+from typing import Any
+
+import aiosql
+
+FOLDER = Path(__file__).parents[2] / "sql" / "queries"
+
+
+def _load(resource: str) -> Any:  # aiosql makes the attributes at run time
+    return aiosql.from_path(FOLDER / f"{resource}.sql", "psycopg2")
+
+
+auth = _load("auth")
+invoices = _load("invoices")
+leases = _load("leases")
+linking = _load("linking")
+outages = _load("outages")
+users = _load("users")

@@ -1,0 +1,97 @@
+"""Logging in to KSeF: challenge, answer, wait, redeem."""
+
+from collections.abc import Callable
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import padding, rsa
+
+from app import clock, errors
+from app.ksef.gateway import UNKNOWN_PUBLIC_KEY, Gateway
+from app.ksef.wire import Challenge, PublicKey, StartedLogin, Tokens
+
+TOKEN_ENCRYPTION = "KsefTokenEncryption"  # noqa: S105 - KSeF's name of a key usage
+IN_PROGRESS = 100
+DONE = 200
+FAILED_FOR_NOW = 550
+_LONGEST_POLL = 1.0
+
+
+class LoginRefused(errors.KsefError):
+    """KSeF refused the credential itself; the same one will be refused again."""
+
+
+def log_in_with_token(
+    gateway: Gateway, *, nip: str, ksef_token: str, seconds: float, poll: float
+) -> Tokens:
+    """Log a company in with its KSeF token, in at most `seconds`, asking every `poll` seconds.
+
+    Raises LoginRefused where KSeF refuses the token, and what the gateway raises.
+    """
+    deadline = clock.monotonic() + seconds
+    try:
+        login = _answer_challenge(gateway, nip, ksef_token)
+    except errors.KsefError as error:
+        if error.ksef is None or error.ksef.code != UNKNOWN_PUBLIC_KEY:
+            raise
+        # KSeF changed its keys between our two calls: they are fetched anew, once.
+        login = _answer_challenge(gateway, nip, ksef_token)
+    _wait(gateway, login, deadline, poll)
+    return gateway.redeem(login)
+
+
+def _answer_challenge(gateway: Gateway, nip: str, ksef_token: str) -> StartedLogin:
+    key = _token_encryption_key(gateway.public_keys())
+    challenge = gateway.challenge()
+    return gateway.start_login_with_token(
+        nip=nip,
+        challenge=challenge.challenge,
+        encrypted_token=_encrypt(key, ksef_token, challenge),
+        public_key_id=key.key_id,
+    )
+
+
+def _token_encryption_key(keys: list[PublicKey]) -> PublicKey:
+    """The newest key that is valid now and meant for tokens."""
+    now = clock.now()
+    usable = [
+        key
+        for key in keys
+        if TOKEN_ENCRYPTION in key.usages and key.valid_from <= now <= key.valid_to
+    ]
+    if not usable:
+        raise errors.KsefInvalidResponse("KSeF gives no valid key for encrypting a token.")
+    return max(usable, key=lambda key: key.valid_from)
+
+
+def _encrypt(key: PublicKey, ksef_token: str, challenge: Challenge) -> bytes:
+    """RSA-OAEP over the token and the challenge's own time, which is KSeF's and not ours."""
+    try:
+        public_key = x509.load_der_x509_certificate(key.certificate).public_key()
+    except ValueError:
+        raise errors.KsefInvalidResponse("KSeF's public key is not a certificate.") from None
+    if not isinstance(public_key, rsa.RSAPublicKey):
+        raise errors.KsefInvalidResponse("KSeF's public key for tokens is not an RSA key.")
+    oaep = padding.OAEP(padding.MGF1(hashes.SHA256()), hashes.SHA256(), label=None)
+    return public_key.encrypt(f"{ksef_token}|{challenge.timestamp_ms}".encode(), oaep)
+
+
+def _wait(
+    gateway: Gateway,
+    login: StartedLogin,
+    deadline: float,
+    poll: float,
+    sleep: Callable[[float], None] = clock.sleep,
+) -> None:
+    while True:
+        status = gateway.login_status(login)
+        if status.code == DONE:
+            return
+        if status.code != IN_PROGRESS:
+            said = errors.KsefAnswer(200, status.code, status.description, status.details)
+            kind = errors.KsefError if status.code in (500, FAILED_FOR_NOW) else LoginRefused
+            raise kind(f"KSeF refused the login: {status.description}.", ksef=said)
+        if clock.monotonic() + poll > deadline:
+            raise errors.KsefUnreachable("KSeF did not finish the login in time.")
+        sleep(poll)
+        poll = min(2 * poll, _LONGEST_POLL)

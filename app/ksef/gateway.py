@@ -1,0 +1,223 @@
+"""KSeF's API, one method a call. Each takes the bearer it needs and raises our errors.
+
+Paths and shapes: the official OpenAPI document of KSeF API v2. KSeF never answers 404 here:
+what it does not find is an HTTP 400 with a code.
+"""
+
+import base64
+import binascii
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+from urllib.parse import quote
+
+from app import errors
+from app.ksef import wire
+from app.ksef.transport import UPO_LIMIT, Transport
+
+T = TypeVar("T")
+
+PAGE_SIZE = 1000
+
+SESSION_NOT_FOUND = 21173
+UPO_NOT_FOUND = 21178
+VALIDATION_FAILED = 21405
+BAD_CONTINUATION_TOKEN = 21418
+UNKNOWN_PUBLIC_KEY = 21470
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """A call of KSeF's API, as the official document names it."""
+
+    method: str
+    template: str
+
+    def path(self, *values: str) -> str:
+        """The path with its parameters filled in, in their order, escaped."""
+        parts = iter(values)
+        return "/".join(
+            quote(next(parts), safe="") if piece.startswith("{") else piece
+            for piece in self.template.split("/")
+        )
+
+
+PUBLIC_KEYS = Route("GET", "/security/public-key-certificates")
+CHALLENGE = Route("POST", "/auth/challenge")
+LOGIN_WITH_TOKEN = Route("POST", "/auth/ksef-token")
+LOGIN_STATUS = Route("GET", "/auth/{referenceNumber}")
+REDEEM = Route("POST", "/auth/token/redeem")
+REFRESH = Route("POST", "/auth/token/refresh")
+REVOKE = Route("DELETE", "/auth/sessions/current")
+SESSION = Route("GET", "/sessions/{referenceNumber}")
+SESSION_INVOICES = Route("GET", "/sessions/{referenceNumber}/invoices")
+UPO = Route("GET", "/sessions/{referenceNumber}/invoices/ksef/{ksefNumber}/upo")
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A document as KSeF sent it, byte by byte, with the SHA-256 that KSeF gave for it (if any)."""
+
+    content: bytes
+    sha256: bytes | None
+
+
+class Bearer(Protocol):
+    """A company's KSeF session, as far as a call needs it."""
+
+    def call(self, send: Callable[[str], T]) -> T:
+        """Call `send` with a good access token; once more with a new one if KSeF refuses it."""
+
+
+_KSEF_REFERENCE = re.compile(
+    r"[0-9]{8}-[0-9A-Z]{2}-[0-9A-F]{10}-[0-9A-F]{10}-[0-9A-F]{2}", re.ASCII
+)
+
+
+def is_ksef_reference(text: str) -> bool:
+    """Whether a reference number has KSeF's own shape (not only that of its documentation)."""
+    return _KSEF_REFERENCE.fullmatch(text) is not None
+
+
+class Gateway:
+    """The KSeF of one environment."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+
+    def public_keys(self) -> list[wire.PublicKey]:
+        """KSeF's public keys, for all usages."""
+        answer = self._transport.send(PUBLIC_KEYS.method, PUBLIC_KEYS.path())
+        return wire.reading(wire.public_keys, answer.json())
+
+    def challenge(self) -> wire.Challenge:
+        """A fresh challenge; it lives for ten minutes."""
+        answer = self._transport.send(CHALLENGE.method, CHALLENGE.path())
+        return wire.reading(wire.challenge, answer.json())
+
+    def start_login_with_token(
+        self, *, nip: str, challenge: str, encrypted_token: bytes, public_key_id: str
+    ) -> wire.StartedLogin:
+        """Answer a challenge with a KSeF token, encrypted for the public key named."""
+        answer = self._transport.send(
+            LOGIN_WITH_TOKEN.method,
+            LOGIN_WITH_TOKEN.path(),
+            json={
+                "challenge": challenge,
+                "contextIdentifier": {"type": "Nip", "value": nip},
+                "encryptedToken": base64.b64encode(encrypted_token).decode(),
+                "publicKeyId": public_key_id,
+            },
+        )
+        return wire.reading(wire.started_login, answer.json())
+
+    def login_status(self, login: wire.StartedLogin) -> wire.Status:
+        """How far a login is: 100 in progress, 200 done, else refused."""
+        answer = self._transport.send(
+            LOGIN_STATUS.method,
+            LOGIN_STATUS.path(login.reference_number),
+            bearer=login.operation_token.value,
+        )
+        return wire.reading(wire.login_status, answer.json())
+
+    def redeem(self, login: wire.StartedLogin) -> wire.Tokens:
+        """The tokens of a finished login. KSeF gives them once only."""
+        answer = self._transport.send(
+            REDEEM.method, REDEEM.path(), bearer=login.operation_token.value
+        )
+        return wire.reading(wire.tokens, answer.json())
+
+    def refresh(self, refresh_token: str) -> wire.Token:
+        """A new access token. The refresh token stays as it is."""
+        answer = self._transport.send(REFRESH.method, REFRESH.path(), bearer=refresh_token)
+        return wire.reading(wire.access_token, answer.json())
+
+    def revoke(self, bearer: str) -> None:
+        """End the login that the bearer belongs to."""
+        self._transport.send(REVOKE.method, REVOKE.path(), bearer=bearer)
+
+    def session_status(self, bearer: str, reference_number: str) -> wire.SessionStatus:
+        """What became of a session. SessionNotFound where this company has none of that number."""
+        with _refused_as(_NO_SESSION):
+            answer = self._transport.send(
+                SESSION.method, SESSION.path(reference_number), bearer=bearer
+            )
+        return wire.reading(wire.session_status, answer.json())
+
+    def session_invoices(
+        self, bearer: str, reference_number: str, continuation_token: str | None = None
+    ) -> wire.InvoicePage:
+        """One page of a session's invoices, up to PAGE_SIZE of them."""
+        with _refused_as(_NO_SESSION):
+            answer = self._transport.send(
+                SESSION_INVOICES.method,
+                SESSION_INVOICES.path(reference_number),
+                bearer=bearer,
+                params={"pageSize": str(PAGE_SIZE)},
+                headers=_continuation(continuation_token),
+            )
+        return wire.reading(wire.invoice_page, answer.json())
+
+    def upo(self, bearer: str, reference_number: str, ksef_number: str) -> Document:
+        """The UPO of an invoice of a session. UpoNotAvailable where KSeF has none (yet)."""
+        malformed = (
+            errors.UpoNotAvailable
+            if is_ksef_reference(reference_number)
+            else errors.SessionNotFound
+        )
+        with _refused_as({**_NO_UPO, VALIDATION_FAILED: malformed}):
+            answer = self._transport.send(
+                UPO.method,
+                UPO.path(reference_number, ksef_number),
+                bearer=bearer,
+                limit=UPO_LIMIT,
+            )
+        return Document(answer.body, _sha256_header(answer.headers.get("x-ms-meta-hash")))
+
+
+@contextmanager
+def _refused_as(missing: Mapping[int, type[errors.Missing]]) -> Iterator[None]:
+    """KSeF's codes for what it does not find, as our 404s."""
+    try:
+        yield
+    except errors.KsefError as error:
+        kind = missing.get(error.ksef.code) if error.ksef and error.ksef.code else None
+        if kind is None:
+            raise
+        raise kind(_MISSING[kind], ksef=error.ksef) from error
+
+
+_MISSING = {
+    errors.SessionNotFound: "KSeF knows no session of this company with this reference number.",
+    errors.UpoNotAvailable: "KSeF has no UPO for these numbers, or not yet.",
+}
+# 21405 is KSeF's answer to a number that has our wider shape, and not its own.
+_NO_SESSION = {
+    SESSION_NOT_FOUND: errors.SessionNotFound,
+    VALIDATION_FAILED: errors.SessionNotFound,
+}
+_NO_UPO = {
+    SESSION_NOT_FOUND: errors.SessionNotFound,
+    UPO_NOT_FOUND: errors.UpoNotAvailable,
+}
+
+
+def _continuation(token: str | None) -> dict[str, str] | None:
+    """The header that asks for the next page; KSeF's token goes back only if it fits a header."""
+    if token is None:
+        return None
+    if len(token) > 8192 or not token.isascii() or not token.isprintable():
+        raise errors.KsefInvalidResponse("KSeF's continuation token does not fit a header.")
+    return {"x-continuation-token": token}
+
+
+def _sha256_header(value: str | None) -> bytes | None:
+    """KSeF's hash of the body; an unreadable one is kept as a hash that no body has."""
+    if value is None:
+        return None
+    try:
+        return base64.b64decode(value, validate=True)
+    except (binascii.Error, ValueError):
+        return b""

@@ -1,0 +1,52 @@
+"""All invoices of a session, page by page."""
+
+from app import clock, errors
+from app.ksef.gateway import BAD_CONTINUATION_TOKEN, Bearer, Gateway
+from app.ksef.wire import InvoicePage, SessionInvoice
+
+MAX_PAGES = 20  # a session holds 10,000 invoices at most: ten full pages, and some empty ones
+
+
+def all_invoices(
+    gateway: Gateway, bearer: Bearer, reference_number: str, *, seconds: float
+) -> list[SessionInvoice]:
+    """Every invoice of the session once, by ordinal number.
+
+    Starts again, once, when KSeF loses its own continuation token on the way. Raises
+    KsefInvalidResponse where the pages do not end, KsefUnreachable after `seconds`.
+    """
+    deadline = clock.monotonic() + seconds
+    try:
+        found = _walk(gateway, bearer, reference_number, deadline)
+    except errors.KsefError as error:
+        if error.ksef is None or error.ksef.code != BAD_CONTINUATION_TOKEN:
+            raise
+        found = _walk(gateway, bearer, reference_number, deadline)
+    return sorted(found.values(), key=lambda invoice: invoice.ordinal_number)
+
+
+def _walk(
+    gateway: Gateway, bearer: Bearer, reference_number: str, deadline: float
+) -> dict[str, SessionInvoice]:
+    """The invoices by their reference numbers: one that stands on two pages counts once."""
+    found: dict[str, SessionInvoice] = {}
+    seen: set[str] = set()
+    token: str | None = None
+    for _ in range(MAX_PAGES):
+        if clock.monotonic() > deadline:
+            raise errors.KsefUnreachable("KSeF did not list the session's invoices in time.")
+        page = _page(gateway, bearer, reference_number, token)
+        found.update((invoice.reference_number, invoice) for invoice in page.invoices)
+        token = page.continuation_token
+        if token is None:
+            return found
+        if token in seen:
+            raise errors.KsefInvalidResponse("KSeF repeats a continuation token.")
+        seen.add(token)
+    raise errors.KsefInvalidResponse(f"KSeF's list has more than {MAX_PAGES} pages.")
+
+
+def _page(
+    gateway: Gateway, bearer: Bearer, reference_number: str, token: str | None
+) -> InvoicePage:
+    return bearer.call(lambda access: gateway.session_invoices(access, reference_number, token))

@@ -1,0 +1,214 @@
+"""One HTTP exchange with KSeF: sent, read within its bounds, its status turned into our errors."""
+
+import email.utils
+import http.cookiejar
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC
+from typing import Any
+
+import orjson
+import requests
+from requests.adapters import HTTPAdapter
+
+from app import clock, errors, telemetry
+
+USER_AGENT = "ksef-proxy/0.1.0"
+JSON_LIMIT = 8 * 2**20
+UPO_LIMIT = 32 * 2**20
+DEFAULT_RETRY_AFTER = 60  # seconds, where a 429 does not say
+_CHUNK = 64 * 2**10
+_ACCEPTED = frozenset({200, 201, 202, 204})
+
+
+class KsefTokenRejected(errors.KsefError):
+    """KSeF does not take the bearer: the token ended or was revoked."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A successful answer: its body, whole, and its headers (names in any case)."""
+
+    status: int
+    body: bytes
+    headers: Mapping[str, str]
+
+    def json(self) -> Any:
+        """The body as JSON; KsefInvalidResponse where it is none."""
+        try:
+            return orjson.loads(self.body)
+        except orjson.JSONDecodeError:
+            raise errors.KsefInvalidResponse("KSeF's answer is not JSON.") from None
+
+
+class Transport:
+    """Speaks with the KSeF of one environment. `url` is its base, `/v2` included.
+
+    `connect` and `call` are seconds: to connect, and for the whole call. Thread-safe.
+    """
+
+    def __init__(
+        self,
+        environment: str,
+        url: str,
+        *,
+        connect: float,
+        call: float,
+        threads: int,
+        proxy_url: str | None = None,
+        ca_bundle: str | None = None,
+    ) -> None:
+        self.environment = environment
+        self._url = url
+        self._connect = connect
+        self._call = call
+        self._session = _http_session(threads, proxy_url, ca_bundle)
+
+    def send(
+        self,
+        method: str,
+        path: str,
+        *,
+        bearer: str | None = None,
+        params: Mapping[str, str] | None = None,
+        headers: Mapping[str, str] | None = None,
+        json: Any = None,
+        limit: int = JSON_LIMIT,
+    ) -> Answer:
+        """Send one call and read its answer, at most `limit` bytes of it.
+
+        Raises KsefUnreachable, KsefRateLimited, KsefTokenRejected, KsefInvalidResponse, and
+        KsefError for every other refusal or failure, with what KSeF said in `ksef`.
+        """
+        sent_headers = {"X-Error-Format": "problem-details", **(headers or {})}
+        if bearer is not None:
+            sent_headers["Authorization"] = f"Bearer {bearer}"
+        deadline = clock.monotonic() + self._call
+        try:
+            with self._session.request(
+                method,
+                self._url + path,
+                params=params,
+                headers=sent_headers,
+                json=json,
+                timeout=(min(self._connect, self._call), self._call),
+                allow_redirects=False,
+                stream=True,
+            ) as response:
+                body = _read(response, limit, deadline)
+        except requests.RequestException as error:
+            raise self._unreachable(method, path, error) from None
+        answer = Answer(response.status_code, body, response.headers)
+        if warning := response.headers.get("X-System-Warning"):
+            telemetry.warning("KSeF warns", environment=self.environment, text=warning[:500])
+        if answer.status not in _ACCEPTED:
+            raise _refusal(answer)
+        return answer
+
+    def _unreachable(self, method: str, path: str, error: Exception) -> errors.KsefUnreachable:
+        telemetry.warning(
+            "KSeF call failed",
+            environment=self.environment,
+            call=f"{method} {path}",
+            kind=type(error).__name__,
+        )
+        if isinstance(error, requests.Timeout):
+            return errors.KsefUnreachable("KSeF did not answer in time.")
+        return errors.KsefUnreachable("KSeF could not be reached, or broke off its answer.")
+
+
+def _http_session(threads: int, proxy_url: str | None, ca_bundle: str | None) -> requests.Session:
+    session = requests.Session()
+    session.trust_env = False  # no proxy, no .netrc, no CA bundle but those of our settings
+    session.headers["User-Agent"] = USER_AGENT
+    # The firewall before KSeF sets cookies; they must not travel from company to company.
+    session.cookies.set_policy(http.cookiejar.DefaultCookiePolicy(allowed_domains=[]))
+    if proxy_url:
+        session.proxies = {"http": proxy_url, "https": proxy_url}
+    if ca_bundle:
+        session.verify = ca_bundle
+    adapter = HTTPAdapter(pool_maxsize=threads, max_retries=0)
+    session.mount("https://", adapter)
+    session.mount("http://", adapter)
+    return session
+
+
+def _read(response: requests.Response, limit: int, deadline: float) -> bytes:
+    body = bytearray()
+    for chunk in response.iter_content(_CHUNK):
+        body += chunk
+        if len(body) > limit:
+            raise errors.KsefInvalidResponse("KSeF's answer is longer than it may be.")
+        if clock.monotonic() > deadline:
+            raise requests.Timeout
+    return bytes(body)
+
+
+def _refusal(answer: Answer) -> errors.KsefFailure:
+    said = _what_ksef_said(answer)
+    status = answer.status
+    if status == 429:
+        wait = _retry_after(answer.headers.get("Retry-After"))
+        return errors.KsefRateLimited(
+            "KSeF's quota for this company is used up.", retry_after=wait, ksef=said
+        )
+    if status == 401 or (status == 403 and not answer.body.strip()):
+        return KsefTokenRejected("KSeF does not accept the company's session.", ksef=said)
+    if status >= 500:
+        return errors.KsefError(f"KSeF failed with HTTP {status}.", ksef=said)
+    reason = said.description or said.reason
+    words = f": {reason}" if reason else ""
+    return errors.KsefError(f"KSeF refused with HTTP {status}{words}.", ksef=said)
+
+
+def _what_ksef_said(answer: Answer) -> errors.KsefAnswer:
+    """KSeF's own words, from either of its error formats; none of them where it sent HTML."""
+    try:
+        body = orjson.loads(answer.body)
+    except orjson.JSONDecodeError:
+        body = None
+    if not isinstance(body, dict):
+        return errors.KsefAnswer(answer.status)
+    first = _first_error(body)
+    code = first.get("code", first.get("exceptionCode"))
+    description = first.get("description") or first.get("exceptionDescription")
+    return errors.KsefAnswer(
+        http_status=answer.status,
+        code=code if type(code) is int else None,
+        description=_short(description or body.get("detail") or body.get("title")),
+        reason=_short(body.get("reasonCode")),
+        trace_id=_short(body.get("traceId")),
+    )
+
+
+def _first_error(body: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The first error of a problem-details body, an old `exception` body, or a 429's status."""
+    exception = body.get("exception")
+    found = body.get("errors") or (
+        exception.get("exceptionDetailList") if isinstance(exception, dict) else None
+    )
+    if isinstance(found, list) and found and isinstance(found[0], dict):
+        return found[0]
+    status = body.get("status")
+    return status if isinstance(status, dict) else {}
+
+
+def _short(value: Any) -> str | None:
+    return value[:500] if isinstance(value, str) and value else None
+
+
+def _retry_after(header: str | None) -> int:
+    """Seconds to wait, never truncated: the header holds seconds or a date."""
+    if header is None:
+        return DEFAULT_RETRY_AFTER
+    text = header.strip()
+    if text.isascii() and text.isdigit():
+        return max(1, int(text))
+    try:
+        moment = email.utils.parsedate_to_datetime(text)
+    except ValueError:
+        return DEFAULT_RETRY_AFTER
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=UTC)
+    wait = (moment - clock.now()).total_seconds()
+    return max(1, round(wait)) if wait > 0 else DEFAULT_RETRY_AFTER

@@ -1,0 +1,334 @@
+"""KSeF's JSON in, our dataclasses out. KSeF's camelCase ends here.
+
+Unknown fields are ignored, as KSeF asks of its clients. A missing or wrong-typed field is a
+KsefInvalidResponse that names the field. Lists of invoices are walked by hand: a schema library
+needs 0.4 s for 10,000 of them.
+"""
+
+import base64
+import binascii
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, TypeVar
+
+from app.errors import KsefInvalidResponse
+
+T = TypeVar("T")
+Json = Mapping[str, Any]
+
+SUCCESS = 200
+DUPLICATE = 440
+_MISSING = object()
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """A status of a session, an invoice or a login: below 200 it still moves."""
+
+    code: int
+    description: str
+    details: Sequence[str] = ()
+
+    @property
+    def is_final(self) -> bool:
+        return self.code >= SUCCESS
+
+
+@dataclass(frozen=True, slots=True)
+class UpoPage:
+    """A page of a session's collective UPO."""
+
+    reference_number: str
+
+
+@dataclass(frozen=True, slots=True)
+class SessionStatus:
+    """What became of a session. Counts are 0 where KSeF gives none; `counted`: it gave them."""
+
+    status: Status
+    date_created: datetime
+    date_updated: datetime
+    invoice_count: int
+    successful_invoice_count: int
+    failed_invoice_count: int
+    counted: bool
+    upo_pages: Sequence[UpoPage]
+
+
+@dataclass(frozen=True, slots=True)
+class Original:
+    """The invoice that a duplicate (440) repeats: its KSeF number and its session."""
+
+    ksef_number: str
+    session_reference_number: str
+
+
+@dataclass(frozen=True, slots=True)
+class SessionInvoice:
+    """An invoice of a session, under KSeF's own reference number for it."""
+
+    ordinal_number: int
+    reference_number: str
+    invoice_number: str | None
+    ksef_number: str | None
+    acquisition_date: datetime | None
+    status: Status
+    duplicate_of: Original | None
+
+    @property
+    def is_accepted(self) -> bool:
+        return self.status.code == SUCCESS and self.ksef_number is not None
+
+
+@dataclass(frozen=True, slots=True)
+class InvoicePage:
+    """One page of a session's invoices. An empty page may carry a token; the last has none."""
+
+    invoices: Sequence[SessionInvoice]
+    continuation_token: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class PublicKey:
+    """A certificate (DER) with a public key of KSeF, and what it may be used for."""
+
+    certificate: bytes
+    key_id: str
+    usages: Sequence[str]
+    valid_from: datetime
+    valid_to: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Challenge:
+    """A challenge to be answered, with KSeF's time in milliseconds."""
+
+    challenge: str
+    timestamp_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """A bearer and its end. The value never shows in a repr."""
+
+    value: str
+    valid_until: datetime
+
+    def __repr__(self) -> str:
+        return f"Token(valid_until={self.valid_until!r})"
+
+
+@dataclass(frozen=True, slots=True)
+class StartedLogin:
+    """A login in progress: its reference and the token to ask after it."""
+
+    reference_number: str
+    operation_token: Token
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """What a login is redeemed for."""
+
+    access: Token
+    refresh: Token
+
+
+def session_status(body: Any) -> SessionStatus:
+    """GET /sessions/{ref}"""
+    json = _object(body, "")
+    invoice_count = _optional(json, "invoiceCount", _integer)
+    upo = _optional(json, "upo", _object) or {}
+    pages = _optional(upo, "pages", _array) or ()
+    return SessionStatus(
+        status=_required(json, "status", _status),
+        date_created=_required(json, "dateCreated", _time),
+        date_updated=_required(json, "dateUpdated", _time),
+        invoice_count=invoice_count or 0,
+        successful_invoice_count=_optional(json, "successfulInvoiceCount", _integer) or 0,
+        failed_invoice_count=_optional(json, "failedInvoiceCount", _integer) or 0,
+        counted=invoice_count is not None,
+        upo_pages=[_each(page, f"upo.pages[{i}]", _upo_page) for i, page in enumerate(pages)],
+    )
+
+
+def invoice_page(body: Any) -> InvoicePage:
+    """GET /sessions/{ref}/invoices"""
+    json = _object(body, "")
+    invoices = _required(json, "invoices", _array)
+    return InvoicePage(
+        invoices=[_each(item, f"invoices[{i}]", _invoice) for i, item in enumerate(invoices)],
+        continuation_token=_optional(json, "continuationToken", _text) or None,
+    )
+
+
+def public_keys(body: Any) -> list[PublicKey]:
+    """GET /security/public-key-certificates"""
+    items = _array(body, "")
+    return [_each(item, f"[{i}]", _public_key) for i, item in enumerate(items)]
+
+
+def challenge(body: Any) -> Challenge:
+    """POST /auth/challenge"""
+    json = _object(body, "")
+    return Challenge(_required(json, "challenge", _text), _required(json, "timestampMs", _integer))
+
+
+def started_login(body: Any) -> StartedLogin:
+    """POST /auth/ksef-token"""
+    json = _object(body, "")
+    return StartedLogin(
+        _required(json, "referenceNumber", _identifier),
+        _required(json, "authenticationToken", _token),
+    )
+
+
+def login_status(body: Any) -> Status:
+    """GET /auth/{ref}"""
+    return _required(_object(body, ""), "status", _status)
+
+
+def tokens(body: Any) -> Tokens:
+    """POST /auth/token/redeem"""
+    json = _object(body, "")
+    return Tokens(_required(json, "accessToken", _token), _required(json, "refreshToken", _token))
+
+
+def access_token(body: Any) -> Token:
+    """POST /auth/token/refresh"""
+    return _required(_object(body, ""), "accessToken", _token)
+
+
+class _Broken(Exception):
+    """A value is not what KSeF's contract says; carries the path to it."""
+
+    def __init__(self, path: str, expected: str) -> None:
+        super().__init__(f"{path.lstrip('.') or 'the body'} is not {expected}")
+
+
+def reading(read: Callable[[Any], T], body: Any) -> T:
+    """Read a body with one of the functions above; a breach becomes KsefInvalidResponse."""
+    try:
+        return read(body)
+    except _Broken as broken:
+        raise KsefInvalidResponse(f"KSeF's answer breaks its contract: {broken}.") from None
+
+
+def _invoice(json: Json, path: str) -> SessionInvoice:
+    status_json = _required(json, "status", _object, path)
+    status = _status(status_json, f"{path}.status")
+    return SessionInvoice(
+        ordinal_number=_required(json, "ordinalNumber", _integer, path),
+        reference_number=_required(json, "referenceNumber", _identifier, path),
+        invoice_number=_optional(json, "invoiceNumber", _text, path),
+        ksef_number=_optional(json, "ksefNumber", _identifier, path),
+        acquisition_date=_optional(json, "acquisitionDate", _time, path),
+        status=status,
+        duplicate_of=_original(status_json, path) if status.code == DUPLICATE else None,
+    )
+
+
+def _original(status_json: Json, path: str) -> Original | None:
+    extensions = _optional(status_json, "extensions", _object, path) or {}
+    number = _optional(extensions, "originalKsefNumber", _identifier, path)
+    session = _optional(extensions, "originalSessionReferenceNumber", _identifier, path)
+    return Original(number, session) if number and session else None
+
+
+def _public_key(json: Json, path: str) -> PublicKey:
+    return PublicKey(
+        certificate=_required(json, "certificate", _base64, path),
+        key_id=_required(json, "publicKeyId", _text, path),
+        usages=_required(json, "usage", _texts, path),
+        valid_from=_required(json, "validFrom", _time, path),
+        valid_to=_required(json, "validTo", _time, path),
+    )
+
+
+def _upo_page(json: Json, path: str) -> UpoPage:
+    return UpoPage(_required(json, "referenceNumber", _identifier, path))
+
+
+def _token(value: Any, path: str) -> Token:
+    json = _object(value, path)
+    return Token(_required(json, "token", _text, path), _required(json, "validUntil", _time, path))
+
+
+def _status(value: Any, path: str) -> Status:
+    json = _object(value, path)
+    return Status(
+        code=_required(json, "code", _integer, path),
+        description=_required(json, "description", _text, path),
+        details=_optional(json, "details", _texts, path) or (),
+    )
+
+
+def _required(json: Json, name: str, read: Callable[[Any, str], T], path: str = "") -> T:
+    value = json.get(name, _MISSING)
+    where = f"{path}.{name}"
+    if value is _MISSING:
+        raise _Broken(where, "there")
+    return read(value, where)
+
+
+def _optional(json: Json, name: str, read: Callable[[Any, str], T], path: str = "") -> T | None:
+    value = json.get(name)
+    return None if value is None else read(value, f"{path}.{name}")
+
+
+def _each(value: Any, path: str, read: Callable[[Json, str], T]) -> T:
+    return read(_object(value, path), path)
+
+
+def _object(value: Any, path: str) -> Json:
+    if not isinstance(value, dict):
+        raise _Broken(path, "an object")
+    return value
+
+
+def _array(value: Any, path: str) -> list[Any]:
+    if not isinstance(value, list):
+        raise _Broken(path, "a list")
+    return value
+
+
+def _text(value: Any, path: str) -> str:
+    if not isinstance(value, str):
+        raise _Broken(path, "a text")
+    return value
+
+
+def _identifier(value: Any, path: str) -> str:
+    """A number or reference that goes on into SQL and URLs: printable ASCII without spaces."""
+    text = _text(value, path)
+    if not 1 <= len(text) <= 64 or not text.isascii() or not text.isprintable() or " " in text:
+        raise _Broken(path, "an identifier")
+    return text
+
+
+def _texts(value: Any, path: str) -> list[str]:
+    return [_text(item, f"{path}[{i}]") for i, item in enumerate(_array(value, path))]
+
+
+def _integer(value: Any, path: str) -> int:
+    if type(value) is not int:
+        raise _Broken(path, "a whole number")
+    return value
+
+
+def _time(value: Any, path: str) -> datetime:
+    try:
+        moment = datetime.fromisoformat(_text(value, path))
+    except ValueError:
+        raise _Broken(path, "a time") from None
+    if moment.tzinfo is None:
+        raise _Broken(path, "a time with an offset")
+    return moment
+
+
+def _base64(value: Any, path: str) -> bytes:
+    try:
+        return base64.b64decode(_text(value, path), validate=True)
+    except binascii.Error:
+        raise _Broken(path, "Base64") from None

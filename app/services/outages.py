@@ -1,0 +1,124 @@
+"""Outages of KSeF: so far the simulated ones, with which an ERP rehearses offline invoicing."""
+
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from typing import Any
+
+from app import errors, telemetry
+from app.db.queries import outages as queries
+from app.services.parts import Parts, Place
+
+PRODUCTION = "prod"
+
+
+def refuse_if_simulated(parts: Parts, place: Place) -> None:
+    """OutageSimulation, with its details, while one is active for this company."""
+    outage = current_outage(parts, place)
+    if outage["established"]:
+        message = outage["messages"][0]
+        until = f" until {message['end']}" if message["end"] else ""
+        raise errors.OutageSimulation(
+            f"An outage of KSeF is simulated in {place.environment} since {outage['since']}{until}:"
+            f" {message['text']}",
+            outage=outage,
+        )
+
+
+def current_outage(parts: Parts, place: Place) -> Mapping[str, Any]:
+    """What is known of an outage for this company: the `outage` object of the contract."""
+    with parts.db.transaction() as connection:
+        row = queries.active_simulation(
+            connection, company_nip=place.company_nip, environment=place.environment
+        )
+    return _simulated(row) if row else _NO_OUTAGE
+
+
+def simulate(
+    parts: Parts,
+    environment: str,
+    *,
+    company_nip: str | None,
+    message: str,
+    ends_at: datetime | None,
+) -> Mapping[str, Any]:
+    """Begin, or change, a simulation for one company, or for all with `company_nip=None`."""
+    _refuse_production(environment)
+    with parts.db.transaction() as connection:
+        row = queries.simulate(
+            connection,
+            environment=environment,
+            company_nip=company_nip,
+            message=message,
+            ends_at=ends_at,
+        )
+    return _simulated(row)
+
+
+def clear(parts: Parts, environment: str, *, company_nip: str) -> None:
+    """End the company's own simulation; one for all companies is ended by command only."""
+    _refuse_production(environment)
+    with parts.db.transaction() as connection:
+        queries.clear_simulation(connection, environment=environment, company_nip=company_nip)
+
+
+def clear_all(parts: Parts, environment: str) -> int:
+    """End every simulation of an environment; how many there were."""
+    with parts.db.transaction() as connection:
+        ended: int = queries.clear_simulations(connection, environment=environment)
+    return ended
+
+
+def public_state(parts: Parts, environments: Iterable[str]) -> dict[str, str]:
+    """What may be told to anybody: `simulation` where every company meets one, else `unknown`."""
+    with parts.db.transaction() as connection:
+        simulated = {row.environment for row in queries.simulated_environments(connection)}
+    return {name: "simulation" if name in simulated else "unknown" for name in environments}
+
+
+def report_forbidden(parts: Parts) -> None:
+    """Say in the log that a simulation of production stands in the table; it is never obeyed."""
+    try:
+        with parts.db.transaction() as connection:
+            forbidden = queries.forbidden_simulations(connection)
+    except errors.Unavailable:
+        return
+    if forbidden:
+        telemetry.warning("a simulation of prod stands in outage_simulations and is ignored")
+
+
+def _refuse_production(environment: str) -> None:
+    if environment == PRODUCTION:
+        raise errors.SimulationForbidden("An outage of prod cannot be simulated.")
+
+
+_NO_OUTAGE: Mapping[str, Any] = {
+    "established": False,
+    "since": None,
+    "consecutiveFailures": 0,
+    "source": None,
+    "messages": [],
+    "duty": None,
+}
+
+
+def _simulated(row: Any) -> Mapping[str, Any]:
+    since = _rfc3339(row.starts_at)
+    return {
+        **_NO_OUTAGE,
+        "established": True,
+        "since": since,
+        "source": "simulation",
+        "messages": [
+            {
+                "title": "Simulated outage",
+                "text": row.message,
+                "start": since,
+                "end": _rfc3339(row.ends_at),
+                "category": "FAILURE",
+            }
+        ],
+    }
+
+
+def _rfc3339(moment: datetime | None) -> str | None:
+    return moment.isoformat(timespec="seconds") if moment else None

@@ -1,0 +1,29 @@
+"""What the services work with. Put together in `create_app`, handed to each of them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from app.crypto import Vault
+from app.db.pool import Database
+from app.ksef.gateway import Gateway
+from app.services.passwords import Passwords
+from app.settings import Timing
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """`ksef` holds one gateway an environment."""
+
+    db: Database
+    ksef: Mapping[str, Gateway]
+    vault: Vault
+    passwords: Passwords
+    timing: Timing
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Whose KSeF, and which one: everything stored and asked for belongs to one of these."""
+
+    company_nip: str
+    environment: str

@@ -1,0 +1,103 @@
+"""Companies and the users who ask in their name."""
+
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from app.db.queries import users as queries
+from app.errors import OperatorError, Unauthorized
+from app.services.parts import Parts
+
+ROLES = ("admin", "technical")
+_NIP_WEIGHTS = (6, 5, 7, 2, 3, 4, 5, 6, 7)
+_MIN_PASSWORD = 12
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who asks: a user, and the one company that it may see."""
+
+    email: str
+    company_nip: str
+    role: str
+
+
+def authenticate(parts: Parts, email: str, password: str) -> Caller:
+    """The caller behind a user name and a password; Unauthorized, in one text for all causes.
+
+    The user is read on every request: one who was disabled is out at once.
+    """
+    with parts.db.transaction() as connection:
+        user = queries.get_user(connection, email=_normal(email)) if "\0" not in email else None
+    if user is not None and user.disabled_at is not None:
+        user = None
+    right = parts.passwords.verify(password, user.password_hash if user else None)
+    if user is None or not right:
+        raise Unauthorized("User name or password is wrong.")
+    return Caller(user.email, user.company_nip, user.role)
+
+
+def add_company(parts: Parts, nip: str, name: str) -> None:
+    """Enter a company; OperatorError where the NIP is none or is there already."""
+    if not is_nip(nip):
+        raise OperatorError(f"{nip} is not a NIP: ten digits, the last of them a check digit.")
+    if not name.strip():
+        raise OperatorError("A company needs a name.")
+    with parts.db.transaction() as connection:
+        if queries.add_company(connection, nip=nip, name=name.strip()) is None:
+            raise OperatorError(f"Company {nip} is there already.")
+
+
+def add_user(parts: Parts, *, email: str, nip: str, role: str, password: str | None) -> str:
+    """Enter a user of a company and return the password, a strong one if none was given."""
+    email = _normal(email)
+    if "@" not in email or ":" in email or not email.isprintable() or len(email) > 254:
+        raise OperatorError(f"{email!r} is not an e-mail address that HTTP Basic can carry.")
+    if password is not None and len(password) < _MIN_PASSWORD:
+        raise OperatorError(f"A password has at least {_MIN_PASSWORD} characters.")
+    password = password or secrets.token_urlsafe(18)
+    require_company(parts, nip)
+    with parts.db.transaction() as connection:
+        added = queries.add_user(
+            connection,
+            email=email,
+            company_nip=nip,
+            role=role,
+            password_hash=parts.passwords.hash(password),
+        )
+    if added is None:
+        raise OperatorError(f"User {email} is there already.")
+    return password
+
+
+def disable_user(parts: Parts, email: str) -> None:
+    """Shut a user out, from its next request on."""
+    with parts.db.transaction() as connection:
+        if queries.disable_user(connection, email=_normal(email)) is None:
+            raise OperatorError(f"There is no user {email}.")
+
+
+def list_users(parts: Parts) -> Sequence[Any]:
+    """All users: email, company_nip, role, created_at, disabled_at."""
+    with parts.db.transaction() as connection:
+        return list(queries.list_users(connection))
+
+
+def require_company(parts: Parts, nip: str) -> None:
+    """OperatorError where there is no company with this NIP."""
+    with parts.db.transaction() as connection:
+        if queries.get_company(connection, nip=nip) is None:
+            raise OperatorError(f"There is no company {nip}: add it with `company add`.")
+
+
+def is_nip(text: str) -> bool:
+    """Whether a text is a NIP: ten ASCII digits, no leading zero, the check digit right."""
+    if len(text) != 10 or not text.isascii() or not text.isdigit() or text[0] == "0":
+        return False
+    total = sum(weight * int(digit) for weight, digit in zip(_NIP_WEIGHTS, text, strict=False))
+    return total % 11 == int(text[9])
+
+
+def _normal(email: str) -> str:
+    return email.strip().lower()

@@ -1,0 +1,184 @@
+"""The service's settings: environment variables in, one frozen object out."""
+
+import base64
+import binascii
+import ipaddress
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TypeVar
+from urllib.parse import urlsplit
+from zoneinfo import ZoneInfo
+
+T = TypeVar("T")
+
+ENVIRONMENTS = ("test", "demo", "prod")
+LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
+
+
+class SettingsError(Exception):
+    """Settings are missing or bad; the text names all of them, and never shows a value."""
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Every duration of the service, in seconds, so that tests and benchmarks can scale them."""
+
+    request: float = 25.0  # a whole request, KSeF included
+    ksef_connect: float = 3.0
+    ksef_call: float = 8.0  # one call, from the first byte sent to the last received
+    ksef_listing: float = 15.0  # all pages of a session's invoices
+    login: float = 20.0  # from the challenge to the redeemed tokens
+    login_poll: float = 0.2  # between two looks at a login in progress; doubles up to 1 s
+    refresh_ahead: float = 60.0  # an access token this close to its end is renewed first
+    lease: float = 30.0  # a renewal or login whose worker died is taken over after this
+    lease_poll: float = 0.1
+    database_connect: float = 3.0
+    pool_wait: float = 1.0
+    lock_timeout: float = 1.0
+    statement_timeout: float = 3.0
+    password_cache: float = 60.0
+    password_wait: float = 5.0  # for a turn at hashing
+    retry_after: int = 5  # what a caller is told where nothing better is known
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """All settings; see README for each name. `secret_keys` are 32 bytes each, newest first."""
+
+    database_url: str = field(repr=False)
+    secret_keys: tuple[bytes, ...] = field(repr=False)
+    ksef_urls: Mapping[str, str]
+    ksef_proxy_url: str | None = field(default=None, repr=False)
+    ksef_ca_bundle: str | None = None
+    response_timezone: ZoneInfo = field(default_factory=lambda: ZoneInfo("Europe/Warsaw"))
+    web_threads: int = 8
+    log_level: str = "INFO"
+    timing: Timing = field(default_factory=Timing)
+
+
+DEFAULT_KSEF_URLS = {
+    "test": "https://api-test.ksef.mf.gov.pl/v2",
+    "demo": "https://api-demo.ksef.mf.gov.pl/v2",
+    "prod": "https://api.ksef.mf.gov.pl/v2",
+}
+
+
+class _Reader:
+    """Reads variables one by one and remembers what was wrong with each."""
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        self._environ = environ
+        self.problems: list[str] = []
+
+    def read(self, name: str, parse: Callable[[str], T], default: T | None = None) -> T | None:
+        text = self._environ.get(name, "").strip()
+        if not text:
+            return default
+        try:
+            return parse(text)
+        except ValueError as error:
+            self.problems.append(f"{name} {error}")
+            return default
+
+    def require(self, name: str, parse: Callable[[str], T], placeholder: T) -> T:
+        if not self._environ.get(name, "").strip():
+            self.problems.append(f"{name} is missing")
+            return placeholder
+        value = self.read(name, parse)
+        return placeholder if value is None else value
+
+
+def from_environment(environ: Mapping[str, str] | None = None) -> Settings:
+    """Read all settings; raise one SettingsError that names every missing or bad one."""
+    reader = _Reader(os.environ if environ is None else environ)
+    urls = {
+        name: reader.read(f"KSEF_URL_{name.upper()}", _url_parser(name), default) or default
+        for name, default in DEFAULT_KSEF_URLS.items()
+    }
+    settings = Settings(
+        database_url=reader.require("DATABASE_URL", _database_url, ""),
+        secret_keys=reader.require("SECRET_KEYS", _secret_keys, ()),
+        ksef_urls=urls,
+        ksef_proxy_url=reader.read("KSEF_PROXY_URL", _http_url),
+        ksef_ca_bundle=reader.read("KSEF_CA_BUNDLE", _existing_file),
+        response_timezone=reader.read("RESPONSE_TIMEZONE", _timezone) or ZoneInfo("Europe/Warsaw"),
+        web_threads=reader.read("WEB_THREADS", _positive) or 8,
+        log_level=reader.read("LOG_LEVEL", _log_level) or "INFO",
+    )
+    if reader.problems:
+        raise SettingsError("Settings: " + "; ".join(reader.problems) + ".")
+    return settings
+
+
+def _database_url(text: str) -> str:
+    if urlsplit(text).scheme not in ("postgresql", "postgres"):
+        raise ValueError("is not a postgresql:// URL")
+    return text
+
+
+def _secret_keys(text: str) -> tuple[bytes, ...]:
+    keys = []
+    for part in text.split(","):
+        try:
+            key = base64.b64decode(part.strip(), validate=True)
+        except binascii.Error:
+            raise ValueError("holds a key that is not Base64") from None
+        if len(key) != 32:
+            raise ValueError("holds a key that is not 32 bytes long")
+        keys.append(key)
+    return tuple(keys)
+
+
+def _http_url(text: str) -> str:
+    parts = urlsplit(text)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError("is not an http(s) URL")
+    return text.rstrip("/")
+
+
+def _url_parser(environment: str) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        url = _http_url(text)
+        if environment == "prod" and urlsplit(url).scheme != "https" and not _is_loopback(url):
+            raise ValueError("must be https")
+        return url
+
+    return parse
+
+
+def _is_loopback(url: str) -> bool:
+    host = urlsplit(url).hostname or ""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _existing_file(text: str) -> str:
+    try:
+        with open(text, "rb"):  # noqa: PTH123 - only whether it can be read
+            return text
+    except OSError:
+        raise ValueError("is not a readable file") from None
+
+
+def _timezone(text: str) -> ZoneInfo:
+    try:
+        return ZoneInfo(text)
+    except (KeyError, ValueError, OSError):
+        raise ValueError("is not a known time zone") from None
+
+
+def _positive(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise ValueError("is not a positive whole number")
+    return int(text)
+
+
+def _log_level(text: str) -> str:
+    if text.upper() not in LOG_LEVELS:
+        raise ValueError(f"is not one of {', '.join(LOG_LEVELS)}")
+    return text.upper()

@@ -1,0 +1,10 @@
+-- name: take_lease(name, holder, seconds)$
+-- The holder, where the lease was free or had run out; no row where somebody else has it.
+INSERT INTO leases (name, holder, expires_at)
+VALUES (:name, :holder::uuid, clock_timestamp() + make_interval(secs => :seconds))
+ON CONFLICT (name) DO UPDATE SET holder = excluded.holder, expires_at = excluded.expires_at
+WHERE leases.expires_at <= clock_timestamp()
+RETURNING holder;
+
+-- name: release_lease(name, holder)!
+DELETE FROM leases WHERE name = :name AND holder = :holder::uuid;

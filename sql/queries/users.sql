@@ -1,0 +1,29 @@
+-- name: add_company(nip, name)$
+-- The NIP where the company is new; no row where it was there.
+INSERT INTO companies (nip, name) VALUES (:nip, :name)
+ON CONFLICT (nip) DO NOTHING
+RETURNING nip;
+
+-- name: get_company(nip)^
+SELECT nip, name FROM companies WHERE nip = :nip;
+
+-- name: add_user(email, company_nip, role, password_hash)$
+INSERT INTO users (email, company_nip, role, password_hash)
+VALUES (:email, :company_nip, :role, :password_hash)
+ON CONFLICT (email) DO NOTHING
+RETURNING id;
+
+-- name: get_user(email)^
+SELECT id, email, company_nip, role, password_hash, disabled_at
+FROM users
+WHERE email = :email;
+
+-- name: disable_user(email)$
+UPDATE users SET disabled_at = coalesce(disabled_at, now())
+WHERE email = :email
+RETURNING disabled_at;
+
+-- name: list_users()
+SELECT email, company_nip, role, created_at, disabled_at
+FROM users
+ORDER BY company_nip, email;
