@@ -1,0 +1,151 @@
+"""The migration runner, on databases of its own."""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
+from threading import Barrier
+from types import SimpleNamespace
+from typing import Any
+
+import psycopg2
+import pytest
+
+from app.db import migrate as runner
+from app.db.migrate import MIGRATIONS, migrate, pending
+from app.errors import OperatorError
+
+FILES = {
+    "0001_birds": "CREATE TABLE birds (name text PRIMARY KEY)",
+    "0002_owl": "INSERT INTO birds VALUES ('100 % owl')",
+    "0003_crow": "INSERT INTO birds VALUES ('crow'), ('żuraw'); CREATE INDEX ON birds (name)",
+}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder with the three migrations."""
+    for name, text in FILES.items():
+        (tmp_path / f"{name}.sql").write_text(text, "utf-8")
+    return tmp_path
+
+
+@pytest.fixture
+def birds(empty_database: Any) -> Callable[[], list[str]]:
+    """Asks for the rows that the migrations left."""
+    return lambda: [
+        name
+        for (name,) in empty_database.execute('SELECT name FROM birds ORDER BY name COLLATE "C"')
+    ]
+
+
+def missing(dsn: str, folder: Path) -> list[str]:
+    with closing(psycopg2.connect(dsn)) as connection:
+        return pending(connection, folder)
+
+
+def test_files_are_applied_once_and_in_order(
+    empty_database: Any, folder: Path, birds: Callable[[], list[str]]
+) -> None:
+    assert migrate(empty_database.owner_dsn, folder) == list(FILES)
+    assert birds() == ["100 % owl", "crow", "żuraw"]
+    assert migrate(empty_database.owner_dsn, folder) == []
+    rows = empty_database.execute(
+        "SELECT version, name, length(checksum), applied_at <= now() FROM schema_migrations"
+    )
+    assert rows == [(number, name, 64, True) for number, name in enumerate(FILES, start=1)]
+
+
+def test_new_files_are_added_to_what_is_applied(empty_database: Any, folder: Path) -> None:
+    migrate(empty_database.owner_dsn, folder)
+    (folder / "0004_more.sql").write_text("SELECT 1")
+    assert migrate(empty_database.owner_dsn, folder) == ["0004_more"]
+
+
+def test_a_failing_file_leaves_nothing_and_those_before_it_stay(
+    empty_database: Any, folder: Path, birds: Callable[[], list[str]]
+) -> None:
+    (folder / "0003_crow.sql").write_text("INSERT INTO birds VALUES ('crow'); SELECT 1 / 0")
+    with pytest.raises(OperatorError, match=r"0003_crow failed.*division by zero"):
+        migrate(empty_database.owner_dsn, folder)
+    assert birds() == ["100 % owl"]
+    assert missing(empty_database.owner_dsn, folder) == ["0003_crow"]
+
+    (folder / "0003_crow.sql").write_text("INSERT INTO birds VALUES ('crow')")
+    assert migrate(empty_database.owner_dsn, folder) == ["0003_crow"]
+
+
+def test_a_file_changed_after_it_was_applied_is_refused(empty_database: Any, folder: Path) -> None:
+    migrate(empty_database.owner_dsn, folder)
+    (folder / "0002_owl.sql").write_text("INSERT INTO birds VALUES ('eagle owl')")
+    (folder / "0004_more.sql").write_text("SELECT 1")
+    with pytest.raises(OperatorError, match="0002_owl was changed after it was applied"):
+        migrate(empty_database.owner_dsn, folder)
+    assert missing(empty_database.owner_dsn, folder) == ["0004_more"]
+
+
+def test_a_database_newer_than_the_files_is_refused(empty_database: Any, folder: Path) -> None:
+    migrate(empty_database.owner_dsn, folder)
+    (folder / "0003_crow.sql").unlink()
+    with pytest.raises(OperatorError, match=r"newer than this version.*0003_crow"):
+        migrate(empty_database.owner_dsn, folder)
+    # A replica of the older version goes on working while the newer one is rolled out.
+    assert missing(empty_database.owner_dsn, folder) == []
+
+
+def test_a_database_of_another_history_is_refused(empty_database: Any, folder: Path) -> None:
+    migrate(empty_database.owner_dsn, folder)
+    (folder / "0002_owl.sql").rename(folder / "0002_eagle.sql")
+    with pytest.raises(OperatorError, match="holds 0002_owl where the files have 0002_eagle"):
+        migrate(empty_database.owner_dsn, folder)
+
+
+@pytest.mark.parametrize("name", ["0005_gap", "0003_twice", "4_short", "0004-dash"])
+def test_misnamed_files_are_refused(empty_database: Any, folder: Path, name: str) -> None:
+    (folder / f"{name}.sql").write_text("SELECT 1")
+    with pytest.raises(OperatorError, match="should be called 000"):
+        migrate(empty_database.owner_dsn, folder)
+    assert empty_database.execute("SELECT to_regclass('birds')") == [(None,)]
+
+
+def test_eight_at_once_apply_each_file_once(
+    empty_database: Any, folder: Path, birds: Callable[[], list[str]]
+) -> None:
+    together = Barrier(8)
+
+    def run(_: int) -> list[str]:
+        together.wait(timeout=10)
+        return migrate(empty_database.owner_dsn, folder)
+
+    with ThreadPoolExecutor(8) as threads:
+        applied = [name for names in threads.map(run, range(8)) for name in names]
+    assert sorted(applied) == list(FILES)
+    assert birds() == ["100 % owl", "crow", "żuraw"]
+
+
+def test_timeouts_of_the_database_do_not_hold_for_migrations(
+    empty_database: Any, folder: Path
+) -> None:
+    empty_database.execute(f"ALTER DATABASE {empty_database.name} SET statement_timeout = '50ms'")
+    (folder / "0004_slow.sql").write_text("SELECT pg_sleep(0.2)")
+    assert "0004_slow" in migrate(empty_database.owner_dsn, folder)
+
+
+def test_pending_only_reads_and_the_service_may_ask(empty_database: Any, folder: Path) -> None:
+    assert missing(empty_database.owner_dsn, folder) == list(FILES)
+    assert empty_database.execute("SELECT to_regclass('schema_migrations')") == [(None,)]
+
+    migrate(empty_database.owner_dsn, MIGRATIONS)
+    with closing(psycopg2.connect(empty_database.service_dsn)) as connection:
+        connection.set_session(readonly=True)
+        assert pending(connection) == []
+
+
+def test_an_old_server_is_refused() -> None:
+    with pytest.raises(OperatorError, match="PostgreSQL 15 or newer is needed; this is 14"):
+        runner._check_server(SimpleNamespace(server_version=140_022))
+
+
+def test_an_unreachable_server_is_an_operators_error(tmp_path: Path) -> None:
+    with pytest.raises(OperatorError, match="cannot be migrated"):
+        migrate(f"postgresql:///x?host={tmp_path}", tmp_path)
