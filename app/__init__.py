@@ -1,0 +1,61 @@
+"""ksef-proxy: session status, row linking and UPOs from KSeF, for ERP systems."""
+
+from flask import Flask
+
+from app import api, cli, settings, telemetry
+from app.api.context import EXTENSION
+from app.crypto import Vault
+from app.db.pool import Database, PoolTiming
+from app.ksef.gateway import Gateway
+from app.ksef.transport import Transport
+from app.services import outages
+from app.services.parts import Parts
+from app.services.passwords import Passwords
+from app.settings import Settings
+
+
+def create_app(given: Settings | None = None) -> Flask:
+    """The application, with settings from the environment unless given. Needs no database yet."""
+    chosen = given or settings.from_environment()
+    telemetry.configure(chosen.log_level)
+    app = Flask("app", static_folder=None)
+    parts = make_parts(chosen)
+    app.extensions[EXTENSION] = (chosen, parts)
+    api.register(app)
+    cli.register(app)
+    outages.report_forbidden(parts)
+    return app
+
+
+def make_parts(chosen: Settings) -> Parts:
+    """The services' parts, made for these settings."""
+    timing = chosen.timing
+    return Parts(
+        db=Database(
+            chosen.database_url,
+            size=chosen.web_threads,
+            timing=PoolTiming(
+                connect=timing.database_connect,
+                wait=timing.pool_wait,
+                lock=timing.lock_timeout,
+                statement=timing.statement_timeout,
+            ),
+        ),
+        ksef={
+            environment: Gateway(
+                Transport(
+                    environment,
+                    url,
+                    connect=timing.ksef_connect,
+                    call=timing.ksef_call,
+                    threads=chosen.web_threads,
+                    proxy_url=chosen.ksef_proxy_url,
+                    ca_bundle=chosen.ksef_ca_bundle,
+                )
+            )
+            for environment, url in chosen.ksef_urls.items()
+        },
+        vault=Vault(chosen.secret_keys),
+        passwords=Passwords(remember=timing.password_cache, wait=timing.password_wait),
+        timing=timing,
+    )

@@ -75,7 +75,12 @@ class InvalidParameter(ProxyError):
 
 
 class Unauthorized(ProxyError):
+    """One text for all causes, so that nobody learns which users there are."""
+
     status, code, title = 401, "unauthorized", "Unauthorized"
+
+    def __init__(self) -> None:
+        super().__init__("User name or password is missing or wrong (HTTP Basic).")
 
 
 class Forbidden(ProxyError):

@@ -3,8 +3,6 @@
 import contextvars
 import logging
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
@@ -42,16 +40,6 @@ def exception(event: str, **fields: Any) -> None:
 def masked_nip(nip: str) -> str:
     """A NIP as logs may hold it: enough to tell two companies apart, too little to name one."""
     return f"{nip[:3]}*****{nip[-2:]}"
-
-
-@contextmanager
-def request_scope(identifier: str) -> Iterator[None]:
-    """Everything logged inside carries this request id."""
-    token = request_id.set(identifier)
-    try:
-        yield
-    finally:
-        request_id.reset(token)
 
 
 class _JsonLines(logging.Formatter):

@@ -1,0 +1,77 @@
+"""HTTP in: one file a resource."""
+
+import re
+import time
+import uuid
+from typing import Any
+
+from flask import Flask, Response, g, request
+from flask_smorest import Api
+
+from app import telemetry
+from app.api import auth, ops, outages, problems, status, upo
+from app.api.responses import json_response
+from app.version import VERSION
+
+BLUEPRINTS = (status.blueprint, upo.blueprint, auth.blueprint, outages.blueprint, ops.blueprint)
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
+_DESCRIPTION = (
+    "Stands between the ERP systems of a company and KSeF, the Polish national e-invoicing system."
+)
+
+
+class _Api(Api):  # type: ignore[misc]
+    """flask-smorest's API; errors are answered by `problems` alone."""
+
+    def _register_error_handlers(self) -> None:
+        pass
+
+
+def register(app: Flask) -> None:
+    """Give the application its routes, its errors, its OpenAPI document and its log."""
+    app.config |= {
+        "API_TITLE": "ksef-proxy",
+        "API_VERSION": VERSION,
+        "OPENAPI_VERSION": "3.1.0",
+        "API_SPEC_OPTIONS": {"info": {"description": _DESCRIPTION}},
+        "MAX_CONTENT_LENGTH": 64 * 2**10,
+    }
+    api = _Api(app)
+    for blueprint in BLUEPRINTS:
+        api.register_blueprint(blueprint)
+    api.spec.components.security_scheme("basic", {"type": "http", "scheme": "basic"})
+    app.add_url_rule("/openapi.json", "openapi", lambda: json_response(api.spec.to_dict()))
+    problems.register(app)
+    app.before_request(_begin)
+    app.after_request(_end)
+
+
+def _begin() -> None:
+    given = request.headers.get("X-Request-ID", "")
+    telemetry.request_id.set(given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex)
+    g.began = time.perf_counter()
+
+
+def _end(response: Response) -> Response:
+    response.headers["X-Request-ID"] = telemetry.request_id.get() or ""
+    response.headers["X-Content-Type-Options"] = "nosniff"
+    response.headers["Content-Security-Policy"] = "default-src 'none'; frame-ancestors 'none'"
+    telemetry.info("request", **_log_line(response))
+    return response
+
+
+def _log_line(response: Response) -> dict[str, Any]:
+    """What the log says of a request: the route and never the path, which names invoices."""
+    line: dict[str, Any] = {
+        "method": request.method,
+        "route": str(request.url_rule) if request.url_rule else None,
+        "status": response.status_code,
+        "ms": round((time.perf_counter() - g.began) * 1000, 1),
+    }
+    if environment := (request.view_args or {}).get("environment"):
+        line["environment"] = environment[:16]
+    if caller := g.get("caller"):
+        line["company"] = telemetry.masked_nip(caller.company_nip)
+    if code := g.get("error_code"):
+        line["code"] = code
+    return line

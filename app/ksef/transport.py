@@ -12,8 +12,9 @@ import requests
 from requests.adapters import HTTPAdapter
 
 from app import clock, errors, telemetry
+from app.version import VERSION
 
-USER_AGENT = "ksef-proxy/0.1.0"
+USER_AGENT = f"ksef-proxy/{VERSION}"
 JSON_LIMIT = 8 * 2**20
 UPO_LIMIT = 32 * 2**20
 DEFAULT_RETRY_AFTER = 60  # seconds, where a 429 does not say

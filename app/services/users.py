@@ -34,7 +34,7 @@ def authenticate(parts: Parts, email: str, password: str) -> Caller:
         user = None
     right = parts.passwords.verify(password, user.password_hash if user else None)
     if user is None or not right:
-        raise Unauthorized("User name or password is wrong.")
+        raise Unauthorized
     return Caller(user.email, user.company_nip, user.role)
 
 

@@ -1,0 +1,68 @@
+"""/auth/{environment}: the company's session with KSeF."""
+
+from flask import Response
+
+from app.api.basic_auth import caller
+from app.api.blueprint import Blueprint
+from app.api.context import parts, settings
+from app.api.responses import json_response, rfc3339
+from app.api.schemas import EnvironmentPath, KsefSessionAnswer
+from app.services import auth, outages
+from app.services.auth import KsefSession
+from app.services.parts import Place
+
+blueprint = Blueprint("auth", description="The company's session with KSeF")
+
+_KSEF_FAILS = "`ksef_error`, `ksef_rate_limited`, `ksef_unreachable`, `ksef_invalid_response`"
+
+
+@blueprint.route("/auth/<environment>", methods=["POST"])
+@blueprint.takes(EnvironmentPath)
+@blueprint.response(200, KsefSessionAnswer)
+@blueprint.problems({404: "`no_ksef_credential`", 409: "`outage_simulation`", 502: _KSEF_FAILS})
+def log_in(path: dict[str, str], _query: dict[str, str], **_url: str) -> Response:
+    """Log the company in to KSeF with its stored credential; a live session is given as it is."""
+    place = _place(path)
+    outages.refuse_if_simulated(parts(), place)
+    return _answer(place, auth.log_in(parts(), place))
+
+
+@blueprint.route("/auth/<environment>", methods=["GET"])
+@blueprint.takes(EnvironmentPath)
+@blueprint.response(200, KsefSessionAnswer)
+@blueprint.problems({404: "`no_active_ksef_session`"})
+def show_session(path: dict[str, str], _query: dict[str, str], **_url: str) -> Response:
+    """The company's active KSeF session; token values are never shown."""
+    place = _place(path)
+    return _answer(place, auth.current_session(parts(), place))
+
+
+@blueprint.route("/auth/<environment>", methods=["DELETE"])
+@blueprint.takes(EnvironmentPath)
+@blueprint.response(204)
+@blueprint.problems({404: "`no_active_ksef_session`", 409: "`outage_simulation`", 502: _KSEF_FAILS})
+def log_out(path: dict[str, str], _query: dict[str, str], **_url: str) -> Response:
+    """Revoke the company's session at KSeF and forget it."""
+    place = _place(path)
+    outages.refuse_if_simulated(parts(), place)
+    auth.log_out(parts(), place)
+    return Response(status=204)
+
+
+def _place(path: dict[str, str]) -> Place:
+    return Place(caller().company_nip, path["environment"])
+
+
+def _answer(place: Place, session: KsefSession) -> Response:
+    zone = settings().response_timezone
+    return json_response(
+        {
+            "environment": place.environment,
+            "nip": place.company_nip,
+            "method": session.method,
+            "authenticatedAt": rfc3339(session.authenticated_at, zone),
+            "accessTokenValidUntil": rfc3339(session.access_token_valid_until, zone),
+            "refreshTokenValidUntil": rfc3339(session.refresh_token_valid_until, zone),
+            "certificateValidUntil": None,
+        }
+    )

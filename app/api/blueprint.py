@@ -1,0 +1,92 @@
+"""The blueprint of the house: strict parameters, and a description of every answer."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NoReturn, TypeVar
+
+import flask
+from flask_smorest import Blueprint as SmorestBlueprint
+from marshmallow import RAISE, Schema, ValidationError
+from webargs.flaskparser import FlaskParser
+
+from app import errors
+from app.api import basic_auth
+from app.api.problems import MEDIA_TYPE
+from app.api.schemas import NoQuery, Problem
+
+View = TypeVar("View", bound=Callable[..., Any])
+
+
+class StrictParser(FlaskParser):  # type: ignore[misc]
+    """Refuses what is unknown or repeated, with the contract's 400."""
+
+    DEFAULT_VALIDATION_STATUS = 400
+    DEFAULT_UNKNOWN_BY_LOCATION = {  # noqa: RUF012 - webargs' own attribute
+        **FlaskParser.DEFAULT_UNKNOWN_BY_LOCATION,
+        "query": RAISE,
+    }
+
+    def load_querystring(self, req: flask.Request, schema: Schema) -> Any:
+        """The query, where no parameter is given twice."""
+        repeated = [name for name, values in req.args.lists() if len(values) > 1]
+        if repeated:
+            raise ValidationError({name: ["Given more than once."] for name in repeated})
+        return super().load_querystring(req, schema)
+
+    def handle_error(self, error: ValidationError, *_args: Any, **_kwargs: Any) -> NoReturn:
+        """Tell what is wrong with which parameter; the values themselves are not repeated."""
+        found = next(iter(error.normalized_messages().values()))
+        raise errors.InvalidParameter(
+            "Invalid: " + ", ".join(sorted(map(_printable, found))) + ".",
+            errors={_printable(name): _sentences(what) for name, what in found.items()},
+        ) from error
+
+
+class Blueprint(SmorestBlueprint):  # type: ignore[misc]
+    """A resource. Whoever asks needs a role, unless it is `public` on purpose."""
+
+    ARGUMENTS_PARSER = StrictParser()
+
+    def __init__(self, name: str, *, description: str, public: bool = False) -> None:
+        super().__init__(name, name, description=description)
+        self.public = public
+        if not public:
+            self.before_request(basic_auth.require_role)
+
+    def takes(
+        self, path: type[Schema] | None = None, query: type[Schema] = NoQuery
+    ) -> Callable[[View], View]:
+        """Check path and query; the view gets the loaded path (if any), then the loaded query."""
+
+        def decorate(view: View) -> View:
+            checked = self.arguments(query, location="query")(view)
+            return self.arguments(path, location="path")(checked) if path else checked
+
+        return decorate
+
+    def problems(self, answers: Mapping[int, str]) -> Callable[[View], View]:
+        """Describe who may ask, and the errors: their codes, by HTTP status."""
+        always = {503: "`unavailable`", 500: "`internal_error`", 400: "`invalid_parameter`"}
+        if not self.public:
+            always |= {401: "`unauthorized`", 403: "`forbidden`"}
+
+        def decorate(view: View) -> View:
+            view = self.doc(security=[] if self.public else [{"basic": []}])(view)
+            for status, codes in sorted({**always, **answers}.items()):
+                view = self.alt_response(
+                    status, schema=Problem, description=codes, content_type=MEDIA_TYPE
+                )(view)
+            return view
+
+        return decorate
+
+
+def _printable(name: object) -> str:
+    """A parameter's name as it may be repeated: unknown ones are the caller's own text."""
+    text = str(name)
+    return text if text.isascii() and text.isprintable() and len(text) <= 64 else "?"
+
+
+def _sentences(found: Any) -> list[str]:
+    if isinstance(found, dict):
+        return [text for value in found.values() for text in _sentences(value)]
+    return [str(text) for text in found] if isinstance(found, list) else [str(found)]

@@ -1,0 +1,82 @@
+"""The identifiers of the contract, as fields: checked before anything is sent or written.
+
+Checks are made with ASCII patterns over the whole text: `\\d` would take Arabic digits, `$` a
+trailing newline, and Flask hands decoded CRLF, NUL and `..` to a view.
+"""
+
+import re
+from functools import partial
+
+from marshmallow import ValidationError, fields, validate
+
+from app.settings import ENVIRONMENTS
+
+_DATE = "2[0-9]{3}(0[1-9]|1[0-2])(0[1-9]|[12][0-9]|3[01])"
+# Wider than KSeF's own: numbers shortened in documentation have the shape, and pass.
+REFERENCE_NUMBER = f"{_DATE}(-[0-9A-Z]{{1,12}}){{2,5}}"
+KSEF_NUMBER = f"[1-9][0-9]{{9}}-{_DATE}(-[0-9A-Z]{{1,12}}){{2,3}}"
+_FULL_KSEF_NUMBER = 35
+_CRC_POLYNOMIAL = 0x07
+
+
+def crc8(text: str) -> int:
+    """CRC-8 (polynomial 0x07, initial value 0) of an ASCII text: KSeF's check of its numbers."""
+    crc = 0
+    for byte in text.encode("ascii"):
+        crc ^= byte
+        for _ in range(8):
+            crc = ((crc << 1) ^ (_CRC_POLYNOMIAL if crc & 0x80 else 0)) & 0xFF
+    return crc
+
+
+def _matching(pattern: str, message: str, text: str) -> None:
+    if not re.fullmatch(pattern, text, re.ASCII):
+        raise ValidationError(message)
+
+
+def _crc_is_right(text: str) -> None:
+    if len(text) == _FULL_KSEF_NUMBER and f"{crc8(text[:32]):02X}" != text[33:]:
+        raise ValidationError("The check digits of the KSeF number are wrong.")
+
+
+def environment(**kwargs: object) -> fields.String:
+    """One of KSeF's environments."""
+    return fields.String(
+        required=True,
+        validate=validate.OneOf(ENVIRONMENTS, error="Must be one of: {choices}."),
+        metadata={"description": "KSeF environment"},
+        **kwargs,
+    )
+
+
+def reference_number() -> fields.String:
+    """KSeF's reference number of a session, online or batch."""
+    return fields.String(
+        required=True,
+        data_key="referenceNumber",
+        validate=partial(
+            _matching, REFERENCE_NUMBER, "Not a KSeF reference number (20260101-SO-…)."
+        ),
+        metadata={
+            "description": "Reference number of the KSeF session (online or batch)",
+            "pattern": f"^{REFERENCE_NUMBER}$",
+            "example": "20260101-SO-0123456789-0123456789-01",
+        },
+    )
+
+
+def ksef_number() -> fields.String:
+    """KSeF's number of an invoice. The CRC of a whole one (35 characters) is checked."""
+    return fields.String(
+        required=True,
+        data_key="ksefNumber",
+        validate=[
+            partial(_matching, KSEF_NUMBER, "Not a KSeF number (NIP-date-…)."),
+            _crc_is_right,
+        ],
+        metadata={
+            "description": "KSeF number of the invoice",
+            "pattern": f"^{KSEF_NUMBER}$",
+            "example": "5265877635-20250826-0100001AF629-AF",
+        },
+    )

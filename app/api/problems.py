@@ -1,0 +1,85 @@
+"""The one place where errors become HTTP: `application/problem+json` (RFC 9457)."""
+
+from http import HTTPStatus
+from typing import Any
+
+from flask import Flask, Response, g
+from werkzeug.exceptions import HTTPException
+
+from app import errors, telemetry
+from app.api.responses import json_response
+
+MEDIA_TYPE = "application/problem+json"
+
+
+def register(app: Flask) -> None:
+    """Answer every error of the application with a problem."""
+    app.register_error_handler(errors.ProxyError, _proxy_error)
+    app.register_error_handler(HTTPException, _http_exception)
+    app.register_error_handler(Exception, _unexpected)
+
+
+def _proxy_error(error: errors.ProxyError) -> Response:
+    extra: dict[str, Any] = {}
+    if error.errors:
+        extra["errors"] = error.errors
+    if error.ksef:
+        extra["ksef"] = {
+            "httpStatus": error.ksef.http_status,
+            "code": error.ksef.code,
+            "description": error.ksef.description,
+            "traceId": error.ksef.trace_id,
+        }
+    if error.outage:
+        extra["outage"] = error.outage
+    headers = {}
+    if isinstance(error, errors.Unauthorized):
+        headers["WWW-Authenticate"] = 'Basic realm="ksef-proxy", charset="UTF-8"'
+    retry_after = error.retry_after
+    if retry_after is None and isinstance(error, errors.Unavailable):
+        retry_after = 5
+    if retry_after is not None:
+        extra["retryAfter"] = retry_after
+        headers["Retry-After"] = str(retry_after)
+    return _problem(error.status, error.code, error.title, error.detail, extra, headers)
+
+
+def _http_exception(error: HTTPException) -> Response:
+    """Flask's own errors: unknown route, wrong method, a body that is no JSON."""
+    status = HTTPStatus(error.code or 500)
+    code = "invalid_parameter" if status == 400 else status.phrase.lower().replace(" ", "_")
+    headers = {name: value for name, value in error.get_headers() if name == "Allow"}
+    return _problem(status, code, status.phrase, status.description or status.phrase, {}, headers)
+
+
+def _unexpected(_error: Exception) -> Response:
+    telemetry.exception("internal error")
+    return _problem(
+        500,
+        errors.ProxyError.code,
+        errors.ProxyError.title,
+        "The service failed; the log has the request id.",
+        {},
+        {},
+    )
+
+
+def _problem(
+    status: int,
+    code: str,
+    title: str,
+    detail: str,
+    extra: dict[str, Any],
+    headers: dict[str, str],
+) -> Response:
+    body = {
+        "type": f"urn:ksef-proxy:problem:{code}",
+        "title": title,
+        "status": int(status),
+        "detail": detail,
+        "code": code,
+        "requestId": telemetry.request_id.get(),
+        **extra,
+    }
+    g.error_code = code  # for the request's line in the log
+    return json_response(body, status=status, headers=headers, mimetype=MEDIA_TYPE)

@@ -1,0 +1,218 @@
+"""What callers may ask, checked, and what they get, described.
+
+The request schemas validate; the answer schemas only document (long answers are written without
+them, see `app.api.responses`). Both make `/openapi.json`.
+"""
+
+from typing import Any
+
+from marshmallow import RAISE, Schema, fields, validate
+
+from app.api import fields as own
+
+MESSAGE_LENGTH = 1000
+
+
+class Strict(Schema):
+    """A request part: what is not named here is refused."""
+
+    class Meta:
+        unknown = RAISE
+
+
+class EnvironmentPath(Strict):
+    environment = own.environment()
+
+
+class SessionPath(EnvironmentPath):
+    reference_number = own.reference_number()
+
+
+class UpoPath(SessionPath):
+    ksef_number = own.ksef_number()
+
+
+class NoQuery(Strict):
+    """A call that takes no query parameter."""
+
+
+class UpoQuery(Strict):
+    doc_type = fields.String(
+        data_key="docType",
+        load_default="xml",
+        validate=validate.OneOf(("xml", "pdf"), error="Must be one of: {choices}."),
+        metadata={"description": "The document's format"},
+    )
+
+
+class SimulationBody(Strict):
+    message = fields.String(required=True, validate=validate.Length(1, MESSAGE_LENGTH))
+    ends_at = fields.AwareDateTime(
+        data_key="endsAt",
+        load_default=None,
+        allow_none=True,
+        format="iso",
+        metadata={"description": "RFC 3339, with offset, in the future"},
+    )
+
+
+def _text(description: str, **metadata: Any) -> fields.String:
+    return fields.String(required=True, metadata={"description": description, **metadata})
+
+
+def _nullable(description: str) -> fields.String:
+    return fields.String(required=True, allow_none=True, metadata={"description": description})
+
+
+def _count(description: str) -> fields.Integer:
+    return fields.Integer(required=True, metadata={"description": description, "minimum": 0})
+
+
+def _moment(description: str, *, nullable: bool = False) -> fields.DateTime:
+    return fields.DateTime(
+        required=True,
+        allow_none=nullable,
+        metadata={"description": f"{description} (RFC 3339)"},
+    )
+
+
+class SessionStatusCode(Schema):
+    code = fields.Integer(
+        required=True,
+        metadata={"description": "KSeF's code: 100, 150, 170 still moving; from 200 on final"},
+    )
+    description = _text("KSeF's own words")
+
+
+class InvoiceStatusCode(SessionStatusCode):
+    details = fields.List(fields.String(), required=True)
+
+
+class DuplicateOf(Schema):
+    ksefNumber = _text("KSeF number of the original invoice")
+    referenceNumber = _text("Session in which the original was sent")
+
+
+class SessionInvoice(Schema):
+    ordinalNumber = fields.Integer(required=True)
+    invoiceNumber = _nullable("The seller's number of the invoice")
+    ksefNumber = _nullable("Null while the invoice is moving, or where it was rejected")
+    acquisitionDate = _nullable("YYYY-MM-DD HH:MM:SS in the response time zone")
+    status = fields.Nested(InvoiceStatusCode, required=True)
+    referenceNumber = _text("KSeF's own reference number of the invoice")
+    duplicateOf = fields.Nested(DuplicateOf, metadata={"description": "Only with code 440"})
+
+
+class UpoPageReference(Schema):
+    referenceNumber = _text("Reference number of a page of the session's collective UPO")
+
+
+class SessionUpo(Schema):
+    pages = fields.List(fields.Nested(UpoPageReference), required=True)
+
+
+class SessionAnswer(Schema):
+    referenceNumber = _text("The reference number asked for")
+    status = fields.Nested(SessionStatusCode, required=True)
+    dateCreated = _text("YYYY-MM-DD HH:MM:SS in the response time zone")
+    dateUpdated = _text("YYYY-MM-DD HH:MM:SS in the response time zone")
+    totalInvoiceCount = _count("Invoices of the session")
+    successfulInvoiceCount = _count("Accepted invoices")
+    failedInvoiceCount = _count("Rejected invoices")
+    invoices = fields.List(
+        fields.Nested(SessionInvoice),
+        required=True,
+        metadata={"description": "All invoices of the session (up to 10,000), by ordinalNumber"},
+    )
+    checkedAt = _moment("When KSeF was last asked")
+    final = fields.Boolean(
+        required=True, metadata={"description": "Nothing of this answer will change any more"}
+    )
+    nextCheckAfter = fields.Integer(
+        metadata={"description": "Seconds until asking again is worth it; only while moving"}
+    )
+    upo = fields.Nested(SessionUpo, required=True)
+
+
+class UpoAnswer(Schema):
+    ksefNumber = _text("The KSeF number asked for")
+    referenceNumber = _text("The session asked for")
+    docType = fields.String(required=True, validate=validate.OneOf(("xml", "pdf")))
+    contentType = fields.String(
+        required=True, validate=validate.OneOf(("application/xml", "application/pdf"))
+    )
+    content = _text("The document, Base64", format="byte")
+    fileName = _text("A name to store it under")
+
+
+class KsefSessionAnswer(Schema):
+    environment = _text("KSeF environment")
+    nip = _text("The company's NIP")
+    method = fields.String(required=True, validate=validate.OneOf(("token", "certificate")))
+    authenticatedAt = _moment("When the company was logged in")
+    accessTokenValidUntil = _moment("End of the access token; it is renewed before")
+    refreshTokenValidUntil = _moment("End of the refresh token; a new login replaces it")
+    certificateValidUntil = _moment("End of the certificate", nullable=True)
+
+
+class OutageMessage(Schema):
+    title = _text("Title")
+    text = _text("Text")
+    start = _moment("Begin")
+    end = _moment("End", nullable=True)
+    category = _text("FAILURE, TOTAL_FAILURE or MAINTENANCE")
+
+
+class Outage(Schema):
+    established = fields.Boolean(required=True)
+    since = _moment("Begin", nullable=True)
+    consecutiveFailures = _count("Failed calls in a row")
+    source = _nullable("simulation, latarnia or breaker")
+    messages = fields.List(fields.Nested(OutageMessage), required=True)
+    duty = _nullable("Deadline for sending offline invoices, where Latarnia set one")
+
+
+class OutageAnswer(Schema):
+    environment = _text("KSeF environment")
+    outage = fields.Nested(Outage, required=True)
+
+
+class ServiceStatus(Schema):
+    version = _text("Version of the service")
+    environments = fields.Dict(
+        keys=fields.String(),
+        values=fields.String(
+            validate=validate.OneOf(("available", "outage", "simulation", "unknown"))
+        ),
+        required=True,
+    )
+
+
+class Health(Schema):
+    status = _text("ok")
+
+
+class KsefSaid(Schema):
+    httpStatus = fields.Integer(required=True)
+    code = fields.Integer(allow_none=True, required=True)
+    description = _nullable("KSeF's own words")
+    traceId = _nullable("KSeF's trace id, for its support")
+
+
+class Problem(Schema):
+    """RFC 9457, with the members of the contract."""
+
+    type = _text("urn:ksef-proxy:problem:{code}")
+    title = _text("The code in words")
+    status = fields.Integer(required=True)
+    detail = _text("What happened, for a person")
+    code = _text("What happened, for a program")
+    requestId = _text("Stands in the log, and in X-Request-ID")
+    errors = fields.Dict(
+        keys=fields.String(),
+        values=fields.List(fields.String()),
+        metadata={"description": "What is wrong, by parameter"},
+    )
+    retryAfter = fields.Integer(metadata={"description": "Seconds, as in Retry-After"})
+    ksef = fields.Nested(KsefSaid)
+    outage = fields.Nested(Outage)

@@ -1,0 +1,96 @@
+"""GET /invoices/{environment}/status/{referenceNumber}"""
+
+import hashlib
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import orjson
+from flask import Response, request
+
+from app import clock
+from app.api.basic_auth import caller
+from app.api.blueprint import Blueprint
+from app.api.context import parts, settings
+from app.api.responses import json_response, local_time, rfc3339
+from app.api.schemas import SessionAnswer, SessionPath
+from app.ksef.wire import SessionInvoice
+from app.services.parts import Place
+from app.services.status import Snapshot, check_session
+
+blueprint = Blueprint("status", description="What became of a session sent to KSeF")
+
+
+@blueprint.route("/invoices/<environment>/status/<referenceNumber>")
+@blueprint.takes(SessionPath)
+@blueprint.response(200, SessionAnswer)
+@blueprint.alt_response(304, description="The answer is the one that If-None-Match names")
+@blueprint.problems(
+    {
+        404: "`no_active_ksef_session`, `session_not_found`",
+        409: "`outage_simulation`",
+        502: "`ksef_error`, `ksef_rate_limited`, `ksef_unreachable`, `ksef_invalid_response`",
+    }
+)
+def session_status(path: dict[str, str], _query: dict[str, str], **_url: str) -> Response:
+    """What became of a session, with all its invoices; the company's rows are linked to it."""
+    place = Place(caller().company_nip, path["environment"])
+    snapshot = check_session(parts(), place, path["reference_number"])
+    return _answer(snapshot, settings().response_timezone)
+
+
+def _answer(snapshot: Snapshot, zone: ZoneInfo) -> Response:
+    body = session_body(snapshot, zone)
+    tag = hashlib.sha256(orjson.dumps(body)).hexdigest()[:32]
+    response = json_response(
+        {**body, "checkedAt": rfc3339(snapshot.checked_at, zone)},
+        headers={
+            "Age": str(max(0, int((clock.now() - snapshot.checked_at).total_seconds()))),
+            "Cache-Control": "private, no-cache",
+            "Vary": "Accept, Authorization",
+        },
+    )
+    response.set_etag(tag, weak=True)
+    return response.make_conditional(request)  # type: ignore[return-value]
+
+
+def session_body(snapshot: Snapshot, zone: ZoneInfo) -> dict[str, Any]:
+    """The contract's JSON of a session, but for `checkedAt`, which is not part of its identity."""
+    session = snapshot.session
+    body = {
+        "referenceNumber": snapshot.reference_number,
+        "status": {"code": session.status.code, "description": session.status.description},
+        "dateCreated": local_time(session.date_created, zone),
+        "dateUpdated": local_time(session.date_updated, zone),
+        "totalInvoiceCount": session.invoice_count,
+        "successfulInvoiceCount": session.successful_invoice_count,
+        "failedInvoiceCount": session.failed_invoice_count,
+        "invoices": [_invoice_body(invoice, zone) for invoice in snapshot.invoices],
+        "final": snapshot.final,
+        "upo": {
+            "pages": [{"referenceNumber": page.reference_number} for page in session.upo_pages]
+        },
+    }
+    if snapshot.next_check_after is not None:
+        body["nextCheckAfter"] = snapshot.next_check_after
+    return body
+
+
+def _invoice_body(invoice: SessionInvoice, zone: ZoneInfo) -> dict[str, Any]:
+    body: dict[str, Any] = {
+        "ordinalNumber": invoice.ordinal_number,
+        "invoiceNumber": invoice.invoice_number,
+        "ksefNumber": invoice.ksef_number,
+        "acquisitionDate": local_time(invoice.acquisition_date, zone),
+        "status": {
+            "code": invoice.status.code,
+            "description": invoice.status.description,
+            "details": list(invoice.status.details),
+        },
+        "referenceNumber": invoice.reference_number,
+    }
+    if original := invoice.duplicate_of:
+        body["duplicateOf"] = {
+            "ksefNumber": original.ksef_number,
+            "referenceNumber": original.session_reference_number,
+        }
+    return body

@@ -1,0 +1,77 @@
+"""GET /invoices/{environment}/status/{referenceNumber}/{ksefNumber}/upo"""
+
+import base64
+
+from flask import Response, request
+
+from app.api.basic_auth import caller
+from app.api.blueprint import Blueprint
+from app.api.context import parts
+from app.api.responses import json_response
+from app.api.schemas import UpoAnswer, UpoPath, UpoQuery
+from app.services.parts import Place
+from app.services.upo import UpoFile, fetch_upo
+
+MEDIA_TYPES = {"xml": "application/xml", "pdf": "application/pdf"}
+
+blueprint = Blueprint("upo", description="The UPO, KSeF's official receipt of an invoice")
+
+
+@blueprint.route("/invoices/<environment>/status/<referenceNumber>/<ksefNumber>/upo")
+@blueprint.takes(UpoPath, UpoQuery)
+@blueprint.response(
+    200,
+    UpoAnswer,
+    description="The UPO in JSON; the document itself where Accept names its own type",
+)
+@blueprint.alt_response(304, description="The document is the one that If-None-Match names")
+@blueprint.problems(
+    {
+        404: "`no_active_ksef_session`, `session_not_found`, `upo_not_available`",
+        409: "`outage_simulation`",
+        502: "`ksef_error`, `ksef_rate_limited`, `ksef_unreachable`, `ksef_invalid_response`, "
+        "`upo_integrity`",
+    }
+)
+def upo(path: dict[str, str], query: dict[str, str], **_url: str) -> Response:
+    """The UPO of an invoice: KSeF's signed XML, unchanged, or a PDF of it."""
+    place = Place(caller().company_nip, path["environment"])
+    file = fetch_upo(
+        parts(),
+        place,
+        path["reference_number"],
+        path["ksef_number"],
+        "pdf" if query["doc_type"] == "pdf" else "xml",
+    )
+    return _answer(file, path["reference_number"], path["ksef_number"])
+
+
+def _answer(file: UpoFile, reference_number: str, ksef_number: str) -> Response:
+    media_type = MEDIA_TYPES[file.doc_type]
+    name = f"{ksef_number}-upo.{file.doc_type}"
+    if _document_is_wanted(media_type):
+        response = Response(file.content, content_type=media_type)
+        response.headers["Content-Disposition"] = f'attachment; filename="{name}"'
+        response.set_etag(file.sha256)
+    else:
+        response = json_response(
+            {
+                "ksefNumber": ksef_number,
+                "referenceNumber": reference_number,
+                "docType": file.doc_type,
+                "contentType": media_type,
+                "content": base64.b64encode(file.content).decode(),
+                "fileName": name,
+            }
+        )
+        response.set_etag(f"{file.sha256}-json")
+    response.headers["Cache-Control"] = "private, no-cache"
+    response.headers["Vary"] = "Accept, Authorization"
+    return response.make_conditional(request)  # type: ignore[return-value]
+
+
+def _document_is_wanted(media_type: str) -> bool:
+    """Whether Accept names the document's own type, not by a wildcard, and no less than JSON."""
+    qualities = {value.partition(";")[0].lower(): q for value, q in request.accept_mimetypes}
+    wanted = qualities.get(media_type, 0)
+    return wanted > 0 and wanted >= qualities.get("application/json", 0)

@@ -1,0 +1,216 @@
+"""The operator's commands: `flask --app wsgi …`."""
+
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime
+from functools import wraps
+from pathlib import Path
+from typing import Any, TextIO
+
+import click
+from flask import Flask
+from flask.cli import AppGroup
+
+from app import errors
+from app.api.context import parts, settings
+from app.db import migrate
+from app.services import auth, invoices, outages, users
+from app.services.parts import Place
+from app.settings import ENVIRONMENTS
+
+Command = Callable[..., None]
+
+environment_argument = click.argument("environment", type=click.Choice(ENVIRONMENTS))
+
+
+def register(app: Flask) -> None:
+    """Add every command to the application."""
+    for command in (migrate_command, company, user, credential, outage, invoices_group):
+        app.cli.add_command(command)
+
+
+def told_plainly(command: Command) -> Command:
+    """What cannot be done is told in a sentence, with exit code 1, without a stack trace."""
+
+    @wraps(command)
+    def run(*args: Any, **kwargs: Any) -> None:
+        try:
+            command(*args, **kwargs)
+        except errors.OperatorError as error:
+            raise click.ClickException(str(error)) from error
+        except errors.ProxyError as error:
+            raise click.ClickException(error.detail) from error
+
+    return run
+
+
+def for_place(command: Command) -> Command:
+    """Options --nip and --environment, handed on as one checked Place."""
+
+    @click.option("--nip", required=True, help="NIP of the company")
+    @click.option(
+        "--environment", required=True, type=click.Choice(ENVIRONMENTS), help="KSeF environment"
+    )
+    @wraps(command)
+    def run(nip: str, environment: str, **kwargs: Any) -> None:
+        users.require_company(parts(), nip)
+        command(place=Place(nip, environment), **kwargs)
+
+    return run
+
+
+@click.command("migrate")
+@told_plainly
+def migrate_command() -> None:
+    """Bring the database of DATABASE_URL up to date (with a role that owns it)."""
+    applied = migrate.migrate(settings().database_url)
+    for name in applied:
+        click.echo(f"applied {name}")
+    if not applied:
+        click.echo("up to date")
+
+
+company = AppGroup("company", help="Companies.")
+
+
+@company.command("add")
+@click.argument("nip")
+@click.argument("name")
+@told_plainly
+def add_company(nip: str, name: str) -> None:
+    """Enter a company by its NIP."""
+    users.add_company(parts(), nip, name)
+    click.echo(f"company {nip} added")
+
+
+user = AppGroup("user", help="Users, each of one company.")
+
+
+@user.command("add")
+@click.argument("email")
+@click.option("--nip", required=True, help="NIP of the user's company")
+@click.option("--role", required=True, type=click.Choice(users.ROLES))
+@click.option("--password-stdin", is_flag=True, help="Read the password from standard input")
+@told_plainly
+def add_user(email: str, nip: str, role: str, password_stdin: bool) -> None:
+    """Enter a user. Without --password-stdin a strong password is made and shown once."""
+    given = _line_of(sys.stdin) if password_stdin else None
+    password = users.add_user(parts(), email=email, nip=nip, role=role, password=given)
+    click.echo(f"user {email} added")
+    if given is None:
+        click.echo(f"password: {password}")
+
+
+@user.command("disable")
+@click.argument("email")
+@told_plainly
+def disable_user(email: str) -> None:
+    """Shut a user out, from its next request on."""
+    users.disable_user(parts(), email)
+    click.echo(f"user {email} disabled")
+
+
+@user.command("list")
+@told_plainly
+def list_users() -> None:
+    """All users."""
+    rows = users.list_users(parts())
+    _table(
+        ("email", "nip", "role", "state"),
+        [(r.email, r.company_nip, r.role, "disabled" if r.disabled_at else "") for r in rows],
+    )
+
+
+credential = AppGroup("credential", help="With what a company logs in to KSeF.")
+
+
+@credential.command("set-token")
+@told_plainly
+@for_place
+def set_token(place: Place) -> None:
+    """Store a KSeF token, sealed; it is read from standard input, or asked for."""
+    given = click.prompt("KSeF token", hide_input=True) if sys.stdin.isatty() else None
+    auth.set_token(parts(), place, given or _line_of(sys.stdin))
+    click.echo(f"KSeF token of {place.company_nip} stored for {place.environment}")
+
+
+outage = AppGroup("outage", help="Simulated outages of KSeF.")
+
+
+@outage.command("simulate")
+@environment_argument
+@click.option("--message", required=True, help="What callers are told")
+@click.option("--until", type=click.DateTime(), help="UTC, for example 2026-12-31T18:00:00")
+@click.option("--nip", help="Only for this company; else for all")
+@told_plainly
+def simulate(environment: str, message: str, until: datetime | None, nip: str | None) -> None:
+    """Begin a simulation (test and demo only)."""
+    if nip is not None:
+        users.require_company(parts(), nip)
+    ends_at = until.replace(tzinfo=UTC) if until else None
+    outages.simulate(parts(), environment, company_nip=nip, message=message, ends_at=ends_at)
+    click.echo(f"{environment}: outage simulated")
+
+
+@outage.command("clear")
+@environment_argument
+@told_plainly
+def clear(environment: str) -> None:
+    """End all simulations of an environment."""
+    ended = outages.clear_all(parts(), environment)
+    click.echo(f"{environment}: {ended} simulation(s) ended")
+
+
+invoices_group = AppGroup("invoices", help="The company's own invoice rows.")
+
+
+@invoices_group.command("import")
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@told_plainly
+@for_place
+def import_invoices(file: Path, place: Place) -> None:
+    """Bring in rows from a CSV file with the columns invoice_number, ksef_number,
+    ksef_reference_number."""
+    try:
+        with file.open(encoding="utf-8-sig", newline="") as lines:
+            imported = invoices.import_csv(parts(), place, lines)
+    except UnicodeDecodeError as error:
+        raise errors.OperatorError("The file is not UTF-8.") from error
+    click.echo(
+        f"{imported.rows} rows read: {imported.synced} new in synced_invoices, "
+        f"{imported.offline} new in offline_invoices"
+    )
+
+
+@invoices_group.command("list")
+@click.option("--unlinked", is_flag=True, help="Only rows without a session")
+@told_plainly
+@for_place
+def list_invoices(place: Place, unlinked: bool) -> None:
+    """The company's rows of both tables."""
+    rows = invoices.list_rows(parts(), place, unlinked=unlinked)
+    _table(
+        ("table", "invoice_number", "ksef_number", "ksef_reference_number", "session"),
+        [
+            (
+                r.kind,
+                r.invoice_number,
+                r.ksef_number or "",
+                r.ksef_reference_number or "",
+                r.session_reference_number or "",
+            )
+            for r in rows
+        ],
+    )
+
+
+def _table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+    lines = [header, *rows]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
+    for line in lines:
+        cells = [text.ljust(width) for text, width in zip(line, widths, strict=True)]
+        click.echo("  ".join(cells).rstrip())
+
+
+def _line_of(stream: TextIO) -> str:
+    return stream.readline().strip()

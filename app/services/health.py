@@ -1,0 +1,12 @@
+"""Whether the service can do its work."""
+
+from collections.abc import Sequence
+
+from app.db.migrate import pending
+from app.services.parts import Parts
+
+
+def pending_migrations(parts: Parts) -> Sequence[str]:
+    """The migrations that the database lacks; Unavailable where it cannot be asked."""
+    with parts.db.transaction() as connection:
+        return pending(connection)
