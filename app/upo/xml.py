@@ -181,10 +181,10 @@ class _UpoReader:
 
     # Called by lxml.
 
-    def doctype(self, name: str | None, public_id: str | None, system: str | None) -> None:
+    def doctype(self, *_names: str | None) -> None:
         raise KsefInvalidResponse("The UPO has a DOCTYPE, which is never accepted.")
 
-    def start(self, tag: str, attributes: object) -> None:
+    def start(self, tag: str, _attributes: object) -> None:
         self._elements += 1
         self._path.append(tag)
         depth = len(self._path)
@@ -208,7 +208,7 @@ class _UpoReader:
             raise KsefInvalidResponse(f"The UPO's field {self._name()} is too long.")
         self._text.append(text)
 
-    def end(self, tag: str) -> None:
+    def end(self, _tag: str) -> None:
         if not self._skipping_from:
             self._close()
         elif self._skipping_from == len(self._path):
