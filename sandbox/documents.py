@@ -1,0 +1,204 @@
+"""UPO documents: the API's routes to them, and the download links that need no bearer."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import secrets
+from datetime import datetime, timedelta
+from typing import Any
+
+from flask import Blueprint, Response, request
+
+from sandbox import identifiers, upo
+from sandbox.access import environment, require
+from sandbox.clock import stamp
+from sandbox.problems import BadRequest
+from sandbox.state import Environment, Invoice, Session
+from sandbox.world import World, world
+
+
+def register(ksef: Blueprint, storage: Blueprint) -> None:
+    """Adds the UPO routes to KSeF's blueprint and the downloads to the storage's."""
+    prefix = "/sessions/<reference>"
+    ksef.add_url_rule(f"{prefix}/invoices/ksef/<ksef_number>/upo", view_func=upo_by_ksef_number)
+    ksef.add_url_rule(f"{prefix}/invoices/<invoice_reference>/upo", view_func=upo_by_reference)
+    ksef.add_url_rule(f"{prefix}/upo/<upo_reference>", view_func=collective_upo)
+    storage.add_url_rule("/upo/<reference>/<name>.xml", view_func=download)
+
+
+def upo_by_ksef_number(reference: str, ksef_number: str) -> Response:
+    """GET /sessions/{referenceNumber}/invoices/ksef/{ksefNumber}/upo."""
+    login = require("access")
+    _check_length(reference)
+    if not identifiers.is_ksef_number(ksef_number):
+        raise BadRequest(21405, f"Nieprawidłowy numer KSeF '{ksef_number}'.")
+    session = environment().session_of(login.nip, reference)
+    invoice = session.by_ksef_number.get(ksef_number) if session is not None else None
+    return _invoice_upo(
+        session,
+        invoice,
+        f"UPO o numerze KSeF {ksef_number} i numerze referencyjnym sesji {reference} "
+        "nie zostało znalezione.",
+    )
+
+
+def upo_by_reference(reference: str, invoice_reference: str) -> Response:
+    """GET /sessions/{referenceNumber}/invoices/{invoiceReferenceNumber}/upo."""
+    login = require("access")
+    _check_length(reference)
+    _check_length(invoice_reference)
+    session = environment().session_of(login.nip, reference)
+    invoice = session.by_reference.get(invoice_reference) if session is not None else None
+    return _invoice_upo(
+        session,
+        invoice,
+        f"UPO faktury {invoice_reference} w sesji {reference} nie zostało znalezione.",
+    )
+
+
+def collective_upo(reference: str, upo_reference: str) -> Response:
+    """GET /sessions/{referenceNumber}/upo/{upoReferenceNumber}."""
+    login = require("access")
+    _check_length(reference)
+    _check_length(upo_reference)
+    session = environment().session_of(login.nip, reference)
+    if session is None:
+        raise BadRequest(
+            21173, f"Sesja o numerze referencyjnym {reference} nie została znaleziona."
+        )
+    content = page_content(world(), environment(), session, upo_reference)
+    if content is None:
+        raise BadRequest(
+            21178,
+            f"UPO o numerze referencyjnym {upo_reference} dla sesji {reference} "
+            "nie zostało znalezione.",
+        )
+    return _document(content)
+
+
+def _invoice_upo(session: Session | None, invoice: Invoice | None, missing: str) -> Response:
+    if session is None or invoice is None:
+        raise BadRequest(21178, missing)
+    content = invoice_content(world(), environment(), session, invoice)
+    if content is None:
+        raise BadRequest(21178, missing)
+    return _document(content)
+
+
+def invoice_content(
+    present: World, env: Environment, session: Session, invoice: Invoice
+) -> bytes | None:
+    """The UPO of an accepted invoice, always the same bytes; None while there is none."""
+    with env.lock:
+        if invoice.code_at(present.clock.now()) != 200:
+            return None
+        if invoice.upo is None:
+            invoice.upo = upo.build(session, [invoice], present.signer)
+        return invoice.upo
+
+
+def page_content(
+    present: World, env: Environment, session: Session, upo_reference: str
+) -> bytes | None:
+    """One page of the session's collective UPO, always the same bytes; None while there is none."""
+    now = present.clock.now()
+    with env.lock:
+        pages = session.pages(now, present.settings.upo_page_size)
+        for number, page in enumerate(pages, 1):
+            if page.reference != upo_reference:
+                continue
+            if page.content is None:
+                accepted = session.accepted(now)
+                page.content = upo.build(
+                    session,
+                    accepted[page.first : page.last],
+                    present.signer,
+                    upo.PageRange(number, len(pages), page.first, page.last, len(accepted)),
+                )
+            return page.content
+    return None
+
+
+# -- download links --------------------------------------------------------------------------
+
+
+def invoice_link(
+    env: Environment, session: Session, invoice: Invoice, now: datetime
+) -> tuple[str, str]:
+    """A new download link of an invoice's UPO, and when it ends."""
+    return _link(env, f"{session.reference}/{invoice.reference}", now)
+
+
+def upo_page_links(env: Environment, session: Session, now: datetime) -> list[dict[str, Any]]:
+    """The pages of a session's UPO in KSeF's `UpoPageResponse` shape, with new links."""
+    pages = []
+    for page in session.pages(now, world().settings.upo_page_size):
+        url, end = _link(env, f"{session.reference}/{page.reference}", now)
+        pages.append(
+            {
+                "referenceNumber": page.reference,
+                "downloadUrl": url,
+                "downloadUrlExpirationDate": end,
+            }
+        )
+    return pages
+
+
+def _link(env: Environment, name: str, now: datetime) -> tuple[str, str]:
+    end = now + timedelta(seconds=world().settings.link_seconds)
+    expiry, nonce = str(int(end.timestamp())), secrets.token_hex(6)
+    signature = _signature(env, name, expiry, nonce)
+    url = (
+        f"{request.host_url}{env.name}/storage/upo/{name}.xml"
+        f"?se={expiry}&rn={nonce}&sig={signature}"
+    )
+    return url, stamp(end)
+
+
+def _signature(env: Environment, name: str, expiry: str, nonce: str) -> str:
+    message = f"{name}|{expiry}|{nonce}".encode()
+    return hmac.new(env.secret, message, hashlib.sha256).hexdigest()
+
+
+def download(reference: str, name: str) -> Response:
+    """A download link: the signature in the query is the permission, a bearer is refused."""
+    env = environment()
+    expiry, nonce = request.args.get("se", ""), request.args.get("rn", "")
+    signature = _signature(env, f"{reference}/{name}", expiry, nonce)
+    if not hmac.compare_digest(request.args.get("sig", "").encode(), signature.encode()):
+        return _storage_error(403, "AuthenticationFailed", "Signature did not match.")
+    if world().clock.now().timestamp() >= int(expiry):
+        return _storage_error(403, "AuthenticationFailed", "Signed expiry time has passed.")
+    if "Authorization" in request.headers:
+        return _storage_error(400, "InvalidAuthenticationInfo", "Two ways of authentication.")
+    session = env.sessions.get(reference)
+    if session is None:
+        return _storage_error(404, "BlobNotFound", "The specified blob does not exist.")
+    invoice = session.by_reference.get(name)
+    if invoice is not None:
+        content = invoice_content(world(), env, session, invoice)
+    else:
+        content = page_content(world(), env, session, name)
+    if content is None:
+        return _storage_error(404, "BlobNotFound", "The specified blob does not exist.")
+    return _document(content)
+
+
+def _document(content: bytes) -> Response:
+    answer = Response(content, content_type="application/xml")
+    answer.headers["x-ms-meta-hash"] = identifiers.sha256_base64(content)
+    return answer
+
+
+def _storage_error(status: int, code: str, message: str) -> Response:
+    body = (
+        '<?xml version="1.0" encoding="utf-8"?>'
+        f"<Error><Code>{code}</Code><Message>{message}</Message></Error>"
+    )
+    return Response(body, status, content_type="application/xml")
+
+
+def _check_length(reference: str) -> None:
+    if len(reference) != 36:
+        raise BadRequest(21405, f"Numer referencyjny '{reference}' ma nieprawidłową długość.")

@@ -1,0 +1,133 @@
+"""The Ministry's keys: RSA pairs for what clients encrypt, and the key that signs UPOs."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import threading
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
+
+from sandbox.clock import stamp
+
+USAGES: Final = ("KsefTokenEncryption", "SymmetricKeyEncryption")
+_OAEP: Final = padding.OAEP(padding.MGF1(hashes.SHA256()), hashes.SHA256(), None)
+# Generating is left to a few threads so that the start of the sandbox does not wait for it.
+_GENERATORS: Final = ThreadPoolExecutor(2, thread_name_prefix="sandbox-keys")
+
+
+@dataclass(frozen=True)
+class KeyPair:
+    """An RSA key with its self-signed certificate, as KSeF publishes it."""
+
+    usage: str
+    private_key: rsa.RSAPrivateKey
+    certificate: x509.Certificate
+
+    @property
+    def public_key_id(self) -> str:
+        """Base64 SHA-256 of the DER public key: what clients name in `publicKeyId`."""
+        der = self.private_key.public_key().public_bytes(
+            serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+        )
+        return base64.b64encode(hashlib.sha256(der).digest()).decode()
+
+    def decrypt(self, ciphertext: bytes) -> bytes:
+        """RSA-OAEP with SHA-256 and MGF1-SHA-256; ValueError when it does not fit."""
+        return self.private_key.decrypt(ciphertext, _OAEP)
+
+    def as_json(self) -> dict[str, Any]:
+        """One element of GET /security/public-key-certificates."""
+        certificate = self.certificate
+        return {
+            "certificate": base64.b64encode(
+                certificate.public_bytes(serialization.Encoding.DER)
+            ).decode(),
+            "certificateId": base64.b64encode(certificate.fingerprint(hashes.SHA256())).decode(),
+            "publicKeyId": self.public_key_id,
+            "validFrom": stamp(certificate.not_valid_before_utc),
+            "validTo": stamp(certificate.not_valid_after_utc),
+            "usage": [self.usage],
+        }
+
+
+class KeyRing:
+    """The encryption keys of one environment; the newest of each usage comes last."""
+
+    def __init__(self, environment: str) -> None:
+        self._environment = environment
+        self._lock = threading.Lock()
+        self._pairs: list[Future[KeyPair]] = [
+            _GENERATORS.submit(_make_pair, environment, usage) for usage in USAGES
+        ]
+
+    def published(self) -> list[KeyPair]:
+        """The pairs that clients may use now."""
+        with self._lock:
+            pairs = list(self._pairs)
+        return [pair.result() for pair in pairs]
+
+    def find(self, usage: str, public_key_id: str | None) -> KeyPair | None:
+        """The pair named by `public_key_id`, or the newest of that usage when it is None."""
+        fitting = [pair for pair in self.published() if pair.usage == usage]
+        if public_key_id is None:
+            return fitting[-1]
+        return next((pair for pair in fitting if pair.public_key_id == public_key_id), None)
+
+    def rotate(self, *, keep_old: bool = False) -> None:
+        """Makes new pairs; the old ones are withdrawn at once unless `keep_old`."""
+        fresh = [_GENERATORS.submit(_make_pair, self._environment, usage) for usage in USAGES]
+        with self._lock:
+            self._pairs = [*self._pairs, *fresh] if keep_old else fresh
+
+
+@dataclass(frozen=True)
+class Signer:
+    """The key that signs UPOs, one for all environments; an elliptic one, as signing is fast."""
+
+    private_key: ec.EllipticCurvePrivateKey
+    certificate: x509.Certificate
+
+    @classmethod
+    def make(cls) -> Signer:
+        """A new key with its self-signed certificate."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        return cls(key, _certify(key, "Ministerstwo Finansów - SANDBOX - UPO"))
+
+    def certificate_pem(self) -> str:
+        """What signatures verify against."""
+        return self.certificate.public_bytes(serialization.Encoding.PEM).decode()
+
+
+def _make_pair(environment: str, usage: str) -> KeyPair:
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    return KeyPair(usage, key, _certify(key, f"KSeF SANDBOX {environment} {usage}"))
+
+
+def _certify(
+    key: rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey, common_name: str
+) -> x509.Certificate:
+    name = x509.Name(
+        [
+            x509.NameAttribute(x509.NameOID.COUNTRY_NAME, "PL"),
+            x509.NameAttribute(x509.NameOID.ORGANIZATION_NAME, "SANDBOX"),
+            x509.NameAttribute(x509.NameOID.COMMON_NAME, common_name),
+        ]
+    )
+    now = datetime.now(UTC)
+    return (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(hours=1))
+        .not_valid_after(now + timedelta(days=730))
+        .sign(key, hashes.SHA256())
+    )

@@ -1,0 +1,83 @@
+"""KSeF's request limits: exact rolling windows of 1, 60 and 3600 seconds."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections import deque
+from datetime import datetime
+from typing import Final
+
+from sandbox.settings import Limits
+
+NO_LIMIT: Final = -1
+WINDOWS: Final = (1, 60, 3600)
+WINDOW_WORDS: Final = ("sekundę", "minutę", "godzinę")
+
+LIMITS: Final[Limits] = {
+    "onlineSession": (10, 30, 120),
+    "onlineSessionClose": (20, 60, 240),
+    "batchSession": (10, 20, 60),
+    "batchSessionClose": (20, 40, 120),
+    "invoiceSend": (10, 30, 180),
+    "invoiceStatus": (30, 120, 1200),
+    "sessionList": (5, 10, 60),
+    "sessionInvoiceList": (10, 20, 200),
+    "sessionMisc": (10, 120, 1200),
+    "invoiceMetadata": (8, 16, 20),
+    "invoiceExport": (8, 16, 20),
+    "invoiceExportStatus": (10, 60, 600),
+    "invoiceDownload": (8, 16, 64),
+    "collectiveIdentifier": (20, 120, 240),
+    "other": (10, 30, 120),
+    "anonymous": (60, NO_LIMIT, NO_LIMIT),
+    "global": (75, NO_LIMIT, NO_LIMIT),
+}
+
+
+def effective(changed: Limits) -> Limits:
+    """The limits of all groups with the changed ones taken in."""
+    return {**LIMITS, **changed}
+
+
+class Quota:
+    """Counts admitted calls per key. A refused call is not counted."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._admitted: dict[tuple[str, ...], deque[float]] = {}
+
+    def clear(self) -> None:
+        """Forgets all calls."""
+        with self._lock:
+            self._admitted.clear()
+
+    def admit(
+        self, claims: list[tuple[tuple[str, ...], tuple[int, int, int]]], now: datetime
+    ) -> tuple[int, str] | None:
+        """Counts one call against all `claims` (key, limits), or against none of them.
+
+        Returns None when it is admitted, else the whole seconds until a repeat can be and which
+        limit stood in the way.
+        """
+        moment = now.timestamp()
+        with self._lock:
+            wait = 0.0
+            reason = ""
+            for key, limits in claims:
+                admitted = self._admitted.setdefault(key, deque())
+                while admitted and admitted[0] <= moment - WINDOWS[-1]:
+                    admitted.popleft()
+                for limit, window, word in zip(limits, WINDOWS, WINDOW_WORDS, strict=True):
+                    if limit == NO_LIMIT or len(admitted) < limit:
+                        continue
+                    # The window is full while the limit-th newest call is still inside it.
+                    free_at = (admitted[-limit] if limit else moment) + window
+                    if free_at - moment > wait:
+                        wait = free_at - moment
+                        reason = f"{limit} żądań na {word}"
+            if wait > 0:
+                return max(1, math.ceil(wait)), reason
+            for key, _ in claims:
+                self._admitted[key].append(moment)
+            return None

@@ -1,0 +1,107 @@
+"""Makes UPO documents (v4-3), signed with the sandbox's own key.
+
+As KSeF's test environments do, they name an issuer that the schema does not allow and carry an
+enveloped signature that it has no place for; in everything else they are valid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+from zoneinfo import ZoneInfo
+
+from lxml import etree
+from signxml.algorithms import DigestAlgorithm, SignatureMethod
+from signxml.xades.xades import XAdESDataObjectFormat, XAdESSigner
+
+from sandbox.keys import Signer
+from sandbox.state import Invoice, Session
+
+NAMESPACE: Final = "http://upo.schematy.mf.gov.pl/KSeF/v4-3"
+ISSUER: Final = "Ministerstwo Finansów - środowisko testowe (SANDBOX)"
+_SIGNATURE: Final = "{http://www.w3.org/2000/09/xmldsig#}Signature"
+_WARSAW: Final = ZoneInfo("Europe/Warsaw")
+_STRUCTURES: Final = {
+    "FA (2)": "Schemat_FA(2)_v1-0E.xsd",
+    "FA (3)": "Schemat_FA(3)_v1-0E.xsd",
+}
+
+
+@dataclass(frozen=True)
+class PageRange:
+    """Which page of a collective UPO: `number` of `count`, documents `first` to `last` (from 0)."""
+
+    number: int
+    count: int
+    first: int
+    last: int
+    total: int
+
+
+def build(
+    session: Session, invoices: Sequence[Invoice], signer: Signer, page: PageRange | None = None
+) -> bytes:
+    """The signed UPO of one invoice, or with `page` one page of a session's collective UPO."""
+    root = etree.Element(f"{{{NAMESPACE}}}Potwierdzenie", nsmap={None: NAMESPACE})
+    root.set("wersjaSchemy", "4-3")
+    _add(root, "NazwaPodmiotuPrzyjmujacego", ISSUER)
+    _add(root, "NumerReferencyjnySesji", session.reference)
+    authentication = _add(root, "Uwierzytelnienie")
+    _add(_add(authentication, "IdKontekstu"), "Nip", session.nip)
+    _add(authentication, "NumerReferencyjnyTokenaKSeF", session.token_reference)
+    if page is not None:
+        description = _add(root, "OpisPotwierdzenia")
+        _add(description, "Strona", str(page.number))
+        _add(description, "LiczbaStron", str(page.count))
+        _add(description, "ZakresDokumentowOd", str(page.first + 1))
+        _add(description, "ZakresDokumentowDo", str(page.last))
+        _add(description, "CalkowitaLiczbaDokumentow", str(page.total))
+    _add(
+        root,
+        "NazwaStrukturyLogicznej",
+        _STRUCTURES.get(session.form_code, f"Schemat_{session.form_code.replace(' ', '')}.xsd"),
+    )
+    _add(root, "KodFormularza", session.form_code)
+    for invoice in invoices:
+        document = _add(root, "Dokument")
+        _add(document, "NipSprzedawcy", invoice.seller_nip)
+        _add(document, "NumerKSeFDokumentu", invoice.ksef_number or "")
+        _add(document, "NumerFaktury", invoice.invoice_number or "")
+        _add(document, "DataWystawieniaFaktury", invoice.issue_date)
+        _add(document, "DataPrzeslaniaDokumentu", _local(invoice.received))
+        _add(document, "DataNadaniaNumeruKSeF", _local(invoice.finishes or invoice.received))
+        _add(document, "SkrotDokumentu", invoice.sha256)
+        _add(document, "TrybWysylki", "Offline" if invoice.offline else "Online")
+    return _sign(root, signer)
+
+
+def resign(content: bytes, signer: Signer, change: Callable[[etree._Element], None]) -> bytes:
+    """The document after `change`, with a fresh and right signature in place of the old one."""
+    root = etree.fromstring(content, etree.XMLParser(resolve_entities=False, no_network=True))
+    for signature in root.findall(_SIGNATURE):
+        root.remove(signature)
+    change(root)
+    return _sign(root, signer)
+
+
+def _sign(root: etree._Element, signer: Signer) -> bytes:
+    # Exclusive C14N would not verify: the default, inclusive one stays.
+    signed = XAdESSigner(
+        signature_algorithm=SignatureMethod.ECDSA_SHA256,
+        digest_algorithm=DigestAlgorithm.SHA256,
+        data_object_format=XAdESDataObjectFormat(Description="UPO", MimeType="text/xml"),
+    ).sign(root, key=signer.private_key, cert=[signer.certificate])
+    document: bytes = etree.tostring(signed, xml_declaration=True, encoding="utf-8")
+    return document
+
+
+def _add(parent: etree._Element, name: str, text: str | None = None) -> etree._Element:
+    element = etree.SubElement(parent, f"{{{NAMESPACE}}}{name}")
+    element.text = text
+    return element
+
+
+def _local(moment: datetime) -> str:
+    return moment.astimezone(_WARSAW).isoformat(timespec="milliseconds")
