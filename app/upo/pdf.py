@@ -41,6 +41,7 @@ _TEST_HEIGHT: Final = 20.0
 _TITLE_HEIGHT: Final = 34.0
 _RUNNING_HEAD_HEIGHT: Final = 20.0
 _ISSUER_WIDTH: Final = 420.0
+_SESSION_WIDTH: Final = 200.0
 _GAP: Final = 7.0
 _WIDEST_GAP: Final = 12.0
 _FACT_GAP: Final = 26.0
@@ -53,7 +54,8 @@ _WORDMARK: Final = (18.0, _WORDMARK_HEIGHT)
 _TITLE: Final = (13.0, 16.0)
 _FACT: Final = (8.4, 11.0)
 _HEADING: Final = (6.6, 8.0)
-_CELL: Final = (6.8, 8.6)
+# The document table takes the first with which no value that need not wrap does.
+_CELLS: Final = ((7.4, 9.4), (7.1, 9.0), (6.8, 8.6))
 _SMALL: Final = (6.8, 9.0)
 _ISSUER: Final = (9.0, 11.0)
 _PAGE_NUMBER: Final = (8.4, 9.0)
@@ -129,8 +131,9 @@ class _Drawing:
         self._issuer = self._text(upo.issuer, _ISSUER, _ISSUER_WIDTH, self._faces.strong)
         self._facts = self._measure_facts()
         self._ordinal = self._words(labels.ordinal, _HEADING, self._faces.strong)
-        last = self._words(str(len(upo.documents)), _CELL, self._faces.code)
-        self._ordinal_right = _LEFT + max(self._ordinal.width, last.width)
+        self._fields = self._document_fields()
+        self._cell = self._largest_cell()
+        self._ordinal_right = _LEFT + self._ordinal_width(self._cell)
         self._columns = self._measure_columns()
         self._heights = self._measure_rows()
         self._pages = self._paginate()
@@ -205,7 +208,7 @@ class _Drawing:
         yield labels.schema_name, upo.schema_name, None
         yield labels.form_code, upo.form_code, None
 
-    def _fields(self) -> list[_Field]:
+    def _document_fields(self) -> list[_Field]:
         labels, documents = self._labels, self._upo.documents
         assigned_at = [polish_time(document.ksef_number_assigned_at) for document in documents]
         fields = [
@@ -224,31 +227,43 @@ class _Drawing:
             fields.append(_Field(labels.sending_mode, modes, 7, is_code=False))
         return fields
 
+    def _largest_cell(self) -> tuple[float, float]:
+        for cell in _CELLS:
+            widths = [self._natural_width(field, cell) + _GAP for field in self._fields]
+            if _LEFT + self._ordinal_width(cell) + sum(widths) <= _RIGHT:
+                return cell
+        return _CELLS[-1]
+
+    def _ordinal_width(self, cell: tuple[float, float]) -> float:
+        last = self._words(str(len(self._upo.documents)), cell, self._faces.code)
+        return max(self._ordinal.width, last.width)
+
+    def _natural_width(self, field: _Field, cell: tuple[float, float]) -> float:
+        """The width of the longest value, within what the field allows, and of its heading."""
+        longest = max(map(len, field.values))
+        content = self._faces.code.width("0", cell[0]) * min(longest, field.longest or longest)
+        words = [self._faces.strong.width(word, _HEADING[0]) for word in field.heading.split()]
+        # A little more, against the rounding of sums.
+        return max(content, *words) + 0.01
+
     def _measure_columns(self) -> tuple[_Column, ...]:
-        fields = self._fields()
-        widths = [self._natural_width(field) for field in fields]
         room = _RIGHT - self._ordinal_right
-        fixed = sum(
-            width for field, width in zip(fields, widths, strict=True) if field.longest is not None
-        )
-        gap = min(max(_GAP, (room - sum(widths)) / len(fields)), _WIDEST_GAP)
+        count = len(self._fields)
+        naturals = [self._natural_width(field, self._cell) for field in self._fields]
+        gap = min(max(_GAP, (room - sum(naturals)) / count), _WIDEST_GAP)
+        fixed = [
+            width
+            for field, width in zip(self._fields, naturals, strict=True)
+            if field.longest is not None
+        ]
+        rest = room - gap * count - sum(fixed)
         left = self._ordinal_right + gap
         columns = []
-        for field, natural in zip(fields, widths, strict=True):
-            width = room - gap * len(fields) - fixed if field.longest is None else natural
+        for field, natural in zip(self._fields, naturals, strict=True):
+            width = rest if field.longest is None else natural
             columns.append(self._measure_column(field, left, width))
             left += width + gap
         return tuple(columns)
-
-    def _natural_width(self, field: _Field) -> float:
-        """The width of the longest value, within what the field allows, and of its heading."""
-        size, _ = _CELL
-        longest = max(map(len, field.values))
-        content = self._faces.code.width("0", size) * min(longest, field.longest or longest)
-        heading_size, _ = _HEADING
-        words = [self._faces.strong.width(word, heading_size) for word in field.heading.split()]
-        # A little more, against the rounding of sums.
-        return max(content, *words) + 0.01
 
     def _measure_column(self, field: _Field, left: float, width: float) -> _Column:
         size, leading = _HEADING
@@ -257,17 +272,17 @@ class _Drawing:
         face = self._faces.code if field.is_code else self._faces.text
         # Also finds out whether a character has to be replaced, which each page's foot says.
         may_wrap = any(
-            len(self._text(value, _CELL, width, face).lines) > 1 for value in set(field.values)
+            len(self._text(value, self._cell, width, face).lines) > 1 for value in set(field.values)
         )
         return _Column(heading, field.values, face, left, width, may_wrap)
 
     def _measure_rows(self) -> list[float]:
         wrapping = [column for column in self._columns if column.may_wrap]
-        _, leading = _CELL
+        _, leading = self._cell
         heights = []
         for index in range(len(self._upo.documents)):
             cells = (
-                self._text(column.values[index], _CELL, column.width, column.face)
+                self._text(column.values[index], self._cell, column.width, column.face)
                 for column in wrapping
             )
             content = max((cell.height for cell in cells), default=leading)
@@ -276,11 +291,11 @@ class _Drawing:
 
     def _paginate(self) -> list[range]:
         """The rows of each page; a head too tall may leave none for the first page."""
-        pages = []
+        pages: list[range] = []
         first = 0
         top = self._table_top(0) + self._heading_height
         for index, height in enumerate(self._heights):
-            if top + height > _TABLE_BOTTOM:
+            if top + height > _TABLE_BOTTOM and (index > first or not pages):
                 pages.append(range(first, index))
                 first = index
                 top = self._table_top(len(pages)) + self._heading_height
@@ -295,7 +310,8 @@ class _Drawing:
     @property
     def _title_top(self) -> float:
         issuer = _SMALL[1] + self._issuer.height + _SMALL[1]
-        return _TOP + max(_WORDMARK_HEIGHT + _TEST_HEIGHT, issuer) + 8.0
+        test = _TEST_HEIGHT if self._is_test else 0.0
+        return _TOP + max(_WORDMARK_HEIGHT + test, issuer) + 8.0
 
     def _table_top(self, page: int) -> float:
         if page > 0:
@@ -370,9 +386,13 @@ class _Drawing:
         title = self._words(self._labels.title, _FACT, self._faces.strong)
         sheet.write(title, _LEFT, _TOP - 2.0)
         session = self._text(
-            self._upo.session_reference_number, _FACT, _PAGE_WIDTH, self._faces.code
+            self._upo.session_reference_number, _FACT, _SESSION_WIDTH, self._faces.code
         )
+        # The first page has it in full, whatever its length.
+        session = session._replace(lines=session.lines[:1])
         sheet.write_flush_right(session, _RIGHT, _TOP - 2.0)
+        label = self._words(self._labels.session, _SMALL)
+        sheet.write_flush_right(label, _RIGHT - session.width - 6.0, _TOP - 1.0, GREY)
         if self._is_test:
             self._draw_test(sheet, _LEFT + title.width + 14.0, _TOP - 3.5, 9.5)
 
@@ -394,10 +414,10 @@ class _Drawing:
         top += self._heading_height
         sheet.rule(_LEFT, _RIGHT, top, *_RULE)
         for index in rows:
-            number = self._words(str(index + 1), _CELL, self._faces.code)
+            number = self._words(str(index + 1), self._cell, self._faces.code)
             sheet.write_flush_right(number, self._ordinal_right, top + _CELL_PADDING)
             for _, values, face, left, width, _ in self._columns:
-                cell = self._text(values[index], _CELL, width, face)
+                cell = self._text(values[index], self._cell, width, face)
                 sheet.write(cell, left, top + _CELL_PADDING)
             top += self._heights[index]
             sheet.rule(_LEFT, _RIGHT, top, *_HAIRLINE)

@@ -72,7 +72,8 @@ class Sheet:
         """Write the lines so that each ends at `right`."""
         self._use(colour)
         for line in text.lines:
-            self._write_line(text, line, right - text.face.width(line, text.size), top)
+            width = text.face.width(line.rstrip(" "), text.size)
+            self._write_line(text, line, right - width, top)
             top += text.leading
 
     def write_on(self, text: Text, colour: str = BLACK) -> None:

@@ -19,10 +19,12 @@ from app.errors import KsefInvalidResponse
 ContextType = Literal["Nip", "IdWewnetrzny", "IdZlozonyVatUE", "IdDostawcyUslugPeppol"]
 
 MAX_BYTES: Final = 32 * 1024 * 1024
-# The schema allows 256 characters at most; twice that still fits on one page of the PDF.
-MAX_VALUE_LENGTH: Final = 512
-# The same before space is collapsed: room for any indentation.
-MAX_RAW_LENGTH: Final = 16 * MAX_VALUE_LENGTH
+# Characters of a value. The schema allows 256 in names and 44 in identifiers; a row of a table with
+# these is still lower than a page of the PDF.
+MAX_NAME_LENGTH: Final = 512
+MAX_IDENTIFIER_LENGTH: Final = 128
+# Before space is collapsed: room for any indentation.
+MAX_RAW_LENGTH: Final = 8 * 1024
 MAX_DEPTH: Final = 64
 # 10,000 documents have 90,000 elements, a signature has a hundred.
 MAX_ELEMENTS: Final = 200_000
@@ -73,6 +75,10 @@ _DOCUMENT_FIELDS: Final = frozenset(
         "SkrotDokumentu",
         "TrybWysylki",
     }
+)
+# All other values are numbers, times, or identifiers of a fixed length.
+_NAMES: Final = frozenset(
+    {"NazwaPodmiotuPrzyjmujacego", "NazwaStrukturyLogicznej", "KodFormularza", "NumerFaktury"}
 )
 
 
@@ -275,7 +281,8 @@ class _UpoReader:
         name = self._name()
         if not value:
             raise _missing(name)
-        if len(value) > MAX_VALUE_LENGTH:
+        is_name = self._path[-1] in _NAMES
+        if len(value) > (MAX_NAME_LENGTH if is_name else MAX_IDENTIFIER_LENGTH):
             raise KsefInvalidResponse(f"The UPO's field {name} is too long.")
         if self._path[1] == _DOCUMENT:
             self._document[self._path[2]] = value
