@@ -10,6 +10,9 @@ from typing import TypeVar
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
+import psycopg2
+import psycopg2.extensions
+
 T = TypeVar("T")
 
 ENVIRONMENTS = ("test", "demo", "prod")
@@ -112,8 +115,10 @@ def from_environment(environ: Mapping[str, str] | None = None) -> Settings:
 
 
 def _database_url(text: str) -> str:
-    if urlsplit(text).scheme not in ("postgresql", "postgres"):
-        raise ValueError("is not a postgresql:// URL")
+    try:
+        psycopg2.extensions.parse_dsn(text)
+    except psycopg2.ProgrammingError:
+        raise ValueError("is not a postgresql:// URL") from None
     return text
 
 

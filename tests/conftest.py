@@ -26,6 +26,8 @@ from psycopg2.extensions import make_dsn
 from app.db.migrate import migrate
 from sandbox import postgres
 
+pytest_plugins = ["tests.service"]
+
 PROJECT = Path(__file__).parents[1]
 ROLES = ("ksef_proxy", "erp")  # made by the first migration, without login
 

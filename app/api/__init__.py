@@ -21,7 +21,9 @@ _DESCRIPTION = (
 
 
 class _Api(Api):  # type: ignore[misc]
-    """flask-smorest's API; errors are answered by `problems` alone."""
+    """flask-smorest's API; errors are answered, and described, by `problems` alone."""
+
+    DEFAULT_ERROR_RESPONSE_NAME = None
 
     def _register_error_handlers(self) -> None:
         pass

@@ -16,7 +16,7 @@ from app.api.schemas import NoQuery, Problem
 View = TypeVar("View", bound=Callable[..., Any])
 
 
-class StrictParser(FlaskParser):  # type: ignore[misc]
+class StrictParser(FlaskParser):
     """Refuses what is unknown or repeated, with the contract's 400."""
 
     DEFAULT_VALIDATION_STATUS = 400
@@ -34,7 +34,7 @@ class StrictParser(FlaskParser):  # type: ignore[misc]
 
     def handle_error(self, error: ValidationError, *_args: Any, **_kwargs: Any) -> NoReturn:
         """Tell what is wrong with which parameter; the values themselves are not repeated."""
-        found = next(iter(error.normalized_messages().values()))
+        found = next(iter(error.messages_dict.values()))
         raise errors.InvalidParameter(
             "Invalid: " + ", ".join(sorted(map(_printable, found))) + ".",
             errors={_printable(name): _sentences(what) for name, what in found.items()},
@@ -58,7 +58,7 @@ class Blueprint(SmorestBlueprint):  # type: ignore[misc]
         """Check path and query; the view gets the loaded path (if any), then the loaded query."""
 
         def decorate(view: View) -> View:
-            checked = self.arguments(query, location="query")(view)
+            checked: View = self.arguments(query, location="query")(view)
             return self.arguments(path, location="path")(checked) if path else checked
 
         return decorate

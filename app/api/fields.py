@@ -39,13 +39,12 @@ def _crc_is_right(text: str) -> None:
         raise ValidationError("The check digits of the KSeF number are wrong.")
 
 
-def environment(**kwargs: object) -> fields.String:
+def environment() -> fields.String:
     """One of KSeF's environments."""
     return fields.String(
         required=True,
         validate=validate.OneOf(ENVIRONMENTS, error="Must be one of: {choices}."),
         metadata={"description": "KSeF environment"},
-        **kwargs,
     )
 
 

@@ -32,7 +32,7 @@ def show_outage(path: dict[str, str], _query: dict[str, str], **_url: str) -> Re
 @blueprint.response(200, OutageAnswer)
 @blueprint.problems({403: "`forbidden`, `simulation_forbidden` (prod)"})
 def simulate(
-    body: dict[str, Any], path: dict[str, str], _query: dict[str, str], **_url: str
+    path: dict[str, str], _query: dict[str, str], body: dict[str, Any], **_url: str
 ) -> Response:
     """Simulate an outage for the caller's company (admin; test and demo only)."""
     require_admin()

@@ -13,9 +13,8 @@ from app.api.blueprint import Blueprint
 from app.api.context import parts, settings
 from app.api.responses import json_response, local_time, rfc3339
 from app.api.schemas import SessionAnswer, SessionPath
-from app.ksef.wire import SessionInvoice
 from app.services.parts import Place
-from app.services.status import Snapshot, check_session
+from app.services.status import SessionInvoice, Snapshot, check_session
 
 blueprint = Blueprint("status", description="What became of a session sent to KSeF")
 

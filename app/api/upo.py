@@ -13,6 +13,7 @@ from app.services.parts import Place
 from app.services.upo import UpoFile, fetch_upo
 
 MEDIA_TYPES = {"xml": "application/xml", "pdf": "application/pdf"}
+_BINARY = {"type": "string", "format": "binary"}
 
 blueprint = Blueprint("upo", description="The UPO, KSeF's official receipt of an invoice")
 
@@ -24,6 +25,8 @@ blueprint = Blueprint("upo", description="The UPO, KSeF's official receipt of an
     UpoAnswer,
     description="The UPO in JSON; the document itself where Accept names its own type",
 )
+@blueprint.alt_response(200, schema=_BINARY, content_type="application/pdf", success=True)
+@blueprint.alt_response(200, schema=_BINARY, content_type="application/xml", success=True)
 @blueprint.alt_response(304, description="The document is the one that If-None-Match names")
 @blueprint.problems(
     {

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import psycopg2
+import psycopg2.errors
 import psycopg2.extras
 
 from app import errors, telemetry
@@ -54,6 +55,9 @@ class Database:
             raise errors.Unavailable("The service is busy: no database connection is free.")
         try:
             yield from self._in_transaction()
+        except (psycopg2.errors.UndefinedTable, psycopg2.errors.UndefinedColumn) as error:
+            telemetry.warning("the database is not migrated", sqlstate=error.pgcode)
+            raise errors.Unavailable("The database is not migrated.") from error
         except psycopg2.OperationalError as error:
             telemetry.warning("database failure", kind=type(error).__name__, sqlstate=error.pgcode)
             raise errors.Unavailable("The database does not answer.") from error

@@ -8,7 +8,8 @@ from datetime import datetime
 from app import clock
 from app.ksef.gateway import Gateway
 from app.ksef.listing import all_invoices
-from app.ksef.wire import SUCCESS, SessionInvoice, SessionStatus
+from app.ksef.wire import SUCCESS, SessionStatus
+from app.ksef.wire import SessionInvoice as SessionInvoice
 from app.services import linking, outages
 from app.services.auth import ActiveSession
 from app.services.parts import Parts, Place

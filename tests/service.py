@@ -1,0 +1,116 @@
+"""The service for tests: an application on the migrated database, before the sandbox KSeF.
+
+| fixture | gives |
+|---|---|
+| `settings` | settings for the test's database and the sandbox, with quick deadlines |
+| `app` | the application in this process |
+| `parts` | its services' parts |
+| `company` | a company with an admin, and in each environment a KSeF token and a live session |
+| `make_company` | makes more of them |
+"""
+
+import base64
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+from werkzeug.test import TestResponse
+
+from app import create_app
+from app.api.context import EXTENSION
+from app.services import auth, users
+from app.services.parts import Parts, Place
+from app.settings import ENVIRONMENTS, Settings, Timing
+from sandbox.control import Control
+
+PASSWORD = "correct horse battery staple"
+QUICK = Timing(login_poll=0.01, lease_poll=0.02, ksef_connect=1.0, ksef_call=2.0, request=5.0)
+
+
+@dataclass(frozen=True)
+class Company:
+    """A company and the way to ask in its name."""
+
+    nip: str
+    email: str
+    client: FlaskClient
+
+    @property
+    def authorization(self) -> dict[str, str]:
+        return basic(self.email, PASSWORD)
+
+    def request(self, method: str, path: str, **kwargs: Any) -> TestResponse:
+        headers = {**self.authorization, **kwargs.pop("headers", {})}
+        return self.client.open(path, method=method, headers=headers, **kwargs)
+
+    def get(self, path: str, **kwargs: Any) -> TestResponse:
+        return self.request("GET", path, **kwargs)
+
+    def place(self, environment: str = "test") -> Place:
+        return Place(self.nip, environment)
+
+
+def basic(email: str, password: str) -> dict[str, str]:
+    """The header of HTTP Basic."""
+    credentials = base64.b64encode(f"{email}:{password}".encode()).decode()
+    return {"Authorization": f"Basic {credentials}"}
+
+
+@pytest.fixture(scope="session")
+def secret_key() -> bytes:
+    return os.urandom(32)
+
+
+@pytest.fixture
+def control(sandbox: Any) -> Control:
+    """The sandbox's control plane, reset."""
+    return Control(sandbox.url)
+
+
+@pytest.fixture
+def settings(database: Any, sandbox: Any, secret_key: bytes) -> Settings:
+    return Settings(
+        database_url=database.service_dsn,
+        secret_keys=(secret_key,),
+        ksef_urls={name: f"{sandbox.url}/{name}/v2" for name in ENVIRONMENTS},
+        timing=QUICK,
+    )
+
+
+@pytest.fixture
+def app(settings: Settings) -> Any:
+    app = create_app(settings)
+    yield app
+    app.extensions[EXTENSION][1].db.close()
+
+
+@pytest.fixture
+def parts(app: Flask) -> Parts:
+    return app.extensions[EXTENSION][1]
+
+
+@pytest.fixture
+def make_company(app: Flask, parts: Parts, control: Control) -> Callable[..., Company]:
+    """Make a company: `make_company(nip, role="admin", logged_in=True)`."""
+
+    def make(nip: str, *, role: str = "admin", logged_in: bool = True) -> Company:
+        email = f"erp@{nip}.example"
+        users.add_company(parts, nip, f"Spółka {nip}")
+        users.add_user(parts, email=email, nip=nip, role=role, password=PASSWORD)
+        for environment in ENVIRONMENTS if logged_in else ():
+            place = Place(nip, environment)
+            auth.set_token(parts, place, control.add_token(environment, nip))
+            auth.log_in(parts, place)
+        control.clear_calls()
+        return Company(nip, email, app.test_client())
+
+    return make
+
+
+@pytest.fixture
+def company(make_company: Callable[..., Company]) -> Company:
+    return make_company("5265877635")
