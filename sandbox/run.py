@@ -1,0 +1,273 @@
+"""`make run`: PostgreSQL, the sandbox KSeF and the service on this machine, with demo data.
+
+Needs no settings. `PORT` (8080) is the service's port; with `DATABASE_URL` that PostgreSQL is used
+in place of the embedded one. Everything kept stands in `.run`.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+import os
+import secrets
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
+
+import psycopg2
+import requests
+
+from app import make_parts, settings, telemetry
+from app.db.migrate import migrate
+from app.settings import ENVIRONMENTS
+from sandbox import demo, postgres, server
+from sandbox.control import Control
+from sandbox.demo import Demo
+
+PROJECT = Path(__file__).parents[1]
+KEPT = PROJECT / ".run"
+_DATABASE = "ksef_proxy"
+_READY_SECONDS = 30.0
+
+
+@dataclass(frozen=True)
+class Databases:
+    """The database as its owner, the service and an ERP see it; `place` is for the page."""
+
+    owner: str
+    service: str
+    erp: str
+    place: str
+
+
+def main() -> None:
+    """Bring everything up, print the page, wait for Ctrl-C, stop everything."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    port = int(os.environ.get("PORT", "8080"))
+    try:
+        with ExitStack() as stack:
+            _run(stack, port)
+    except KeyboardInterrupt:
+        print("\nStopped.")
+    except (postgres.PostgresError, settings.SettingsError, _NotStarted) as error:
+        sys.exit(str(error))
+
+
+class _NotStarted(Exception):
+    """The text is for the person at the terminal."""
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def _run(stack: ExitStack, port: int) -> None:
+    _require_free(port)
+    KEPT.mkdir(exist_ok=True)
+    kept = _kept_secrets()
+    _say("PostgreSQL")
+    databases = stack.enter_context(_databases())
+    _say("migrations")
+    migrate(databases.owner)
+    _allow_login(databases)
+    _say("sandbox KSeF")
+    ksef = stack.enter_context(server.start(port=_free_port(port + 10)))
+    environment = _environment(databases, kept["secret_key"], ksef.url, port)
+    _write_env(environment)
+    _say("demo data")
+    shown = _prepare(environment, ksef.url, databases.erp, kept["password"])
+    _say("gunicorn")
+    service = stack.enter_context(_service(environment))
+    _wait_until_ready(service, port)
+    print(_page(port, ksef.url, databases.place, kept["password"], shown), flush=True)
+    service.wait()
+    raise _NotStarted(f"gunicorn ended; its log: {KEPT / 'service.log'}")
+
+
+def _say(what: str) -> None:
+    print(f"  starting: {what}", flush=True)
+
+
+def _require_free(port: int) -> None:
+    with closing(socket.socket()) as probe:
+        if probe.connect_ex(("127.0.0.1", port)) == 0:
+            raise _NotStarted(f"Port {port} is taken. Choose another one: make run PORT=8000")
+
+
+def _free_port(wanted: int) -> int:
+    """The port wanted, or 0 (any) where it is taken."""
+    with closing(socket.socket()) as probe:
+        return 0 if probe.connect_ex(("127.0.0.1", wanted)) == 0 else wanted
+
+
+def _kept_secrets() -> dict[str, str]:
+    """The key that seals KSeF's secrets and the demo user's password, made once."""
+    file = KEPT / "secrets.json"
+    if not file.exists():
+        made = {
+            "secret_key": base64.b64encode(os.urandom(32)).decode(),
+            "password": secrets.token_urlsafe(12),
+        }
+        _write_private(file, json.dumps(made))
+    kept: dict[str, str] = json.loads(file.read_text())
+    return kept
+
+
+@contextlib.contextmanager
+def _databases() -> Iterator[Databases]:
+    if url := os.environ.get("DATABASE_URL"):
+        yield Databases(url, url, url, "that of DATABASE_URL")
+        return
+    with postgres.start(KEPT / "postgres", durable=True) as running:
+        with closing(psycopg2.connect(running.dsn())) as connection:
+            connection.autocommit = True
+            with connection.cursor() as cursor:
+                cursor.execute("SELECT FROM pg_database WHERE datname = %s", (_DATABASE,))
+                if cursor.fetchone() is None:
+                    cursor.execute(f"CREATE DATABASE {_DATABASE}")
+        place = str(running.folder)
+        if running.moved_from:
+            place += f" (PostgreSQL's user cannot reach {running.moved_from})"
+        yield Databases(
+            owner=running.dsn(_DATABASE),
+            service=running.dsn(_DATABASE, "ksef_proxy"),
+            erp=running.dsn(_DATABASE, "erp"),
+            place=place,
+        )
+
+
+def _allow_login(databases: Databases) -> None:
+    """Let the roles of the service and the ERP log in, to the embedded PostgreSQL only."""
+    if databases.owner == databases.service:
+        return
+    with (
+        closing(psycopg2.connect(databases.owner)) as connection,
+        connection,
+        connection.cursor() as cursor,
+    ):
+        cursor.execute("ALTER ROLE ksef_proxy LOGIN; ALTER ROLE erp LOGIN")
+
+
+def _environment(databases: Databases, secret_key: str, ksef_url: str, port: int) -> dict[str, str]:
+    return {
+        "DATABASE_URL": databases.service,
+        "SECRET_KEYS": secret_key,
+        "PORT": str(port),
+        **{f"KSEF_URL_{name.upper()}": f"{ksef_url}/{name}/v2" for name in ENVIRONMENTS},
+    }
+
+
+def _write_env(environment: dict[str, str]) -> None:
+    lines = [f"export {name}={shlex.quote(value)}" for name, value in environment.items()]
+    _write_private(KEPT / "env", "\n".join(lines) + "\n")
+
+
+def _write_private(file: Path, text: str) -> None:
+    file.touch(mode=0o600)
+    file.chmod(0o600)
+    file.write_text(text)
+
+
+def _prepare(environment: dict[str, str], ksef_url: str, erp_dsn: str, password: str) -> Demo:
+    telemetry.configure("WARNING")
+    parts = make_parts(settings.from_environment(environment))
+    try:
+        with Control(ksef_url) as control:
+            return demo.prepare(parts, control, erp_dsn, password)
+    finally:
+        parts.db.close()
+
+
+@contextlib.contextmanager
+def _service(environment: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
+    command = [sys.executable, "-m", "gunicorn", "--config", "app/gunicorn.py", "wsgi:app"]
+    with (KEPT / "service.log").open("wb") as log:
+        process = subprocess.Popen(
+            command, cwd=PROJECT, env=os.environ | environment, stdout=log, stderr=log
+        )
+    try:
+        yield process
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def _wait_until_ready(service: subprocess.Popen[bytes], port: int) -> None:
+    deadline = time.monotonic() + _READY_SECONDS
+    with requests.Session() as http:
+        http.trust_env = False
+        while time.monotonic() < deadline and service.poll() is None:
+            with contextlib.suppress(requests.RequestException):
+                if http.get(f"http://127.0.0.1:{port}/readyz", timeout=2).ok:
+                    return
+            time.sleep(0.05)
+    log = (KEPT / "service.log").read_text(errors="replace").splitlines()[-20:]
+    raise _NotStarted("\n".join([*log, "gunicorn did not start; the lines above are its log."]))
+
+
+def _page(port: int, ksef_url: str, database: str, password: str, shown: Demo) -> str:
+    base = f"http://127.0.0.1:{port}"
+    curl = f"curl -sS -w '\\n' -u {shlex.quote(f'{demo.EMAIL}:{password}')}"
+    status = f"{base}/invoices/test/status"
+    online, batch, moving = (
+        f"{status}/{session.reference_number}"
+        for session in (shown.online, shown.batch, shown.moving)
+    )
+    upo = f"{online}/{shown.online.ksef_numbers[0]}/upo"
+    in_project = f"cd {shlex.quote(str(PROJECT))} && . .run/env &&"
+    rows = f"invoices list --nip {demo.NIP} --environment test"
+    rehearsal = f"{base}/outages/demo/simulation"
+    other = f"{base}/invoices/demo/status/{shown.online.reference_number}"
+    message = shlex.quote('{"message": "Próba trybu offline"}')
+    json_type = "-H 'Content-Type: application/json'"
+    lines = {
+        "What became of an online session; its rows in PostgreSQL are linked to it": (
+            f"{curl} {online}"
+        ),
+        "A batch session, with a duplicate; rows of offline_invoices are linked": f"{curl} {batch}",
+        "A session that KSeF still works on, for a minute; then it is finished": f"{curl} {moving}",
+        "The UPO of an invoice as KSeF's signed XML, in JSON": f"{curl} {upo}",
+        "… as an XML file, unchanged": f"{curl} -H 'Accept: application/xml' -o upo.xml {upo}",
+        "… as a PDF": f"{curl} -H 'Accept: application/pdf' -o upo.pdf '{upo}?docType=pdf'",
+        "The company's session with KSeF": f"{curl} {base}/auth/test",
+        "Rehearse an outage in demo: on, the answer (409), off again": (
+            f"{curl} -X PUT {json_type} -d {message} {rehearsal}; {curl} {other};"
+            f" {curl} -X DELETE {rehearsal}"
+        ),
+        "The company's invoice rows, and the sessions that they are linked to": (
+            f"({in_project} .venv/bin/flask --app wsgi {rows})"
+        ),
+        "The API, for programs": f"curl -sS {base}/openapi.json",
+    }
+    numbered = (
+        f"{number:2}  {title}\n    {line}" for number, (title, line) in enumerate(lines.items(), 1)
+    )
+    return "\n".join(
+        [
+            "",
+            f"ksef-proxy is up: {base}    Ctrl-C stops everything.",
+            "",
+            f"    company    {demo.NIP}  {demo.NAME}",
+            f"    user       {demo.EMAIL}  password {password}",
+            f"    KSeF       the sandbox at {ksef_url} stands in for test, demo and prod",
+            f"    database   {database}",
+            f"    log        {KEPT / 'service.log'}",
+            "",
+            *numbered,
+            "",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    main()
