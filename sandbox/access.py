@@ -15,7 +15,7 @@ from flask import g, request
 from sandbox import quota
 from sandbox.clock import stamp
 from sandbox.problems import BadRequest, TooManyRequests, Unauthorized
-from sandbox.state import Bearer, Environment, Login
+from sandbox.state import Bearer, Environment, Login, Session
 from sandbox.world import world
 
 GROUPS = {
@@ -58,6 +58,23 @@ def require(*kinds: str) -> Login:
     if found is None or found.kind not in kinds:
         raise Unauthorized
     return found.login
+
+
+def check_reference(text: str) -> None:
+    """21405 unless `text` is as long as a reference number."""
+    if len(text) != 36:
+        raise BadRequest(21405, f"Numer referencyjny '{text}' ma nieprawidłową długość.")
+
+
+def find_session(nip: str, reference: str) -> Session:
+    """The session of this NIP; 21405 for a malformed reference, 21173 where there is none."""
+    check_reference(reference)
+    found = environment().session_of(nip, reference)
+    if found is None:
+        raise BadRequest(
+            21173, f"Sesja o numerze referencyjnym {reference} nie została znaleziona."
+        )
+    return found
 
 
 def issue(

@@ -14,11 +14,13 @@ from sandbox import (
     fault_answers,
     faults,
     latarnia,
+    sending,
     sessions,
 )
+from sandbox.calls import Call
 from sandbox.problems import KsefProblem
 from sandbox.state import ENVIRONMENTS
-from sandbox.world import Call, World, world
+from sandbox.world import World, world
 
 _ENVIRONMENT = f"<any({','.join(ENVIRONMENTS)}):environment>"
 
@@ -36,6 +38,7 @@ def create_app(state: World) -> Flask:
     storage = Blueprint("storage", __name__, url_prefix=f"/{_ENVIRONMENT}/storage")
     lighthouse = Blueprint("latarnia", __name__, url_prefix=f"/latarnia/{_ENVIRONMENT}")
     auth.register(ksef)
+    sending.register(ksef)
     sessions.register(ksef)
     documents.register(ksef, storage)
     latarnia.register(lighthouse)
@@ -88,7 +91,7 @@ def _before() -> Response | None:
         user_agent=request.headers.get("User-Agent"),
         has_bearer="Authorization" in request.headers,
     )
-    present.calls.append(g.call)
+    present.calls.note(g.call)
     if present.settings.latency_seconds > 0:
         present.stopping.wait(present.settings.latency_seconds)
     if env is not None and env.down is not None and service != "latarnia":

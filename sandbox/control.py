@@ -218,7 +218,7 @@ class Control:
         return self._send("GET", "settings")
 
     def reset(self) -> None:
-        """Forgets sessions, tokens, faults, calls and the moved clock; keeps keys and settings."""
+        """Back to the state after start: no session, token, fault, call; the keys stay."""
         self._send("POST", "reset")
 
     # -- trouble -----------------------------------------------------------------------------

@@ -6,7 +6,6 @@ Wrong orders are answered 400 `{"error": "…"}`, unknown sessions and invoices 
 from __future__ import annotations
 
 import ipaddress
-from collections import Counter
 from typing import Any
 
 from flask import Blueprint, Response, request
@@ -127,21 +126,18 @@ def change_settings() -> Response:
 
 
 def reset() -> Response:
-    """POST reset: forgets everything but keys and settings."""
+    """POST reset: back to the state after start; only the keys stay."""
     world().reset()
     return Response(status=204)
 
 
 def show_calls() -> Response:
     """GET calls: the log, and the number of calls by method and route."""
-    calls = [call for call in list(world().calls) if _asked_for(call.environment)]
-    counts = Counter(f"{call.method} {call.route or call.path}" for call in calls)
-    return json_response({"calls": [call.as_json() for call in calls], "counts": dict(counts)})
-
-
-def _asked_for(name: str | None) -> bool:
-    wanted = request.args.get("environment")
-    return wanted is None or wanted == name
+    name = request.args.get("environment")
+    log = world().calls
+    return json_response(
+        {"calls": [call.as_json() for call in log.calls(name)], "counts": log.counts(name)}
+    )
 
 
 def clear_calls() -> Response:

@@ -11,7 +11,7 @@ from typing import Any
 from flask import Blueprint, Response, request
 
 from sandbox import identifiers, upo
-from sandbox.access import environment, require
+from sandbox.access import check_reference, environment, find_session, require
 from sandbox.clock import stamp
 from sandbox.problems import BadRequest
 from sandbox.state import Environment, Invoice, Session
@@ -30,7 +30,7 @@ def register(ksef: Blueprint, storage: Blueprint) -> None:
 def upo_by_ksef_number(reference: str, ksef_number: str) -> Response:
     """GET /sessions/{referenceNumber}/invoices/ksef/{ksefNumber}/upo."""
     login = require("access")
-    _check_length(reference)
+    check_reference(reference)
     if not identifiers.is_ksef_number(ksef_number):
         raise BadRequest(21405, f"Nieprawidłowy numer KSeF '{ksef_number}'.")
     session = environment().session_of(login.nip, reference)
@@ -46,8 +46,8 @@ def upo_by_ksef_number(reference: str, ksef_number: str) -> Response:
 def upo_by_reference(reference: str, invoice_reference: str) -> Response:
     """GET /sessions/{referenceNumber}/invoices/{invoiceReferenceNumber}/upo."""
     login = require("access")
-    _check_length(reference)
-    _check_length(invoice_reference)
+    check_reference(reference)
+    check_reference(invoice_reference)
     session = environment().session_of(login.nip, reference)
     invoice = session.by_reference.get(invoice_reference) if session is not None else None
     return _invoice_upo(
@@ -60,13 +60,8 @@ def upo_by_reference(reference: str, invoice_reference: str) -> Response:
 def collective_upo(reference: str, upo_reference: str) -> Response:
     """GET /sessions/{referenceNumber}/upo/{upoReferenceNumber}."""
     login = require("access")
-    _check_length(reference)
-    _check_length(upo_reference)
-    session = environment().session_of(login.nip, reference)
-    if session is None:
-        raise BadRequest(
-            21173, f"Sesja o numerze referencyjnym {reference} nie została znaleziona."
-        )
+    check_reference(upo_reference)
+    session = find_session(login.nip, reference)
     content = page_content(world(), environment(), session, upo_reference)
     if content is None:
         raise BadRequest(
@@ -197,8 +192,3 @@ def _storage_error(status: int, code: str, message: str) -> Response:
         f"<Error><Code>{code}</Code><Message>{message}</Message></Error>"
     )
     return Response(body, status, content_type="application/xml")
-
-
-def _check_length(reference: str) -> None:
-    if len(reference) != 36:
-        raise BadRequest(21405, f"Numer referencyjny '{reference}' ma nieprawidłową długość.")

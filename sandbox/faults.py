@@ -58,6 +58,15 @@ AFTERWARDS: Final = frozenset(
 """Faults that spoil, delay or cut the true answer; the call itself has been carried out."""
 
 
+_NEEDED: Final = {
+    "status": ("status",),
+    "ksef-error": ("code",),
+    "set-header": ("name",),
+    "set-field": ("path",),
+    "drop-field": ("path",),
+}
+
+
 @dataclass
 class Fault:
     """A fault and the calls it waits for. `times` None: until it is cleared."""
@@ -121,6 +130,9 @@ class Faults:
         if kind not in INSTEAD | AFTERWARDS:
             known = ", ".join(sorted(INSTEAD | AFTERWARDS))
             raise ValueError(f"unknown fault {kind!r}; known: {known}")
+        for name in _NEEDED.get(kind, ()):
+            if name not in options:
+                raise ValueError(f"fault {kind} needs {name}")
         service = order.get("service", "api")
         if service not in SERVICES:
             raise ValueError(f"unknown service {service!r}; known: {', '.join(SERVICES)}")

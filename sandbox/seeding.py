@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from sandbox import identifiers
 from sandbox.clock import parse_stamp, stamp
-from sandbox.sessions import make_duplicate
+from sandbox.sending import make_duplicate
 from sandbox.state import (
     MAX_INVOICES,
     ONLINE_LIFETIME,

@@ -16,6 +16,7 @@ from typing import Any, Self, cast
 from werkzeug.serving import ThreadedWSGIServer, WSGIRequestHandler
 
 from sandbox.app import create_app
+from sandbox.settings import Settings
 from sandbox.world import World
 
 _ABORT = struct.pack("ii", 1, 0)
@@ -178,11 +179,9 @@ def start(
     `port` 0 takes a free one. `down` names environments that are out of order, with Latarnia
     saying so; `quota` enforces KSeF's limits; `latency` (seconds) delays every answer.
     """
-    world = World()
-    world.settings.quota = quota
-    world.settings.latency_seconds = latency
-    for name in down:
-        world.set_down(name)
+    world = World(
+        settings=Settings(quota=quota, latency_seconds=latency), down_from_start=tuple(down)
+    )
     server = _Server(host, port, create_app(world), _Handler)
     shown = f"[{host}]" if ":" in host else host
     return RunningSandbox(server, world, f"http://{shown}:{server.server_port}")

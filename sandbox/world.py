@@ -2,52 +2,21 @@
 
 from __future__ import annotations
 
+import copy
 import threading
-from collections import deque
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, cast
+from typing import cast
 
 from flask import current_app
 
+from sandbox.calls import CallLog
 from sandbox.clock import Clock, stamp
 from sandbox.faults import Faults
 from sandbox.keys import Signer
 from sandbox.quota import Quota
 from sandbox.settings import Settings
 from sandbox.state import ENVIRONMENTS, Environment
-
-
-@dataclass
-class Call:
-    """One call in the log. `status` stays None where the connection ended without an answer."""
-
-    service: str
-    environment: str | None
-    method: str
-    path: str
-    query: str
-    route: str | None
-    at: str
-    nip: str | None = None
-    status: int | None = None
-    fault: str | None = None
-    page_size: str | None = None
-    has_continuation_token: bool = False
-    error_format: str | None = None
-    user_agent: str | None = None
-    has_bearer: bool = False
-
-    def as_json(self) -> dict[str, Any]:
-        """The call under camelCase names."""
-        names = {
-            "page_size": "pageSize",
-            "has_continuation_token": "hasContinuationToken",
-            "error_format": "errorFormat",
-            "user_agent": "userAgent",
-            "has_bearer": "hasBearer",
-        }
-        return {names.get(name, name): value for name, value in asdict(self).items()}
 
 
 @dataclass
@@ -62,8 +31,14 @@ class World:
     environments: dict[str, Environment] = field(
         default_factory=lambda: {name: Environment(name) for name in ENVIRONMENTS}
     )
-    calls: deque[Call] = field(default_factory=lambda: deque(maxlen=200_000))
+    calls: CallLog = field(default_factory=CallLog)
     stopping: threading.Event = field(default_factory=threading.Event)
+    down_from_start: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        self._settings_at_start = copy.deepcopy(self.settings)
+        for name in self.down_from_start:
+            self.set_down(name)
 
     def set_down(self, name: str, mode: str = "503-html") -> None:
         """Takes an environment down, and has Latarnia say so."""
@@ -73,13 +48,16 @@ class World:
         environment.latarnia.messages = [failure_message(self.clock.now())]
 
     def reset(self) -> None:
-        """Back to the state after start, but for keys and settings given at start."""
+        """Back to the state after start; only the keys stay."""
+        self.settings = copy.deepcopy(self._settings_at_start)
         self.clock.reset()
         self.faults.clear()
         self.quota.clear()
         self.calls.clear()
         for environment in self.environments.values():
             environment.clear()
+        for name in self.down_from_start:
+            self.set_down(name)
 
 
 def failure_message(now: datetime) -> dict[str, object]:
