@@ -25,6 +25,8 @@ MAX_NAME_LENGTH: Final = 512
 MAX_IDENTIFIER_LENGTH: Final = 128
 # Before space is collapsed: room for any indentation.
 MAX_RAW_LENGTH: Final = 8 * 1024
+# Bytes of one tag or comment.
+MAX_MARKUP: Final = 1024 * 1024
 MAX_DEPTH: Final = 64
 # 10,000 documents have 90,000 elements, a signature has a hundred.
 MAX_ELEMENTS: Final = 200_000
@@ -160,13 +162,23 @@ def parse_upo(content: bytes) -> Upo:
         recover=False,
     )
     try:
-        # In pieces, so that a refused document is not read to its end.
-        for start in range(0, len(content), _CHUNK):
-            parser.feed(content[start : start + _CHUNK])
-        parser.close()
+        _feed(parser, reader, content)
     except (etree.LxmlError, LookupError, ValueError) as error:
         raise KsefInvalidResponse("The UPO is not well-formed XML.") from error
     return reader.upo()
+
+
+def _feed(parser: etree.XMLParser, reader: "_UpoReader", content: bytes) -> None:
+    """Read in pieces, so that a refused document is not read to its end."""
+    silent = 0
+    for start in range(0, len(content), _CHUNK):
+        seen = reader.events
+        parser.feed(content[start : start + _CHUNK])
+        silent = silent + _CHUNK if reader.events == seen else 0
+        # libxml2 holds a tag, with millions of attributes say, until it ends.
+        if silent > MAX_MARKUP:
+            raise KsefInvalidResponse("The UPO has a tag or comment that is too long.")
+    parser.close()
 
 
 class _UpoReader:
@@ -176,6 +188,8 @@ class _UpoReader:
         self._namespace = ""
         self._version = ""
         self._path: list[str] = []
+        # How often lxml has called, to see that it goes on.
+        self.events = 0
         self._elements = 0
         # Depth at which a subtree without interest began; 0 outside of one.
         self._skipping_from = 0
@@ -191,6 +205,7 @@ class _UpoReader:
         raise KsefInvalidResponse("The UPO has a DOCTYPE, which is never accepted.")
 
     def start(self, tag: str, _attributes: object) -> None:
+        self.events += 1
         self._elements += 1
         self._path.append(tag)
         depth = len(self._path)
@@ -207,6 +222,7 @@ class _UpoReader:
             self._open_field()
 
     def data(self, text: str) -> None:
+        self.events += 1
         if self._text is None:
             return
         self._text_length += len(text)
@@ -215,6 +231,7 @@ class _UpoReader:
         self._text.append(text)
 
     def end(self, _tag: str) -> None:
+        self.events += 1
         if not self._skipping_from:
             self._close()
         elif self._skipping_from == len(self._path):
@@ -257,16 +274,17 @@ class _UpoReader:
     def _open_field(self) -> None:
         if self._text is not None:
             raise KsefInvalidResponse(f"The UPO's field {self._name(-1)} holds an element.")
-        name = self._name()
-        in_document = self._path[1] == _DOCUMENT
-        if in_document and len(self._path) == 3:
-            known, taken = self._path[2] in _DOCUMENT_FIELDS, self._path[2] in self._document
-        else:
-            known, taken = name in _UPO_FIELDS, name in self._fields
-        if taken:
-            raise KsefInvalidResponse(f"The UPO's field {name} is repeated.")
-        if known:
+        known, kept, name = self._place()
+        if name in kept:
+            raise KsefInvalidResponse(f"The UPO's field {self._name()} is repeated.")
+        if name in known:
             self._text, self._text_length = [], 0
+
+    def _place(self) -> tuple[frozenset[str], dict[str, str], str]:
+        """Where the open element belongs: names known there, values kept there, its own name."""
+        if self._path[1] == _DOCUMENT:
+            return _DOCUMENT_FIELDS, self._document, "/".join(self._path[2:])
+        return _UPO_FIELDS, self._fields, "/".join(self._path[1:])
 
     def _close(self) -> None:
         if self._text is not None:
@@ -278,23 +296,19 @@ class _UpoReader:
             self._document = {}
 
     def _keep(self, value: str) -> None:
-        name = self._name()
         if not value:
-            raise _missing(name)
-        is_name = self._path[-1] in _NAMES
-        if len(value) > (MAX_NAME_LENGTH if is_name else MAX_IDENTIFIER_LENGTH):
-            raise KsefInvalidResponse(f"The UPO's field {name} is too long.")
-        if self._path[1] == _DOCUMENT:
-            self._document[self._path[2]] = value
-        else:
-            self._fields[name] = value
+            raise _missing(self._name())
+        _, kept, name = self._place()
+        if len(value) > (MAX_NAME_LENGTH if name in _NAMES else MAX_IDENTIFIER_LENGTH):
+            raise KsefInvalidResponse(f"The UPO's field {self._name()} is too long.")
+        kept[name] = value
 
     def _name(self, end: int | None = None) -> str:
         """The path below the root as a person reads it: `Dokument[3]/NumerFaktury`."""
-        name = "/".join(self._path[1:end])
-        if not name.startswith(_DOCUMENT):
-            return name
-        return name.replace(_DOCUMENT, f"{_DOCUMENT}[{len(self._documents) + 1}]", 1)
+        first, *rest = self._path[1:end]
+        if first == _DOCUMENT:
+            first = f"{_DOCUMENT}[{len(self._documents) + 1}]"
+        return "/".join([first, *rest])
 
     def _context(self) -> tuple[ContextType, str]:
         found: list[tuple[ContextType, str]] = [
