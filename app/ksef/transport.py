@@ -9,6 +9,7 @@ from typing import Any
 
 import orjson
 import requests
+import urllib3
 from requests.adapters import HTTPAdapter
 
 from app import clock, errors, telemetry
@@ -18,6 +19,7 @@ USER_AGENT = f"ksef-proxy/{VERSION}"
 JSON_LIMIT = 8 * 2**20
 UPO_LIMIT = 32 * 2**20
 DEFAULT_RETRY_AFTER = 60  # seconds, where a 429 does not say
+_LONGEST_RETRY_AFTER = 2**31 - 1  # 68 years: what does not fit JSON and SQL means no less
 _CHUNK = 64 * 2**10
 _ACCEPTED = frozenset({200, 201, 202, 204})
 
@@ -97,7 +99,7 @@ class Transport:
                 stream=True,
             ) as response:
                 body = _read(response, limit, deadline)
-        except requests.RequestException as error:
+        except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
             raise self._unreachable(method, path, error) from None
         answer = Answer(response.status_code, body, response.headers)
         if warning := response.headers.get("X-System-Warning"):
@@ -113,7 +115,7 @@ class Transport:
             call=f"{method} {path}",
             kind=type(error).__name__,
         )
-        if isinstance(error, requests.Timeout):
+        if isinstance(error, (requests.Timeout, urllib3.exceptions.TimeoutError)):
             return errors.KsefUnreachable("KSeF did not answer in time.")
         return errors.KsefUnreachable("KSeF could not be reached, or broke off its answer.")
 
@@ -136,7 +138,8 @@ def _http_session(threads: int, proxy_url: str | None, ca_bundle: str | None) ->
 
 def _read(response: requests.Response, limit: int, deadline: float) -> bytes:
     body = bytearray()
-    for chunk in response.iter_content(_CHUNK):
+    # read1 gives what has come, so that a dripping answer meets the deadline as a silent one does.
+    while chunk := response.raw.read1(_CHUNK, decode_content=True):
         body += chunk
         if len(body) > limit:
             raise errors.KsefInvalidResponse("KSeF's answer is longer than it may be.")
@@ -158,7 +161,7 @@ def _refusal(answer: Answer) -> errors.KsefFailure:
     if status >= 500:
         return errors.KsefError(f"KSeF failed with HTTP {status}.", ksef=said)
     reason = said.description or said.reason
-    words = f": {reason}" if reason else ""
+    words = f": {reason.rstrip('.')}" if reason else ""
     return errors.KsefError(f"KSeF refused with HTTP {status}{words}.", ksef=said)
 
 
@@ -204,12 +207,16 @@ def _retry_after(header: str | None) -> int:
         return DEFAULT_RETRY_AFTER
     text = header.strip()
     if text.isascii() and text.isdigit():
-        return max(1, int(text))
+        return _LONGEST_RETRY_AFTER if len(text) > 10 else _bounded(int(text))
     try:
         moment = email.utils.parsedate_to_datetime(text)
-    except ValueError:
+    except (ValueError, OverflowError):
         return DEFAULT_RETRY_AFTER
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=UTC)
     wait = (moment - clock.now()).total_seconds()
-    return max(1, round(wait)) if wait > 0 else DEFAULT_RETRY_AFTER
+    return _bounded(round(wait)) if wait > 0 else DEFAULT_RETRY_AFTER
+
+
+def _bounded(seconds: int) -> int:
+    return min(max(1, seconds), _LONGEST_RETRY_AFTER)
