@@ -165,7 +165,7 @@ def _replace_document(answer: Response, content: bytes) -> None:
 
 
 def _set_field(content: Any, options: dict[str, Any]) -> None:
-    owner, last = _walk(content, options["path"])
+    owner, last = _walk(content, options["field"])
     if isinstance(owner, list):
         owner[int(last)] = options.get("value")
     else:
@@ -173,7 +173,7 @@ def _set_field(content: Any, options: dict[str, Any]) -> None:
 
 
 def _drop_field(content: Any, options: dict[str, Any]) -> None:
-    owner, last = _walk(content, options["path"])
+    owner, last = _walk(content, options["field"])
     if isinstance(owner, list):
         del owner[int(last)]
     else:

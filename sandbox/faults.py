@@ -62,8 +62,8 @@ _NEEDED: Final = {
     "status": ("status",),
     "ksef-error": ("code",),
     "set-header": ("name",),
-    "set-field": ("path",),
-    "drop-field": ("path",),
+    "set-field": ("field",),
+    "drop-field": ("field",),
 }
 
 
@@ -137,7 +137,10 @@ class Faults:
         if service not in SERVICES:
             raise ValueError(f"unknown service {service!r}; known: {', '.join(SERVICES)}")
         method = order.get("method")
-        path = order.get("path")
+        try:
+            path = re.compile(order["path"]) if order.get("path") else None
+        except re.error as error:
+            raise ValueError(f"path: {error}") from None
         with self._lock:
             fault = Fault(
                 id=next(self._ids),
@@ -146,7 +149,7 @@ class Faults:
                 environment=order.get("environment"),
                 service=service,
                 method=method.upper() if method else None,
-                path=re.compile(path) if path else None,
+                path=path,
                 times=order.get("times", 1),
                 skip=int(order.get("skip", 0)),
             )

@@ -1,0 +1,137 @@
+"""KSeF's limits: exact rolling windows per environment, company and group."""
+
+import pytest
+
+from sandbox.quota import LIMITS
+from tests.sandbox.ksef_client import NIP, OTHER_NIP
+
+UNKNOWN = "20260101-SO-0000000000-0000000000-00"
+
+
+@pytest.fixture
+def still(client, control):
+    """A logged-in client under quota, at a standing clock."""
+    control.settings(quota=True, accessTokenSeconds=86400)
+    control.freeze()
+    client.access_token = client.post("/auth/token/refresh", bearer=client.refresh_token).json()[
+        "accessToken"
+    ]["token"]
+    control.advance(3600)
+    return client
+
+
+def test_without_the_option_nothing_is_limited(client):
+    assert {client.get("/rate-limits").status_code for _ in range(40)} == {200}
+
+
+def test_a_second_is_exactly_a_second(still, control):
+    reference = control.seed_session("test", NIP).reference_number
+
+    def ask():
+        return still.get(f"/sessions/{reference}")
+
+    assert [ask().status_code for _ in range(4)] == [200] * 4
+    control.advance(0.5)
+    assert [ask().status_code for _ in range(7)] == [200] * 6 + [429]
+    control.advance(0.499999)
+    assert ask().status_code == 429
+    control.advance(0.000001)
+    assert [ask().status_code for _ in range(5)] == [200] * 4 + [429]
+
+
+def test_minute_and_hour_are_counted_at_the_same_time(still, control):
+    reference = control.seed_session("test", NIP, invoices=30).reference_number
+    path = f"/sessions/{reference}/invoices?pageSize=10"
+    statuses = []
+    for _ in range(21):
+        answer = still.get(path)
+        statuses.append(answer.status_code)
+        control.advance(1)
+    assert statuses == [200] * 20 + [429]
+    assert answer.headers["Retry-After"] == "40"
+
+    # With 20 calls in each of ten minutes the hour is full; its first call was 619 s ago.
+    control.advance(58)
+    for _ in range(9):
+        assert {still.get(path).status_code for _ in range(10)} == {200}
+        control.advance(1)
+        assert {still.get(path).status_code for _ in range(10)} == {200}
+        control.advance(59)
+    refused = still.get(path)
+    assert refused.status_code == 429
+    assert refused.headers["Retry-After"] == "2981"
+
+
+def test_refused_calls_do_not_count(still, control):
+    control.settings(limits={"other": {"perSecond": 1, "perMinute": -1, "perHour": -1}})
+    assert still.get("/rate-limits").status_code == 200
+    for _ in range(5):
+        control.advance(0.1)
+        assert still.get("/rate-limits").status_code == 429
+    control.advance(0.5)
+    assert still.get("/rate-limits").status_code == 200
+
+
+def test_groups_companies_and_environments_are_counted_apart(still, make_client, control):
+    for _ in range(10):
+        still.get(f"/sessions/{UNKNOWN}")
+    assert still.get(f"/sessions/{UNKNOWN}").status_code == 429
+    assert still.get(f"/sessions/{UNKNOWN}/upo/{UNKNOWN}").status_code == 429
+    assert still.get(f"/sessions/{UNKNOWN}/invoices").status_code == 400
+    assert still.get(f"/sessions/{UNKNOWN}/invoices/{UNKNOWN}").status_code == 400
+
+    other = make_client(nip=OTHER_NIP).log_in(control.add_token("test", OTHER_NIP))
+    elsewhere = make_client("demo").log_in(control.add_token("demo", NIP))
+    assert other.get(f"/sessions/{UNKNOWN}").status_code == 400
+    assert elsewhere.get(f"/sessions/{UNKNOWN}").status_code == 400
+
+
+def test_a_second_login_of_the_company_shares_its_limits(still, make_client, control):
+    for _ in range(10):
+        still.get(f"/sessions/{UNKNOWN}")
+    twin = make_client().log_in(control.add_token("test", NIP))
+
+    assert twin.get(f"/sessions/{UNKNOWN}").status_code == 429
+
+
+def test_one_address_has_75_calls_a_second_in_all(still, make_client, control):
+    control.settings(limits={"invoiceStatus": {"perSecond": -1, "perMinute": -1, "perHour": -1}})
+    answers = [still.get(f"/sessions/{UNKNOWN}/invoices/{UNKNOWN}") for _ in range(76)]
+    assert [answer.status_code for answer in answers] == [400] * 75 + [429]
+
+
+def test_calls_without_a_bearer_are_limited_by_address(still, make_client, control):
+    statuses = [
+        make_client().get("/security/public-key-certificates").status_code for _ in range(61)
+    ]
+
+    assert statuses == [200] * 60 + [429]
+
+
+def test_downloads_and_the_control_plane_are_not_limited(still, control, download):
+    control.settings(limits={"global": [1, -1, -1]})
+    seeded = control.seed_session("test", NIP)
+    [[invoice]] = still.pages(seeded.reference_number)
+
+    assert {download(invoice["upoDownloadUrl"]).status_code for _ in range(100)} == {200}
+    assert still.get("/rate-limits").status_code == 429
+
+
+def test_the_limits_can_be_read_and_changed(client, control):
+    limits = client.get("/rate-limits").json()
+    assert limits["sessionInvoiceList"] == {"perSecond": 10, "perMinute": 20, "perHour": 200}
+    assert limits["anonymous"] == {"perSecond": 60, "perMinute": -1, "perHour": -1}
+    assert set(limits) == set(LIMITS)
+
+    control.settings(limits={"sessionMisc": [1, 2, 3]})
+    changed = client.get("/rate-limits").json()
+    assert changed["sessionMisc"] == {"perSecond": 1, "perMinute": 2, "perHour": 3}
+
+
+def test_the_older_format_has_its_own_shape(still, control):
+    control.settings(limits={"other": [0, -1, -1]})
+    still.problem_details = False
+    answer = still.get("/rate-limits")
+
+    assert answer.json()["status"]["code"] == 429
+    assert answer.headers["Retry-After"] == "1"
