@@ -1,0 +1,294 @@
+"""What can be read in the PDF, against the XML as this test reads it, not as the parser does.
+
+A row of the PDF is expected as one run of texts, so a value under another heading is found too.
+"""
+
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from datetime import datetime
+from io import BytesIO
+from pathlib import Path
+from xml.etree import ElementTree
+from zoneinfo import ZoneInfo
+
+import pytest
+from pypdf import PdfReader
+
+from app.upo.pdf import render_upo
+from app.upo.xml import parse_upo
+from tests.upo import samples
+
+# Words and order of the official visualisation; the path of the value below the root.
+OFFICIAL_FACTS = [
+    ("Numer referencyjny sesji", "NumerReferencyjnySesji"),
+    ("Strona dokumentu UPO", "OpisPotwierdzenia/Strona"),
+    ("Całkowita liczba stron dokumentu UPO", "OpisPotwierdzenia/LiczbaStron"),
+    ("Zakres dokumentów od", "OpisPotwierdzenia/ZakresDokumentowOd"),
+    ("Zakres dokumentów do", "OpisPotwierdzenia/ZakresDokumentowDo"),
+    ("Całkowita liczba dokumentów", "OpisPotwierdzenia/CalkowitaLiczbaDokumentow"),
+    ("Typ kontekstu", "Uwierzytelnienie/IdKontekstu"),
+    ("Identyfikator kontekstu uwierzytelnienia", "Uwierzytelnienie/IdKontekstu/*"),
+    ("Numer referencyjny tokena KSeF", "Uwierzytelnienie/NumerReferencyjnyTokenaKSeF"),
+    (
+        "Skrót dokumentu uwierzytelniającego",
+        "Uwierzytelnienie/SkrotDokumentuUwierzytelniajacego",
+    ),
+    (
+        "Nazwa pliku XSD struktury logicznej dotycząca przesłanego dokumentu",
+        "NazwaStrukturyLogicznej",
+    ),
+    ("Kod formularza przedłożonego dokumentu elektronicznego", "KodFormularza"),
+]
+OFFICIAL_HEADINGS = [
+    "Lp.",
+    "Numer identyfikujący fakturę w KSeF",
+    "Numer faktury",
+    "NIP sprzedawcy",
+    "Data wystawienia faktury",
+    "Data przesłania do KSeF",
+    "Data nadania numeru KSeF",
+    "Wartość funkcji skrótu złożonego dokumentu",
+]
+COLUMNS = [
+    "NumerKSeFDokumentu",
+    "NumerFaktury",
+    "NipSprzedawcy",
+    "DataWystawieniaFaktury",
+    "DataPrzeslaniaDokumentu",
+    "DataNadaniaNumeruKSeF",
+    "SkrotDokumentu",
+    "TrybWysylki",
+]
+OFFICIAL_SENTENCES = [
+    "Krajowy System e-Faktur",
+    "Nazwa pełna podmiotu, któremu doręczono dokument elektroniczny",
+    "Informacja o dokumencie: Dokument został zarejestrowany w systemie teleinformatycznym"
+    " Ministerstwa Finansów",
+    "Urzędowe poświadczenie odbioru dokumentu elektronicznego KSeF",
+]
+CONTEXT_WORDS = {
+    "Nip": "NIP",
+    "IdWewnetrzny": "Identyfikator wewnętrzny",
+    "IdZlozonyVatUE": "Identyfikator złożony",
+    "IdDostawcyUslugPeppol": "Identyfikator Peppol",
+}
+IN_ONE_LINE = ("NumerKSeFDokumentu", "SkrotDokumentu", "NumerReferencyjnySesji")
+
+
+def render(content: bytes, language: str = "pl") -> bytes:
+    digest = hashlib.sha256(content).hexdigest()
+    return render_upo(parse_upo(content), xml_sha256=digest, language=language)
+
+
+def page_texts(pdf: bytes) -> list[str]:
+    return [page.extract_text() for page in PdfReader(BytesIO(pdf)).pages]
+
+
+def without_space(text: str) -> str:
+    return "".join(text.split())
+
+
+def read(content: bytes) -> ElementTree.Element:
+    """The XML as a tree without namespaces."""
+    root = ElementTree.fromstring(content)
+    for element in root.iter():
+        element.tag = element.tag.rpartition("}")[2]
+    return root
+
+
+def value_of(element: ElementTree.Element) -> str:
+    text = " ".join("".join(element.itertext()).split())
+    if element.tag not in ("DataPrzeslaniaDokumentu", "DataNadaniaNumeruKSeF"):
+        return text
+    moment = datetime.fromisoformat(text).astimezone(ZoneInfo("Europe/Warsaw"))
+    return f"{moment:%Y-%m-%d %H:%M:%S}"
+
+
+def expected_facts(root: ElementTree.Element) -> Iterator[str]:
+    """Label and value of each row at the head."""
+    for label, path in OFFICIAL_FACTS:
+        element = root.find(path)
+        if label == "Typ kontekstu":
+            yield label + CONTEXT_WORDS[root.find("Uwierzytelnienie/IdKontekstu/*").tag]
+        elif element is not None:
+            yield label + value_of(element)
+
+
+def expected_rows(root: ElementTree.Element) -> Iterator[str]:
+    """The headings, then each document's number and values."""
+    is_old = root.find("Dokument/TrybWysylki") is None
+    yield "".join(OFFICIAL_HEADINGS + ([] if is_old else ["Tryb wysyłki"]))
+    for number, document in enumerate(root.iter("Dokument"), start=1):
+        if document.find("NipSprzedawcy") is not None:
+            cells = (document.find(name) for name in COLUMNS)
+            yield str(number) + "".join(value_of(cell) for cell in cells if cell is not None)
+
+
+def assert_complete(content: bytes) -> None:
+    """The Polish PDF holds each label and value of the XML, in the official order."""
+    root = read(content)
+    texts = page_texts(render(content))
+    whole = without_space("".join(texts))
+
+    position = 0
+    for row in [*expected_facts(root), *expected_rows(root)]:
+        found = whole.find(without_space(row), position)
+        assert found >= 0, row
+        position = found + 1
+    for sentence in OFFICIAL_SENTENCES:
+        assert without_space(sentence) in whole
+    issuer = value_of(root.find("NazwaPodmiotuPrzyjmujacego"))
+    assert without_space(issuer) in whole
+    lines = "".join(texts)
+    for name in IN_ONE_LINE:
+        for element in root.iter(name):
+            assert value_of(element) in lines
+    for number, text in enumerate(texts, start=1):
+        assert f"{number} z {len(texts)}" in text.splitlines()
+        assert hashlib.sha256(content).hexdigest() in text
+        assert "Wizualizacja. Dokumentem urzędowym jest plik XML" in text
+        assert "(Europe/Warsaw)" in text
+        assert ("TEST" in text.split()) is (issuer != "Ministerstwo Finansów")
+
+
+@pytest.mark.parametrize("kind", samples.kinds())
+def test_each_kind_shows_all_that_is_in_the_xml(kind: str) -> None:
+    assert_complete(samples.kinds()[kind].xml())
+
+
+def official_samples() -> list[Path]:
+    """The Ministry's own samples, where the folder of its papers is known."""
+    papers = os.environ.get("KSEF_OPENAPI")
+    return sorted((Path(papers).parent / "samples").glob("upo-*.xml")) if papers else []
+
+
+@pytest.mark.skipif(not official_samples(), reason="KSEF_OPENAPI does not lead to samples")
+def test_official_samples_show_all_that_is_in_the_xml() -> None:
+    for path in official_samples():
+        assert_complete(path.read_bytes())
+
+
+def test_english_has_the_same_values_and_no_polish_label() -> None:
+    content = samples.upo(count=2, page=(1, 1, 1, 3, 2)).xml()
+    root = read(content)
+    text = without_space("".join(page_texts(render(content, "en"))))
+
+    for row in expected_rows(root):
+        if not row.startswith("Lp."):
+            assert without_space(row) in text
+    assert not any(without_space(label) in text for label, _ in OFFICIAL_FACTS)
+    for words in ("Session reference number", "Sending mode", "The official document is the XML"):
+        assert without_space(words) in text
+    assert "1of1" in text
+
+
+def test_ten_thousand_documents_keep_all_numbers_and_hashes_whole() -> None:
+    sample = samples.upo(count=10_000)
+    pdf = render(sample.xml())
+
+    texts = page_texts(pdf)
+
+    words = set("\n".join(texts).split())
+    assert words.issuperset(document.ksef_number for document in sample.documents)
+    assert words.issuperset(document.document_hash for document in sample.documents)
+    assert words.issuperset(document.invoice_number for document in sample.documents)
+    for number, text in enumerate(texts, start=1):
+        assert f"{number} z {len(texts)}" in text.splitlines()
+        assert text.count("Numer identyfikujący fakturę w KSeF") == 1
+    ordinals = re.findall(r"^(\d+) 7191234562-", "\n".join(texts), re.MULTILINE)
+    assert ordinals == [str(number) for number in range(1, 10_001)]
+
+
+@pytest.mark.parametrize("name", ["Umowa " * 40, "X" * 256, "FV/0O/1lI-" * 25])
+def test_rows_stay_whole_at_the_end_of_a_page(name: str) -> None:
+    documents = tuple(
+        samples.document(invoice_number=f"{index:03d}{name}"[:256].strip(), ksef_number=f"K{index}")
+        for index in range(40)
+    )
+    content = samples.UpoSample(documents).xml()
+    pages = [without_space(text) for text in page_texts(render(content))]
+
+    assert len(pages) > 1
+    rows = [without_space(row) for row in expected_rows(read(content))][1:]
+    assert all(any(row in page for page in pages) for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("発票/2026/001", "▯▯/2026/001"),
+        ("שלום/1", "▯▯▯▯/1"),
+        ("فاتورة-1", "▯▯▯▯▯▯-1"),
+        ("FV😀1", "FV▯1"),
+        ("FV\u200b1\u202e2\u00ad3\ufeff4", "FV▯1▯2▯3▯4"),
+        ("FV\u00851\u2028\ue0002", "FV▯1▯▯2"),
+    ],
+)
+def test_characters_that_would_not_be_seen_are_replaced_and_that_is_said(
+    text: str, shown: str
+) -> None:
+    texts = page_texts(render(samples.UpoSample((samples.document(invoice_number=text),)).xml()))
+
+    assert shown in texts[0]
+    assert "Znak ▯ zastępuje znak" in texts[0]
+
+
+def test_nothing_is_said_about_replaced_characters_where_there_are_none() -> None:
+    content = samples.UpoSample((samples.document(invoice_number="▯ Ж α Ż"),)).xml()
+
+    assert "zastępuje" not in page_texts(render(content))[0]
+
+
+@pytest.mark.parametrize(
+    ("sent", "shown"),
+    [
+        ("2026-03-29T00:59:59Z", "2026-03-29 01:59:59"),
+        ("2026-03-29T01:00:00Z", "2026-03-29 03:00:00"),
+        ("2026-10-24T23:59:59.999Z", "2026-10-25 01:59:59"),
+        ("2026-10-25T00:00:00Z", "2026-10-25 02:00:00 CEST"),
+        ("2026-10-25T00:59:59Z", "2026-10-25 02:59:59 CEST"),
+        ("2026-10-25T01:00:00Z", "2026-10-25 02:00:00 CET"),
+        ("2026-10-25T02:00:00Z", "2026-10-25 03:00:00"),
+        ("2026-12-31T18:30:00-05:00", "2027-01-01 00:30:00"),
+        ("2026-07-01T12:00:00", "2026-07-01 12:00:00"),
+    ],
+)
+def test_times_are_polish_also_when_the_clocks_change(sent: str, shown: str) -> None:
+    content = samples.UpoSample((samples.document(sent_at=sent),)).xml()
+    text = page_texts(render(content))[0]
+
+    assert re.search(re.escape(shown).replace(r"\ ", r"\s+") + r"\s+2026-04-01 10:00:00", text)
+
+
+@pytest.mark.skipif(not shutil.which("pdftotext"), reason="pdftotext is not installed")
+@pytest.mark.parametrize("kind", ["session", "Cyrillic and Greek", "page break"])
+def test_another_reader_finds_the_numbers_without_a_warning(kind: str, tmp_path: Path) -> None:
+    sample = samples.kinds()[kind]
+    path = tmp_path / "upo.pdf"
+    path.write_bytes(render(sample.xml()))
+
+    run = subprocess.run(
+        ["pdftotext", "-layout", path, "-"], capture_output=True, text=True, check=True
+    )
+
+    assert run.stderr == ""
+    for document in sample.documents:
+        assert document.ksef_number in run.stdout
+        assert document.document_hash in run.stdout
+        assert document.invoice_number in run.stdout
+
+
+@pytest.mark.skipif(not shutil.which("qpdf"), reason="qpdf is not installed")
+@pytest.mark.parametrize("kind", samples.kinds())
+def test_the_file_is_sound(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "upo.pdf"
+    path.write_bytes(render(samples.kinds()[kind].xml()))
+
+    run = subprocess.run(["qpdf", "--check", path], capture_output=True, text=True, check=True)
+
+    assert run.stderr == ""
+    assert "No syntax or stream encoding errors found" in run.stdout
