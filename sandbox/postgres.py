@@ -235,9 +235,12 @@ def _can_enter(folder: Path, account: _Account) -> bool:
 
 
 def _socket_folder(used: Path, account: _Account | None) -> Path:
-    """Beside the data, or in a short place where the path would be too long for a socket."""
+    """Beside the data, or elsewhere when that path is too long for a socket.
+
+    Or holds a comma: libpq would read it as two hosts.
+    """
     socket = used / "socket"
-    if len(os.fsencode(socket / f".s.PGSQL.{_PORT}")) > _SOCKET_BYTES:
+    if len(os.fsencode(socket / f".s.PGSQL.{_PORT}")) > _SOCKET_BYTES or "," in str(socket):
         socket = _own_folder(_replacement(used), account) / "socket"
     return _account_folder(socket, account)
 
