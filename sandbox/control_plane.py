@@ -152,7 +152,12 @@ def show_faults() -> Response:
 
 
 def add_fault() -> Response:
-    """POST faults."""
+    """POST faults {fault, environment?, service?, method?, path?, times?, skip?}.
+
+    `fault`: `{"kind": …}` with the kind's own options, or `{"status", "body"?, "headers"?}`.
+    `service`: api (default), storage, latarnia, any. `path`: a regular expression searched in the
+    path. `times`: how many calls meet it, 1 if absent, null for all. `skip`: calls let pass first.
+    """
     return json_response(world().faults.add(_order()).as_json(), 201)
 
 
@@ -270,7 +275,15 @@ def list_sessions() -> Response:
 
 
 def add_session() -> Response:
-    """POST {env}/sessions."""
+    """POST {env}/sessions {nip, kind?, state?, invoices?, referenceNumber?, dateCreated?, …}.
+
+    `kind`: online (default), batch. `state`: finished (default), moving, open, failed; `code`
+    (and `details`) of a failed or moving one; `finishesAfter` seconds of a moving one.
+    `invoices`: a number of accepted ones, or a list of `{status?, invoiceNumber?, ksefNumber?,
+    offline?, details?, sellerNip?, issueDate?, referenceNumber?, originalKsefNumber?,
+    originalSessionReferenceNumber?, outcome?, finishesAfter?}`; `outcome` is what a moving one
+    becomes. With `referenceNumber` and `dateCreated` the same order always makes the same numbers.
+    """
     session = seeding.seed_session(world(), environment(), _order())
     return json_response(seeding.describe_session(environment(), session, world()), 201)
 

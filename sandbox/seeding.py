@@ -151,7 +151,9 @@ def _make_invoice(session: Session, order: dict[str, Any], now: datetime) -> Inv
         invoice.code = int(order.get("outcome", 200))
         if order.get("finishesAfter") is not None:
             invoice.finishes = now + timedelta(seconds=float(order["finishesAfter"]))
-        elif session.finishes is not None and session.finishes > now:
+        elif session.finishes is not None:
+            if session.finishes <= now:
+                raise ValueError(f"status: {status} in a session that is over")
             invoice.finishes = session.finishes
     else:
         end = received + timedelta(seconds=2)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import io
 import socket
+import socketserver
 import struct
 import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterable
 from types import TracebackType
-from typing import Any, Self, cast
+from typing import Any, Final, Self, cast
 
 from werkzeug.serving import ThreadedWSGIServer, WSGIRequestHandler
 
@@ -19,7 +20,7 @@ from sandbox.app import create_app
 from sandbox.settings import Settings
 from sandbox.world import World
 
-_ABORT = struct.pack("ii", 1, 0)
+_LINGER: Final = struct.Struct("ii")
 
 
 class _Handler(WSGIRequestHandler):
@@ -50,6 +51,7 @@ class _Handler(WSGIRequestHandler):
             return
         except Exception:
             traceback.print_exc()
+            self.close_connection = True
             status, headers, content = "500 Internal Server Error", [], b""
         bodiless = self.command == "HEAD" or status.startswith(("204", "304"))
         lines = [f"HTTP/1.1 {status}", f"Date: {self.date_time_string()}"]
@@ -97,6 +99,11 @@ class _Server(ThreadedWSGIServer):
         self._connections_lock = threading.Lock()
         super().__init__(*args, **kwargs)
 
+    def server_bind(self) -> None:
+        """Binds without looking up the host's name, which can take seconds."""
+        socketserver.TCPServer.server_bind(self)
+        self.server_name, self.server_port = self.server_address[:2]  # type: ignore[assignment]
+
     def process_request(self, request: Any, client_address: Any) -> None:
         """Notes the connection."""
         with self._connections_lock:
@@ -107,11 +114,7 @@ class _Server(ThreadedWSGIServer):
         """Closes a connection; one that is to be reset gets no FIN before its RST."""
         with self._connections_lock:
             self._connections.discard(request)
-        try:
-            linger = request.getsockopt(socket.SOL_SOCKET, socket.SO_LINGER, len(_ABORT))
-        except OSError:
-            linger = b""
-        if linger == _ABORT:
+        if _is_to_be_reset(request):
             request.close()
         else:
             super().shutdown_request(request)
@@ -128,6 +131,17 @@ class _Server(ThreadedWSGIServer):
         """Clients that go away are no news."""
         if not isinstance(sys.exception(), OSError):
             super().handle_error(request, client_address)
+
+
+def _is_to_be_reset(connection: socket.socket) -> bool:
+    """Whether closing it will send RST: it lingers, for zero seconds."""
+    try:
+        option = connection.getsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER.size)
+    except OSError:
+        return False
+    # "On" is 1 on Linux and another non-zero number on macOS.
+    lingers, seconds = _LINGER.unpack(option)
+    return bool(lingers) and seconds == 0
 
 
 class RunningSandbox:

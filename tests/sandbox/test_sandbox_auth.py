@@ -2,6 +2,7 @@
 
 import base64
 import json
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 
 import pytest
@@ -242,3 +243,17 @@ def test_a_login_is_shown_to_its_owner_for_seven_days(client, make_client, contr
 
     control.advance(7 * 86400 + 1)
     assert other.get(f"/auth/{other.login_reference}").status_code == 410
+
+
+def test_of_many_that_redeem_at_once_one_gets_the_tokens(make_client, control):
+    client = make_client()
+    client.start_login(control.add_token("test", NIP))
+    client.settled_login()
+    rivals = [make_client() for _ in range(8)]
+
+    def redeem(rival):
+        return rival.post("/auth/token/redeem", bearer=client.operation_token).status_code
+
+    with ThreadPoolExecutor(8) as pool:
+        statuses = list(pool.map(redeem, rivals))
+    assert sorted(statuses) == [200] + [400] * 7

@@ -205,6 +205,7 @@ def test_wrong_orders_are_refused_with_a_reason(control):
         (lambda: control.seed_session("test", NIP, reference_number="X"), "referenceNumber"),
         (lambda: control.seed_session("test", NIP, invoices=[{"number": 1}]), "unknown: number"),
         (lambda: control.seed_session("test", NIP, invoices=[{"ksefNumber": "1"}]), "ksefNumber"),
+        (lambda: control.seed_session("test", NIP, invoices=[{"status": 150}]), "is over"),
         (lambda: control.change_session("test", reference, state="lost"), "state"),
         (lambda: control.change_invoice("test", reference, 9, status=200), "invoice 9"),
         (lambda: control.settings(speed=1), "unknown setting speed"),

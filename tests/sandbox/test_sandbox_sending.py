@@ -1,6 +1,7 @@
 """The sender's way: an online session opened, invoices encrypted and sent, closed, receipts."""
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from lxml import etree
@@ -244,3 +245,26 @@ def test_a_foreign_session_can_be_neither_used_nor_closed(client, make_client, c
     assert codes(session.post(invoice_xml("FV/1"))) == [21173]
     assert codes(session.close()) == [21173]
     assert client.session(session.reference)["status"]["code"] == 100
+
+
+def test_invoices_sent_at_the_same_time_get_their_own_places(make_client, control):
+    token = control.add_token("test", NIP)
+    sessions = [make_client().log_in(token).open_session() for _ in range(4)]
+    shared = sessions[0]
+    for session in sessions:
+        session.reference, session.key, session.vector = shared.reference, shared.key, shared.vector
+
+    def send(number):
+        # Every number is sent twice: by two clients, at about the same time.
+        return sessions[number % 4].send(invoice_xml(f"FV/{number // 2}"))
+
+    with ThreadPoolExecutor(4) as senders:
+        references = list(senders.map(send, range(40)))
+    control.advance(1)
+
+    [invoices] = shared.client.pages(shared.reference)
+    assert [invoice["ordinalNumber"] for invoice in invoices] == list(range(1, 41))
+    assert {invoice["referenceNumber"] for invoice in invoices} == set(references)
+    accepted = [i["invoiceNumber"] for i in invoices if i["status"]["code"] == 200]
+    assert sorted(accepted) == sorted(f"FV/{number}" for number in range(20))
+    assert len({i["ksefNumber"] for i in invoices}) == 21
