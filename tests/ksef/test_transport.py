@@ -384,62 +384,58 @@ class TestConnection:
         assert len(ksef.calls) == 1
 
 
+Fetch = Callable[[float], Any]
+
+
 @pytest.fixture
-def over_sockets(sandbox: Any) -> Callable[[], Any]:
-    """Fetch the sandbox's public keys, within 0.3 s."""
-    transport = Transport("test", f"{sandbox.url}/test/v2", connect=1, call=0.3, threads=1)
-    return lambda: transport.send("GET", "/security/public-key-certificates")
+def fetch(sandbox: Any) -> Fetch:
+    """Fetch the sandbox's public keys, within so many seconds."""
+
+    def within(seconds: float) -> Any:
+        transport = Transport("test", f"{sandbox.url}/test/v2", connect=1, call=seconds, threads=1)
+        return transport.send("GET", "/security/public-key-certificates")
+
+    return within
 
 
 class TestBrokenConnections:
     """What only a real socket shows."""
 
     @pytest.mark.parametrize(
-        ("fault", "options"),
-        [
-            ("reset", {}),
-            ("reset-after", {}),
-            ("truncated", {}),
-            ("cut-mid-body", {}),
-            ("cut-chunk", {}),
-        ],
+        "fault", ["reset", "reset-after", "truncated", "cut-mid-body", "cut-chunk"]
     )
     def test_a_connection_that_ends_early_gives_no_answer(
-        self, control: Control, over_sockets: Callable[[], Any], fault: str, options: Any
+        self, control: Control, fetch: Fetch, fault: str
     ) -> None:
-        control.fault(fault, **options)
+        control.fault(fault)
         with pytest.raises(errors.KsefUnreachable, match="broke off"):
-            over_sockets()
+            fetch(5)
 
     def test_an_early_end_that_no_length_betrays_is_no_json(
-        self, control: Control, over_sockets: Callable[[], Any]
+        self, control: Control, fetch: Fetch
     ) -> None:
         control.fault("no-length")
         with pytest.raises(errors.KsefInvalidResponse):
-            over_sockets().json()
+            fetch(5).json()
 
-    def test_a_silent_ksef_is_left_at_the_deadline(
-        self, control: Control, over_sockets: Callable[[], Any]
+    @pytest.mark.parametrize(
+        ("fault", "options"),
+        [("hang", {"seconds": 5}), ("drip", {"secondsPerByte": 0.02})],
+    )
+    def test_a_slow_ksef_is_left_at_the_deadline(
+        self, control: Control, fetch: Fetch, fault: str, options: dict[str, float]
     ) -> None:
-        control.fault("hang", seconds=5)
+        control.fault(fault, **options)
         began = clock.monotonic()
         with pytest.raises(errors.KsefUnreachable, match="in time"):
-            over_sockets()
-        assert 0.3 <= clock.monotonic() - began < 2.3
-
-    def test_a_dripping_body_is_left_at_the_deadline(
-        self, control: Control, over_sockets: Callable[[], Any]
-    ) -> None:
-        control.fault("drip", secondsPerByte=0.02)
-        began = clock.monotonic()
-        with pytest.raises(errors.KsefUnreachable, match="in time"):
-            over_sockets()
+            fetch(0.3)
         assert 0.3 <= clock.monotonic() - began < 2.3
 
     def test_a_connection_serves_again_after_a_failure(
-        self, control: Control, over_sockets: Callable[[], Any]
+        self, control: Control, sandbox: Any
     ) -> None:
+        transport = Transport("test", f"{sandbox.url}/test/v2", connect=1, call=5, threads=1)
         control.fault("cut-mid-body")
         with pytest.raises(errors.KsefUnreachable):
-            over_sockets()
-        assert over_sockets().status == 200
+            transport.send("GET", "/security/public-key-certificates")
+        assert transport.send("GET", "/security/public-key-certificates").json()
