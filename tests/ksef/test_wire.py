@@ -1,0 +1,252 @@
+"""KSeF's JSON, as it should be and as it should not."""
+
+import string
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta, timezone
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.errors import KsefInvalidResponse
+from app.ksef import wire
+from tests.ksef import answers
+from tests.ksef.answers import replaced, without
+
+Path = tuple[str | int, ...]
+
+PAGE = {
+    "invoices": [answers.invoice(1), answers.duplicate(2)],
+    "continuationToken": "next",
+}
+LOGIN_STATUS = {"status": {"code": 100, "description": "W toku", "details": ["Chwila."]}}
+READERS: list[tuple[Callable[[Any], Any], Any]] = [
+    (wire.session_status, answers.session_status()),
+    (wire.invoice_page, PAGE),
+    (wire.public_keys, [answers.public_key()]),
+    (wire.challenge, answers.challenge()),
+    (wire.started_login, answers.started_login()),
+    (wire.login_status, LOGIN_STATUS),
+    (wire.tokens, answers.tokens()),
+    (wire.access_token, {"accessToken": answers.token()}),
+]
+IDS = [read.__name__ for read, _ in READERS]
+
+
+def paths(json: Any, so_far: Path = ()) -> list[Path]:
+    """Where there is a value in an answer: the whole of it, and every member at any depth."""
+    if not isinstance(json, dict | list):
+        return [so_far]
+    members = json.items() if isinstance(json, dict) else enumerate(json)
+    return [so_far, *(path for name, value in members for path in paths(value, (*so_far, name)))]
+
+
+def said(read: Callable[[Any], Any], body: Any) -> str:
+    """What is said of a body that breaks the contract."""
+    with pytest.raises(KsefInvalidResponse) as caught:
+        wire.reading(read, body)
+    return caught.value.detail
+
+
+@pytest.mark.parametrize(
+    ("read", "body", "path", "name"),
+    [
+        (wire.session_status, answers.session_status(), ("status",), "status"),
+        (wire.session_status, answers.session_status(), ("status", "code"), "status.code"),
+        (wire.session_status, answers.session_status(), ("dateCreated",), "dateCreated"),
+        (wire.session_status, answers.session_status(), ("dateUpdated",), "dateUpdated"),
+        (
+            wire.session_status,
+            answers.session_status(),
+            ("upo", "pages", 0, "referenceNumber"),
+            "upo.pages[0].referenceNumber",
+        ),
+        (wire.invoice_page, PAGE, ("invoices",), "invoices"),
+        (wire.invoice_page, PAGE, ("invoices", 1, "ordinalNumber"), "invoices[1].ordinalNumber"),
+        (
+            wire.invoice_page,
+            PAGE,
+            ("invoices", 0, "status", "description"),
+            "invoices[0].status.description",
+        ),
+        (wire.public_keys, [answers.public_key()], (0, "usage"), "[0].usage"),
+        (wire.challenge, answers.challenge(), ("timestampMs",), "timestampMs"),
+        (wire.tokens, answers.tokens(), ("refreshToken", "token"), "refreshToken.token"),
+    ],
+)
+def test_a_missing_or_wrong_field_is_named(
+    read: Callable[[Any], Any], body: Any, path: Path, name: str
+) -> None:
+    breach = "KSeF's answer breaks its contract: {}."
+    assert said(read, without(body, *path)) == breach.format(f"{name} is not there")
+    wrong = said(read, replaced(body, True, *path))
+    assert wrong.startswith(breach.format(f"{name} is not a")[:-1])
+
+
+@pytest.mark.parametrize(("read", "body"), READERS, ids=IDS)
+def test_unknown_fields_are_ignored(read: Callable[[Any], Any], body: Any) -> None:
+    expected = read(body)
+    for path in paths(body):
+        value = body
+        for step in path:
+            value = value[step]
+        if isinstance(value, dict):
+            assert read(replaced(body, {**value, "brandNew": [{}]}, *path)) == expected
+
+
+_VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**64 - 1)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(st.characters(exclude_categories=["Cs"]))
+    | st.sampled_from(["9999-12-31T23:59:59.9999999+00:00", "0001-01-01T00:00:00+14:00", "żółw"]),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(), inner, max_size=2),
+    max_leaves=4,
+)
+
+
+@pytest.mark.parametrize(("read", "body"), READERS, ids=IDS)
+@given(data=st.data())
+def test_whatever_is_wrong_ends_in_a_dataclass_or_a_breach(
+    read: Callable[[Any], Any], body: Any, data: st.DataObject
+) -> None:
+    path = data.draw(st.sampled_from(paths(body)))
+    drop = bool(path) and isinstance(path[-1], str) and data.draw(st.booleans())
+    spoilt = without(body, *path) if drop else replaced(body, data.draw(_VALUES), *path)
+    with suppress(KsefInvalidResponse):
+        assert type(wire.reading(read, spoilt)) is type(read(body))
+
+
+class TestTimes:
+    def read(self, text: Any) -> Any:
+        body = answers.session_status(dateCreated=text)
+        return wire.reading(wire.session_status, body).date_created
+
+    @pytest.mark.parametrize(
+        ("text", "moment"),
+        [
+            ("2026-01-15T11:00:00+00:00", datetime(2026, 1, 15, 11, tzinfo=UTC)),
+            ("2026-01-15T11:00:00Z", datetime(2026, 1, 15, 11, tzinfo=UTC)),
+            (
+                "2026-01-15T12:00:00.1234567+01:00",
+                datetime(2026, 1, 15, 12, 0, 0, 123456, timezone(timedelta(hours=1))),
+            ),
+        ],
+    )
+    def test_iso_8601_with_an_offset(self, text: str, moment: datetime) -> None:
+        assert self.read(text) == moment
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "2026-01-15T11:00:00",
+            "2026-01-15",
+            "",
+            "yesterday",
+            "2026-13-01T00:00:00Z",
+            1768474800,
+            None,
+        ],
+    )
+    def test_everything_else_is_refused(self, text: Any) -> None:
+        assert "dateCreated is not " in said(
+            wire.session_status, answers.session_status(dateCreated=text)
+        )
+
+    @pytest.mark.parametrize(
+        "text", ["0001-01-01T00:00:00+00:00", "9999-12-31T23:59:59.9999999+00:00"]
+    )
+    def test_a_time_that_is_accepted_can_be_told_in_any_zone(self, text: str) -> None:
+        """.NET's smallest and greatest times cannot: they stand where KSeF forgot to set one."""
+        try:
+            moment = self.read(text)
+        except KsefInvalidResponse:
+            return
+        for zone in ("Pacific/Kiritimati", "Pacific/Pago_Pago"):
+            assert moment.astimezone(ZoneInfo(zone))
+
+
+class TestTexts:
+    @pytest.mark.parametrize(
+        "value",
+        ["", "a b", "a\0b", "a\nb", "ż", "a" * 65, "٣", None, 5],
+        ids=repr,
+    )
+    def test_a_reference_goes_into_sql_and_urls_only_if_it_is_one(self, value: Any) -> None:
+        page = {"invoices": [answers.invoice(referenceNumber=value)]}
+        assert "invoices[0].referenceNumber is not" in said(wire.invoice_page, page)
+        page = {"invoices": [answers.invoice(ksefNumber=value)]}
+        if value is None:  # there is none yet
+            assert wire.invoice_page(page).invoices[0].ksef_number is None
+        else:
+            assert "invoices[0].ksefNumber is not" in said(wire.invoice_page, page)
+
+    @pytest.mark.parametrize("value", ["", "a\r\nX-Evil: 1", "żeton", "a b", "a\0"], ids=repr)
+    def test_a_token_goes_into_a_header_only_if_it_fits_one(self, value: str) -> None:
+        breach = said(wire.access_token, {"accessToken": answers.token(value)})
+        assert "accessToken.token is not" in breach
+        assert value not in breach or not value
+
+    def test_an_invoice_number_may_be_any_text(self) -> None:
+        page = wire.invoice_page({"invoices": [answers.invoice(invoiceNumber="FV/ż 1 🧾")]})
+        assert page.invoices[0].invoice_number == "FV/ż 1 🧾"
+
+    def test_a_certificate_is_base64(self) -> None:
+        for text in ("%%%%", "MII", "żółw"):
+            breach = said(wire.public_keys, [answers.public_key(certificate=text)])
+            assert "[0].certificate is not Base64" in breach
+
+    @given(st.text(string.printable, max_size=80))
+    def test_what_is_read_as_an_identifier_can_stand_in_a_path(self, text: str) -> None:
+        try:
+            page = wire.reading(
+                wire.invoice_page, {"invoices": [answers.invoice(referenceNumber=text)]}
+            )
+        except KsefInvalidResponse:
+            return
+        (invoice,) = page.invoices
+        assert invoice.reference_number == text
+        assert len(text.split()) == 1
+
+
+class TestNumbers:
+    @pytest.mark.parametrize("value", [True, 1.0, "1", None], ids=repr)
+    def test_only_whole_numbers_count(self, value: Any) -> None:
+        status = {"code": value, "description": ""}
+        breach = said(wire.session_status, answers.session_status(status=status))
+        assert "status.code is not a whole number" in breach
+
+    @pytest.mark.parametrize(("code", "final"), [(100, False), (170, False), (200, True)])
+    def test_a_status_is_final_from_200_on(self, code: int, final: bool) -> None:
+        assert wire.Status(code, "").is_final is final
+
+
+@pytest.mark.parametrize("missing", ["originalKsefNumber", "originalSessionReferenceNumber"])
+def test_a_duplicate_without_its_whole_original_names_none(missing: str) -> None:
+    body = without(answers.duplicate(), "status", "extensions", missing)
+    assert wire.invoice_page({"invoices": [body]}).invoices[0].duplicate_of is None
+    bare = without(answers.duplicate(), "status", "extensions")
+    assert wire.invoice_page({"invoices": [bare]}).invoices[0].duplicate_of is None
+
+
+def test_only_a_duplicate_names_an_original() -> None:
+    body = replaced(answers.duplicate(), 450, "status", "code")
+    assert wire.invoice_page({"invoices": [body]}).invoices[0].duplicate_of is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "accepted"),
+    [
+        ({}, True),
+        ({"ksefNumber": None}, False),
+        ({"status": {"code": 150, "description": ""}}, False),
+        ({"status": {"code": 410, "description": ""}}, False),
+    ],
+)
+def test_an_invoice_is_accepted_with_200_and_a_number(changes: Any, accepted: bool) -> None:
+    page = wire.invoice_page({"invoices": [answers.invoice(**changes)]})
+    assert page.invoices[0].is_accepted is accepted
