@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import orjson
 
@@ -39,7 +40,7 @@ def link(
         "environment": place.environment,
         "session_reference_number": reference_number,
     }
-    by_number = {
+    by_number: dict[str, Any] = {
         "ksef_numbers": [*accepted, *duplicates],
         "duplicates": orjson.dumps(duplicates).decode(),
     }
@@ -49,13 +50,18 @@ def link(
     with parts.db.transaction() as connection:
         if not queries.unlinked(connection, **found, **by_number, **by_reference):
             return Linked(0, 0)
-        synced = list(queries.link_synced(connection, **found, **by_number))
-        offline = list(queries.link_offline(connection, **found, **by_reference))
+        synced = list(queries.lock_synced(connection, **found, **by_number))
+        if synced:
+            by_number["ksef_numbers"] = [row.ksef_number for row in synced]
+            queries.link_synced(connection, **found, **by_number)
+        offline = list(queries.lock_offline(connection, **found, **by_reference))
+        if offline:
+            queries.link_offline(connection, **found, ids=[row.id for row in offline])
     _report(place, reference_number, synced, offline)
     return Linked(len(synced), len(offline))
 
 
-def _report(place: Place, reference_number: str, *changed: Sequence) -> None:  # type: ignore[type-arg]
+def _report(place: Place, reference_number: str, *changed: Sequence[Any]) -> None:
     telemetry.info(
         "linked",
         environment=place.environment,
