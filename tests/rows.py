@@ -1,0 +1,158 @@
+"""The ERP's two tables in tests: rows put in, read back, and every write to them counted."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg2
+from psycopg2.extras import execute_values
+
+from app.services.parts import Place
+
+SYNCED, OFFLINE = "synced_invoices", "offline_invoices"
+LONG_AGO = "2021-03-04 05:06:07+01"
+
+
+def add_synced(
+    database: Any, place: Place, ksef_numbers: Iterable[str], *, session: str | None = None
+) -> None:
+    """Rows as an ERP stored them years ago, with a session only where one is named."""
+    rows = [
+        (place.company_nip, place.environment, number, f"FV/{number}", session, LONG_AGO)
+        for number in ksef_numbers
+    ]
+    _insert(
+        database,
+        f"{SYNCED} (company_nip, environment, ksef_number, invoice_number,"
+        " session_reference_number, created_at)",
+        rows,
+    )
+
+
+def add_offline(
+    database: Any, place: Place, references: Iterable[str], *, session: str | None = None
+) -> None:
+    """Rows of invoices issued offline, one for each reference (they may repeat)."""
+    rows = [
+        (place.company_nip, place.environment, f"OFF/{i}", reference, session, LONG_AGO)
+        for i, reference in enumerate(references)
+    ]
+    _insert(
+        database,
+        f"{OFFLINE} (company_nip, environment, invoice_number, ksef_reference_number,"
+        " session_reference_number, created_at)",
+        rows,
+    )
+
+
+def synced_sessions(database: Any, place: Place) -> dict[str, str | None]:
+    """Session by KSeF number."""
+    return dict(_select(database, f"ksef_number, session_reference_number FROM {SYNCED}", place))
+
+
+def offline_sessions(database: Any, place: Place) -> list[tuple[str, str | None]]:
+    """(reference, session) of each row, in the order in which they were put in."""
+    return _select(
+        database,
+        f"ksef_reference_number, session_reference_number FROM {OFFLINE}",
+        place,
+        order="ORDER BY id",
+    )
+
+
+def stored(database: Any) -> list[tuple[Any, ...]]:
+    """Every row of both tables with its place on disk and the transaction that wrote it."""
+    return [
+        row
+        for table in (SYNCED, OFFLINE)
+        for row in database.execute(
+            f"SELECT '{table}', t.ctid::text, t.xmin::text, t.* FROM {table} AS t ORDER BY t.ctid"
+        )
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class OneConnection:
+    """Takes the place of the `database` fixture where a test asks it hundreds of times."""
+
+    connection: Any
+
+    def execute(self, statement: str) -> list[tuple[Any, ...]]:
+        with self.connection.cursor() as cursor:
+            cursor.execute(statement)
+            return cursor.fetchall() if cursor.description else []
+
+
+@contextmanager
+def one_connection(database: Any) -> Iterator[OneConnection]:
+    """The owner's way into the database, kept open; each statement is committed at once."""
+    with _connection(database) as connection:
+        connection.autocommit = True
+        yield OneConnection(connection)
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """One statement that PostgreSQL carried out, and the rows that it wrote."""
+
+    table: str
+    operation: str
+    rows: int
+
+
+class WriteLog:
+    """What PostgreSQL itself counted, with triggers that fire once a statement."""
+
+    def __init__(self, database: Any) -> None:
+        self._database = database
+
+    def read(self) -> list[Write]:
+        """All writes since the last reading."""
+        rows = self._database.execute(
+            "WITH gone AS (DELETE FROM write_log RETURNING *)"
+            " SELECT table_name, operation, rows FROM gone ORDER BY id"
+        )
+        return [Write(*row) for row in rows]
+
+
+@contextmanager
+def counted_writes(database: Any) -> Iterator[WriteLog]:
+    """Counts the statements that write to the two tables while the block lasts."""
+    statements = [
+        "CREATE TABLE write_log (id bigint GENERATED ALWAYS AS IDENTITY,"
+        " table_name text, operation text, rows bigint)",
+        "CREATE FUNCTION log_write() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$ BEGIN"
+        " INSERT INTO write_log (table_name, operation, rows)"
+        " SELECT TG_TABLE_NAME, TG_OP, count(*) FROM written; RETURN NULL; END $$",
+    ]
+    for table in (SYNCED, OFFLINE):
+        for operation, rows in (("INSERT", "NEW"), ("UPDATE", "NEW"), ("DELETE", "OLD")):
+            statements.append(
+                f"CREATE TRIGGER log_{operation.lower()} AFTER {operation} ON {table}"
+                f" REFERENCING {rows} TABLE AS written"
+                " FOR EACH STATEMENT EXECUTE FUNCTION log_write()"
+            )
+    database.execute("; ".join(statements))
+    try:
+        yield WriteLog(database)
+    finally:
+        database.execute("DROP FUNCTION log_write CASCADE; DROP TABLE write_log")
+
+
+def _insert(database: Any, into: str, rows: list[tuple[Any, ...]]) -> None:
+    with _connection(database) as connection, connection, connection.cursor() as cursor:
+        execute_values(cursor, f"INSERT INTO {into} VALUES %s", rows, page_size=2000)
+
+
+def _select(database: Any, what: str, place: Place, *, order: str = "") -> list[tuple[Any, ...]]:
+    with _connection(database) as connection, connection, connection.cursor() as cursor:
+        cursor.execute(
+            f"SELECT {what} WHERE company_nip = %s AND environment = %s {order}",
+            (place.company_nip, place.environment),
+        )
+        return cursor.fetchall()
+
+
+def _connection(database: Any) -> Any:
+    return closing(psycopg2.connect(database.owner_dsn))
