@@ -13,7 +13,8 @@ from app.ksef.wire import Challenge, PublicKey, StartedLogin, Tokens
 TOKEN_ENCRYPTION = "KsefTokenEncryption"  # noqa: S105 - KSeF's name of a key usage
 IN_PROGRESS = 100
 DONE = 200
-FAILED_FOR_NOW = 550
+# Codes that speak of the credential; others, of KSeF's own trouble or unknown, may pass.
+REFUSED = frozenset({415, 425, 450, 460, 480})
 _LONGEST_POLL = 1.0
 
 
@@ -73,7 +74,10 @@ def _encrypt(key: PublicKey, ksef_token: str, challenge: Challenge) -> bytes:
     if not isinstance(public_key, rsa.RSAPublicKey):
         raise errors.KsefInvalidResponse("KSeF's public key for tokens is not an RSA key.")
     oaep = padding.OAEP(padding.MGF1(hashes.SHA256()), hashes.SHA256(), label=None)
-    return public_key.encrypt(f"{ksef_token}|{challenge.timestamp_ms}".encode(), oaep)
+    try:
+        return public_key.encrypt(f"{ksef_token}|{challenge.timestamp_ms}".encode(), oaep)
+    except ValueError:
+        raise LoginRefused("The KSeF token is too long for KSeF's key: it is no token.") from None
 
 
 def _wait(
@@ -89,8 +93,9 @@ def _wait(
             return
         if status.code != IN_PROGRESS:
             said = errors.KsefAnswer(200, status.code, status.description, status.details)
-            kind = errors.KsefError if status.code in (500, FAILED_FOR_NOW) else LoginRefused
-            raise kind(f"KSeF refused the login: {status.description}.", ksef=said)
+            kind = LoginRefused if status.code in REFUSED else errors.KsefError
+            words = status.description.rstrip(".")
+            raise kind(f"KSeF refused the login: {words}.", ksef=said)
         if clock.monotonic() + poll > deadline:
             raise errors.KsefUnreachable("KSeF did not finish the login in time.")
         sleep(poll)
