@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 import secrets
 from datetime import datetime, timedelta
@@ -118,42 +117,40 @@ def page_content(
 # -- download links --------------------------------------------------------------------------
 
 
-def invoice_link(
-    env: Environment, session: Session, invoice: Invoice, now: datetime
-) -> tuple[str, str]:
-    """A new download link of an invoice's UPO, and when it ends."""
-    return _link(env, f"{session.reference}/{invoice.reference}", now)
+class Links:
+    """Makes the download links of one answer: new in each answer, all ending at the same time."""
+
+    def __init__(self, env: Environment, now: datetime) -> None:
+        end = now + timedelta(seconds=world().settings.link_seconds)
+        self.end = stamp(end)
+        self._env = env
+        self._expiry = str(int(end.timestamp()))
+        self._nonce = secrets.token_hex(6)
+        self._prefix = f"{request.host_url}{env.name}/storage/upo"
+
+    def to(self, session: Session, reference: str) -> str:
+        """The link to the UPO of an invoice of the session, or to a page of its collective one."""
+        name = f"{session.reference}/{reference}"
+        signature = _signature(self._env, name, self._expiry, self._nonce)
+        return f"{self._prefix}/{name}.xml?se={self._expiry}&rn={self._nonce}&sig={signature}"
 
 
 def upo_page_links(env: Environment, session: Session, now: datetime) -> list[dict[str, Any]]:
     """The pages of a session's UPO in KSeF's `UpoPageResponse` shape, with new links."""
-    pages = []
-    for page in session.pages(now, world().settings.upo_page_size):
-        url, end = _link(env, f"{session.reference}/{page.reference}", now)
-        pages.append(
-            {
-                "referenceNumber": page.reference,
-                "downloadUrl": url,
-                "downloadUrlExpirationDate": end,
-            }
-        )
-    return pages
-
-
-def _link(env: Environment, name: str, now: datetime) -> tuple[str, str]:
-    end = now + timedelta(seconds=world().settings.link_seconds)
-    expiry, nonce = str(int(end.timestamp())), secrets.token_hex(6)
-    signature = _signature(env, name, expiry, nonce)
-    url = (
-        f"{request.host_url}{env.name}/storage/upo/{name}.xml"
-        f"?se={expiry}&rn={nonce}&sig={signature}"
-    )
-    return url, stamp(end)
+    links = Links(env, now)
+    return [
+        {
+            "referenceNumber": page.reference,
+            "downloadUrl": links.to(session, page.reference),
+            "downloadUrlExpirationDate": links.end,
+        }
+        for page in session.pages(now, world().settings.upo_page_size)
+    ]
 
 
 def _signature(env: Environment, name: str, expiry: str, nonce: str) -> str:
     message = f"{name}|{expiry}|{nonce}".encode()
-    return hmac.new(env.secret, message, hashlib.sha256).hexdigest()
+    return hmac.digest(env.secret, message, "sha256").hex()
 
 
 def download(reference: str, name: str) -> Response:

@@ -10,7 +10,7 @@ from flask import Blueprint, Response, g, request
 
 from sandbox.access import check_reference, environment, find_session, require
 from sandbox.clock import parse_stamp, stamp
-from sandbox.documents import invoice_link, upo_page_links
+from sandbox.documents import Links, upo_page_links
 from sandbox.paging import Page, page_bounds, token_at
 from sandbox.problems import BadRequest, json_response
 from sandbox.state import Invoice, Session, invoice_words
@@ -128,43 +128,45 @@ def session_invoice(reference: str, invoice_reference: str) -> Response:
     if found is None or invoice is None:
         # The official page names no other code for this call.
         raise BadRequest(21405, f"Faktura {invoice_reference} nie została znaleziona w sesji.")
+    now = world().clock.now()
     with environment().lock:
-        return json_response(describe_invoice(found, invoice, world().clock.now()))
+        return json_response(describe_invoice(found, invoice, now, Links(environment(), now)))
 
 
 def _list_invoices(
     found: Session, invoices: Sequence[Invoice], which: str, now: datetime
 ) -> Response:
     scope = f"{found.reference}|{which}"
+    links = Links(environment(), now)
     with environment().lock:
         start, stop = page_bounds(scope, len(invoices))
         more = stop < len(invoices)
         g.page = Page(
             token_at(scope, start),
-            describe_invoice(found, invoices[0], now) if invoices else None,
-            describe_invoice(found, invoices[stop], now) if more else None,
+            describe_invoice(found, invoices[0], now, links) if invoices else None,
+            describe_invoice(found, invoices[stop], now, links) if more else None,
         )
         return json_response(
             {
                 "continuationToken": token_at(scope, stop) if more else None,
                 "invoices": [
-                    describe_invoice(found, invoice, now) for invoice in invoices[start:stop]
+                    describe_invoice(found, invoice, now, links) for invoice in invoices[start:stop]
                 ],
             }
         )
 
 
-def describe_invoice(found: Session, invoice: Invoice, now: datetime) -> dict[str, Any]:
+def describe_invoice(
+    found: Session, invoice: Invoice, now: datetime, links: Links
+) -> dict[str, Any]:
     """An invoice in KSeF's `SessionInvoiceStatusResponse` shape."""
     code = invoice.code_at(now)
     final = code >= 200
     accepted_at = invoice.finishes if code == 200 else None
     stored_at = None
-    link, link_end = None, None
     if accepted_at is not None:
         delay = timedelta(seconds=world().settings.permanent_storage_seconds)
         stored_at = accepted_at + delay if accepted_at + delay <= now else None
-        link, link_end = invoice_link(environment(), found, invoice, now)
     status = _status(code, invoice_words(code), invoice.details if final else None)
     if final and invoice.extensions:
         status["extensions"] = invoice.extensions
@@ -178,8 +180,8 @@ def describe_invoice(found: Session, invoice: Invoice, now: datetime) -> dict[st
         "acquisitionDate": stamp(accepted_at) if accepted_at else None,
         "invoicingDate": stamp(invoice.received),
         "permanentStorageDate": stamp(stored_at) if stored_at else None,
-        "upoDownloadUrl": link,
-        "upoDownloadUrlExpirationDate": link_end,
+        "upoDownloadUrl": links.to(found, invoice.reference) if accepted_at else None,
+        "upoDownloadUrlExpirationDate": links.end if accepted_at else None,
         "invoicingMode": "Offline" if invoice.offline else "Online",
         "status": status,
     }
