@@ -4,7 +4,7 @@
 .DEFAULT_GOAL := help
 
 help:
-	@echo 'make run     the whole service on this machine, with demo data   (PORT=8000)'
+	@echo 'make run     the whole service on this machine, with demo data   (PORT=8080)'
 	@echo 'make test    the test suite                                      (ARGS="tests/upo -x")'
 	@echo 'make check   format, lint, types, import rules, then the test suite'
 	@echo 'make serve   production start: gunicorn, settings from the environment'

@@ -25,6 +25,9 @@ from psycopg2.extensions import make_dsn
 
 from app.db.migrate import migrate
 from sandbox import postgres
+from sandbox.control import Control
+from sandbox.server import RunningSandbox
+from sandbox.server import start as start_sandbox
 
 pytest_plugins = ["tests.service"]
 
@@ -143,6 +146,8 @@ def _migrated_database(database_server: DatabaseServer) -> Iterator[tuple[TestDa
     with database_server.scratch() as name:
         database = TestDatabase(database_server, name)
         migrate(database.owner_dsn)
+        # Only a superuser may take on any role.
+        database.execute(f"GRANT {', '.join(ROLES)} TO CURRENT_USER")
         tables = _children_first(database)
         yield database, "; ".join(f"DELETE FROM {table}" for table in tables)
 
@@ -177,18 +182,15 @@ def _children_first(database: TestDatabase) -> list[str]:
 
 
 @pytest.fixture(scope="session")
-def running_sandbox() -> Iterator[Any]:
-    """The sandbox KSeF on a free port of the loopback (`sandbox.server.RunningSandbox`)."""
-    from sandbox import server
-
-    with server.start() as running:
+def running_sandbox() -> Iterator[RunningSandbox]:
+    """The sandbox KSeF on a free port of the loopback."""
+    with start_sandbox() as running:
         yield running
 
 
 @pytest.fixture
-def sandbox(running_sandbox: Any) -> Any:
+def sandbox(running_sandbox: RunningSandbox) -> RunningSandbox:
     """The running sandbox without any session, fault, moved clock or logged call."""
-    from sandbox.control import Control
-
-    Control(running_sandbox.url).reset()
+    with Control(running_sandbox.url) as control:
+        control.reset()
     return running_sandbox

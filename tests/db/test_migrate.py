@@ -131,14 +131,13 @@ def test_timeouts_of_the_database_do_not_hold_for_migrations(
     assert "0004_slow" in migrate(empty_database.owner_dsn, folder)
 
 
-def test_pending_only_reads_and_the_service_may_ask(empty_database: Any, folder: Path) -> None:
+def test_pending_only_reads(empty_database: Any, folder: Path) -> None:
     assert missing(empty_database.owner_dsn, folder) == list(FILES)
     assert empty_database.execute("SELECT to_regclass('schema_migrations')") == [(None,)]
 
-    migrate(empty_database.owner_dsn, MIGRATIONS)
-    with closing(psycopg2.connect(empty_database.service_dsn)) as connection:
-        connection.set_session(readonly=True)
-        assert pending(connection) == []
+
+def test_the_service_may_ask_what_is_pending(database: Any) -> None:
+    assert missing(database.service_dsn, MIGRATIONS) == []
 
 
 def test_an_old_server_is_refused() -> None:
