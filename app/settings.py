@@ -136,8 +136,12 @@ def _secret_keys(text: str) -> tuple[bytes, ...]:
 
 
 def _http_url(text: str) -> str:
-    parts = urlsplit(text)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    try:
+        parts = urlsplit(text)
+        usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:  # its text would repeat the value
+        usable = False
+    if not usable:
         raise ValueError("is not an http(s) URL")
     return text.rstrip("/")
 

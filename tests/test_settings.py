@@ -1,0 +1,152 @@
+"""Environment variables in, settings out; what is wrong is told by name, never by value."""
+
+import base64
+from pathlib import Path
+from zoneinfo import ZoneInfo
+
+import pytest
+
+from app.settings import Settings, SettingsError, Timing, from_environment
+
+KEY = base64.b64encode(b"k" * 32).decode()
+NEEDED = {"DATABASE_URL": "postgresql://proxy:hunter2@db.example/ksef", "SECRET_KEYS": KEY}
+
+
+def read(**changes: str) -> Settings:
+    return from_environment({**NEEDED, **changes})
+
+
+def problems(**changes: str) -> str:
+    with pytest.raises(SettingsError) as caught:
+        read(**changes)
+    return str(caught.value)
+
+
+def test_what_is_not_set_has_its_default() -> None:
+    assert read() == Settings(
+        database_url=NEEDED["DATABASE_URL"],
+        secret_keys=(b"k" * 32,),
+        ksef_urls={
+            "test": "https://api-test.ksef.mf.gov.pl/v2",
+            "demo": "https://api-demo.ksef.mf.gov.pl/v2",
+            "prod": "https://api.ksef.mf.gov.pl/v2",
+        },
+        ksef_proxy_url=None,
+        ksef_ca_bundle=None,
+        response_timezone=ZoneInfo("Europe/Warsaw"),
+        web_threads=8,
+        log_level="INFO",
+        timing=Timing(),
+    )
+
+
+def test_everything_set(tmp_path: Path) -> None:
+    bundle = tmp_path / "ca.pem"
+    bundle.touch()
+    settings = read(
+        SECRET_KEYS=f" {base64.b64encode(b'n' * 32).decode()} , {KEY}",
+        KSEF_URL_TEST="http://127.0.0.1:8100/test/v2/",
+        KSEF_URL_DEMO="https://demo.example/v2",
+        KSEF_URL_PROD="https://prod.example/v2",
+        KSEF_PROXY_URL="http://user:hunter2@proxy.example:3128",
+        KSEF_CA_BUNDLE=str(bundle),
+        RESPONSE_TIMEZONE="UTC",
+        WEB_THREADS="16",
+        LOG_LEVEL="warning",
+    )
+    assert settings.secret_keys == (b"n" * 32, b"k" * 32)
+    assert settings.ksef_urls == {
+        "test": "http://127.0.0.1:8100/test/v2",
+        "demo": "https://demo.example/v2",
+        "prod": "https://prod.example/v2",
+    }
+    assert settings.ksef_proxy_url == "http://user:hunter2@proxy.example:3128"
+    assert settings.ksef_ca_bundle == str(bundle)
+    assert settings.response_timezone == ZoneInfo("UTC")
+    assert (settings.web_threads, settings.log_level) == (16, "WARNING")
+    assert "hunter2" not in repr(settings)
+    assert "nnnn" not in repr(settings)
+
+
+def test_a_blank_variable_is_one_that_is_not_set() -> None:
+    assert read(WEB_THREADS=" ", KSEF_URL_TEST="", LOG_LEVEL="") == read()
+
+
+def test_all_problems_are_told_together() -> None:
+    with pytest.raises(SettingsError) as caught:
+        from_environment(
+            {
+                "SECRET_KEYS": "geheim",
+                "KSEF_URL_DEMO": "ftp://geheim",
+                "KSEF_URL_PROD": "http://geheim.example",
+                "KSEF_PROXY_URL": "geheim",
+                "KSEF_CA_BUNDLE": "/geheim",
+                "RESPONSE_TIMEZONE": "Geheim/Geheim",
+                "WEB_THREADS": "geheim",
+                "LOG_LEVEL": "geheim",
+            }
+        )
+    assert str(caught.value) == (
+        "Settings: "
+        "KSEF_URL_DEMO is not an http(s) URL; "
+        "KSEF_URL_PROD must be https; "
+        "DATABASE_URL is missing; "
+        "SECRET_KEYS holds a key that is not Base64; "
+        "KSEF_PROXY_URL is not an http(s) URL; "
+        "KSEF_CA_BUNDLE is not a readable file; "
+        "RESPONSE_TIMEZONE is not a known time zone; "
+        "WEB_THREADS is not a positive whole number; "
+        "LOG_LEVEL is not one of DEBUG, INFO, WARNING, ERROR."
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("DATABASE_URL", "geheim"),
+        ("DATABASE_URL", "mysql://geheim/x"),
+        ("SECRET_KEYS", "Z2VoZWlt"),
+        ("SECRET_KEYS", f"{KEY},"),
+        ("SECRET_KEYS", "geheimż"),
+        ("KSEF_URL_TEST", "geheim.example/v2"),
+        ("KSEF_URL_TEST", "https:///geheim"),
+        ("KSEF_URL_TEST", "http://[::1/geheim"),
+        ("KSEF_URL_TEST", "https://geheim.example:geheim"),
+        ("KSEF_URL_TEST", "https://geheim℀x.example"),
+        ("KSEF_PROXY_URL", "socks5://geheim"),
+        ("KSEF_CA_BUNDLE", "/"),
+        ("RESPONSE_TIMEZONE", "../geheim"),
+        ("RESPONSE_TIMEZONE", "Europe"),
+        ("WEB_THREADS", "0"),
+        ("WEB_THREADS", "-1"),
+        ("WEB_THREADS", "8.0"),
+        ("WEB_THREADS", "٨"),
+    ],
+)
+def test_a_bad_value_is_refused_and_not_repeated(name: str, value: str) -> None:
+    told = problems(**{name: value})
+    assert told.startswith(f"Settings: {name} ")
+    assert told.count(";") == 0
+    assert "geheim" not in told
+
+
+@pytest.mark.parametrize(
+    ("url", "accepted"),
+    [
+        ("https://ksef.example/v2", True),
+        ("http://localhost:8100/prod/v2", True),
+        ("http://127.0.0.1:8100/prod/v2", True),
+        ("http://[::1]:8100/prod/v2", True),
+        ("http://ksef.example/v2", False),
+        ("http://10.0.0.1/v2", False),
+        ("http://localhost.example/v2", False),
+        ("http://127.0.0.1.example/v2", False),
+        ("http://127.0.0.1@ksef.example/v2", False),
+    ],
+)
+def test_production_is_spoken_to_in_the_open_on_this_machine_only(url: str, accepted: bool) -> None:
+    if accepted:
+        assert read(KSEF_URL_PROD=url).ksef_urls["prod"] == url
+    else:
+        assert problems(KSEF_URL_PROD=url) == "Settings: KSEF_URL_PROD must be https."
+    assert read(KSEF_URL_TEST=url).ksef_urls["test"] == url
