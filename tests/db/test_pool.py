@@ -1,0 +1,238 @@
+"""Connections and transactions, on a real PostgreSQL."""
+
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import psycopg2
+import pytest
+
+from app import clock, errors
+from app.db.pool import Database, PoolTiming
+
+QUICK = PoolTiming(connect=2, wait=0.05, lock=0.1, statement=3)
+PATIENT = PoolTiming(connect=2, wait=10, lock=0.1, statement=3)
+MakePool = Callable[..., Database]
+
+
+@pytest.fixture
+def make_pool(database: Any) -> Iterator[MakePool]:
+    made: list[Database] = []
+
+    def make(*, size: int = 2, timing: PoolTiming = QUICK, dsn: str | None = None) -> Database:
+        made.append(Database(dsn or database.service_dsn, size=size, timing=timing))
+        return made[-1]
+
+    yield make
+    for pool in made:
+        pool.close()
+
+
+@pytest.fixture
+def pool(make_pool: MakePool) -> Database:
+    return make_pool()
+
+
+def run(pool: Database, statement: str) -> Any:
+    with pool.transaction() as connection:
+        return fetch(connection, statement)
+
+
+def fetch(connection: Any, statement: str) -> Any:
+    with connection.cursor() as cursor:
+        cursor.execute(statement)
+        return cursor.fetchone()[0] if cursor.description else None
+
+
+def backend(pool: Database) -> int:
+    """The server process that the pool's next transaction meets."""
+    return int(run(pool, "SELECT pg_backend_pid()"))
+
+
+def companies(database: Any) -> list[str]:
+    return [nip for (nip,) in database.execute("SELECT nip FROM companies ORDER BY nip")]
+
+
+def insert(nip: str) -> str:
+    return f"INSERT INTO companies (nip, name) VALUES ('{nip}', 'x')"
+
+
+class TestTransaction:
+    def test_is_committed_at_its_end(self, pool: Database, database: Any) -> None:
+        with pool.transaction() as connection:
+            fetch(connection, insert("5265877635"))
+            assert companies(database) == []
+        assert companies(database) == ["5265877635"]
+
+    @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, errors.Forbidden])
+    def test_is_rolled_back_by_any_error_which_goes_on(
+        self, pool: Database, database: Any, error: type[BaseException]
+    ) -> None:
+        pid = backend(pool)
+
+        def fail(connection: Any) -> None:
+            fetch(connection, insert("5265877635"))
+            raise error("of our own")
+
+        with pytest.raises(error), pool.transaction() as connection:
+            fail(connection)
+        assert companies(database) == []
+        assert backend(pool) == pid
+        run(pool, insert("7171642051"))
+        assert companies(database) == ["7171642051"]
+
+    def test_a_broken_rule_of_the_schema_is_not_taken_for_an_outage(
+        self, pool: Database, database: Any
+    ) -> None:
+        with pytest.raises(psycopg2.errors.CheckViolation):
+            run(pool, insert("not a NIP"))
+        assert backend(pool)
+
+    def test_its_limits_end_with_it(self, pool: Database) -> None:
+        """A pooler of connections hands them on to others: nothing of ours may stay set."""
+        with pool.transaction() as connection:
+            assert fetch(connection, "SHOW statement_timeout") == "3s"
+            assert fetch(connection, "SHOW lock_timeout") == "100ms"
+        [connection] = pool._idle
+        assert fetch(connection, "SHOW statement_timeout") == "0"
+        assert fetch(connection, "SHOW lock_timeout") == "0"
+
+    def test_a_statement_that_takes_too_long_is_unavailable(self, make_pool: MakePool) -> None:
+        pool = make_pool(timing=PoolTiming(connect=2, wait=1, lock=1, statement=0.1))
+        with pytest.raises(errors.Unavailable, match="does not answer"):
+            run(pool, "SELECT pg_sleep(5)")
+        assert backend(pool)
+
+    def test_a_lock_that_takes_too_long_is_unavailable(self, make_pool: MakePool) -> None:
+        pool = make_pool()
+        run(pool, insert("5265877635"))
+        row = "SELECT nip FROM companies FOR UPDATE"
+        with pool.transaction() as holder:
+            fetch(holder, row)
+            began = clock.monotonic()
+            with pytest.raises(errors.Unavailable):
+                run(pool, row)
+            assert 0.1 <= clock.monotonic() - began < 2
+        assert run(pool, row) == "5265877635"
+
+
+class TestTurns:
+    def test_connections_are_used_again(self, pool: Database) -> None:
+        assert len({backend(pool) for _ in range(5)}) == 1
+
+    def test_transactions_at_the_same_time_have_connections_of_their_own(
+        self, pool: Database
+    ) -> None:
+        with pool.transaction() as first, pool.transaction() as second:
+            pid = "SELECT pg_backend_pid()"
+            assert fetch(first, pid) != fetch(second, pid)
+
+    def test_one_too_many_waits_and_is_then_unavailable(self, make_pool: MakePool) -> None:
+        pool = make_pool(size=1)
+        with pool.transaction():
+            began = clock.monotonic()
+            with pytest.raises(errors.Unavailable, match="busy"):
+                run(pool, "SELECT 1")
+            assert 0.05 <= clock.monotonic() - began < 2
+        assert run(pool, "SELECT 1") == 1
+
+    def test_one_too_many_is_served_when_a_turn_is_given_back(self, make_pool: MakePool) -> None:
+        pool = make_pool(size=1, timing=PATIENT)
+        served: list[int] = []
+        waiting = threading.Thread(target=lambda: served.append(run(pool, "SELECT 1")))
+        with pool.transaction():
+            waiting.start()
+            waiting.join(0.05)
+            assert waiting.is_alive()
+            assert served == []
+        waiting.join(10)
+        assert served == [1]
+
+    def test_a_failure_gives_its_turn_back(self, make_pool: MakePool) -> None:
+        pool = make_pool(size=1)
+        for _ in range(3):
+            with pytest.raises(psycopg2.errors.SyntaxError):
+                run(pool, "SELEC")
+        assert run(pool, "SELECT 1") == 1
+
+
+class TestLostConnections:
+    def kill(self, database: Any, pid: int) -> None:
+        """End a server process, and wait until it is gone."""
+        assert database.execute(f"SELECT pg_terminate_backend({pid}, 5000)") == [(True,)]
+
+    def test_an_idle_connection_that_was_killed_is_replaced(
+        self, pool: Database, database: Any
+    ) -> None:
+        pid = backend(pool)
+        self.kill(database, pid)
+        assert backend(pool) != pid
+
+    def test_one_killed_in_its_transaction_is_unavailable_once(
+        self, make_pool: MakePool, database: Any
+    ) -> None:
+        pool = make_pool(size=1)
+        pid = backend(pool)
+
+        def work(connection: Any) -> None:
+            fetch(connection, insert("5265877635"))
+            self.kill(database, pid)
+            fetch(connection, "SELECT 1")
+
+        with pytest.raises(errors.Unavailable), pool.transaction() as connection:
+            work(connection)
+        assert companies(database) == []
+        assert backend(pool) != pid
+
+    def test_one_killed_before_its_commit_does_not_pass_for_committed(
+        self, pool: Database, database: Any
+    ) -> None:
+
+        def work(connection: Any) -> None:
+            fetch(connection, insert("5265877635"))
+            self.kill(database, fetch(connection, "SELECT pg_backend_pid()"))
+
+        with pytest.raises(errors.Unavailable), pool.transaction() as connection:
+            work(connection)
+        assert companies(database) == []
+
+    def test_one_that_was_closed_is_replaced(self, pool: Database) -> None:
+        pid = backend(pool)
+        pool._idle[0].close()
+        assert backend(pool) != pid
+
+    def test_closing_the_pool_closes_its_idle_connections(self, pool: Database) -> None:
+        pid = backend(pool)
+        [connection] = pool._idle
+        pool.close()
+        assert connection.closed
+        assert backend(pool) != pid
+
+
+class TestNoDatabase:
+    def test_a_server_that_is_not_there(self, make_pool: MakePool, tmp_path: Any) -> None:
+        pool = make_pool(size=1, dsn=f"host={tmp_path} dbname=x")
+        for _ in range(2):
+            with pytest.raises(errors.Unavailable, match="does not answer") as caught:
+                run(pool, "SELECT 1")
+            assert str(tmp_path) not in caught.value.detail
+
+    def test_a_database_that_is_not_migrated(
+        self, make_pool: MakePool, empty_database: Any
+    ) -> None:
+        pool = make_pool(dsn=empty_database.owner_dsn)
+        with pytest.raises(errors.Unavailable, match="not migrated"):
+            run(pool, "SELECT nip FROM companies")
+
+    def test_a_database_that_lacks_the_latest_column(self, pool: Database) -> None:
+        with pytest.raises(errors.Unavailable, match="not migrated"):
+            run(pool, "SELECT of_the_next_version FROM companies")
+
+    def test_nothing_is_asked_for_before_the_first_transaction(self, make_pool: MakePool) -> None:
+        make_pool(dsn="host=/nowhere")
+
+
+def test_the_service_has_no_right_to_change_the_schema(pool: Database) -> None:
+    for statement in ("CREATE TABLE own (x int)", "DROP TABLE companies"):
+        with pytest.raises(psycopg2.errors.InsufficientPrivilege):
+            run(pool, statement)
