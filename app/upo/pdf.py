@@ -77,9 +77,7 @@ def polish_time(moment: datetime) -> str:
     """
     local = moment.astimezone(_WARSAW)
     wall = local.replace(tzinfo=None).isoformat(" ", "seconds")
-    # Only then does the other reading of the same wall-clock time differ.
-    other = local.replace(fold=1 - local.fold)
-    is_twice = local.utcoffset() != other.utcoffset() and other.astimezone(_WARSAW) == other
+    is_twice = local.utcoffset() != local.replace(fold=1 - local.fold).utcoffset()
     return f"{wall} {local.tzname()}" if is_twice else wall
 
 
@@ -295,7 +293,7 @@ class _Drawing:
         first = 0
         top = self._table_top(0) + self._heading_height
         for index, height in enumerate(self._heights):
-            if top + height > _TABLE_BOTTOM and (index > first or not pages):
+            if top + height > _TABLE_BOTTOM:
                 pages.append(range(first, index))
                 first = index
                 top = self._table_top(len(pages)) + self._heading_height
@@ -385,16 +383,16 @@ class _Drawing:
     def _draw_running_head(self, sheet: Sheet) -> None:
         title = self._words(self._labels.title, _FACT, self._faces.strong)
         sheet.write(title, _LEFT, _TOP - 2.0)
+        if self._is_test:
+            self._draw_test(sheet, _LEFT + title.width + 14.0, _TOP - 3.5, 9.5)
         session = self._text(
             self._upo.session_reference_number, _FACT, _SESSION_WIDTH, self._faces.code
         )
         # The first page has it in full, whatever its length.
         session = session._replace(lines=session.lines[:1])
-        sheet.write_flush_right(session, _RIGHT, _TOP - 2.0)
         label = self._words(self._labels.session, _SMALL)
         sheet.write_flush_right(label, _RIGHT - session.width - 6.0, _TOP - 1.0, GREY)
-        if self._is_test:
-            self._draw_test(sheet, _LEFT + title.width + 14.0, _TOP - 3.5, 9.5)
+        sheet.write_flush_right(session, _RIGHT, _TOP - 2.0)
 
     def _draw_test(self, sheet: Sheet, left: float, top: float, size: float) -> None:
         strong = self._faces.strong

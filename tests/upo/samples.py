@@ -131,6 +131,7 @@ def kinds() -> dict[str, UpoSample]:
         "v4-2": _old(upo(count=3)),
         "future v4": upo(version="v4-9"),
         "test issuer": upo(issuer=TEST_ISSUER),
+        "test issuer, page break": upo(count=30, issuer=f"{PRODUCTION_ISSUER} (DEMO)"),
         "token": upo(token="20260101-TO-0123456789-ABCDEF0123-4F", authentication_hash=None),
         "signed": upo(signature=SIGNATURE),
         "offline": _with(document(sending_mode="Offline")),

@@ -79,13 +79,12 @@ def test_other_arguments_give_another_file() -> None:
 
 def test_threads_do_not_get_each_others_glyphs() -> None:
     """reportlab's fonts are not made for threads: without the lock some files differ."""
-    program = Path(__file__).with_name("thread_check.py")
     run = subprocess.run(
-        [sys.executable, program, "400"],
+        [sys.executable, "-m", "tests.upo.thread_check", "400"],
         capture_output=True,
         text=True,
         check=True,
-        env={"PYTHONPATH": os.pathsep.join(sys.path)},
+        cwd=Path(__file__).parents[2],
     )
 
     assert run.stdout == "400 identical\n"

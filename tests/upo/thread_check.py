@@ -1,6 +1,6 @@
 """Render in 8 threads that switch all the time, and compare with what one thread gave.
 
-python tests/upo/thread_check.py [RENDERS]    prints how many were identical; fails if not all.
+python -m tests.upo.thread_check [RENDERS]    prints how many were identical; fails if not all.
 """
 
 import random
