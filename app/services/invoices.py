@@ -75,7 +75,10 @@ def _read(lines: Iterable[str]) -> list[dict[str, str]]:
             "ksef_reference_number or both."
         )
     reader.fieldnames = header
-    return [_row(record, reader.line_num) for record in reader]
+    try:
+        return [_row(record, reader.line_num) for record in reader]
+    except csv.Error as error:
+        raise OperatorError(f"Line {reader.line_num + 1}: not a CSV file: {error}.") from error
 
 
 def _row(record: dict[str, Any], line: int) -> dict[str, str]:
