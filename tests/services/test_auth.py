@@ -1,0 +1,595 @@
+"""The company's session with KSeF: one login however many ask, tokens that are good when needed."""
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any, TypeVar
+
+import pytest
+import requests
+
+from app import errors, make_parts
+from app.ksef.auth import LoginRefused
+from app.ksef.transport import KsefTokenRejected
+from app.services import auth
+from app.services.auth import ActiveSession
+from app.services.parts import Parts, Place
+from tests.service import Company
+
+T = TypeVar("T")
+
+NIP, OTHER_NIP = "5265877635", "7812019453"
+HERE = Place(NIP, "test")
+LOGIN = "POST /{environment}/v2/auth/ksef-token"
+REDEEM = "POST /{environment}/v2/auth/token/redeem"
+REFRESH = "POST /{environment}/v2/auth/token/refresh"
+REVOKE = "DELETE /{environment}/v2/auth/sessions/current"
+SESSION = "GET /{environment}/v2/sessions/{reference}"
+
+
+@pytest.fixture
+def company(make_company: Callable[..., Company]) -> Company:
+    return make_company(NIP, environments=("test",))
+
+
+@pytest.fixture
+def ksef_token(make_company: Callable[..., Company], control: Any, parts: Parts) -> str:
+    """A company's stored credential; the company is not logged in."""
+    make_company(NIP, logged_in=False)
+    token = control.add_token("test", NIP)
+    auth.set_token(parts, HERE, token)
+    return token
+
+
+def row(database: Any) -> Any:
+    """(access token, its end, refresh token, its end, version, authenticated_at), or None."""
+    rows = database.execute(
+        "SELECT access_token, access_token_valid_until, refresh_token, refresh_token_valid_until,"
+        f" version, authenticated_at FROM ksef_sessions WHERE company_nip = '{NIP}'"
+    )
+    return rows[0] if rows else None
+
+
+def let_access_token_end(database: Any, seconds_left: int = 0) -> None:
+    database.execute(
+        "UPDATE ksef_sessions SET access_token_valid_until = now()"
+        f" + interval '{seconds_left} seconds'"
+    )
+
+
+def let_refresh_token_end(database: Any) -> None:
+    let_access_token_end(database)
+    database.execute("UPDATE ksef_sessions SET refresh_token_valid_until = now()")
+
+
+def ask_after(control: Any, parts: Parts, place: Place = HERE) -> Callable[[], int]:
+    """A call that needs a bearer: the status code of a session that KSeF knows."""
+    reference = control.seed_session(place.environment, place.company_nip).reference_number
+    gateway = parts.ksef[place.environment]
+
+    def ask() -> int:
+        return (
+            ActiveSession(parts, place)
+            .call(lambda bearer: gateway.session_status(bearer, reference))
+            .status.code
+        )
+
+    return ask
+
+
+def all_at_once(count: int, do: Callable[[int], T]) -> list[T]:
+    """What `do(0)`, `do(1)` … give when as many threads begin together; the first error is ours."""
+    start = threading.Barrier(count)
+    given: list[T] = []
+    failed: list[BaseException] = []
+
+    def run(number: int) -> None:
+        try:
+            start.wait(10)
+            given.append(do(number))
+        except BaseException as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=run, args=(number,)) for number in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    if failed:
+        raise failed[0]
+    return given
+
+
+@pytest.fixture
+def replica(settings: Any) -> Any:
+    """A second process, as far as it can be seen: it shares the database and nothing else."""
+    parts = make_parts(settings)
+    yield parts
+    parts.db.close()
+
+
+# -- logging in -----------------------------------------------------------------------------
+
+
+def test_login_gives_a_session_that_ksef_accepts(
+    database: Any, control: Any, parts: Parts, ksef_token: str
+) -> None:
+    control.clear_calls()
+    session = auth.log_in(parts, HERE)
+
+    assert session.method == "token"
+    assert session == auth.current_session(parts, HERE)
+    assert row(database)[1] == session.access_token_valid_until
+    assert row(database)[3] == session.refresh_token_valid_until
+    assert session.access_token_valid_until < session.refresh_token_valid_until
+    assert control.call_counts()[LOGIN] == control.call_counts()[REDEEM] == 1
+    assert ask_after(control, parts)() == 200
+
+
+def test_live_session_is_given_as_it_is(
+    database: Any, control: Any, parts: Parts, company: Company
+) -> None:
+    before = row(database)
+    assert auth.log_in(parts, HERE) == auth.current_session(parts, HERE)
+    assert row(database) == before
+    assert control.calls() == []
+
+
+def test_many_logins_at_once_are_one_for_ksef(
+    control: Any, parts: Parts, replica: Parts, ksef_token: str
+) -> None:
+    sessions = all_at_once(8, lambda i: auth.log_in((parts, replica)[i % 2], HERE))
+
+    assert len(sessions) == 8
+    assert len(set(sessions)) == 1
+    counts = control.call_counts()
+    assert (counts[LOGIN], counts[REDEEM]) == (1, 1)
+
+
+def test_two_companies_log_in_beside_each_other(
+    control: Any, parts: Parts, ksef_token: str, make_company: Callable[..., Company]
+) -> None:
+    """The login of one does not wait for that of the other."""
+    make_company(OTHER_NIP, logged_in=False)
+    auth.set_token(parts, Place(OTHER_NIP, "test"), control.add_token("test", OTHER_NIP))
+    control.settings(authPolls=4)
+    all_at_once(2, lambda i: auth.log_in(parts, Place((NIP, OTHER_NIP)[i], "test")))
+
+    polls = [call.path for call in control.calls() if call.path.startswith("/test/v2/auth/2")]
+    changes = sum(one != following for one, following in pairwise(polls))
+    assert len(set(polls)) == 2
+    assert changes > 1
+
+
+def test_login_without_a_credential_is_refused_before_any_call(
+    control: Any, parts: Parts, make_company: Callable[..., Company]
+) -> None:
+    make_company(NIP, logged_in=False)
+    with pytest.raises(errors.NoKsefCredential):
+        auth.log_in(parts, HERE)
+    assert control.calls() == []
+
+
+@pytest.mark.parametrize("code", [415, 425, 450, 460, 480])
+def test_refused_credential_is_told_with_ksef_s_own_words_and_stores_nothing(
+    database: Any, control: Any, parts: Parts, ksef_token: str, code: int
+) -> None:
+    control.set_token_outcome("test", code, nip=NIP)
+    with pytest.raises(LoginRefused) as refusal:
+        auth.log_in(parts, HERE)
+    assert refusal.value.ksef is not None
+    assert refusal.value.ksef.code == code
+    assert refusal.value.ksef.description
+    assert row(database) is None
+    assert REDEEM not in control.call_counts()
+
+
+@pytest.mark.parametrize("code", [470, 500, 550])
+def test_failed_login_that_says_nothing_of_the_credential_is_no_refusal(
+    control: Any, parts: Parts, ksef_token: str, code: int
+) -> None:
+    control.set_token_outcome("test", code, nip=NIP)
+    with pytest.raises(errors.KsefError) as failure:
+        auth.log_in(parts, HERE)
+    assert not isinstance(failure.value, LoginRefused)
+    control.set_token_outcome("test", 200, nip=NIP)
+    assert auth.log_in(parts, HERE).method == "token"
+
+
+def test_login_that_ksef_never_finishes_ends_at_its_deadline(
+    control: Any, settings: Any, ksef_token: str
+) -> None:
+    control.settings(authPolls=10_000)
+    impatient = make_parts(replace(settings, timing=replace(settings.timing, login=0.3)))
+    with pytest.raises(errors.KsefUnreachable, match="did not finish"):
+        auth.log_in(impatient, HERE)
+    impatient.db.close()
+
+
+def test_login_fetches_the_keys_again_when_ksef_changed_them_meanwhile(
+    control: Any, parts: Parts, ksef_token: str
+) -> None:
+    control.fault("ksef-error", path="/auth/ksef-token", code=21470)
+    auth.log_in(parts, HERE)
+    counts = control.call_counts()
+    assert counts["GET /{environment}/v2/security/public-key-certificates"] == 2
+    assert counts[LOGIN] == 2
+
+
+def test_login_whose_worker_died_is_taken_over(
+    database: Any, control: Any, settings: Any, ksef_token: str
+) -> None:
+    """The lease of the dead one runs out; until then nobody else logs in."""
+    database.execute(
+        "INSERT INTO leases (name, holder, expires_at)"
+        f" VALUES ('auth:test:{NIP}', gen_random_uuid(), now() + interval '400 milliseconds')"
+    )
+    parts = make_parts(settings)
+    auth.log_in(parts, HERE)
+    [(after_the_end,)] = database.execute(
+        "SELECT authenticated_at >= now() - interval '10 seconds' FROM ksef_sessions"
+    )
+    assert after_the_end
+    assert control.call_counts()[LOGIN] == 1
+    assert database.execute("SELECT name FROM leases") == []
+    parts.db.close()
+
+
+def test_who_waits_in_vain_for_another_login_is_told_to_come_again(
+    database: Any, control: Any, settings: Any, ksef_token: str
+) -> None:
+    database.execute(
+        "INSERT INTO leases (name, holder, expires_at)"
+        f" VALUES ('auth:test:{NIP}', gen_random_uuid(), now() + interval '1 minute')"
+    )
+    parts = make_parts(replace(settings, timing=replace(settings.timing, request=0.2)))
+    with pytest.raises(errors.Unavailable) as failure:
+        auth.log_in(parts, HERE)
+    assert failure.value.retry_after == settings.timing.retry_after
+    assert LOGIN not in control.call_counts()
+    parts.db.close()
+
+
+# -- tokens that end ------------------------------------------------------------------------
+
+
+def test_access_token_that_is_about_to_end_is_renewed_first(
+    database: Any, control: Any, parts: Parts, company: Company
+) -> None:
+    ask = ask_after(control, parts)
+    let_access_token_end(database, seconds_left=50)
+    before = row(database)
+
+    assert ask() == 200
+
+    after = row(database)
+    assert control.call_counts() == {REFRESH: 1, SESSION: 1}
+    assert after[1] > before[1]
+    assert after[0] != before[0]
+    assert after[2:4] == before[2:4]  # the refresh token stays
+    assert after[4] == before[4] + 1
+    assert after[5] == before[5]
+
+
+def test_access_token_with_time_left_is_used_as_it_is(
+    database: Any, control: Any, parts: Parts, company: Company
+) -> None:
+    ask = ask_after(control, parts)
+    let_access_token_end(database, seconds_left=70)
+    assert ask() == 200
+    assert control.call_counts() == {SESSION: 1}
+
+
+def test_many_who_find_the_token_ended_refresh_it_once(
+    database: Any, control: Any, parts: Parts, replica: Parts, company: Company
+) -> None:
+    asks = [ask_after(control, parts), ask_after(control, replica)]
+    let_access_token_end(database)
+
+    assert all_at_once(8, lambda i: asks[i % 2]()) == [200] * 8
+
+    assert control.call_counts() == {REFRESH: 1, SESSION: 8}
+
+
+def test_token_refused_within_a_call_is_refreshed_and_the_call_repeated_once(
+    control: Any, parts: Parts, company: Company
+) -> None:
+    ask = ask_after(control, parts)
+    control.expire_bearers("test", kind="access", nip=NIP)
+
+    assert ask() == 200
+
+    assert control.call_counts() == {REFRESH: 1, SESSION: 2}
+    statuses = [call.status for call in control.calls()]
+    assert statuses == [401, 200, 200]
+
+
+def test_many_whose_token_is_refused_refresh_it_once(
+    control: Any, parts: Parts, replica: Parts, company: Company
+) -> None:
+    asks = [ask_after(control, parts), ask_after(control, replica)]
+    control.expire_bearers("test", kind="access", nip=NIP)
+
+    assert all_at_once(8, lambda i: asks[i % 2]()) == [200] * 8
+
+    counts = control.call_counts()
+    assert counts[REFRESH] == 1
+    assert LOGIN not in counts
+
+
+def test_token_refused_again_after_the_refresh_is_not_tried_for_ever(
+    control: Any, parts: Parts, company: Company
+) -> None:
+    ask = ask_after(control, parts)
+    control.fault("unauthorized", path="/sessions/", times=None)
+    with pytest.raises(KsefTokenRejected):
+        ask()
+    counts = control.call_counts()
+    assert counts[SESSION] == 2
+    assert counts[REFRESH] == 1
+
+
+def test_one_request_refreshes_once_for_all_its_calls(
+    control: Any, parts: Parts, company: Company
+) -> None:
+    reference = control.seed_session("test", NIP).reference_number
+    gateway = parts.ksef["test"]
+    active = ActiveSession(parts, HERE)
+    control.expire_bearers("test", kind="access", nip=NIP)
+    for _ in range(3):
+        active.call(lambda bearer: gateway.session_status(bearer, reference))
+    assert control.call_counts() == {REFRESH: 1, SESSION: 4}
+
+
+@pytest.mark.parametrize("how", ["ended by the clock", "refused by KSeF"])
+def test_ended_refresh_token_is_replaced_by_a_silent_login(
+    database: Any, control: Any, parts: Parts, company: Company, how: str
+) -> None:
+    ask = ask_after(control, parts)
+    if how == "ended by the clock":
+        let_refresh_token_end(database)
+    else:
+        control.expire_bearers("test", nip=NIP)
+    before = row(database)
+
+    assert all_at_once(4, lambda _: ask()) == [200] * 4
+
+    after = row(database)
+    counts = control.call_counts()
+    assert counts[LOGIN] == 1
+    assert counts.get(REFRESH, 0) == (how == "refused by KSeF")
+    assert after[2] != before[2]
+    assert after[3] > before[3]
+
+
+@pytest.mark.parametrize("code", [21301, 21304, 21308])
+def test_refresh_refused_for_good_leads_to_a_silent_login(
+    database: Any, control: Any, parts: Parts, company: Company, code: int
+) -> None:
+    ask = ask_after(control, parts)
+    let_access_token_end(database)
+    control.fault("ksef-error", path="/auth/token/refresh", code=code)
+    assert ask() == 200
+    assert control.call_counts()[LOGIN] == 1
+
+
+@pytest.mark.parametrize("code", [415, 425, 450, 460, 480])
+def test_refused_credential_ends_the_session_and_is_not_tried_again(
+    database: Any, control: Any, parts: Parts, company: Company, code: int
+) -> None:
+    ask = ask_after(control, parts)
+    control.set_token_outcome("test", code, nip=NIP)
+    control.expire_bearers("test", nip=NIP)
+
+    with pytest.raises(errors.NoActiveKsefSession) as refusal:
+        ask()
+    assert refusal.value.ksef is not None
+    assert refusal.value.ksef.code == code
+    assert row(database) is None
+    assert control.call_counts()[LOGIN] == 1
+
+    control.clear_calls()
+    for _ in range(3):
+        with pytest.raises(errors.NoActiveKsefSession):
+            ask()
+    assert control.calls() == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("html-503", {}),
+        ("reset", {}),
+        ("rate-limited", {"retryAfter": 7}),
+        ("waf-403", {}),
+        ("waf-html-403", {}),
+        ("forbidden", {}),
+        ("invalid-json", {}),
+        ("ksef-error", {"code": 21405}),
+    ],
+)
+def test_trouble_of_the_refresh_keeps_the_session(
+    database: Any,
+    control: Any,
+    parts: Parts,
+    company: Company,
+    kind: str,
+    options: dict[str, Any],
+) -> None:
+    ask = ask_after(control, parts)
+    let_access_token_end(database)
+    before = row(database)
+    control.fault(kind, path="/auth/token/refresh", **options)
+
+    with pytest.raises(errors.KsefFailure):
+        ask()
+    assert row(database) == before
+    assert LOGIN not in control.call_counts()
+
+    assert ask() == 200
+
+
+def test_trouble_of_a_silent_login_keeps_the_session(
+    database: Any, control: Any, parts: Parts, company: Company
+) -> None:
+    ask = ask_after(control, parts)
+    let_refresh_token_end(database)
+    control.fault("html-503", path="/auth/challenge")
+    with pytest.raises(errors.KsefError):
+        ask()
+    assert row(database) is not None
+    assert ask() == 200
+
+
+# -- logging out ----------------------------------------------------------------------------
+
+
+def test_logout_revokes_at_ksef_and_forgets(
+    database: Any, control: Any, parts: Parts, sandbox: Any, company: Company
+) -> None:
+    refresh_token = opened(parts, row(database)[2], "refresh token")
+
+    auth.log_out(parts, HERE)
+
+    assert control.call_counts() == {REVOKE: 1}
+    assert row(database) is None
+    again = requests.post(
+        f"{sandbox.url}/test/v2/auth/token/refresh",
+        headers={"Authorization": f"Bearer {refresh_token}"},
+        timeout=5,
+    )
+    assert again.status_code == 400
+    with pytest.raises(errors.NoActiveKsefSession):
+        auth.current_session(parts, HERE)
+    with pytest.raises(errors.NoActiveKsefSession):
+        ask_after(control, parts)()
+
+
+def test_logout_leaves_other_environments_and_the_credential(
+    database: Any, parts: Parts, make_company: Callable[..., Company]
+) -> None:
+    make_company(NIP, environments=("test", "demo"))
+    auth.log_out(parts, HERE)
+    assert database.execute("SELECT environment::text FROM ksef_sessions") == [("demo",)]
+    assert auth.log_in(parts, HERE).method == "token"
+
+
+def test_logout_that_ksef_fails_can_be_repeated(
+    database: Any, control: Any, parts: Parts, company: Company
+) -> None:
+    control.fault("html-503", method="DELETE")
+    with pytest.raises(errors.KsefError):
+        auth.log_out(parts, HERE)
+    assert row(database) is not None
+    auth.log_out(parts, HERE)
+    assert row(database) is None
+
+
+def test_session_that_ksef_had_ended_is_forgotten_by_a_logout(
+    database: Any, control: Any, parts: Parts, company: Company
+) -> None:
+    control.fault("unauthorized", method="DELETE", times=None)
+    auth.log_out(parts, HERE)
+    assert row(database) is None
+
+
+def test_logout_without_a_session_is_told(control: Any, parts: Parts, ksef_token: str) -> None:
+    with pytest.raises(errors.NoActiveKsefSession):
+        auth.log_out(parts, HERE)
+    assert control.calls() == []
+
+
+def test_logout_beside_a_renewal_is_not_undone_by_it(
+    database: Any, control: Any, parts: Parts, replica: Parts, company: Company
+) -> None:
+    """Whoever renews writes nothing into a session that was ended meanwhile."""
+    ask = ask_after(control, parts)
+    let_access_token_end(database)
+    control.fault("delay", path="/auth/token/refresh", seconds=0.6)
+    told: list[str] = []
+
+    def renew() -> None:
+        try:
+            ask()
+        except errors.NoActiveKsefSession as error:
+            told.append(error.code)
+
+    renewing = threading.Thread(target=renew)
+    renewing.start()
+    deadline = time.monotonic() + 5
+    while not database.execute("SELECT name FROM leases") and time.monotonic() < deadline:
+        pass
+    database.execute("DELETE FROM ksef_sessions")
+    renewing.join(10)
+
+    assert told == ["no_active_ksef_session"]
+    assert control.call_counts() == {REFRESH: 1}
+    assert row(database) is None
+
+
+# -- secrets at rest ------------------------------------------------------------------------
+
+
+def opened(parts: Parts, sealed: Any, purpose: str) -> str:
+    return parts.vault.open(bytes(sealed), company_nip=NIP, environment="test", purpose=purpose)
+
+
+def test_stored_secrets_do_not_hold_their_values(
+    database: Any, control: Any, parts: Parts, ksef_token: str
+) -> None:
+    auth.log_in(parts, HERE)
+    [(secret, credential)] = database.execute(
+        "SELECT secret, convert_from(convert_to(c::text, 'UTF8'), 'UTF8')"
+        " FROM ksef_credentials AS c"
+    )
+    stored = row(database)
+    values = {
+        opened(parts, secret, "credential"): bytes(secret),
+        opened(parts, stored[0], "access token"): bytes(stored[0]),
+        opened(parts, stored[2], "refresh token"): bytes(stored[2]),
+    }
+    assert ksef_token in values
+    assert len(values) == 3
+    assert all(value.count(".") == 2 for value in values if value != ksef_token)  # JWTs
+    for value, sealed in values.items():
+        assert len(value) > 20
+        for whole in (sealed, credential.encode()):
+            assert value.encode() not in whole
+            assert value[:12].encode() not in whole
+
+
+def test_token_put_under_another_company_does_not_open(
+    database: Any, control: Any, parts: Parts, make_company: Callable[..., Company]
+) -> None:
+    make_company(NIP, environments=("test",))
+    make_company(OTHER_NIP, environments=("test",))
+    ask = ask_after(control, parts)
+    database.execute(
+        "UPDATE ksef_sessions AS mine SET access_token = theirs.access_token"
+        f" FROM ksef_sessions AS theirs WHERE mine.company_nip = '{NIP}'"
+        f" AND theirs.company_nip = '{OTHER_NIP}'"
+    )
+    with pytest.raises(errors.Unavailable):
+        ask()
+    assert control.calls() == []
+
+
+@pytest.mark.parametrize("token", ["", "two\nlines", "nul\x00", "tab\t"])
+def test_what_is_no_token_is_not_stored(
+    database: Any, parts: Parts, make_company: Callable[..., Company], token: str
+) -> None:
+    make_company(NIP, logged_in=False)
+    with pytest.raises(errors.OperatorError):
+        auth.set_token(parts, HERE, token)
+    assert database.execute("SELECT method FROM ksef_credentials") == []
+
+
+def test_new_token_takes_the_place_of_the_old_one(
+    database: Any, control: Any, parts: Parts, ksef_token: str
+) -> None:
+    control.set_token_outcome("test", 450, token=ksef_token)
+    auth.set_token(parts, HERE, control.add_token("test", NIP))
+    assert auth.log_in(parts, HERE).method == "token"
+    assert database.execute("SELECT count(*) FROM ksef_credentials") == [(1,)]
