@@ -190,6 +190,20 @@ def test_nothing_can_be_sent_after_closing(client):
     assert codes(session.close()) == [21180]
 
 
+def test_a_session_is_not_over_before_its_last_invoice_is(client, control):
+    control.freeze()
+    control.settings(invoiceSeconds=10.0, sessionSeconds=1.0)
+    session = client.open_session()
+    session.send(invoice_xml("FV/1"))
+    session.close()
+
+    control.advance(9)
+    assert client.session(session.reference)["status"]["code"] == 170
+    control.advance(1)
+    final = client.session(session.reference)
+    assert (final["status"]["code"], final["dateUpdated"]) == (200, control.now())
+
+
 def test_an_empty_session_is_cancelled(client, control):
     session = client.open_session()
     session.close()

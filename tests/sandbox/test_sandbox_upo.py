@@ -144,6 +144,16 @@ def test_a_collective_one_lists_the_accepted_invoices_in_pages(client, control):
     assert texts(pages[0], "CalkowitaLiczbaDokumentow") == ["3"]
 
 
+def test_a_collective_one_takes_in_what_is_added_to_the_session(client, control):
+    seeded = control.seed_session("test", NIP, invoices=1)
+    path = f"/sessions/{seeded.reference_number}/upo/{seeded.upo_pages[0]}"
+    assert texts(client.get(path).content, "NumerKSeFDokumentu") == seeded.ksef_numbers
+
+    [added] = control.add_invoices("test", seeded.reference_number, 1)
+    numbers = texts(client.get(path).content, "NumerKSeFDokumentu")
+    assert numbers == [*seeded.ksef_numbers, added.ksef_number]
+
+
 def test_there_is_none_before_the_invoice_is_accepted(client, control):
     seeded = control.seed_session("test", NIP, state="moving", invoices=[{"status": 150}])
     number = seeded.invoices[0].ksef_number
