@@ -152,7 +152,8 @@ def test_nothing_is_written_outside_the_margins_or_over_the_next_column(
         assert min(left for left, _, _ in pieces) >= 29.9
         assert max(right for _, right, _ in pieces) <= 842 - 29.9
         for left, right, baseline in pieces:
-            beside = [at for at, _, y in pieces if y == baseline and at > left]
+            # Sizes differ within a line, and with them baselines, by less than two points.
+            beside = [at for at, _, y in pieces if abs(y - baseline) < 2 and at > left]
             assert right <= min(beside, default=842) + 0.05
 
 
