@@ -38,6 +38,7 @@ def register(app: Flask) -> None:
         "API_SPEC_OPTIONS": {"info": {"description": _DESCRIPTION}},
         "MAX_CONTENT_LENGTH": 64 * 2**10,
     }
+    app.url_map.merge_slashes = False  # a doubled slash is a wrong path, not a redirect
     api = _Api(app)
     for blueprint in BLUEPRINTS:
         api.register_blueprint(blueprint)

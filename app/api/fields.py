@@ -34,7 +34,8 @@ def _matching(pattern: str, message: str, text: str) -> None:
         raise ValidationError(message)
 
 
-def _crc_is_right(text: str) -> None:
+def _is_ksef_number(text: str) -> None:
+    _matching(KSEF_NUMBER, "Not a KSeF number (NIP-date-…).", text)
     if len(text) == _FULL_KSEF_NUMBER and f"{crc8(text[:32]):02X}" != text[33:]:
         raise ValidationError("The check digits of the KSeF number are wrong.")
 
@@ -69,10 +70,7 @@ def ksef_number() -> fields.String:
     return fields.String(
         required=True,
         data_key="ksefNumber",
-        validate=[
-            partial(_matching, KSEF_NUMBER, "Not a KSeF number (NIP-date-…)."),
-            _crc_is_right,
-        ],
+        validate=_is_ksef_number,
         metadata={
             "description": "KSeF number of the invoice",
             "pattern": f"^{KSEF_NUMBER}$",

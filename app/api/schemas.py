@@ -4,13 +4,15 @@ The request schemas validate; the answer schemas only document (long answers are
 them, see `app.api.responses`). Both make `/openapi.json`.
 """
 
+from datetime import UTC, datetime
 from typing import Any
 
-from marshmallow import RAISE, Schema, fields, validate
+from marshmallow import RAISE, Schema, ValidationError, fields, validate
 
 from app.api import fields as own
 
 MESSAGE_LENGTH = 1000
+LAST_MOMENT = datetime(9998, 12, 31, tzinfo=UTC)  # in any time zone still of a year of Python's
 
 
 class Strict(Schema):
@@ -45,13 +47,27 @@ class UpoQuery(Strict):
     )
 
 
+def _can_be_stored(text: str) -> None:
+    """JSON may hold what PostgreSQL may not: NUL, and halves of surrogate pairs."""
+    if "\0" in text or any("\ud800" <= character <= "\udfff" for character in text):
+        raise ValidationError("Holds characters that are none.")
+
+
+def _can_be_told(moment: datetime) -> None:
+    if moment > LAST_MOMENT:
+        raise ValidationError("Is too far away.")
+
+
 class SimulationBody(Strict):
-    message = fields.String(required=True, validate=validate.Length(1, MESSAGE_LENGTH))
+    message = fields.String(
+        required=True, validate=[validate.Length(1, MESSAGE_LENGTH), _can_be_stored]
+    )
     ends_at = fields.AwareDateTime(
         data_key="endsAt",
         load_default=None,
         allow_none=True,
         format="iso",
+        validate=_can_be_told,
         metadata={"description": "RFC 3339, with offset, in the future"},
     )
 
