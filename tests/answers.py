@@ -1,0 +1,32 @@
+"""What every error of the contract looks like."""
+
+from typing import Any
+
+LEAKS = ("Traceback", "psycopg", "SELECT", "127.0.0.1", "localhost", "Bearer ", 'File "', "<html")
+ALWAYS = {"type", "title", "status", "detail", "code", "requestId"}
+
+
+def assert_problem(
+    response: Any, status: int, code: str, *, retry_after: int | None = None, also: Any = ()
+) -> dict[str, Any]:
+    """An RFC 9457 body with exactly the contract's members, `also` among them; the body."""
+    body = response.get_json(force=True)
+    assert (response.status_code, body["code"]) == (status, code), body
+    assert response.content_type == "application/problem+json"
+    assert body["status"] == status
+    assert body["type"] == f"urn:ksef-proxy:problem:{code}"
+    assert body["title"]
+    assert body["detail"]
+    assert body["requestId"] == response.headers["X-Request-ID"]
+    expected = ALWAYS | set(also)
+    if retry_after is None:
+        assert "Retry-After" not in response.headers
+    else:
+        expected |= {"retryAfter"}
+        assert body.get("retryAfter") == retry_after
+        assert response.headers["Retry-After"] == str(retry_after)
+    assert set(body) == expected
+    assert response.headers["Cache-Control"] == "no-store"
+    assert not [leak for leak in LEAKS if leak in response.text]
+    assert ("WWW-Authenticate" in response.headers) == (status == 401)
+    return body
