@@ -1,12 +1,16 @@
 """Who asks: HTTP Basic, and a role that may."""
 
-from typing import cast
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, TypeVar, cast
 
 from flask import g, request
 
 from app import errors
 from app.api.context import parts
 from app.services.users import ROLES, Caller, authenticate
+
+View = TypeVar("View", bound=Callable[..., Any])
 
 
 def require_role() -> None:
@@ -16,10 +20,16 @@ def require_role() -> None:
         raise errors.Forbidden("This needs the role admin or technical.")
 
 
-def require_admin() -> None:
-    """Within a view: Forbidden for everybody but an admin."""
-    if caller().role != "admin":
-        raise errors.Forbidden("This needs the role admin.")
+def admins_only(view: View) -> View:
+    """A view that is Forbidden for everybody but an admin, before its parameters are looked at."""
+
+    @wraps(view)
+    def guarded(*args: Any, **kwargs: Any) -> Any:
+        if caller().role != "admin":
+            raise errors.Forbidden("This needs the role admin.")
+        return view(*args, **kwargs)
+
+    return cast(View, guarded)
 
 
 def caller() -> Caller:

@@ -6,7 +6,7 @@ from typing import Any
 from flask import Response
 
 from app import clock, errors
-from app.api.basic_auth import caller, require_admin
+from app.api.basic_auth import admins_only, caller
 from app.api.blueprint import Blueprint
 from app.api.context import parts
 from app.api.responses import json_response
@@ -27,6 +27,7 @@ def show_outage(path: dict[str, str], _query: dict[str, str], **_url: str) -> Re
 
 
 @blueprint.route("/outages/<environment>/simulation", methods=["PUT"])
+@admins_only
 @blueprint.takes(EnvironmentPath)
 @blueprint.arguments(SimulationBody, location="json")
 @blueprint.response(200, OutageAnswer)
@@ -35,7 +36,6 @@ def simulate(
     path: dict[str, str], _query: dict[str, str], body: dict[str, Any], **_url: str
 ) -> Response:
     """Simulate an outage for the caller's company (admin; test and demo only)."""
-    require_admin()
     _require_future(body["ends_at"])
     outage = outages.simulate(
         parts(),
@@ -48,12 +48,12 @@ def simulate(
 
 
 @blueprint.route("/outages/<environment>/simulation", methods=["DELETE"])
+@admins_only
 @blueprint.takes(EnvironmentPath)
 @blueprint.response(204)
 @blueprint.problems({403: "`forbidden`, `simulation_forbidden` (prod)"})
 def end_simulation(path: dict[str, str], _query: dict[str, str], **_url: str) -> Response:
     """End the simulation of the caller's company (admin)."""
-    require_admin()
     outages.clear(parts(), path["environment"], company_nip=caller().company_nip)
     return Response(status=204)
 

@@ -1,0 +1,176 @@
+"""The document describes what is answered: it is valid, and real answers fit it."""
+
+import base64
+from collections.abc import Callable
+from copy import deepcopy
+from typing import Any
+
+import pytest
+from flask import Flask
+from jsonschema import Draft202012Validator, FormatChecker
+from openapi_spec_validator import OpenAPIV31SpecValidator, validate
+from werkzeug.test import TestResponse
+
+from sandbox.control import Control
+from tests.service import Company
+
+Fits = Callable[..., Any]
+STATUS = "/invoices/{environment}/status/{referenceNumber}"
+UPO = STATUS + "/{ksefNumber}/upo"
+AUTH = "/auth/{environment}"
+OUTAGE = "/outages/{environment}"
+SIMULATION = "/outages/{environment}/simulation"
+
+
+@pytest.fixture
+def document(app: Flask) -> Any:
+    return app.test_client().get("/openapi.json").get_json()
+
+
+@pytest.fixture
+def fits(document: Any) -> Fits:
+    """Assert that an answer is one that the document describes, without a member more."""
+    closed = deepcopy(document)
+    for schema in closed["components"]["schemas"].values():
+        assert schema["type"] == "object"
+        schema["additionalProperties"] = False
+
+    def check(answer: TestResponse, template: str, method: str = "get") -> Any:
+        described = closed["paths"][template][method]["responses"][str(answer.status_code)]
+        if answer.status_code in (204, 304):
+            assert "content" not in described
+            assert answer.data == b""
+            return None
+        schema = described["content"][answer.content_type]["schema"]
+        body = answer.get_json()
+        whole = {**schema, "components": closed["components"]}
+        Draft202012Validator(whole, format_checker=FormatChecker()).validate(body)
+        return body
+
+    return check
+
+
+def test_the_document_is_valid(document: Any) -> None:
+    assert document["openapi"].startswith("3.1")
+    validate(document, cls=OpenAPIV31SpecValidator)
+
+
+def test_every_parameter_of_a_path_is_described_once_and_by_its_pattern(document: Any) -> None:
+    for path, item in document["paths"].items():
+        for method, operation in item.items():
+            if method == "parameters":
+                continue
+            described = [p for p in operation["parameters"] if p["in"] == "path"]
+            names = [parameter["name"] for parameter in described]
+            assert sorted(names) == sorted(part[1:-1] for part in path.split("/") if "{" in part)
+            assert all({"enum", "pattern"} & {*p["schema"]} for p in described), path
+
+
+def test_every_field_and_parameter_of_the_contract_is_explained(document: Any) -> None:
+    for template in (STATUS, UPO):
+        for parameter in document["paths"][template]["get"]["parameters"]:
+            assert parameter["description"], parameter["name"]
+
+
+def test_sessions(fits: Fits, company: Company, control: Control) -> None:
+    other = control.seed_session("test", company.nip, invoices=1)
+    finished = control.seed_session(
+        "test",
+        company.nip,
+        kind="batch",
+        invoices=[
+            {},
+            {"status": 410},
+            {"status": 440, "originalKsefNumber": other.ksef_numbers[0]},
+        ],
+    )
+    body = fits(company.get(f"/invoices/test/status/{finished.reference_number}"), STATUS)
+    assert [i["status"]["code"] for i in body["invoices"]] == [200, 410, 440]
+    assert "duplicateOf" in body["invoices"][2]
+    moving = control.seed_session("test", company.nip, state="moving", invoices=2)
+    answer = company.get(f"/invoices/test/status/{moving.reference_number}")
+    assert "nextCheckAfter" in fits(answer, STATUS)
+    tag = {"If-None-Match": answer.headers["ETag"]}
+    again = company.get(f"/invoices/test/status/{finished.reference_number}", headers=tag)
+    assert again.status_code == 200
+    fits(again, STATUS)
+
+
+def test_upos(fits: Fits, company: Company, control: Control) -> None:
+    session = control.seed_session("test", company.nip, invoices=1)
+    path = f"/invoices/test/status/{session.reference_number}/{session.ksef_numbers[0]}/upo"
+    for doc_type, begin in (("xml", b"<?xml"), ("pdf", b"%PDF-")):
+        answer = company.get(f"{path}?docType={doc_type}")
+        body = fits(answer, UPO)
+        assert base64.b64decode(body["content"]).startswith(begin)
+        tag = {"If-None-Match": answer.headers["ETag"]}
+        unchanged = company.get(f"{path}?docType={doc_type}", headers=tag)
+        assert unchanged.status_code == 304
+        fits(unchanged, UPO)
+
+
+@pytest.mark.parametrize("doc_type", ["xml", "pdf"])
+def test_documents_themselves(
+    document: Any, company: Company, control: Control, doc_type: str
+) -> None:
+    session = control.seed_session("test", company.nip, invoices=1)
+    path = f"/invoices/test/status/{session.reference_number}/{session.ksef_numbers[0]}/upo"
+    media_type = f"application/{doc_type}"
+    answer = company.get(f"{path}?docType={doc_type}", headers={"Accept": media_type})
+    assert answer.content_type == media_type
+    described = document["paths"][UPO]["get"]["responses"]["200"]["content"]
+    assert described[media_type]["schema"] == {"type": "string", "format": "binary"}
+
+
+def test_the_ksef_session(fits: Fits, company: Company) -> None:
+    fits(company.request("POST", "/auth/test"), AUTH, "post")
+    fits(company.get("/auth/test"), AUTH)
+    fits(company.request("DELETE", "/auth/test"), AUTH, "delete")
+    assert fits(company.get("/auth/test"), AUTH)["code"] == "no_active_ksef_session"
+
+
+def test_outages(fits: Fits, company: Company) -> None:
+    assert not fits(company.get("/outages/test"), OUTAGE)["outage"]["established"]
+    for ends_at in (None, "2099-01-01T00:00:00+01:00"):
+        order = {"message": "Próba", "endsAt": ends_at}
+        fits(company.request("PUT", "/outages/test/simulation", json=order), SIMULATION, "put")
+    assert fits(company.get("/outages/test"), OUTAGE)["outage"]["established"]
+    path = "/invoices/test/status/20260115-SO-0123456789-ABCDEF0123-4F"
+    assert fits(company.get(path), STATUS)["outage"]["messages"][0]["text"] == "Próba"
+    fits(company.request("DELETE", "/outages/test/simulation"), SIMULATION, "delete")
+    forbidden = company.request("PUT", "/outages/prod/simulation", json=order)
+    assert fits(forbidden, SIMULATION, "put")["code"] == "simulation_forbidden"
+
+
+def test_the_service(fits: Fits, app: Flask) -> None:
+    for path in ("/status", "/livez", "/readyz"):
+        fits(app.test_client().get(path), path)
+
+
+@pytest.mark.parametrize(
+    ("fault", "status", "code"),
+    [
+        ({"kind": "ksef-error", "code": 21173}, 404, "session_not_found"),
+        ({"kind": "ksef-error", "code": 21001}, 502, "ksef_error"),
+        ({"kind": "html-503"}, 502, "ksef_error"),
+        ({"kind": "forbidden"}, 502, "ksef_error"),
+        ({"kind": "waf-403"}, 502, "ksef_error"),
+        ({"kind": "rate-limited", "retryAfter": 2680}, 502, "ksef_rate_limited"),
+        ({"kind": "reset"}, 502, "ksef_unreachable"),
+        ({"kind": "invalid-json"}, 502, "ksef_invalid_response"),
+    ],
+    ids=lambda value: value.get("kind") if isinstance(value, dict) else str(value),
+)
+def test_errors_of_ksef(
+    fits: Fits, company: Company, control: Control, fault: Any, status: int, code: str
+) -> None:
+    session = control.seed_session("test", company.nip, invoices=1)
+    control.fault(**fault, path="/sessions/")
+    answer = company.get(f"/invoices/test/status/{session.reference_number}")
+    assert (answer.status_code, fits(answer, STATUS)["code"]) == (status, code)
+
+
+def test_errors_of_the_caller(fits: Fits, company: Company) -> None:
+    wrong = f"/invoices/test/status/{'x' * 8}"
+    assert fits(company.get(wrong), STATUS)["errors"].keys() == {"referenceNumber"}
+    assert fits(company.client.get(wrong), STATUS)["code"] == "unauthorized"

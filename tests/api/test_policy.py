@@ -1,0 +1,226 @@
+"""Rules that every route, error, setting and command keeps, also those that are still to come."""
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+from flask import Flask
+
+from app import errors, settings
+from app.api.context import EXTENSION
+from app.settings import Settings
+from sandbox.control import Control
+from tests.service import Company
+
+PROJECT = Path(__file__).parents[2]
+PUBLIC = {"/status", "/livez", "/readyz", "/openapi.json"}
+ADMINS_ONLY = {
+    ("PUT", "/outages/<environment>/simulation"),
+    ("DELETE", "/outages/<environment>/simulation"),
+}
+PLACEHOLDERS = {
+    "environment": "test",
+    "referenceNumber": "20260115-SO-0123456789-ABCDEF0123-4F",
+    "ksefNumber": "5265877635-20250826-0100001AF629-AF",
+}
+CODE = re.compile(r"`([a-z_]+)`")
+
+
+def routes(app: Flask) -> Iterator[tuple[str, str, str]]:
+    """Every method of every route: the method, the rule, a path that fits it."""
+    for rule in app.url_map.iter_rules():
+        path = re.sub(r"<(?:\w+:)?(\w+)>", lambda found: PLACEHOLDERS[found[1]], rule.rule)
+        for method in sorted(rule.methods or ()):
+            yield method, rule.rule, path
+
+
+def answers(app: Flask, control: Control, headers: Mapping[str, str]) -> dict[tuple[str, str], int]:
+    """The status of every route that is not public, asked with these headers."""
+    client = app.test_client()
+    found = {
+        (method, rule): client.open(path, method=method, headers=dict(headers)).status_code
+        for method, rule, path in routes(app)
+        if rule not in PUBLIC
+    }
+    assert found
+    assert control.calls() == []
+    return found
+
+
+def operations(document: Mapping[str, Any]) -> dict[tuple[str, str], Any]:
+    """The operations of the OpenAPI document, by method and Flask's rule."""
+    return {
+        (method.upper(), re.sub(r"{(\w+)}", r"<\1>", path)): operation
+        for path, item in document["paths"].items()
+        for method, operation in item.items()
+        if method != "parameters"
+    }
+
+
+@pytest.fixture(scope="module")
+def document() -> Any:
+    """The OpenAPI document; it needs neither database nor KSeF."""
+    from app import create_app
+
+    app = create_app(
+        Settings(
+            database_url="host=/nowhere",
+            secret_keys=(bytes(32),),
+            ksef_urls=settings.DEFAULT_KSEF_URLS,
+        )
+    )
+    yield app.test_client().get("/openapi.json").get_json()
+    app.extensions[EXTENSION][1].db.close()
+
+
+@pytest.fixture(scope="module")
+def readme() -> str:
+    return (PROJECT / "README.md").read_text("utf-8")
+
+
+class TestRoutes:
+    def test_what_is_public_answers_anybody(self, app: Flask) -> None:
+        client = app.test_client()
+        for path in PUBLIC:
+            assert client.get(path).status_code == 200, path
+
+    def test_all_else_needs_credentials(self, app: Flask, control: Control) -> None:
+        found = answers(app, control, {})
+        assert found == dict.fromkeys(found, 401)
+
+    def test_and_good_ones(self, app: Flask, company: Company, control: Control) -> None:
+        wrong = {"Authorization": company.authorization["Authorization"][:-8] + "AAAAAAA="}
+        found = answers(app, control, wrong)
+        assert found == dict.fromkeys(found, 401)
+
+    def test_and_a_role_that_opens_something(
+        self, app: Flask, make_company: Any, control: Control
+    ) -> None:
+        auditor = make_company("5265877635", role="auditor", logged_in=False)
+        found = answers(app, control, auditor.authorization)
+        assert found == dict.fromkeys(found, 403)
+
+    def test_some_are_for_admins(self, app: Flask, make_company: Any, control: Control) -> None:
+        technical = make_company("5265877635", role="technical", logged_in=False)
+        found = answers(app, control, technical.authorization)
+        assert {route for route, status in found.items() if status == 403} == ADMINS_ONLY
+        assert 401 not in found.values()
+
+    def test_every_route_is_described_with_who_may_ask(self, app: Flask, document: Any) -> None:
+        described = operations(document)
+        ours = {
+            (method, rule)
+            for method, rule, _ in routes(app)
+            if method not in ("HEAD", "OPTIONS") and rule != "/openapi.json"
+        }
+        assert set(described) == ours
+        for (method, rule), operation in described.items():
+            expected = [] if rule in PUBLIC else [{"basic": []}]
+            assert operation["security"] == expected, (method, rule)
+            assert operation["summary"], (method, rule)
+        assert document["components"]["securitySchemes"]["basic"] == {
+            "type": "http",
+            "scheme": "basic",
+        }
+
+
+def error_classes(base: type[errors.ProxyError] = errors.ProxyError) -> set[type]:
+    """The errors that have a code of their own."""
+    inner = {kind for child in base.__subclasses__() for kind in error_classes(child)}
+    return inner | ({base} if "code" in vars(base) else set())
+
+
+ERRORS = {kind.code: kind.status for kind in error_classes() if kind.__module__ == "app.errors"}
+
+
+class TestErrors:
+    def test_each_code_is_described_where_it_may_come_and_nothing_else(self, document: Any) -> None:
+        described = {
+            (code, int(status))
+            for operation in operations(document).values()
+            for status, answer in operation["responses"].items()
+            if "application/problem+json" in answer.get("content", {})
+            for code in CODE.findall(answer["description"])
+        }
+        assert described == set(ERRORS.items())
+
+    def test_each_code_has_one_title_and_stands_in_the_readme_with_its_status(
+        self, readme: str
+    ) -> None:
+        rows = {
+            code: row
+            for row in readme.splitlines()
+            if row.startswith("|")
+            for code in CODE.findall("|".join(row.split("|")[:3]))
+        }
+        missing = {code for code, status in ERRORS.items() if str(status) not in rows.get(code, "")}
+        assert missing == set()
+        titles = [kind.title for kind in error_classes()]
+        assert all(titles)
+        assert len(set(titles)) == len(titles)
+
+    def test_the_tree_is_drawn_as_it_is(self) -> None:
+        drawn = set(re.findall(r"(?:├──|└──) (\w+)", errors.__doc__ or ""))
+        every = [*errors.ProxyError.__subclasses__()]
+        for kind in every:
+            every += kind.__subclasses__()
+        assert drawn == {kind.__name__ for kind in every if kind.__module__ == "app.errors"}
+
+
+class Asked(dict[str, str]):
+    """An environment that remembers which variables were asked for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+
+    def get(self, name: str, default: Any = None) -> Any:
+        self.names.add(name)
+        return default
+
+
+def setting_names() -> set[str]:
+    """The variables that the service reads: its settings, and gunicorn's."""
+    asked = Asked()
+    with pytest.raises(settings.SettingsError):
+        settings.from_environment(asked)
+    gunicorn = (PROJECT / "app/gunicorn.py").read_text("utf-8")
+    return asked.names | set(re.findall(r"environ\.get\(['\"](\w+)", gunicorn))
+
+
+class TestReadme:
+    def test_every_setting_stands_in_its_table_and_no_other(self, readme: str) -> None:
+        names = setting_names()
+        assert "DATABASE_URL" in names
+        section = readme.split("# Settings\n")[1]
+        rows = re.findall(r"^\| (`[A-Z_`, ]+`) \|", section.split("\n#")[0], re.MULTILINE)
+        assert {name for row in rows for name in re.findall(r"[A-Z_]+", row)} == names
+
+    def test_no_variable_is_read_elsewhere(self) -> None:
+        readers = [
+            path.relative_to(PROJECT).as_posix()
+            for path in (PROJECT / "app").rglob("*.py")
+            if re.search(r"\benviron\b|\bgetenv\b", path.read_text("utf-8"))
+        ]
+        assert sorted(readers) == ["app/gunicorn.py", "app/settings.py"]
+
+    def test_every_command_stands_there_with_its_options(self, app: Flask, readme: str) -> None:
+        found = dict(commands(app.cli))
+        assert "user add" in found
+        for words, command in found.items():
+            lines = [line for line in readme.splitlines() if f"`{words}" in line]
+            assert lines, words
+            for option in (o for o in command.params if isinstance(o, click.Option)):
+                assert any(option.opts[0] in line for line in lines), (words, option.opts)
+            assert command.help, words
+
+
+def commands(group: click.Group, *before: str) -> Iterator[tuple[str, click.Command]]:
+    for name, command in group.commands.items():
+        if isinstance(command, click.Group):
+            yield from commands(command, *before, name)
+        elif command.callback.__module__.startswith("app."):  # flask-smorest brings its own
+            yield " ".join((*before, name)), command
