@@ -1,0 +1,302 @@
+"""Simulated outages of KSeF: who may begin them, whom they meet, how they end."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from app import create_app
+from app.api.context import EXTENSION
+from app.services import outages, users
+from app.services.parts import Parts
+from tests.answers import assert_problem
+from tests.service import PASSWORD, Company, basic
+
+NIP, OTHER_NIP = "5265877635", "7812019453"
+NO_OUTAGE = {
+    "established": False,
+    "since": None,
+    "consecutiveFailures": 0,
+    "source": None,
+    "messages": [],
+    "duty": None,
+}
+
+
+@pytest.fixture
+def company(make_company: Callable[..., Company]) -> Company:
+    return make_company(NIP, environments=("test",))
+
+
+@pytest.fixture
+def asked(company: Company, control: Any) -> Callable[..., list[Any]]:
+    """What both endpoints answer for a session that KSeF has, to whoever asks."""
+    session = control.seed_session("test", NIP)
+    status = f"/invoices/test/status/{session.reference_number}"
+    control.clear_calls()
+    return lambda who=company: [
+        who.get(status),
+        who.get(f"{status}/{session.ksef_numbers[0]}/upo?docType=pdf"),
+    ]
+
+
+def simulate(who: Company, environment: str = "test", **body: Any) -> Any:
+    return who.request("PUT", f"/outages/{environment}/simulation", json=body)
+
+
+def in_seconds(seconds: float) -> str:
+    return (datetime.now(UTC) + timedelta(seconds=seconds)).isoformat()
+
+
+def rows(database: Any) -> list[tuple[Any, ...]]:
+    return database.execute(
+        "SELECT environment::text, company_nip, message, ends_at FROM outage_simulations"
+        " ORDER BY environment, company_nip"
+    )
+
+
+# -- begun and ended ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("environment", ["test", "demo"])
+def test_admin_begins_a_simulation(company: Company, database: Any, environment: str) -> None:
+    response = simulate(company, environment, message="Ćwiczenie", endsAt="2099-01-02T03:04:05Z")
+    assert response.status_code == 200
+    body = response.json
+    since = body["outage"]["since"]
+    assert datetime.now(UTC) - datetime.fromisoformat(since) < timedelta(minutes=1)
+    [message] = body["outage"]["messages"]
+    end = datetime.fromisoformat(message.pop("end"))
+    assert end == datetime(2099, 1, 2, 3, 4, 5, tzinfo=UTC)
+    assert body == {
+        "environment": environment,
+        "outage": {
+            **NO_OUTAGE,
+            "established": True,
+            "since": since,
+            "source": "simulation",
+            "messages": [
+                {
+                    "title": "Simulated outage",
+                    "text": "Ćwiczenie",
+                    "start": since,
+                    "category": "FAILURE",
+                }
+            ],
+        },
+    }
+    assert rows(database) == [(environment, NIP, "Ćwiczenie", end)]
+    assert company.get(f"/outages/{environment}").json["outage"]["source"] == "simulation"
+
+
+def test_second_simulation_takes_the_place_of_the_first(company: Company, database: Any) -> None:
+    simulate(company, message="first", endsAt=in_seconds(60))
+    simulate(company, message="second")
+    assert rows(database) == [("test", NIP, "second", None)]
+
+
+def test_admin_ends_a_simulation(company: Company, database: Any, asked: Any) -> None:
+    simulate(company, message="drill")
+    for _ in range(2):  # also where there is none any more
+        response = company.request("DELETE", "/outages/test/simulation")
+        assert (response.status_code, response.data) == (204, b"")
+    assert rows(database) == []
+    assert company.get("/outages/test").json == {"environment": "test", "outage": NO_OUTAGE}
+    assert [response.status_code for response in asked()] == [200, 200]
+
+
+@pytest.mark.parametrize("method", ["PUT", "DELETE"])
+def test_technical_user_neither_begins_nor_ends_one(
+    company: Company, parts: Parts, database: Any, method: str
+) -> None:
+    simulate(company, message="by the admin")
+    users.add_user(parts, email="tech@example.pl", nip=NIP, role="technical", password=PASSWORD)
+    response = company.client.open(
+        "/outages/test/simulation",
+        method=method,
+        headers=basic("tech@example.pl", PASSWORD),
+        json={"message": "by another"} if method == "PUT" else None,
+    )
+    assert_problem(response, 403, "forbidden")
+    assert rows(database) == [("test", NIP, "by the admin", None)]
+
+
+@pytest.mark.parametrize("method", ["PUT", "DELETE"])
+def test_production_cannot_be_simulated(company: Company, database: Any, method: str) -> None:
+    response = company.request(
+        method, "/outages/prod/simulation", json={"message": "x"} if method == "PUT" else None
+    )
+    assert_problem(response, 403, "simulation_forbidden")
+    assert rows(database) == []
+
+
+@pytest.mark.parametrize(
+    ("body", "parameter"),
+    [
+        ({}, "message"),
+        ({"message": ""}, "message"),
+        ({"message": None}, "message"),
+        ({"message": 5}, "message"),
+        ({"message": "x" * 1001}, "message"),
+        ({"message": "x", "endsAt": "soon"}, "endsAt"),
+        ({"message": "x", "endsAt": "2099-01-01T00:00:00"}, "endsAt"),
+        ({"message": "x", "endsAt": "2020-01-01T00:00:00Z"}, "endsAt"),
+        ({"message": "x", "nip": OTHER_NIP}, "nip"),
+        ({"message": "x\x00y"}, "message"),
+    ],
+    ids=str,
+)
+def test_wrong_body_is_refused_and_begins_nothing(
+    company: Company, database: Any, body: dict[str, Any], parameter: str
+) -> None:
+    response = simulate(company, **body)
+    problem = assert_problem(response, 400, "invalid_parameter", also=["errors"])
+    assert list(problem["errors"]) == [parameter]
+    assert rows(database) == []
+
+
+@pytest.mark.parametrize("data", [b"", b"{", b"[]", b'"x"', b"\xff"])
+def test_body_that_is_no_object_is_refused(company: Company, database: Any, data: bytes) -> None:
+    response = company.request(
+        "PUT", "/outages/test/simulation", data=data, content_type="application/json"
+    )
+    assert response.status_code == 400
+    assert response.json["code"] == "invalid_parameter"
+    assert rows(database) == []
+
+
+# -- whom it meets --------------------------------------------------------------------------
+
+
+def test_both_endpoints_answer_409_with_the_details_and_call_nobody(
+    company: Company, control: Any, asked: Any
+) -> None:
+    ends = in_seconds(3600)
+    begun = simulate(company, message="Próba procedur offline", endsAt=ends).json["outage"]
+    for response in asked():
+        body = assert_problem(response, 409, "outage_simulation", also=["outage"])
+        assert body["outage"] == begun
+        for part in ("Próba procedur offline", begun["since"], begun["messages"][0]["end"]):
+            assert part in body["detail"]
+    assert control.calls() == []
+
+
+def test_simulation_ends_by_itself(
+    company: Company, control: Any, database: Any, asked: Any
+) -> None:
+    simulate(company, message="drill", endsAt=in_seconds(3600))
+    assert [response.status_code for response in asked()] == [409, 409]
+    database.execute(
+        "UPDATE outage_simulations SET starts_at = now() - interval '2 hours', ends_at = now()"
+    )
+    assert [response.status_code for response in asked()] == [200, 200]
+    assert company.get("/outages/test").json["outage"] == NO_OUTAGE
+
+
+def test_simulation_that_has_not_begun_meets_nobody(
+    company: Company, database: Any, asked: Any
+) -> None:
+    simulate(company, message="drill")
+    database.execute("UPDATE outage_simulations SET starts_at = now() + interval '1 hour'")
+    assert [response.status_code for response in asked()] == [200, 200]
+
+
+def test_another_company_is_not_met_and_cannot_end_it(
+    company: Company, make_company: Callable[..., Company], control: Any, asked: Any
+) -> None:
+    other = make_company(OTHER_NIP, environments=("test",))
+    session = control.seed_session("test", OTHER_NIP)
+    simulate(company, message="drill")
+    path = f"/invoices/test/status/{session.reference_number}"
+    assert other.get(path).status_code == 200
+    assert other.get("/outages/test").json["outage"] == NO_OUTAGE
+    assert other.request("DELETE", "/outages/test/simulation").status_code == 204
+    assert [response.status_code for response in asked()] == [409, 409]
+
+
+def test_another_environment_is_not_met(company: Company, asked: Any) -> None:
+    simulate(company, "demo", message="drill")
+    assert [response.status_code for response in asked()] == [200, 200]
+    assert company.get("/outages/test").json["outage"] == NO_OUTAGE
+
+
+def test_simulation_for_all_meets_every_company_and_no_caller_ends_it(
+    company: Company,
+    make_company: Callable[..., Company],
+    parts: Parts,
+    control: Any,
+    asked: Any,
+) -> None:
+    other = make_company(OTHER_NIP, logged_in=False)
+    assert company.client.get("/status").json["environments"]["test"] == "unknown"
+    outages.simulate(parts, "test", company_nip=None, message="for all", ends_at=None)
+    for who in (company, other):
+        for response in asked(who):
+            body = assert_problem(response, 409, "outage_simulation", also=["outage"])
+            assert body["outage"]["messages"][0]["text"] == "for all"
+    assert company.request("DELETE", "/outages/test/simulation").status_code == 204
+    assert [response.status_code for response in asked()] == [409, 409]
+    assert company.client.get("/status").json["environments"] == {
+        "test": "simulation",
+        "demo": "unknown",
+        "prod": "unknown",
+    }
+    assert control.calls() == []
+    assert outages.clear_all(parts, "test") == 1
+    assert [response.status_code for response in asked()] == [200, 200]
+
+
+def test_a_company_s_own_simulation_is_told_before_one_for_all(
+    company: Company, parts: Parts
+) -> None:
+    outages.simulate(parts, "test", company_nip=None, message="for all", ends_at=None)
+    simulate(company, message="its own")
+    told = company.get("/outages/test").json["outage"]["messages"]
+    assert [message["text"] for message in told] == ["its own"]
+
+
+def test_public_status_does_not_tell_of_one_company_s_simulation(company: Company) -> None:
+    simulate(company, message="drill")
+    response = company.client.get("/status")
+    assert response.json["environments"] == dict.fromkeys(("test", "demo", "prod"), "unknown")
+    assert NIP not in response.text
+
+
+@pytest.mark.parametrize("company_nip", ["NULL", f"'{NIP}'"])
+def test_production_row_forced_into_the_table_is_ignored_and_logged(
+    make_company: Callable[..., Company],
+    database: Any,
+    control: Any,
+    settings: Any,
+    capsys: pytest.CaptureFixture[str],
+    company_nip: str,
+) -> None:
+    company = make_company(NIP, environments=("prod",))
+    session = control.seed_session("prod", NIP)
+    database.execute("ALTER TABLE outage_simulations DROP CONSTRAINT never_production")
+    try:
+        database.execute(
+            "INSERT INTO outage_simulations (environment, company_nip, message)"
+            f" VALUES ('prod', {company_nip}, 'forced')"
+        )
+        path = f"/invoices/prod/status/{session.reference_number}"
+        assert company.get(path).status_code == 200
+        assert company.get(f"{path}/{session.ksef_numbers[0]}/upo").status_code == 200
+        assert company.get("/outages/prod").json["outage"] == NO_OUTAGE
+        assert company.client.get("/status").json["environments"]["prod"] == "unknown"
+        capsys.readouterr()
+        create_app(settings).extensions[EXTENSION][1].db.close()
+        assert "a simulation of prod stands in outage_simulations" in capsys.readouterr().err
+    finally:
+        database.execute(
+            "DELETE FROM outage_simulations; ALTER TABLE outage_simulations"
+            " ADD CONSTRAINT never_production CHECK (environment <> 'prod')"
+        )
+
+
+def test_table_refuses_a_simulation_of_production(database: Any) -> None:
+    with pytest.raises(Exception, match="never_production"):
+        database.execute(
+            "INSERT INTO outage_simulations (environment, message) VALUES ('prod', 'x')"
+        )
