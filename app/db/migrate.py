@@ -39,7 +39,8 @@ def migrate(dsn: str, folder: Path = MIGRATIONS) -> list[str]:
 
     May run in several places at once: each file is applied by one of them. A file that fails
     leaves nothing of itself; those before it stay. Raises OperatorError where the database and
-    the files do not fit together, a file fails, or the server is unreachable or too old.
+    the files do not fit together, a file fails, the role may not, or the server is unreachable
+    or too old.
     """
     migrations = _read(folder)
     done: list[str] = []
@@ -48,7 +49,7 @@ def migrate(dsn: str, folder: Path = MIGRATIONS) -> list[str]:
             _check_server(connection)
             while name := _apply_next(connection, migrations):
                 done.append(name)
-    except psycopg2.OperationalError as error:
+    except psycopg2.Error as error:
         raise OperatorError(f"The database cannot be migrated: {error}") from error
     return done
 
