@@ -1,0 +1,341 @@
+"""The operator's commands, through Flask's own runner."""
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import Result
+from flask import Flask
+
+from app import create_app, errors
+from app.api.context import EXTENSION
+from app.services import auth, users
+from app.services.parts import Parts, Place
+from tests.rows import SYNCED
+
+NIP, OTHER_NIP = "5265877635", "7812019453"
+EMAIL, PASSWORD = "erp@firma.example", "zażółć gęślą jaźń"
+NUMBER = "5265877635-20250826-0100001AF629-AF"
+REFERENCE = "20260101-SO-0123456789-0123456789-01"
+PLACE = ("--nip", NIP, "--environment", "test")
+CSV = (
+    "invoice_number,ksef_number,ksef_reference_number\n"
+    f"FV/1 żółw,{NUMBER},\nFV/2,,{REFERENCE}\nFV/3,{NUMBER},{REFERENCE}\n"
+)
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def run(app: Flask) -> Run:
+    def run(*arguments: str, given: str = "") -> Result:
+        return app.test_cli_runner().invoke(args=arguments, input=given)
+
+    return run
+
+
+@pytest.fixture
+def company(parts: Parts) -> None:
+    users.add_company(parts, NIP, "Firma")
+
+
+def done(result: Result) -> str:
+    """What a command that succeeded wrote, and nothing on standard error but the log."""
+    assert result.exit_code == 0, result.output
+    assert not [line for line in result.stderr.splitlines() if not line.startswith("{")]
+    return result.stdout
+
+
+def refused(result: Result, *words: str, code: int = 1) -> None:
+    """The command told in words what is wrong, without a stack trace."""
+    assert result.exit_code == code, result.output
+    assert result.exception is None or isinstance(result.exception, SystemExit)
+    assert "Traceback" not in result.output
+    for word in words:
+        assert word in result.stderr
+    assert result.stdout == ""
+
+
+def everything(database: Any) -> list[tuple[Any, ...]]:
+    """All that commands can write."""
+    tables = (
+        "companies",
+        "users",
+        "ksef_credentials",
+        "outage_simulations",
+        "synced_invoices",
+        "offline_invoices",
+    )
+    return [row for table in tables for row in database.execute(f"SELECT t::text FROM {table} t")]
+
+
+# -- migrate --------------------------------------------------------------------------------
+
+
+@contextmanager
+def app_on(settings: Any, dsn: str) -> Iterator[Flask]:
+    app = create_app(replace(settings, database_url=dsn))
+    yield app
+    app.extensions[EXTENSION][1].db.close()
+
+
+def test_migrate_brings_an_empty_database_up_to_date(settings: Any, empty_database: Any) -> None:
+    with app_on(settings, empty_database.owner_dsn) as app:
+        assert "applied 0001_initial\n" in done(app.test_cli_runner().invoke(args=["migrate"]))
+        assert done(app.test_cli_runner().invoke(args=["migrate"])) == "up to date\n"
+        assert app.test_client().get("/readyz").status_code == 200
+
+
+def test_migrate_by_a_role_that_owns_nothing_is_told(run: Run) -> None:
+    refused(run("migrate"), "cannot be migrated", "permission denied")
+
+
+def test_migrate_without_a_database_is_told(settings: Any) -> None:
+    dsn = "postgresql://nobody:hunter2@127.0.0.1:1/nothing"
+    with app_on(settings, dsn) as app:
+        result = app.test_cli_runner().invoke(args=["migrate"])
+    refused(result, "cannot be migrated")
+    assert "hunter2" not in result.output
+
+
+# -- company, user --------------------------------------------------------------------------
+
+
+def test_company_add(run: Run, database: Any) -> None:
+    assert done(run("company", "add", NIP, "Firma sp. z o.o.")) == f"company {NIP} added\n"
+    assert database.execute("SELECT nip, name FROM companies") == [(NIP, "Firma sp. z o.o.")]
+
+
+def test_company_add_refuses_what_is_wrong(run: Run, company: None, database: Any) -> None:
+    before = everything(database)
+    refused(run("company", "add", "5265877636", "Firma"), "5265877636 is not a NIP")
+    refused(run("company", "add", OTHER_NIP, " "), "needs a name")
+    refused(run("company", "add", NIP, "Again"), "is there already")
+    refused(run("company", "add", NIP), "Missing argument", code=2)
+    assert everything(database) == before
+
+
+def test_user_add_shows_the_made_password_once(
+    run: Run, parts: Parts, company: None, database: Any
+) -> None:
+    output = done(run("user", "add", EMAIL, "--nip", NIP, "--role", "technical"))
+    found = re.fullmatch(rf"user {EMAIL} added\npassword: (\S{{24,}})\n", output)
+    assert found is not None
+    assert users.authenticate(parts, EMAIL, found[1]).role == "technical"
+    assert found[1] not in str(everything(database))
+    assert found[1] not in done(run("user", "list"))
+
+
+def test_user_add_takes_a_password_from_standard_input_and_does_not_show_it(
+    run: Run, parts: Parts, company: None
+) -> None:
+    arguments = ("user", "add", EMAIL, "--nip", NIP, "--role", "admin", "--password-stdin")
+    assert done(run(*arguments, given=f"{PASSWORD}\n")) == f"user {EMAIL} added\n"
+    assert users.authenticate(parts, EMAIL, PASSWORD).role == "admin"
+
+
+def test_user_add_refuses_what_is_wrong(run: Run, company: None, database: Any) -> None:
+    before = everything(database)
+    role = ("--role", "admin")
+    refused(run("user", "add", EMAIL, "--nip", OTHER_NIP, *role), "no company", "company add")
+    refused(run("user", "add", "nobody", "--nip", NIP, *role), "not an e-mail address")
+    refused(
+        run("user", "add", EMAIL, "--nip", NIP, *role, "--password-stdin", given="short\n"),
+        "at least 12 characters",
+    )
+    refused(
+        run("user", "add", EMAIL, "--nip", NIP, *role, "--password-stdin", given=""),
+        "at least 12 characters",
+    )
+    refused(run("user", "add", EMAIL, "--nip", NIP, "--role", "root"), "'root'", code=2)
+    refused(run("user", "add", EMAIL, "--nip", NIP), "--role", code=2)
+    refused(run("user", "add", EMAIL, *role), "--nip", code=2)
+    assert everything(database) == before
+
+
+def test_user_add_twice_keeps_the_first_password(run: Run, parts: Parts, company: None) -> None:
+    arguments = ("user", "add", EMAIL, "--nip", NIP, "--role", "admin", "--password-stdin")
+    done(run(*arguments, given=f"{PASSWORD}\n"))
+    refused(run(*arguments, given="another long password\n"), "is there already")
+    assert users.authenticate(parts, EMAIL, PASSWORD).email == EMAIL
+
+
+def test_user_disable_shuts_out_and_shows_in_the_list(
+    run: Run, parts: Parts, company: None
+) -> None:
+    users.add_user(parts, email=EMAIL, nip=NIP, role="admin", password=PASSWORD)
+    users.add_user(parts, email="b@firma.example", nip=NIP, role="technical", password=PASSWORD)
+    assert done(run("user", "disable", EMAIL)) == f"user {EMAIL} disabled\n"
+    with pytest.raises(errors.Unauthorized):
+        users.authenticate(parts, EMAIL, PASSWORD)
+    lines = [line.split() for line in done(run("user", "list")).splitlines()]
+    assert lines == [
+        ["email", "nip", "role", "state"],
+        ["b@firma.example", NIP, "technical"],
+        [EMAIL, NIP, "admin", "disabled"],
+    ]
+
+
+def test_user_disable_refuses_an_unknown_one(run: Run, database: Any) -> None:
+    refused(run("user", "disable", EMAIL), f"no user {EMAIL}")
+
+
+# -- credential -----------------------------------------------------------------------------
+
+
+def test_set_token_stores_it_sealed_and_the_company_can_log_in(
+    run: Run, parts: Parts, company: None, control: Any, database: Any
+) -> None:
+    token = control.add_token("test", NIP)
+    output = done(run("credential", "set-token", *PLACE, given=f"{token}\n"))
+    assert output == f"KSeF token of {NIP} stored for test\n"
+    assert token not in str(everything(database))
+    assert auth.log_in(parts, Place(NIP, "test")).method == "token"
+
+
+def test_set_token_refuses_what_is_wrong(run: Run, company: None, database: Any) -> None:
+    before = everything(database)
+    refused(run("credential", "set-token", *PLACE, given="\n"), "one line of printable")
+    refused(
+        run("credential", "set-token", "--nip", OTHER_NIP, "--environment", "test", given="x\n"),
+        f"no company {OTHER_NIP}",
+    )
+    refused(
+        run("credential", "set-token", "--nip", NIP, "--environment", "moon", given="x\n"),
+        "'moon'",
+        code=2,
+    )
+    refused(run("credential", "set-token", "--nip", NIP, given="x\n"), "--environment", code=2)
+    assert everything(database) == before
+
+
+# -- outage ---------------------------------------------------------------------------------
+
+
+def simulations(database: Any) -> list[tuple[Any, ...]]:
+    return database.execute(
+        "SELECT environment::text, company_nip, message, ends_at FROM outage_simulations"
+        " ORDER BY company_nip NULLS FIRST"
+    )
+
+
+def test_outage_is_simulated_for_all_or_for_one_and_cleared(
+    run: Run, company: None, database: Any
+) -> None:
+    output = done(run("outage", "simulate", "test", "--message", "Ćwiczenie"))
+    assert output == "test: outage simulated\n"
+    until = "2099-12-31T18:00:00"
+    done(run("outage", "simulate", "test", "--message", "one", "--nip", NIP, "--until", until))
+    done(run("outage", "simulate", "demo", "--message", "stays"))
+    assert simulations(database) == [
+        ("test", None, "Ćwiczenie", None),
+        ("demo", None, "stays", None),
+        ("test", NIP, "one", datetime(2099, 12, 31, 18, tzinfo=UTC)),
+    ]
+    assert done(run("outage", "clear", "test")) == "test: 2 simulation(s) ended\n"
+    assert done(run("outage", "clear", "test")) == "test: 0 simulation(s) ended\n"
+    assert [row[:1] for row in simulations(database)] == [("demo",)]
+
+
+def test_outage_simulate_refuses_what_is_wrong(run: Run, company: None, database: Any) -> None:
+    message = ("--message", "x")
+    refused(run("outage", "simulate", "prod", *message), "prod cannot be simulated")
+    refused(run("outage", "simulate", "test", *message, "--nip", OTHER_NIP), "no company")
+    refused(run("outage", "simulate", "test", *message, "--until", "2020-01-01T00:00:00"), "passed")
+    refused(run("outage", "simulate", "test", "--message", ""), "message")
+    refused(run("outage", "simulate", "test", *message, "--until", "soon"), "'soon'", code=2)
+    refused(run("outage", "simulate", "moon", *message), "'moon'", code=2)
+    refused(run("outage", "simulate", "test"), "--message", code=2)
+    refused(run("outage", "clear", "moon"), "'moon'", code=2)
+    assert simulations(database) == []
+
+
+# -- invoices -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "invoices.csv"
+    path.write_text(CSV, encoding="utf-8-sig")  # as spreadsheets write it
+    return path
+
+
+def test_import_twice_changes_nothing(run: Run, company: None, file: Path, database: Any) -> None:
+    assert done(run("invoices", "import", str(file), *PLACE)) == (
+        "3 rows read: 1 new in synced_invoices, 2 new in offline_invoices\n"
+    )
+    before = everything(database)
+    assert len(before) == 4
+    assert done(run("invoices", "import", str(file), *PLACE)) == (
+        "3 rows read: 0 new in synced_invoices, 0 new in offline_invoices\n"
+    )
+    assert everything(database) == before
+
+
+def test_import_refuses_what_is_wrong(run: Run, company: None, file: Path, database: Any) -> None:
+    before = everything(database)
+
+    def importing(content: bytes) -> Result:
+        file.write_bytes(content)
+        return run("invoices", "import", str(file), *PLACE)
+
+    refused(importing(b""), "file is empty")
+    refused(importing(b"a,b\n1,2\n"), "first line names the columns")
+    refused(importing(f"{CSV}FV/4,,\n".encode()), "Line 5: neither")
+    refused(importing("invoice_number,ksef_number\nżółw,1\n".encode("cp1250")), "not UTF-8")
+    refused(run("invoices", "import", str(file) + "x", *PLACE), "does not exist", code=2)
+    refused(run("invoices", "import", str(file.parent), *PLACE), "is a directory", code=2)
+    refused(run("invoices", "import", str(file), "--nip", NIP), "--environment", code=2)
+    other = ("--nip", OTHER_NIP, "--environment", "test")
+    refused(run("invoices", "import", str(file), *other), "no company")
+    assert everything(database) == before
+
+
+def test_list_shows_the_rows_as_a_table(run: Run, company: None, file: Path, database: Any) -> None:
+    header = ["table", "invoice_number", "ksef_number", "ksef_reference_number", "session"]
+    assert done(run("invoices", "list", *PLACE)).split() == header
+    done(run("invoices", "import", str(file), *PLACE))
+    database.execute(f"UPDATE {SYNCED} SET session_reference_number = '{REFERENCE}'")
+
+    lines = done(run("invoices", "list", *PLACE)).splitlines()
+    assert [re.split(" {2,}", line) for line in lines] == [
+        header,
+        ["synced", "FV/1 żółw", NUMBER, REFERENCE],
+        ["offline", "FV/2", REFERENCE],
+        ["offline", "FV/3", NUMBER, REFERENCE],
+    ]
+    assert lines[1].index(REFERENCE) == lines[0].index("session")
+    assert lines[2].index(REFERENCE) == lines[0].index("ksef_reference_number")
+
+    unlinked = done(run("invoices", "list", "--unlinked", *PLACE)).splitlines()
+    assert [line.split()[0] for line in unlinked] == ["table", "offline", "offline"]
+
+
+def test_list_refuses_an_unknown_company(run: Run, database: Any) -> None:
+    refused(run("invoices", "list", *PLACE), "no company")
+
+
+# -- all of them ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("company", "add", NIP, "Firma"),
+        ("user", "list"),
+        ("user", "disable", EMAIL),
+        ("outage", "clear", "test"),
+        ("invoices", "list", *PLACE),
+    ],
+    ids=" ".join,
+)
+def test_database_that_is_away_is_told(settings: Any, arguments: tuple[str, ...]) -> None:
+    with app_on(settings, "postgresql://nobody:hunter2@127.0.0.1:1/nothing") as app:
+        result = app.test_cli_runner().invoke(args=arguments)
+    refused(result, "The database does not answer")
+    assert "hunter2" not in result.output
