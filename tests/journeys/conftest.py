@@ -1,0 +1,132 @@
+"""The service as it runs in production: gunicorn on a socket, two workers, settings by name."""
+
+import base64
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+
+PROJECT = Path(__file__).parents[2]
+
+
+@dataclass
+class RunningService:
+    """gunicorn at `url`; its standard error goes to the file `log`."""
+
+    url: str
+    process: "subprocess.Popen[bytes]"
+    log: Path
+
+    def terminate(self) -> None:
+        self.process.send_signal(signal.SIGTERM)
+
+    def wait(self) -> int:
+        """The exit code; at most 30 s."""
+        return self.process.wait(30)
+
+
+@contextmanager
+def running_service(database: Any, sandbox: Any, secret_key: bytes, log: Path) -> Iterator[Any]:
+    """Starts the service, waits until it is ready, and stops it at the end."""
+    port = _free_port()
+    environment = {
+        "PATH": os.environ.get("PATH", ""),
+        "DATABASE_URL": database.service_dsn,
+        "SECRET_KEYS": base64.b64encode(secret_key).decode(),
+        **{f"KSEF_URL_{name.upper()}": f"{sandbox.url}/{name}/v2" for name in _ENVIRONMENTS},
+        "PORT": str(port),
+        "WEB_CONCURRENCY": "2",
+        "WEB_THREADS": "4",
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
+    with log.open("wb") as stderr:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "gunicorn", "--config", "app/gunicorn.py", "wsgi:app"],
+            cwd=PROJECT,
+            env=environment,
+            stdout=stderr,
+            stderr=stderr,
+        )
+    service = RunningService(f"http://127.0.0.1:{port}", process, log)
+    try:
+        _wait_until_ready(service)
+        yield service
+    finally:
+        if process.poll() is None:
+            service.terminate()
+            try:
+                service.wait()
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+_ENVIRONMENTS = ("test", "demo", "prod")
+
+
+def _free_port() -> int:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port: int = taken.getsockname()[1]
+        return port
+
+
+def _wait_until_ready(service: RunningService) -> None:
+    deadline = time.monotonic() + 20
+    with requests.Session() as http:
+        http.trust_env = False
+        while time.monotonic() < deadline and service.process.poll() is None:
+            try:
+                if http.get(f"{service.url}/readyz", timeout=2).status_code == 200:
+                    return
+            except requests.RequestException:
+                time.sleep(0.05)
+    raise AssertionError(f"the service did not start: {service.log.read_text()}")
+
+
+@pytest.fixture(scope="session")
+def shared_service(
+    _migrated_database: Any,
+    running_sandbox: Any,
+    secret_key: bytes,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[RunningService]:
+    log = tmp_path_factory.mktemp("service") / "log"
+    with running_service(_migrated_database[0], running_sandbox, secret_key, log) as service:
+        yield service
+    assert service.process.returncode == 0
+    assert b"Traceback" not in log.read_bytes()
+
+
+@pytest.fixture
+def service(shared_service: RunningService, database: Any, sandbox: Any) -> RunningService:
+    """The running service, before an empty database and a reset sandbox."""
+    return shared_service
+
+
+@pytest.fixture
+def start_service(
+    database: Any, sandbox: Any, secret_key: bytes, tmp_path: Path
+) -> Iterator[Callable[[], RunningService]]:
+    """Starts one that the test may stop."""
+    with ExitStack() as running:
+        yield lambda: running.enter_context(
+            running_service(database, sandbox, secret_key, tmp_path / "log")
+        )
+
+
+@pytest.fixture
+def http() -> Iterator[requests.Session]:
+    with requests.Session() as session:
+        session.trust_env = False
+        yield session
