@@ -163,7 +163,7 @@ def parse_upo(content: bytes) -> Upo:
     )
     try:
         _feed(parser, reader, content)
-    except (etree.LxmlError, LookupError, ValueError) as error:
+    except etree.LxmlError as error:
         raise KsefInvalidResponse("The UPO is not well-formed XML.") from error
     return reader.upo()
 

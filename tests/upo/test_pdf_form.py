@@ -157,6 +157,14 @@ def test_nothing_is_written_outside_the_margins_or_over_the_next_column(
             assert right <= min(beside, default=842) + 0.05
 
 
+def test_a_wrapped_issuer_ends_at_the_margin_in_each_line() -> None:
+    head = _pieces(reader(samples.kinds()["long issuer"]).pages[0])
+    issuer = [right for _, right, baseline in head if right > 700 and baseline > 500]
+
+    # Its label, three lines, and the sentence below.
+    assert [round(right, 1) for right in issuer] == [811.9] * 5
+
+
 def _pieces(page: object) -> list[tuple[float, float, float]]:
     """Left, right and baseline of each text that is placed on a page, from its operators."""
     fonts = {

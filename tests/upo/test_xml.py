@@ -15,6 +15,7 @@ from tests.upo import samples
 
 WARSAW = ZoneInfo("Europe/Warsaw")
 XSD_NAMESPACE = "http://upo.schematy.mf.gov.pl/KSeF/v4-3"
+V4_2 = "http://upo.schematy.mf.gov.pl/KSeF/v4-2"
 
 
 def refused(content: bytes) -> str:
@@ -71,6 +72,13 @@ def test_a_signature_and_unknown_elements_are_passed_over() -> None:
     signed = samples.upo(signature=samples.SIGNATURE + unknown)
 
     assert parse_upo(signed.xml()) == parse_upo(replace(signed, signature="").xml())
+
+
+def test_elements_of_another_version_are_passed_over() -> None:
+    other = samples.documents(1)[0].xml().replace("<Dokument>", f"<Dokument xmlns='{V4_2}'>")
+    sample = samples.upo()
+
+    assert parse_upo(replace(sample, signature=other).xml()) == parse_upo(sample.xml())
 
 
 def test_attributes_comments_and_instructions_do_not_matter() -> None:
@@ -212,7 +220,7 @@ def test_a_missing_empty_repeated_or_nested_field_is_named(name: str) -> None:
     assert name in refused(changed(f"<{name}>", f"<x><{name}>").replace(*_closed(name, "</x>")))
     assert name in refused(changed(f"<{name}>", f"<{name}/><y>").replace(*_closed(name, "")))
     assert name in refused(changed(f"<{name}>", f"<{name}>2</{name}><{name}>"))
-    assert name in refused(changed(f"<{name}>", f"<{name}><x/>"))
+    assert f"{name} holds an element" in refused(changed(f"<{name}>", f"<{name}>1<x/>"))
 
 
 def _closed(name: str, after: str) -> tuple[bytes, bytes]:
@@ -316,9 +324,10 @@ def test_a_second_root_or_text_after_the_end_is_refused() -> None:
 
 def test_more_than_32_mib_are_refused_and_exactly_so_many_are_not() -> None:
     content = samples.upo().xml()
-    refused(content + b" " * (MAX_BYTES - len(content) + 1))
     padding = b" " * (MAX_BYTES - len(content))
+
     assert parse_upo(content.replace(b"<Dokument>", padding + b"<Dokument>")).documents
+    assert "32 MiB" in refused(content.replace(b"<Dokument>", padding + b" <Dokument>"))
 
 
 BOMBS = {
@@ -339,9 +348,23 @@ def exploding(bomb: str) -> bytes:
     return f"<Potwierdzenie xmlns='{XSD_NAMESPACE}'>".encode() + BOMBS[bomb]()
 
 
-@pytest.mark.parametrize("bomb", BOMBS)
-def test_a_bomb_is_refused(bomb: str) -> None:
-    refused(exploding(bomb))
+@pytest.mark.parametrize(
+    ("bomb", "reason"),
+    [
+        ("many elements", "too many elements"),
+        ("many namespaces", "too many elements"),
+        ("deep", "too many elements"),
+        ("one text", "KodFormularza is too long"),
+        ("space", "KodFormularza is too long"),
+        ("many attributes", "a tag or comment that is too long"),
+        ("one attribute", "a tag or comment that is too long"),
+        ("comment", "a tag or comment that is too long"),
+        ("instruction", "a tag or comment that is too long"),
+        ("unknown text", "not well-formed"),
+    ],
+)
+def test_a_bomb_is_refused(bomb: str, reason: str) -> None:
+    assert reason in refused(exploding(bomb))
 
 
 @pytest.mark.parametrize("bomb", ["many elements", "space", "many attributes", "comment"])
