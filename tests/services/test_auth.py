@@ -137,6 +137,17 @@ def test_live_session_is_given_as_it_is(
     assert control.calls() == []
 
 
+def test_live_session_is_given_while_somebody_else_holds_the_lease(
+    database: Any, control: Any, parts: Parts, company: Company
+) -> None:
+    database.execute(
+        "INSERT INTO leases (name, holder, expires_at)"
+        f" VALUES ('auth:test:{NIP}', gen_random_uuid(), now() + interval '1 minute')"
+    )
+    assert auth.log_in(parts, HERE) == auth.current_session(parts, HERE)
+    assert control.calls() == []
+
+
 def test_many_logins_at_once_are_one_for_ksef(
     control: Any, parts: Parts, replica: Parts, ksef_token: str
 ) -> None:
