@@ -90,10 +90,14 @@ def test_sessions(fits: Fits, company: Company, control: Control) -> None:
     moving = control.seed_session("test", company.nip, state="moving", invoices=2)
     answer = company.get(f"/invoices/test/status/{moving.reference_number}")
     assert "nextCheckAfter" in fits(answer, STATUS)
-    tag = {"If-None-Match": answer.headers["ETag"]}
-    again = company.get(f"/invoices/test/status/{finished.reference_number}", headers=tag)
-    assert again.status_code == 200
-    fits(again, STATUS)
+
+
+def test_a_session_that_is_known_already(fits: Fits, company: Company, control: Control) -> None:
+    session = control.seed_session("test", company.nip, invoices=1)
+    path = f"/invoices/test/status/{session.reference_number}"
+    unchanged = company.get(path, headers={"If-None-Match": company.get(path).headers["ETag"]})
+    assert unchanged.status_code == 304
+    fits(unchanged, STATUS)
 
 
 def test_upos(fits: Fits, company: Company, control: Control) -> None:
