@@ -1,5 +1,7 @@
 """ksef-proxy: session status, row linking and UPOs from KSeF, for ERP systems."""
 
+from threading import BoundedSemaphore
+
 from flask import Flask
 
 from app import api, cli, settings, telemetry
@@ -48,6 +50,7 @@ def make_parts(chosen: Settings) -> Parts:
                     url,
                     connect=timing.ksef_connect,
                     call=timing.ksef_call,
+                    download=timing.ksef_download,
                     threads=chosen.web_threads,
                     proxy_url=chosen.ksef_proxy_url,
                     ca_bundle=chosen.ksef_ca_bundle,
@@ -58,4 +61,6 @@ def make_parts(chosen: Settings) -> Parts:
         vault=Vault(chosen.secret_keys),
         passwords=Passwords(remember=timing.password_cache, wait=timing.password_wait),
         timing=timing,
+        quota_share=chosen.quota_share,
+        waiting=BoundedSemaphore(max(1, chosen.web_threads // 2)),
     )

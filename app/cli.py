@@ -1,7 +1,8 @@
 """The operator's commands: `flask --app wsgi …`."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import wraps
 from pathlib import Path
@@ -14,7 +15,7 @@ from flask.cli import AppGroup, with_appcontext
 from app import clock, errors
 from app.api.context import parts, settings
 from app.db import migrate
-from app.services import auth, invoices, outages, users
+from app.services import auth, backfill, invoices, outages, quota, upo, users
 from app.services.parts import Place
 from app.settings import ENVIRONMENTS
 
@@ -25,7 +26,17 @@ environment_argument = click.argument("environment", type=click.Choice(ENVIRONME
 
 def register(app: Flask) -> None:
     """Add every command to the application."""
-    for command in (migrate_command, company, user, credential, outage, invoices_group):
+    for command in (
+        migrate_command,
+        company,
+        user,
+        credential,
+        outage,
+        invoices_group,
+        link,
+        upo_group,
+        quota_group,
+    ):
         app.cli.add_command(command)
 
 
@@ -207,6 +218,99 @@ def list_invoices(place: Place, unlinked: bool) -> None:
             for r in rows
         ],
     )
+
+
+@click.command("link")
+@told_plainly
+@for_place
+def link(place: Place) -> None:
+    """Link everything that is not linked, from KSeF's own list of the company's sessions.
+
+    May be broken off and begun again. Leaves half of KSeF's quota to live traffic.
+    """
+    with _progress("sessions") as progress:
+        summary = backfill.link_history(parts(), place, progress)
+    _tell(summary, "sessions checked and linked")
+
+
+upo_group = AppGroup("upo", help="UPOs.")
+
+
+@upo_group.command("archive")
+@told_plainly
+@for_place
+def archive_upos(place: Place) -> None:
+    """Fetch the UPOs of linked invoices that the archive lacks.
+
+    May be broken off and begun again. Leaves half of KSeF's quota to live traffic.
+    """
+    with _progress("UPOs") as progress:
+        summary = backfill.archive_upos(parts(), place, progress)
+    _tell(summary, "UPOs archived")
+
+
+@upo_group.command("render")
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("-o", "--output", required=True, type=click.Path(dir_okay=False, path_type=Path))
+@click.option("--language", type=click.Choice(("pl", "en")), default="pl", show_default=True)
+@told_plainly
+def render(file: Path, output: Path, language: str) -> None:
+    """Draw the PDF of a UPO's XML file. Needs no database and no KSeF."""
+    output.write_bytes(upo.render(file.read_bytes(), language=language))
+    click.echo(f"{output} written")
+
+
+quota_group = AppGroup("quota", help="KSeF's quota, as all replicas have used it.")
+
+
+@quota_group.command("show")
+@told_plainly
+@for_place
+def show_quota(place: Place) -> None:
+    """Limits, calls of the last minute and hour, and until when KSeF blocks a group."""
+    _table(
+        ("group", "minute", "hour", "limits", "blocked until"),
+        [
+            (
+                row.quota_group,
+                str(row.used_minute),
+                str(row.used_hour),
+                "published"
+                if row.per_hour is None
+                else f"{row.per_second}/{row.per_minute}/{row.per_hour}",
+                row.blocked_until.isoformat(timespec="seconds") if row.blocked_until else "",
+            )
+            for row in quota.show(parts(), place)
+        ],
+    )
+
+
+@quota_group.command("clear")
+@told_plainly
+@for_place
+def clear_quota(place: Place) -> None:
+    """Lift the blocks that KSeF's 429 answers have set; calls are counted on."""
+    click.echo(f"{quota.clear(parts(), place)} block(s) lifted")
+
+
+@contextmanager
+def _progress(what: str) -> Iterator[backfill.Progress]:
+    """A line that counts, on a terminal only."""
+
+    def show(done: int, total: int | None) -> None:
+        if sys.stderr.isatty():
+            of = f" of {total}" if total is not None else ""
+            click.echo(f"\r{done}{of} {what}", err=True, nl=False)
+
+    yield show
+    if sys.stderr.isatty():
+        click.echo("", err=True)
+
+
+def _tell(summary: backfill.Summary, what: str) -> None:
+    click.echo(f"{summary.done} of {summary.seen} {what}")
+    if summary.failed:
+        raise errors.OperatorError(f"{summary.failed} failed, the last one: {summary.reason}")
 
 
 def _table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:

@@ -12,7 +12,8 @@ Errors are raised where they are understood and turned into HTTP in one place
     │   ├── NoActiveKsefSession     no_active_ksef_session
     │   ├── NoKsefCredential        no_ksef_credential
     │   ├── SessionNotFound         session_not_found
-    │   └── UpoNotAvailable         upo_not_available
+    │   ├── UpoNotAvailable         upo_not_available
+    │   └── InvoiceNotFound         invoice_not_found
     ├── OutageSimulation        409 outage_simulation
     ├── KsefFailure             502
     │   ├── KsefError               ksef_error
@@ -109,6 +110,10 @@ class SessionNotFound(Missing):
 
 class UpoNotAvailable(Missing):
     code, title = "upo_not_available", "UPO not available"
+
+
+class InvoiceNotFound(Missing):
+    code, title = "invoice_not_found", "The session holds no such invoice"
 
 
 class OutageSimulation(ProxyError):

@@ -30,12 +30,22 @@ class Timing:
     request: float = 25.0  # a whole request, KSeF included
     ksef_connect: float = 3.0
     ksef_call: float = 8.0  # one call, from the first byte sent to the last received
+    ksef_download: float = 5.0  # a UPO by its download link
     ksef_listing: float = 15.0  # all pages of a session's invoices
     login: float = 20.0  # from the challenge to the redeemed tokens
     login_poll: float = 0.2  # between two looks at a login in progress; doubles up to 1 s
     refresh_ahead: float = 60.0  # an access token this close to its end is renewed first
     lease: float = 30.0  # a renewal or login whose worker died is taken over after this
     lease_poll: float = 0.1
+    quota_patience: float = 2.0  # so long a caller waits for quota; longer waits are answered
+    quota_jitter: float = 0.25  # calls set aside a window apart may arrive closer by so much
+    quota_scale: float = 1.0  # of KSeF's windows
+    single_flight_wait: float = 10.0  # for somebody else's answer to the same question
+    fresh_least: float = 2.0  # an answer of a moving session is kept at least so long
+    fresh_most: float = 30.0
+    relist: float = 60.0  # between two lists of a session in which many invoices move
+    refusal_least: float = 5.0  # "not found" is kept so long; doubles with each time
+    refusal_most: float = 60.0
     database_connect: float = 3.0
     pool_wait: float = 1.0
     lock_timeout: float = 1.0
@@ -54,6 +64,7 @@ class Settings:
     ksef_urls: Mapping[str, str]
     ksef_proxy_url: str | None = field(default=None, repr=False)
     ksef_ca_bundle: str | None = None
+    quota_share: float = 0.9
     response_timezone: ZoneInfo = field(default_factory=lambda: ZoneInfo("Europe/Warsaw"))
     web_threads: int = 8
     log_level: str = "INFO"
@@ -105,6 +116,7 @@ def from_environment(environ: Mapping[str, str] | None = None) -> Settings:
         ksef_urls=urls,
         ksef_proxy_url=reader.read("KSEF_PROXY_URL", _http_url),
         ksef_ca_bundle=reader.read("KSEF_CA_BUNDLE", _existing_file),
+        quota_share=reader.read("KSEF_QUOTA_SHARE", _share) or 0.9,
         response_timezone=reader.read("RESPONSE_TIMEZONE", _timezone) or ZoneInfo("Europe/Warsaw"),
         web_threads=reader.read("WEB_THREADS", _positive) or 8,
         log_level=reader.read("LOG_LEVEL", _log_level) or "INFO",
@@ -185,6 +197,13 @@ def _positive(text: str) -> int:
     if not text.isascii() or not text.isdigit() or int(text) < 1:
         raise ValueError("is not a positive whole number")
     return int(text)
+
+
+def _share(text: str) -> float:
+    share = float(text) if text.replace(".", "", 1).isdigit() and text.isascii() else 0.0
+    if not 0 < share <= 1:
+        raise ValueError("is not a share: above 0, at most 1")
+    return share
 
 
 def _log_level(text: str) -> str:

@@ -28,7 +28,20 @@ from app.settings import ENVIRONMENTS, Settings, Timing
 from sandbox.control import Control
 
 PASSWORD = "correct horse battery staple"
-QUICK = Timing(login_poll=0.01, lease_poll=0.02, ksef_connect=1.0, ksef_call=2.0, request=5.0)
+QUICK = Timing(
+    login_poll=0.01,
+    lease_poll=0.02,
+    ksef_connect=1.0,
+    ksef_call=2.0,
+    request=5.0,
+    # Nothing that moves is kept, and nothing that is refused: each test asks for that by itself.
+    fresh_least=0.0,
+    fresh_most=0.0,
+    refusal_least=0.0,
+    refusal_most=0.0,
+    quota_jitter=0.0,
+    quota_scale=0.01,
+)
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,18 @@ from flask import Flask, Response, g, request
 from flask_smorest import Api
 
 from app import telemetry
-from app.api import auth, ops, outages, problems, status, upo
+from app.api import auth, invoices, ops, outages, problems, status, upo
 from app.api.responses import json_response
 from app.version import VERSION
 
-BLUEPRINTS = (status.blueprint, upo.blueprint, auth.blueprint, outages.blueprint, ops.blueprint)
+BLUEPRINTS = (
+    status.blueprint,
+    upo.blueprint,
+    invoices.blueprint,
+    auth.blueprint,
+    outages.blueprint,
+    ops.blueprint,
+)
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
 _DESCRIPTION = (
     "Stands between the ERP systems of a company and KSeF, the Polish national e-invoicing system."

@@ -65,10 +65,10 @@ def reference_number() -> fields.String:
     )
 
 
-def ksef_number() -> fields.String:
+def ksef_number(*, required: bool = True) -> fields.String:
     """KSeF's number of an invoice. The CRC of a whole one (35 characters) is checked."""
     return fields.String(
-        required=True,
+        required=required,
         data_key="ksefNumber",
         validate=_is_ksef_number,
         metadata={

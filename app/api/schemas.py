@@ -7,7 +7,7 @@ them, see `app.api.responses`). Both make `/openapi.json`.
 from datetime import UTC, datetime
 from typing import Any
 
-from marshmallow import RAISE, Schema, ValidationError, fields, validate
+from marshmallow import RAISE, Schema, ValidationError, fields, validate, validates_schema
 
 from app.api import fields as own
 
@@ -159,6 +159,62 @@ class UpoAnswer(Schema):
     )
     content = _text("The document, Base64", format="byte")
     fileName = _text("A name to store it under")
+
+
+class UpoPageAnswer(Schema):
+    referenceNumber = _text("Reference number of the page")
+    fileName = _text("A name to store it under")
+    content = _text("The document, Base64", format="byte")
+
+
+class SessionUpoAnswer(Schema):
+    referenceNumber = _text("The session asked for")
+    docType = fields.String(required=True, validate=validate.OneOf(("xml", "pdf")))
+    contentType = fields.String(
+        required=True, validate=validate.OneOf(("application/xml", "application/pdf"))
+    )
+    pages = fields.List(fields.Nested(UpoPageAnswer), required=True)
+
+
+class InvoiceQuery(Strict):
+    ksef_number = own.ksef_number(required=False)
+    invoice_number = fields.String(
+        data_key="invoiceNumber",
+        validate=[
+            validate.Length(1, 256),
+            validate.Predicate("isprintable", error="Not printable."),
+        ],
+        metadata={"description": "The seller's number of the invoice"},
+    )
+
+    @validates_schema
+    def one_of_both(self, data: dict[str, str], **_: Any) -> None:
+        """Exactly one of the two numbers."""
+        if len(data) != 1:
+            raise ValidationError("Give ksefNumber or invoiceNumber.", "ksefNumber")
+
+
+class FoundRow(Schema):
+    table = fields.String(
+        required=True, validate=validate.OneOf(("synced_invoices", "offline_invoices"))
+    )
+    invoiceNumber = _text("The seller's number of the invoice")
+    ksefNumber = _nullable("KSeF number")
+    ksefReferenceNumber = _nullable("Reference number, in offline_invoices")
+    sessionReferenceNumber = _nullable("The session that the row is linked to")
+    linkedAt = _moment("When it was linked", nullable=True)
+
+
+class FoundInvoice(SessionInvoice):
+    sessionReferenceNumber = _text("The session that holds the invoice")
+    final = fields.Boolean(required=True)
+    checkedAt = _moment("When KSeF was last asked after the session")
+    upoArchived = fields.Boolean(required=True)
+
+
+class FoundAnswer(Schema):
+    rows = fields.List(fields.Nested(FoundRow), required=True)
+    answers = fields.List(fields.Nested(FoundInvoice), required=True)
 
 
 class KsefSessionAnswer(Schema):

@@ -7,7 +7,6 @@ from zoneinfo import ZoneInfo
 import orjson
 from flask import Response, request
 
-from app import clock
 from app.api.basic_auth import caller
 from app.api.blueprint import Blueprint
 from app.api.context import parts, settings
@@ -43,7 +42,7 @@ def _answer(snapshot: Snapshot, zone: ZoneInfo) -> Response:
     response = json_response(
         {**body, "checkedAt": rfc3339(snapshot.checked_at, zone)},
         headers={
-            "Age": str(max(0, int((clock.now() - snapshot.checked_at).total_seconds()))),
+            "Age": str(int(snapshot.age)),
             "Cache-Control": "private, no-cache",
             "Vary": "Accept, Authorization",
         },
@@ -63,7 +62,7 @@ def session_body(snapshot: Snapshot, zone: ZoneInfo) -> dict[str, Any]:
         "totalInvoiceCount": session.invoice_count,
         "successfulInvoiceCount": session.successful_invoice_count,
         "failedInvoiceCount": session.failed_invoice_count,
-        "invoices": [_invoice_body(invoice, zone) for invoice in snapshot.invoices],
+        "invoices": [invoice_body(invoice, zone) for invoice in snapshot.invoices],
         "final": snapshot.final,
         "upo": {
             "pages": [{"referenceNumber": page.reference_number} for page in session.upo_pages]
@@ -74,7 +73,8 @@ def session_body(snapshot: Snapshot, zone: ZoneInfo) -> dict[str, Any]:
     return body
 
 
-def _invoice_body(invoice: SessionInvoice, zone: ZoneInfo) -> dict[str, Any]:
+def invoice_body(invoice: SessionInvoice, zone: ZoneInfo) -> dict[str, Any]:
+    """The contract's JSON of one invoice of a session."""
     body: dict[str, Any] = {
         "ordinalNumber": invoice.ordinal_number,
         "invoiceNumber": invoice.invoice_number,

@@ -1,6 +1,7 @@
 """GET /invoices/{environment}/status/{referenceNumber}/{ksefNumber}/upo"""
 
 import base64
+import hashlib
 
 from flask import Response, request
 
@@ -8,12 +9,18 @@ from app.api.basic_auth import caller
 from app.api.blueprint import Blueprint
 from app.api.context import parts
 from app.api.responses import json_response
-from app.api.schemas import UpoAnswer, UpoPath, UpoQuery
+from app.api.schemas import SessionPath, SessionUpoAnswer, UpoAnswer, UpoPath, UpoQuery
 from app.services.parts import Place
-from app.services.upo import UpoFile, fetch_upo
+from app.services.upo import DocType, UpoFile, fetch_session_upo, fetch_upo
 
 MEDIA_TYPES = {"xml": "application/xml", "pdf": "application/pdf"}
 _BINARY = {"type": "string", "format": "binary"}
+_PROBLEMS = {
+    404: "`no_active_ksef_session`, `session_not_found`, `upo_not_available`",
+    409: "`outage_simulation`",
+    502: "`ksef_error`, `ksef_rate_limited`, `ksef_unreachable`, `ksef_invalid_response`, "
+    "`upo_integrity`",
+}
 
 blueprint = Blueprint("upo", description="The UPO, KSeF's official receipt of an invoice")
 
@@ -29,24 +36,59 @@ blueprint = Blueprint("upo", description="The UPO, KSeF's official receipt of an
 @blueprint.alt_response(200, schema=_BINARY, content_type="application/xml", success=True)
 @blueprint.alt_response(304, description="The document is the one that If-None-Match names")
 @blueprint.problems(
-    {
-        404: "`no_active_ksef_session`, `session_not_found`, `upo_not_available`",
-        409: "`outage_simulation`",
-        502: "`ksef_error`, `ksef_rate_limited`, `ksef_unreachable`, `ksef_invalid_response`, "
-        "`upo_integrity`",
+    _PROBLEMS
+    | {
+        404: "`no_active_ksef_session`, `session_not_found`, `upo_not_available`, "
+        "`invoice_not_found`"
     }
 )
 def upo(path: dict[str, str], query: dict[str, str], **_url: str) -> Response:
     """The UPO of an invoice: KSeF's signed XML, unchanged, or a PDF of it."""
     place = Place(caller().company_nip, path["environment"])
     file = fetch_upo(
-        parts(),
-        place,
-        path["reference_number"],
-        path["ksef_number"],
-        "pdf" if query["doc_type"] == "pdf" else "xml",
+        parts(), place, path["reference_number"], path["ksef_number"], _doc_type(query)
     )
     return _answer(file, path["reference_number"], path["ksef_number"])
+
+
+@blueprint.route("/invoices/<environment>/status/<referenceNumber>/upo")
+@blueprint.takes(SessionPath, UpoQuery)
+@blueprint.response(200, SessionUpoAnswer)
+@blueprint.problems(_PROBLEMS)
+def session_upo(path: dict[str, str], query: dict[str, str], **_url: str) -> Response:
+    """The collective UPO of a session, page by page."""
+    place = Place(caller().company_nip, path["environment"])
+    reference_number = path["reference_number"]
+    doc_type = _doc_type(query)
+    pages = fetch_session_upo(parts(), place, reference_number, doc_type)
+    tag = hashlib.sha256("".join(file.sha256 for _, file in pages).encode()).hexdigest()
+    response = json_response(
+        {
+            "referenceNumber": reference_number,
+            "docType": doc_type,
+            "contentType": MEDIA_TYPES[doc_type],
+            "pages": [
+                {
+                    "referenceNumber": page,
+                    "fileName": f"{page}-upo.{doc_type}",
+                    "content": base64.b64encode(file.content).decode(),
+                }
+                for page, file in pages
+            ],
+        }
+    )
+    return _cacheable(response, f"{tag}-json")
+
+
+def _doc_type(query: dict[str, str]) -> DocType:
+    return "pdf" if query["doc_type"] == "pdf" else "xml"
+
+
+def _cacheable(response: Response, tag: str) -> Response:
+    response.set_etag(tag)
+    response.headers["Cache-Control"] = "private, no-cache"
+    response.headers["Vary"] = "Accept, Authorization"
+    return response.make_conditional(request)  # type: ignore[return-value]
 
 
 def _answer(file: UpoFile, reference_number: str, ksef_number: str) -> Response:
@@ -55,22 +97,18 @@ def _answer(file: UpoFile, reference_number: str, ksef_number: str) -> Response:
     if _document_is_wanted(media_type):
         response = Response(file.content, content_type=media_type)
         response.headers["Content-Disposition"] = f'attachment; filename="{name}"'
-        response.set_etag(file.sha256)
-    else:
-        response = json_response(
-            {
-                "ksefNumber": ksef_number,
-                "referenceNumber": reference_number,
-                "docType": file.doc_type,
-                "contentType": media_type,
-                "content": base64.b64encode(file.content).decode(),
-                "fileName": name,
-            }
-        )
-        response.set_etag(f"{file.sha256}-json")
-    response.headers["Cache-Control"] = "private, no-cache"
-    response.headers["Vary"] = "Accept, Authorization"
-    return response.make_conditional(request)  # type: ignore[return-value]
+        return _cacheable(response, file.sha256)
+    response = json_response(
+        {
+            "ksefNumber": ksef_number,
+            "referenceNumber": reference_number,
+            "docType": file.doc_type,
+            "contentType": media_type,
+            "content": base64.b64encode(file.content).decode(),
+            "fileName": name,
+        }
+    )
+    return _cacheable(response, f"{file.sha256}-json")
 
 
 def _document_is_wanted(media_type: str) -> bool:

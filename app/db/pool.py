@@ -65,10 +65,8 @@ class Database:
             self._turns.release()
 
     def _in_transaction(self) -> Iterator[Connection]:
-        connection = self._take()
+        connection = self._begun()
         try:
-            with connection.cursor() as cursor:
-                cursor.execute(self._begin)
             yield connection
             with connection.cursor() as cursor:
                 cursor.execute("COMMIT")
@@ -77,7 +75,25 @@ class Database:
             raise
         self._idle.append(connection)
 
-    def _take(self) -> Connection:
+    def _begun(self) -> Connection:
+        """A connection with its transaction begun; one that died while idle is replaced once."""
+        connection = self._take_idle()
+        if connection:
+            try:
+                self._begin_on(connection)
+            except (psycopg2.OperationalError, psycopg2.InterfaceError):
+                connection.close()
+            else:
+                return connection
+        connection = self._connect()
+        self._begin_on(connection)
+        return connection
+
+    def _begin_on(self, connection: Connection) -> None:
+        with connection.cursor() as cursor:
+            cursor.execute(self._begin)
+
+    def _take_idle(self) -> Connection | None:
         while self._idle:
             try:
                 connection = self._idle.pop()
@@ -86,7 +102,7 @@ class Database:
             if _is_alive(connection):
                 return connection
             connection.close()
-        return self._connect()
+        return None
 
     def _connect(self) -> Connection:
         connection = psycopg2.connect(

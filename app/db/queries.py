@@ -14,7 +14,10 @@ def _load(resource: str) -> Any:  # aiosql makes the attributes at run time
 
 auth = _load("auth")
 invoices = _load("invoices")
+kept = _load("kept")
 leases = _load("leases")
+limits = _load("limits")
 linking = _load("linking")
 outages = _load("outages")
+upo = _load("upo")
 users = _load("users")

@@ -9,12 +9,13 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Protocol, TypeVar
 from urllib.parse import quote
 
 from app import errors
-from app.ksef import wire
-from app.ksef.transport import UPO_LIMIT, Transport
+from app.ksef import limits, wire
+from app.ksef.transport import UPO_LIMIT, Answer, Transport
 
 T = TypeVar("T")
 
@@ -29,10 +30,14 @@ UNKNOWN_PUBLIC_KEY = 21470
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """A call of KSeF's API, as the official document names it."""
+    """A call of KSeF's API, as the official document names it, and the quota that it costs.
+
+    None: it is counted by address only, not against the company.
+    """
 
     method: str
     template: str
+    quota_group: str | None = None
 
     def path(self, *values: str) -> str:
         """The path with its parameters filled in, in their order, escaped."""
@@ -49,10 +54,16 @@ LOGIN_WITH_TOKEN = Route("POST", "/auth/ksef-token")
 LOGIN_STATUS = Route("GET", "/auth/{referenceNumber}")
 REDEEM = Route("POST", "/auth/token/redeem")
 REFRESH = Route("POST", "/auth/token/refresh")
-REVOKE = Route("DELETE", "/auth/sessions/current")
-SESSION = Route("GET", "/sessions/{referenceNumber}")
-SESSION_INVOICES = Route("GET", "/sessions/{referenceNumber}/invoices")
-UPO = Route("GET", "/sessions/{referenceNumber}/invoices/ksef/{ksefNumber}/upo")
+REVOKE = Route("DELETE", "/auth/sessions/current", limits.OTHER)
+RATE_LIMITS = Route("GET", "/rate-limits", limits.OTHER)
+SESSIONS = Route("GET", "/sessions", limits.SESSION_LIST)
+SESSION = Route("GET", "/sessions/{referenceNumber}", limits.SESSION)
+SESSION_INVOICES = Route("GET", "/sessions/{referenceNumber}/invoices", limits.INVOICE_LIST)
+SESSION_INVOICE = Route(
+    "GET", "/sessions/{referenceNumber}/invoices/{invoiceReferenceNumber}", limits.INVOICE
+)
+UPO = Route("GET", "/sessions/{referenceNumber}/invoices/ksef/{ksefNumber}/upo", limits.SESSION)
+UPO_PAGE = Route("GET", "/sessions/{referenceNumber}/upo/{upoReferenceNumber}", limits.SESSION)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,10 +75,16 @@ class Document:
 
 
 class Bearer(Protocol):
-    """A company's KSeF session, as far as a call needs it."""
+    """A company's KSeF session, as far as a call needs it: its token, and its quota."""
 
-    def call(self, send: Callable[[str], T]) -> T:
-        """Call `send` with a good access token; once more with a new one if KSeF refuses it."""
+    def reserve(self, route: Route, units: int) -> None:
+        """Set quota aside for so many calls; KsefRateLimited where that takes too long."""
+
+    def call(self, route: Route, send: Callable[[str], T]) -> T:
+        """Call `send` with a good access token, when the quota of the route allows it.
+
+        Once more with a new token if KSeF refuses it.
+        """
 
 
 _KSEF_REFERENCE = re.compile(
@@ -159,6 +176,66 @@ class Gateway:
             )
         return wire.reading(wire.invoice_page, answer.json())
 
+    def sessions(
+        self,
+        bearer: str,
+        *,
+        session_type: str,
+        created_from: datetime | None = None,
+        modified_from: datetime | None = None,
+        continuation_token: str | None = None,
+    ) -> wire.SessionPage:
+        """One page of the company's own sessions, `Online` or `Batch`, newest first."""
+        params = {"sessionType": session_type, "pageSize": str(PAGE_SIZE)}
+        if created_from:
+            params["dateCreatedFrom"] = created_from.isoformat()
+        if modified_from:
+            params["dateModifiedFrom"] = modified_from.isoformat()
+        answer = self._transport.send(
+            SESSIONS.method,
+            SESSIONS.path(),
+            bearer=bearer,
+            params=params,
+            headers=_continuation(continuation_token),
+        )
+        return wire.reading(wire.session_page, answer.json())
+
+    def session_invoice(
+        self, bearer: str, reference_number: str, invoice_reference_number: str
+    ) -> wire.SessionInvoice:
+        """One invoice of a session."""
+        with _refused_as(_NO_SESSION):
+            answer = self._transport.send(
+                SESSION_INVOICE.method,
+                SESSION_INVOICE.path(reference_number, invoice_reference_number),
+                bearer=bearer,
+            )
+        return wire.reading(wire.invoice, answer.json())
+
+    def rate_limits(self, bearer: str) -> dict[str, limits.Limits]:
+        """The company's limits, by group."""
+        answer = self._transport.send(RATE_LIMITS.method, RATE_LIMITS.path(), bearer=bearer)
+        return wire.reading(wire.rate_limits, answer.json())
+
+    def upo_page(self, bearer: str, reference_number: str, page: str) -> Document:
+        """A page of the session's collective UPO."""
+        with _refused_as({**_NO_UPO, VALIDATION_FAILED: errors.UpoNotAvailable}):
+            answer = self._transport.send(
+                UPO_PAGE.method,
+                UPO_PAGE.path(reference_number, page),
+                bearer=bearer,
+                limit=UPO_LIMIT,
+            )
+        return _document(answer)
+
+    def download(self, url: str) -> Document | None:
+        """A UPO by its download link: no bearer, no quota. None where that fails in any way.
+
+        The link is followed only to the host that this environment's KSeF is at.
+        """
+        answer = self._transport.download(url, limit=UPO_LIMIT)
+        return _document(answer) if answer else None
+
     def upo(self, bearer: str, reference_number: str, ksef_number: str) -> Document:
         """The UPO of an invoice of a session. UpoNotAvailable where KSeF has none (yet)."""
         malformed = (
@@ -173,7 +250,11 @@ class Gateway:
                 bearer=bearer,
                 limit=UPO_LIMIT,
             )
-        return Document(answer.body, _sha256_header(answer.headers.get("x-ms-meta-hash")))
+        return _document(answer)
+
+
+def _document(answer: Answer) -> Document:
+    return Document(answer.body, _sha256_header(answer.headers.get("x-ms-meta-hash")))
 
 
 @contextmanager

@@ -1,20 +1,28 @@
 """All invoices of a session, page by page."""
 
 from app import clock, errors
-from app.ksef.gateway import BAD_CONTINUATION_TOKEN, Bearer, Gateway
+from app.ksef.gateway import (
+    BAD_CONTINUATION_TOKEN,
+    PAGE_SIZE,
+    SESSION_INVOICES,
+    Bearer,
+    Gateway,
+)
 from app.ksef.wire import InvoicePage, SessionInvoice
 
 MAX_PAGES = 20  # a session holds 10,000 invoices at most: ten full pages, and some empty ones
 
 
 def all_invoices(
-    gateway: Gateway, bearer: Bearer, reference_number: str, *, seconds: float
+    gateway: Gateway, bearer: Bearer, reference_number: str, *, expected: int, seconds: float
 ) -> list[SessionInvoice]:
-    """Every invoice of the session once, by ordinal number.
+    """Every invoice of the session once, by ordinal number; `expected` is how many there may be.
 
+    The quota of all pages is set aside first: a list that cannot be finished is not begun.
     Starts again, once, when KSeF loses its own continuation token on the way. Raises
     KsefInvalidResponse where the pages do not end, KsefUnreachable after `seconds`.
     """
+    bearer.reserve(SESSION_INVOICES, max(1, -(-expected // PAGE_SIZE)))
     deadline = clock.monotonic() + seconds
     try:
         found = _walk(gateway, bearer, reference_number, deadline)
@@ -49,4 +57,7 @@ def _walk(
 def _page(
     gateway: Gateway, bearer: Bearer, reference_number: str, token: str | None
 ) -> InvoicePage:
-    return bearer.call(lambda access: gateway.session_invoices(access, reference_number, token))
+    return bearer.call(
+        SESSION_INVOICES,
+        lambda access: gateway.session_invoices(access, reference_number, token),
+    )

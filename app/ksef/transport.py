@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC
 from typing import Any
+from urllib.parse import urlsplit
 
 import orjson
 import requests
@@ -19,6 +20,8 @@ USER_AGENT = f"ksef-proxy/{VERSION}"
 JSON_LIMIT = 8 * 2**20
 UPO_LIMIT = 32 * 2**20
 DEFAULT_RETRY_AFTER = 60  # seconds, where a 429 does not say
+_BLANK = b"\xef\xbb\xbf \t\r\n"
+_DOCUMENTS = (b"<?xml", b"<Potwierdzenie", b"%PDF-")
 _LONGEST_RETRY_AFTER = 2**31 - 1  # 68 years: what does not fit JSON and SQL means no less
 _CHUNK = 64 * 2**10
 _ACCEPTED = frozenset({200, 201, 202, 204})
@@ -47,7 +50,8 @@ class Answer:
 class Transport:
     """Speaks with the KSeF of one environment. `url` is its base, `/v2` included.
 
-    `connect` and `call` are seconds: to connect, and for the whole call. Thread-safe.
+    `connect`, `call` and `download` are seconds: to connect, for a whole call, and for fetching a
+    download link. Thread-safe.
     """
 
     def __init__(
@@ -57,6 +61,7 @@ class Transport:
         *,
         connect: float,
         call: float,
+        download: float = 5.0,
         threads: int,
         proxy_url: str | None = None,
         ca_bundle: str | None = None,
@@ -65,6 +70,7 @@ class Transport:
         self._url = url
         self._connect = connect
         self._call = call
+        self._download = download
         self._session = _http_session(threads, proxy_url, ca_bundle)
 
     def send(
@@ -107,6 +113,43 @@ class Transport:
         if answer.status not in _ACCEPTED:
             raise _refusal(answer)
         return answer
+
+    def download(self, url: str, *, limit: int) -> Answer | None:
+        """Fetch a download link; None where it is not KSeF's, or does not bring a document.
+
+        Firewall pages come as a 200 with HTML: what does not begin as XML is not a document.
+        """
+        if not self._is_ours(url):
+            telemetry.warning("a download link leads elsewhere", environment=self.environment)
+            return None
+        deadline = clock.monotonic() + self._download
+        try:
+            with self._session.get(
+                url,
+                timeout=(min(self._connect, self._download), self._download),
+                allow_redirects=False,
+                stream=True,
+            ) as response:
+                body = _read(response, limit, deadline)
+        except (requests.RequestException, errors.KsefInvalidResponse) as error:
+            telemetry.info("download link failed", kind=type(error).__name__)
+            return None
+        if response.status_code != 200 or not body.lstrip(_BLANK).startswith(_DOCUMENTS):
+            telemetry.info("download link failed", status=response.status_code)
+            return None
+        return Answer(response.status_code, body, response.headers)
+
+    def _is_ours(self, url: str) -> bool:
+        """Whether a link has the scheme, host and port of this KSeF, and no user in it."""
+        try:
+            link, base = urlsplit(url), urlsplit(self._url)
+            return (
+                (link.scheme, link.hostname, link.port) == (base.scheme, base.hostname, base.port)
+                and "@" not in link.netloc
+                and url.isprintable()
+            )
+        except ValueError:
+            return False
 
     def _unreachable(self, method: str, path: str, error: Exception) -> errors.KsefUnreachable:
         telemetry.warning(

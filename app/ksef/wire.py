@@ -7,11 +7,12 @@ needs 0.4 s for 10,000 of them.
 
 import base64
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, TypeVar
 
 from app.errors import KsefInvalidResponse
+from app.ksef.limits import PUBLISHED, Limits
 
 T = TypeVar("T")
 Json = Mapping[str, Any]
@@ -35,10 +36,19 @@ class Status:
 
 
 @dataclass(frozen=True, slots=True)
+class Link:
+    """Where a UPO can be fetched without a bearer and without quota, and until when: a secret."""
+
+    url: str = field(repr=False)
+    valid_until: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class UpoPage:
     """A page of a session's collective UPO."""
 
     reference_number: str
+    link: Link | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +84,7 @@ class SessionInvoice:
     acquisition_date: datetime | None
     status: Status
     duplicate_of: Original | None
+    upo_link: Link | None = None
 
     @property
     def is_accepted(self) -> bool:
@@ -85,6 +96,22 @@ class InvoicePage:
     """One page of a session's invoices. An empty page may carry a token; the last has none."""
 
     invoices: Sequence[SessionInvoice]
+    continuation_token: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class ListedSession:
+    """A session in the company's list of them: the same as its status, but for the UPO's pages."""
+
+    reference_number: str
+    status: SessionStatus
+
+
+@dataclass(frozen=True, slots=True)
+class SessionPage:
+    """One page of the company's sessions."""
+
+    sessions: Sequence[ListedSession]
     continuation_token: str | None
 
 
@@ -136,20 +163,36 @@ class Tokens:
 
 def session_status(body: Any) -> SessionStatus:
     """GET /sessions/{ref}"""
+    return _session(_object(body, ""), "", counter="invoiceCount")
+
+
+def session_page(body: Any) -> SessionPage:
+    """GET /sessions"""
     json = _object(body, "")
-    invoice_count = _optional(json, "invoiceCount", _integer)
-    upo = _optional(json, "upo", _object) or {}
-    pages = _optional(upo, "pages", _array) or ()
-    return SessionStatus(
-        status=_required(json, "status", _status),
-        date_created=_required(json, "dateCreated", _time),
-        date_updated=_required(json, "dateUpdated", _time),
-        invoice_count=invoice_count or 0,
-        successful_invoice_count=_optional(json, "successfulInvoiceCount", _integer) or 0,
-        failed_invoice_count=_optional(json, "failedInvoiceCount", _integer) or 0,
-        counted=invoice_count is not None,
-        upo_pages=[_each(page, f"upo.pages[{i}]", _upo_page) for i, page in enumerate(pages)],
+    items = _required(json, "sessions", _array)
+    return SessionPage(
+        sessions=[_each(item, f"sessions[{i}]", _listed_session) for i, item in enumerate(items)],
+        continuation_token=_optional(json, "continuationToken", _text) or None,
     )
+
+
+def invoice(body: Any) -> SessionInvoice:
+    """GET /sessions/{ref}/invoices/{invoiceRef}"""
+    return _invoice(_object(body, ""), "")
+
+
+def rate_limits(body: Any) -> dict[str, Limits]:
+    """GET /rate-limits: the limits of the groups that we know; others are ignored."""
+    json = _object(body, "")
+    return {
+        group: Limits(
+            _required(json[group], "perSecond", _integer, group),
+            _required(json[group], "perMinute", _integer, group),
+            _required(json[group], "perHour", _integer, group),
+        )
+        for group in PUBLISHED
+        if isinstance(json.get(group), dict)
+    }
 
 
 def invoice_page(body: Any) -> InvoicePage:
@@ -199,6 +242,42 @@ def access_token(body: Any) -> Token:
     return _required(_object(body, ""), "accessToken", _token)
 
 
+def session_json(session: SessionStatus) -> Json:
+    """A session in KSeF's own shape, as it is kept: `session_status` reads it. Without links."""
+    return {
+        "status": status_json(session.status),
+        "dateCreated": session.date_created.isoformat(),
+        "dateUpdated": session.date_updated.isoformat(),
+        "invoiceCount": session.invoice_count if session.counted else None,
+        "successfulInvoiceCount": session.successful_invoice_count,
+        "failedInvoiceCount": session.failed_invoice_count,
+        "upo": {
+            "pages": [{"referenceNumber": page.reference_number} for page in session.upo_pages]
+        },
+    }
+
+
+def status_json(status: Status, original: Original | None = None) -> Json:
+    """A status in KSeF's own shape, as it is kept: `invoice_status` reads it."""
+    json: dict[str, Any] = {
+        "code": status.code,
+        "description": status.description,
+        "details": list(status.details),
+    }
+    if original:
+        json["extensions"] = {
+            "originalKsefNumber": original.ksef_number,
+            "originalSessionReferenceNumber": original.session_reference_number,
+        }
+    return json
+
+
+def invoice_status(json: Json) -> tuple[Status, Original | None]:
+    """The status of an invoice, with the original where it is a duplicate."""
+    status = _status(json, "status")
+    return status, _original(json, "status") if status.code == DUPLICATE else None
+
+
 class _Broken(Exception):
     """A value is not what KSeF's contract says; carries the path to it."""
 
@@ -214,9 +293,32 @@ def reading(read: Callable[[Any], T], body: Any) -> T:
         raise KsefInvalidResponse(f"KSeF's answer breaks its contract: {broken}.") from None
 
 
+def _listed_session(json: Json, path: str) -> ListedSession:
+    return ListedSession(
+        reference_number=_required(json, "referenceNumber", _identifier, path),
+        status=_session(json, path, counter="totalInvoiceCount"),
+    )
+
+
+def _session(json: Json, path: str, *, counter: str) -> SessionStatus:
+    invoice_count = _optional(json, counter, _integer, path)
+    upo = _optional(json, "upo", _object, path) or {}
+    pages = _optional(upo, "pages", _array, path) or ()
+    return SessionStatus(
+        status=_required(json, "status", _status, path),
+        date_created=_required(json, "dateCreated", _time, path),
+        date_updated=_required(json, "dateUpdated", _time, path),
+        invoice_count=invoice_count or 0,
+        successful_invoice_count=_optional(json, "successfulInvoiceCount", _integer, path) or 0,
+        failed_invoice_count=_optional(json, "failedInvoiceCount", _integer, path) or 0,
+        counted=invoice_count is not None,
+        upo_pages=[_each(page, f"upo.pages[{i}]", _upo_page) for i, page in enumerate(pages)],
+    )
+
+
 def _invoice(json: Json, path: str) -> SessionInvoice:
-    status_json = _required(json, "status", _object, path)
-    status = _status(status_json, f"{path}.status")
+    said = _required(json, "status", _object, path)
+    status = _status(said, f"{path}.status")
     return SessionInvoice(
         ordinal_number=_required(json, "ordinalNumber", _integer, path),
         reference_number=_required(json, "referenceNumber", _identifier, path),
@@ -224,12 +326,19 @@ def _invoice(json: Json, path: str) -> SessionInvoice:
         ksef_number=_optional(json, "ksefNumber", _identifier, path),
         acquisition_date=_optional(json, "acquisitionDate", _time, path),
         status=status,
-        duplicate_of=_original(status_json, path) if status.code == DUPLICATE else None,
+        duplicate_of=_original(said, path) if status.code == DUPLICATE else None,
+        upo_link=_link(json, "upoDownloadUrl", "upoDownloadUrlExpirationDate", path),
     )
 
 
-def _original(status_json: Json, path: str) -> Original | None:
-    extensions = _optional(status_json, "extensions", _object, path) or {}
+def _link(json: Json, url_name: str, end_name: str, path: str) -> Link | None:
+    url = _optional(json, url_name, _text, path)
+    valid_until = _optional(json, end_name, _time, path)
+    return Link(url, valid_until) if url and valid_until else None
+
+
+def _original(status: Json, path: str) -> Original | None:
+    extensions = _optional(status, "extensions", _object, path) or {}
     number = _optional(extensions, "originalKsefNumber", _identifier, path)
     session = _optional(extensions, "originalSessionReferenceNumber", _identifier, path)
     return Original(number, session) if number and session else None
@@ -246,7 +355,10 @@ def _public_key(json: Json, path: str) -> PublicKey:
 
 
 def _upo_page(json: Json, path: str) -> UpoPage:
-    return UpoPage(_required(json, "referenceNumber", _identifier, path))
+    return UpoPage(
+        _required(json, "referenceNumber", _identifier, path),
+        _link(json, "downloadUrl", "downloadUrlExpirationDate", path),
+    )
 
 
 def _token(value: Any, path: str) -> Token:

@@ -6,6 +6,7 @@ refresh token is replaced by a new login. One thread of all replicas does that, 
 the others wait and take what it stored.
 """
 
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -15,8 +16,10 @@ from app import clock, errors, telemetry
 from app.crypto import SealError
 from app.db.queries import auth as queries
 from app.ksef.auth import LoginRefused, log_in_with_token
-from app.ksef.transport import KsefTokenRejected
+from app.ksef.gateway import REVOKE, Route
+from app.ksef.transport import DEFAULT_RETRY_AFTER, KsefTokenRejected
 from app.ksef.wire import Tokens
+from app.services import quota
 from app.services.leases import try_lease
 from app.services.parts import Parts, Place
 
@@ -41,28 +44,65 @@ class KsefSession:
 
 
 class ActiveSession:
-    """The company's KSeF session for the calls of one request (a `Bearer` of the gateway)."""
+    """The company's KSeF session for the calls of one request (a `Bearer` of the gateway).
 
-    def __init__(self, parts: Parts, place: Place) -> None:
+    Every call is set aside in the quota first, and waits for its turn for at most `patience`
+    seconds; of the quota it takes at most `share`.
+    """
+
+    def __init__(
+        self, parts: Parts, place: Place, *, patience: float | None = None, share: float = 1.0
+    ) -> None:
         """Raises NoActiveKsefSession at once; renews a token that is about to end."""
         self._parts = parts
         self._place = place
+        self._patience = parts.timing.quota_patience if patience is None else patience
+        self._share = share
+        self._slots: dict[str, deque[float]] = defaultdict(deque)
         row = _require(_row(parts, place))
         if row.access_token_left.total_seconds() <= parts.timing.refresh_ahead:
             row = _renew(parts, place, row.version)
         self._row = row
         self._renewed = False
 
-    def call(self, send: Callable[[str], T]) -> T:
+    def reserve(self, route: Route, units: int) -> None:
+        """Set quota aside for so many calls of a route; KsefRateLimited where that takes long."""
+        if group := route.quota_group:
+            self._slots[group].extend(
+                quota.reserve(
+                    self._parts,
+                    self._place,
+                    group,
+                    units,
+                    patience=self._patience,
+                    share=self._share,
+                )
+            )
+
+    def call(self, route: Route, send: Callable[[str], T]) -> T:
         """Call `send` with the access token; where KSeF refuses it, once more with a new one."""
         try:
-            return send(self._access_token())
+            return self._send(route, send)
         except KsefTokenRejected:
             if self._renewed:
                 raise
             self._row = _renew(self._parts, self._place, self._row.version)
             self._renewed = True
+            return self._send(route, send)
+
+    def _send(self, route: Route, send: Callable[[str], T]) -> T:
+        group = route.quota_group
+        if group:
+            if not self._slots[group]:
+                self.reserve(route, 1)
+            clock.sleep(max(0.0, self._slots[group].popleft() - clock.monotonic()))
+        try:
             return send(self._access_token())
+        except errors.KsefRateLimited as error:
+            if group:
+                seconds = error.retry_after or DEFAULT_RETRY_AFTER
+                quota.block(self._parts, self._place, group, seconds)
+            raise
 
     def _access_token(self) -> str:
         return _open(self._parts, self._place, self._row.access_token, "access token")
@@ -117,7 +157,7 @@ def log_out(parts: Parts, place: Place) -> None:
     """Revoke the session at KSeF, then forget it; one that KSeF knows no more is only forgotten."""
     active = ActiveSession(parts, place)
     try:
-        active.call(parts.ksef[place.environment].revoke)
+        active.call(REVOKE, parts.ksef[place.environment].revoke)
     except KsefTokenRejected:
         telemetry.info("KSeF had ended the session before its logout", **_log_fields(place))
     _forget(parts, place)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from threading import BoundedSemaphore
 
 from app.crypto import Vault
 from app.db.pool import Database
@@ -12,13 +13,17 @@ from app.settings import Timing
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """`ksef` holds one gateway an environment."""
+    """`ksef`: one gateway an environment; `quota_share`: our part of KSeF's quota (0 to 1);
+    `waiting`: places for threads that wait for another one's answer.
+    """
 
     db: Database
     ksef: Mapping[str, Gateway]
     vault: Vault
     passwords: Passwords
     timing: Timing
+    quota_share: float
+    waiting: BoundedSemaphore
 
 
 @dataclass(frozen=True, slots=True)

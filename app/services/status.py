@@ -1,95 +1,173 @@
-"""What became of a session: one consistent snapshot of it, and the company's rows linked to it."""
+"""What became of a session: kept for as long as it holds, asked of KSeF by one caller at a time."""
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import replace
 
-from app import clock
-from app.ksef.gateway import Gateway
+from app import errors
+from app.ksef import limits
+from app.ksef.gateway import SESSION, SESSION_INVOICE, Gateway
 from app.ksef.listing import all_invoices
-from app.ksef.wire import SUCCESS, SessionStatus
 from app.ksef.wire import SessionInvoice as SessionInvoice
-from app.services import linking, outages
+from app.ksef.wire import SessionStatus
+from app.services import flight, linking, outages, quota, refusals, snapshots, together
 from app.services.auth import ActiveSession
 from app.services.parts import Parts, Place
+from app.services.snapshots import Snapshot as Snapshot
+
+_ONE_BY_ONE = 20  # so many moving invoices are asked after singly; lists are the dearest calls
 
 
-@dataclass(frozen=True, slots=True)
-class Snapshot:
-    """A session as KSeF told it at `checked_at`; `final` where nothing of it will change."""
-
-    reference_number: str
-    session: SessionStatus
-    invoices: Sequence[SessionInvoice]
-    checked_at: datetime
-
-    @property
-    def final(self) -> bool:
-        return self.session.status.is_final and self.fits
-
-    @property
-    def fits(self) -> bool:
-        """Whether list and counts say the same, as far as the session has got."""
-        if not self.session.status.is_final:
-            return len(self.invoices) == self.session.invoice_count
-        accepted = sum(invoice.status.code == SUCCESS for invoice in self.invoices)
-        return (
-            len(self.invoices) == self.session.invoice_count
-            and accepted == self.session.successful_invoice_count
-            and all(invoice.status.is_final for invoice in self.invoices)
-        )
-
-    @property
-    def next_check_after(self) -> int | None:
-        """Seconds until asking again is worth it, by how long the session has not changed."""
-        if self.session.status.is_final:
-            return None
-        age = (self.checked_at - self.session.date_updated).total_seconds()
-        return math.ceil(min(30.0, max(2.0, age / 4)))
-
-
-def check_session(parts: Parts, place: Place, reference_number: str) -> Snapshot:
-    """Ask KSeF after a session, link the company's rows to it, and tell what is known.
+def check_session(
+    parts: Parts, place: Place, reference_number: str, *, bearer: ActiveSession | None = None
+) -> Snapshot:
+    """What became of a session; the company's rows are linked to it before this returns.
 
     Raises OutageSimulation, NoActiveKsefSession, SessionNotFound, and what the gateway raises.
     """
     outages.refuse_if_simulated(parts, place)
-    snapshot = _ask_ksef(parts, place, reference_number)
+    snapshot = _known(parts, place, reference_number)
+    if snapshot is None:
+        bearer = bearer or ActiveSession(parts, place)
+        snapshot = _new(parts, place, bearer, reference_number)
     linking.link(parts, place, reference_number, snapshot.invoices)
     return snapshot
 
 
-def _ask_ksef(parts: Parts, place: Place, reference_number: str) -> Snapshot:
-    bearer = ActiveSession(parts, place)
-    gateway = parts.ksef[place.environment]
-
-    def status() -> SessionStatus:
-        return bearer.call(lambda access: gateway.session_status(access, reference_number))
-
-    def invoices(session: SessionStatus) -> Sequence[SessionInvoice]:
-        return _invoices(parts, gateway, bearer, reference_number, session)
-
-    checked_at = clock.now()
-    session = status()
-    snapshot = Snapshot(reference_number, session, invoices(session), checked_at)
-    if snapshot.fits:
-        return snapshot
-    if session.status.is_final:
-        # KSeF writes the last invoices just after the session's code: the list catches up.
-        return Snapshot(reference_number, session, invoices(session), checked_at)
-    # Invoices came in between the two calls: the counts catch up.
-    return Snapshot(reference_number, status(), snapshot.invoices, checked_at)
+def _known(parts: Parts, place: Place, reference_number: str) -> Snapshot | None:
+    """The kept answer, where it is final or fresh."""
+    kept = snapshots.load(parts, place, reference_number)
+    if kept is None or kept.final:
+        return kept
+    window = _window(parts, place, kept)
+    return _dated(kept, window) if kept.age < window else None
 
 
-def _invoices(
-    parts: Parts,
-    gateway: Gateway,
-    bearer: ActiveSession,
-    reference_number: str,
-    session: SessionStatus,
-) -> Sequence[SessionInvoice]:
-    """The session's invoices. A session that moves and has none is not listed: lists are dear."""
-    if session.invoice_count == 0 and (session.counted or not session.status.is_final):
-        return []
-    return all_invoices(gateway, bearer, reference_number, seconds=parts.timing.ksef_listing)
+def _new(parts: Parts, place: Place, bearer: ActiveSession, reference_number: str) -> Snapshot:
+    """KSeF's answer, or the kept one while somebody else is asking, or where quota is short."""
+    question = f"session {reference_number}"
+    refusals.repeat(parts, place, question)
+
+    def look_beside() -> Snapshot | None:
+        if kept := snapshots.load(parts, place, reference_number):
+            return _dated(kept, _window(parts, place, kept))
+        refusals.repeat(parts, place, question)
+        return None
+
+    def fetch() -> Snapshot:
+        with refusals.remembered(parts, place, question):
+            return _ask(parts, place, bearer, reference_number)
+
+    return flight.single(
+        parts,
+        place,
+        question,
+        look=lambda: _known(parts, place, reference_number),
+        look_beside=look_beside,
+        fetch=fetch,
+    )
+
+
+def _ask(parts: Parts, place: Place, bearer: ActiveSession, reference_number: str) -> Snapshot:
+    kept = snapshots.load(parts, place, reference_number)
+    try:
+        if kept and together.refresh(parts, place, bearer):
+            kept = snapshots.load(parts, place, reference_number) or kept
+            if kept.age < parts.timing.fresh_least:
+                return _dated(kept, _window(parts, place, kept))
+        asked = _Question(parts, place, bearer, reference_number, kept).ask()
+    except errors.KsefRateLimited:
+        if kept is None:
+            raise
+        return _dated(kept, _window(parts, place, kept))
+    if asked is not kept:
+        snapshots.store(parts, place, asked, kept)
+    return asked if asked.final else _dated(asked, _window(parts, place, asked))
+
+
+class _Question:
+    """One round of asking KSeF after a session, knowing an earlier answer or none."""
+
+    def __init__(
+        self,
+        parts: Parts,
+        place: Place,
+        bearer: ActiveSession,
+        reference_number: str,
+        kept: Snapshot | None,
+    ) -> None:
+        self._gateway: Gateway = parts.ksef[place.environment]
+        self._parts = parts
+        self._bearer = bearer
+        self._reference_number = reference_number
+        self._kept = kept
+
+    def ask(self) -> Snapshot:
+        """One consistent snapshot: the new one, or the earlier one whole."""
+        checked_at = snapshots.database_now(self._parts)
+        session = self._status()
+        invoices, listed = self._invoices(session)
+        if invoices is None and self._kept:
+            return self._kept
+        snapshot = Snapshot(self._reference_number, session, invoices or [], checked_at, listed)
+        if snapshot.fits:
+            return snapshot
+        if session.status.is_final:
+            # KSeF writes the last invoices just after the session's code: the list catches up.
+            return replace(snapshot, invoices=self._list(session), listed=True)
+        # Invoices came in between the two calls: the counts catch up.
+        return replace(snapshot, session=self._status())
+
+    def _status(self) -> SessionStatus:
+        return self._bearer.call(
+            SESSION, lambda access: self._gateway.session_status(access, self._reference_number)
+        )
+
+    def _list(self, session: SessionStatus) -> Sequence[SessionInvoice]:
+        return all_invoices(
+            self._gateway,
+            self._bearer,
+            self._reference_number,
+            expected=session.invoice_count,
+            seconds=self._parts.timing.ksef_listing,
+        )
+
+    def _invoices(self, session: SessionStatus) -> tuple[Sequence[SessionInvoice] | None, bool]:
+        """The invoices now, and whether they were listed; None where that must wait."""
+        if session.invoice_count == 0 and (session.counted or not session.status.is_final):
+            return [], False
+        kept = self._kept
+        if kept is None or not kept.listed or session.invoice_count != len(kept.invoices):
+            return self._list(session), True
+        if len(kept.moving) <= _ONE_BY_ONE:
+            return self._refreshed(kept), False
+        if session.status.is_final or (kept.listed_for or 0) >= self._parts.timing.relist:
+            return self._list(session), True
+        return None, False
+
+    def _refreshed(self, kept: Snapshot) -> Sequence[SessionInvoice]:
+        """The kept invoices, those that were moving asked after one by one."""
+        if not kept.moving:
+            return kept.invoices
+        self._bearer.reserve(SESSION_INVOICE, len(kept.moving))
+        new = {invoice.reference_number: self._invoice(invoice) for invoice in kept.moving}
+        return [new.get(invoice.reference_number, invoice) for invoice in kept.invoices]
+
+    def _invoice(self, invoice: SessionInvoice) -> SessionInvoice:
+        return self._bearer.call(
+            SESSION_INVOICE,
+            lambda access: self._gateway.session_invoice(
+                access, self._reference_number, invoice.reference_number
+            ),
+        )
+
+
+def _window(parts: Parts, place: Place, snapshot: Snapshot) -> float:
+    """Seconds for which the answer is fresh."""
+    used = max(
+        quota.used_share(parts, place, group) for group in (limits.SESSION, limits.INVOICE_LIST)
+    )
+    return snapshots.freshness(parts, snapshot, used)
+
+
+def _dated(snapshot: Snapshot, window: float) -> Snapshot:
+    return replace(snapshot, next_check_after=snapshots.wait_for_next(window, snapshot))

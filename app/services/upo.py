@@ -1,18 +1,34 @@
-"""The UPO, the official receipt of an invoice: fetched, checked, and drawn as a PDF on demand."""
+"""The UPO, KSeF's official receipt: fetched once, checked, archived, drawn as a PDF on demand."""
 
 import hashlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from app import errors
-from app.ksef.gateway import Document
-from app.services import outages
+from app import errors, telemetry
+from app.db.queries import upo as queries
+from app.ksef.gateway import SESSION, UPO, UPO_PAGE, Document
+from app.services import flight, outages, refusals, snapshots
 from app.services.auth import ActiveSession
 from app.services.parts import Parts, Place
 from app.upo.pdf import render_upo
 from app.upo.xml import Upo, parse_upo
 
 DocType = Literal["xml", "pdf"]
+_PDF = b"%PDF-"
+
+
+@dataclass(frozen=True, slots=True)
+class UpoName:
+    """Which UPO: that of one invoice, or a page of the session's collective one."""
+
+    reference_number: str
+    ksef_number: str = ""
+    page_reference_number: str = ""
+
+    @property
+    def key(self) -> str:
+        return self.ksef_number or self.page_reference_number
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,54 +45,207 @@ def fetch_upo(
 ) -> UpoFile:
     """The UPO of one invoice of a session: KSeF's signed XML, unchanged, or a PDF of it.
 
-    Raises OutageSimulation, NoActiveKsefSession, SessionNotFound, UpoNotAvailable, UpoIntegrity,
-    KsefInvalidResponse, and what the gateway raises.
+    Raises OutageSimulation, NoActiveKsefSession, SessionNotFound, UpoNotAvailable,
+    InvoiceNotFound, UpoIntegrity, KsefInvalidResponse, and what the gateway raises.
     """
     outages.refuse_if_simulated(parts, place)
-    document = _fetch(parts, place, reference_number, ksef_number)
-    _check_hash(document)
-    if document.content.startswith(b"%PDF-"):
-        return _passed_on(document, doc_type)
-    upo = parse_upo(document.content)
-    _check_belongs(upo, place.company_nip, reference_number, ksef_number)
-    xml_sha256 = hashlib.sha256(document.content).hexdigest()
-    if doc_type == "xml":
-        return UpoFile("xml", document.content, xml_sha256)
-    return _file("pdf", render_upo(upo, xml_sha256=xml_sha256))
+    name = UpoName(reference_number, ksef_number=ksef_number)
+    document = archived(parts, place, name) or fetch(
+        parts, place, name, ActiveSession(parts, place)
+    )
+    return _handed_out(document, doc_type)
 
 
-def _fetch(parts: Parts, place: Place, reference_number: str, ksef_number: str) -> Document:
-    bearer = ActiveSession(parts, place)
+def fetch_session_upo(
+    parts: Parts, place: Place, reference_number: str, doc_type: DocType
+) -> list[tuple[str, UpoFile]]:
+    """The session's collective UPO: each page with its reference number (signed XMLs, not joined).
+
+    Raises what `fetch_upo` raises.
+    """
+    outages.refuse_if_simulated(parts, place)
+    files = []
+    for page in _pages(parts, place, reference_number):
+        name = UpoName(reference_number, page_reference_number=page)
+        document = archived(parts, place, name) or fetch(
+            parts, place, name, ActiveSession(parts, place)
+        )
+        files.append((page, _handed_out(document, doc_type)))
+    return files
+
+
+def archived(parts: Parts, place: Place, name: UpoName) -> bytes | None:
+    """The document from the archive."""
+    with parts.db.transaction() as connection:
+        row = queries.get_upo(connection, **_where(place, name))
+    return bytes(row.content) if row else None
+
+
+def fetch(parts: Parts, place: Place, name: UpoName, bearer: ActiveSession) -> bytes:
+    """The document from KSeF, checked; archived unless it is a PDF of KSeF's own."""
+    question = f"upo {name.reference_number} {name.key}"
+    refusals.repeat(parts, place, question)
+
+    def look_beside() -> bytes | None:
+        refusals.repeat(parts, place, question)
+        return archived(parts, place, name)
+
+    def ask() -> bytes:
+        with refusals.remembered(parts, place, question):
+            document = _from_ksef(parts, place, name, bearer)
+        if not document.startswith(_PDF):
+            _archive(parts, place, name, document)
+        return document
+
+    return flight.single(
+        parts,
+        place,
+        question,
+        look=lambda: archived(parts, place, name),
+        look_beside=look_beside,
+        fetch=ask,
+    )
+
+
+def _from_ksef(parts: Parts, place: Place, name: UpoName, bearer: ActiveSession) -> bytes:
+    """By the download link, which costs no quota, else by the API; either must pass the checks."""
+    for download in _sources(parts, place, name, bearer):
+        document = download()
+        if document is None:
+            continue
+        try:
+            _check(document, place, name)
+        except (errors.UpoIntegrity, errors.KsefInvalidResponse) as error:
+            telemetry.warning("a UPO did not pass the checks", reason=error.detail)
+            failure: errors.KsefFailure = error
+        else:
+            return document.content
+    raise failure
+
+
+def _sources(
+    parts: Parts, place: Place, name: UpoName, bearer: ActiveSession
+) -> Iterator[Callable[[], Document | None]]:
     gateway = parts.ksef[place.environment]
+    now = snapshots.database_now(parts)
+    url = snapshots.upo_link(parts, place, name.reference_number, name.key, now)
+    if url:
+        yield lambda: gateway.download(url)
+    yield lambda: _by_api(parts, place, name, bearer)
+
+
+def _by_api(parts: Parts, place: Place, name: UpoName, bearer: ActiveSession) -> Document:
+    gateway = parts.ksef[place.environment]
+    if not name.ksef_number:
+        return bearer.call(
+            UPO_PAGE,
+            lambda access: gateway.upo_page(
+                access, name.reference_number, name.page_reference_number
+            ),
+        )
     try:
-        return bearer.call(lambda access: gateway.upo(access, reference_number, ksef_number))
+        return bearer.call(
+            UPO, lambda access: gateway.upo(access, name.reference_number, name.ksef_number)
+        )
     except errors.UpoNotAvailable as error:
-        error.retry_after = parts.timing.retry_after
+        _say_what_is_known(parts, place, name, error)
         raise
 
 
-def _check_hash(document: Document) -> None:
-    if document.sha256 is None:
-        return  # it proves the transport only, not the origin; the rest is checked all the same
-    if document.sha256 != hashlib.sha256(document.content).digest():
+def _say_what_is_known(
+    parts: Parts, place: Place, name: UpoName, error: errors.UpoNotAvailable
+) -> None:
+    """InvoiceNotFound where the kept final answer of the session has no such accepted invoice."""
+    kept = snapshots.load(parts, place, name.reference_number)
+    if kept is None or not kept.final:
+        return
+    if all(i.ksef_number != name.ksef_number or not i.is_accepted for i in kept.invoices):
+        raise errors.InvoiceNotFound(
+            "The session is finished and holds no accepted invoice with this KSeF number.",
+            ksef=error.ksef,
+        ) from error
+
+
+def _pages(parts: Parts, place: Place, reference_number: str) -> list[str]:
+    kept = snapshots.load(parts, place, reference_number)
+    session = kept.session if kept else None
+    if session is None or not session.upo_pages:
+        question = f"session {reference_number}"
+        gateway = parts.ksef[place.environment]
+        bearer = ActiveSession(parts, place)
+        refusals.repeat(parts, place, question)
+        with refusals.remembered(parts, place, question):
+            session = bearer.call(
+                SESSION, lambda access: gateway.session_status(access, reference_number)
+            )
+    if not session.upo_pages:
+        moving = not session.status.is_final
+        raise errors.UpoNotAvailable(
+            f"The session has no collective UPO{' yet' if moving else ''}: it is at"
+            f" {session.status.code}, {session.status.description}.",
+            retry_after=parts.timing.retry_after if moving else None,
+        )
+    return [page.reference_number for page in session.upo_pages]
+
+
+def _check(document: Document, place: Place, name: UpoName) -> None:
+    """UpoIntegrity where the document is damaged, or not the one asked for."""
+    given = document.sha256
+    if given is not None and given != hashlib.sha256(document.content).digest():
         raise errors.UpoIntegrity("The UPO is not the one that KSeF gave the hash of.")
+    if document.content.startswith(_PDF):
+        if given is None:
+            raise errors.KsefInvalidResponse("KSeF sent a PDF, and no hash that proves it whole.")
+        return
+    _check_belongs(parse_upo(document.content), place, name)
 
 
-def _passed_on(document: Document, doc_type: DocType) -> UpoFile:
-    """A PDF of KSeF's own, which it does not send today: only where asked for, and proven whole."""
-    if doc_type != "pdf" or document.sha256 is None:
-        raise errors.KsefInvalidResponse("KSeF sent a PDF in place of the UPO's XML.")
-    return _file("pdf", document.content)
-
-
-def _check_belongs(upo: Upo, company_nip: str, reference_number: str, ksef_number: str) -> None:
-    if upo.session_reference_number != reference_number:
+def _check_belongs(upo: Upo, place: Place, name: UpoName) -> None:
+    if upo.session_reference_number != name.reference_number:
         raise errors.UpoIntegrity("The UPO is of another session than the one asked for.")
-    if upo.context_nip != company_nip:
+    if upo.context_nip != place.company_nip:
         raise errors.UpoIntegrity("The UPO is of another company than the one that asks.")
-    if all(document.ksef_number != ksef_number for document in upo.documents):
+    if name.ksef_number and all(d.ksef_number != name.ksef_number for d in upo.documents):
         raise errors.UpoIntegrity("The UPO does not hold the KSeF number asked for.")
 
 
-def _file(doc_type: DocType, content: bytes) -> UpoFile:
-    return UpoFile(doc_type, content, hashlib.sha256(content).hexdigest())
+def _archive(parts: Parts, place: Place, name: UpoName, document: bytes) -> None:
+    """Keep a checked document. One that cannot be kept is handed out all the same."""
+    try:
+        with parts.db.transaction() as connection:
+            queries.put_upo(
+                connection,
+                **_where(place, name),
+                content=document,
+                sha256=hashlib.sha256(document).hexdigest(),
+            )
+    except errors.Unavailable:
+        telemetry.warning("a UPO could not be archived", environment=place.environment)
+
+
+def _handed_out(document: bytes, doc_type: DocType) -> UpoFile:
+    """KSeF's bytes, or a PDF of them; a PDF of KSeF's own is passed on where a PDF is asked for."""
+    sha256 = hashlib.sha256(document).hexdigest()
+    if document.startswith(_PDF):
+        if doc_type != "pdf":
+            raise errors.KsefInvalidResponse("KSeF sent a PDF in place of the UPO's XML.")
+        return UpoFile("pdf", document, sha256)
+    if doc_type == "xml":
+        return UpoFile("xml", document, sha256)
+    pdf = render_upo(parse_upo(document), xml_sha256=sha256)
+    return UpoFile("pdf", pdf, hashlib.sha256(pdf).hexdigest())
+
+
+def render(xml: bytes, *, language: str) -> bytes:
+    """The PDF of a UPO's XML, in Polish (pl) or English (en)."""
+    return render_upo(parse_upo(xml), xml_sha256=hashlib.sha256(xml).hexdigest(), language=language)
+
+
+def _where(place: Place, name: UpoName) -> dict[str, str]:
+    return {
+        "company_nip": place.company_nip,
+        "environment": place.environment,
+        "session_reference_number": name.reference_number,
+        "ksef_number": name.ksef_number,
+        "page_reference_number": name.page_reference_number,
+    }

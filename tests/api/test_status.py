@@ -313,7 +313,7 @@ def test_moving_session_is_an_answer_and_no_error(
     assert response.status_code == 200
     assert body["status"] == {"code": code, "description": description}
     assert body["final"] is False
-    assert 2 <= body["nextCheckAfter"] <= 30
+    assert 1 <= body["nextCheckAfter"] <= 30
     assert isinstance(body["nextCheckAfter"], int)
     assert body["upo"] == {"pages": []}
     assert (body["totalInvoiceCount"], body["successfulInvoiceCount"]) == (3, 1)
@@ -469,7 +469,7 @@ def test_headers_of_an_answer(company: Company, control: Any) -> None:
 
 
 def test_tag_does_not_change_with_the_time_of_the_check(company: Company, control: Any) -> None:
-    session = control.seed_session("test", NIP, invoices=2)
+    session = control.seed_session("test", NIP, state="moving", invoices=2)
     first = company.get(status_path(session))
     later = company.get(status_path(session))
     deadline = time.monotonic() + 5
@@ -583,6 +583,7 @@ def test_half_a_listing_links_nothing(
     control.fault(kind, path="/invoices$", skip=1, **options)
     assert company.get(status_path(session)).status_code == 502
     assert stored(database) == before
+    database.execute("UPDATE quota_groups SET blocked_until = NULL")
     assert len(answer(company, session)["invoices"]) == 1500
 
 

@@ -51,7 +51,7 @@ def running_service(database: Any, sandbox: Any, secret_key: bytes, log: Path) -
     }
     with log.open("wb") as stderr:
         process = subprocess.Popen(
-            [sys.executable, "-m", "gunicorn", "--config", "app/gunicorn.py", "wsgi:app"],
+            [sys.executable, "-m", "gunicorn", "--config", "app/gunicorn.py", "tests.wsgi:app"],
             cwd=PROJECT,
             env=environment,
             stdout=stderr,

@@ -8,7 +8,7 @@ import responses
 from responses.matchers import header_matcher
 
 from app import errors
-from app.ksef.gateway import Gateway
+from app.ksef.gateway import Gateway, Route
 from app.ksef.listing import MAX_PAGES, all_invoices
 from tests.ksef import answers
 from tests.ksef.answers import SESSION, URL
@@ -19,7 +19,10 @@ T = TypeVar("T")
 class SameBearer:
     """A company's KSeF session whose access token is always the same."""
 
-    def call(self, send: Callable[[str], T]) -> T:
+    def reserve(self, route: Route, units: int) -> None:
+        pass
+
+    def call(self, route: Route, send: Callable[[str], T]) -> T:
         return send("access")
 
 
@@ -48,7 +51,7 @@ def carries(token: str | None) -> Callable[[Any], tuple[bool, str]]:
 
 
 def listed(gateway: Gateway, seconds: float = 5) -> list[int]:
-    found = all_invoices(gateway, SameBearer(), SESSION, seconds=seconds)
+    found = all_invoices(gateway, SameBearer(), SESSION, expected=0, seconds=seconds)
     return [invoice.ordinal_number for invoice in found]
 
 
@@ -81,7 +84,7 @@ def test_an_invoice_on_two_pages_counts_once_as_it_was_last_seen(
     url = f"{URL}/sessions/{SESSION}/invoices"
     ksef.get(url, json={"invoices": [answers.invoice(1), moving], "continuationToken": "b"})
     ksef.get(url, json=answers.invoice_page(2, 3))
-    found = all_invoices(gateway, SameBearer(), SESSION, seconds=5)
+    found = all_invoices(gateway, SameBearer(), SESSION, expected=0, seconds=5)
     assert [invoice.ordinal_number for invoice in found] == [1, 2, 3]
     assert found[1].is_accepted
 
@@ -182,10 +185,13 @@ def test_every_page_asks_for_a_good_bearer(
     class Renewed:
         bearers = iter(["first", "second"])
 
-        def call(self, send: Callable[[str], T]) -> T:
+        def reserve(self, route: Route, units: int) -> None:
+            pass
+
+        def call(self, route: Route, send: Callable[[str], T]) -> T:
             return send(next(self.bearers))
 
     pages(((1,), "b"), ((2,), None))
-    all_invoices(gateway, Renewed(), SESSION, seconds=5)
+    all_invoices(gateway, Renewed(), SESSION, expected=0, seconds=5)
     sent = [call.request.headers["Authorization"] for call in ksef.calls]
     assert sent == ["Bearer first", "Bearer second"]

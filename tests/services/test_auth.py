@@ -11,6 +11,7 @@ import pytest
 import requests
 
 from app import errors, make_parts
+from app.ksef import gateway as routes
 from app.ksef.auth import LoginRefused
 from app.ksef.transport import KsefTokenRejected
 from app.services import auth
@@ -72,7 +73,7 @@ def ask_after(control: Any, parts: Parts, place: Place = HERE) -> Callable[[], i
     def ask() -> int:
         return (
             ActiveSession(parts, place)
-            .call(lambda bearer: gateway.session_status(bearer, reference))
+            .call(routes.SESSION, lambda bearer: gateway.session_status(bearer, reference))
             .status.code
         )
 
@@ -350,7 +351,7 @@ def test_one_request_refreshes_once_for_all_its_calls(
     active = ActiveSession(parts, HERE)
     control.expire_bearers("test", kind="access", nip=NIP)
     for _ in range(3):
-        active.call(lambda bearer: gateway.session_status(bearer, reference))
+        active.call(routes.SESSION, lambda bearer: gateway.session_status(bearer, reference))
     assert control.call_counts() == {REFRESH: 1, SESSION: 4}
 
 

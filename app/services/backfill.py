@@ -1,0 +1,111 @@
+"""Long work on a company's whole history: it leaves half of KSeF's quota to live traffic.
+
+Both can be broken off and begun again: what is done stands in the database.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+
+from app import errors
+from app.db.queries import upo as queries
+from app.ksef.gateway import SESSIONS
+from app.services import outages, status, upo
+from app.services.auth import ActiveSession
+from app.services.parts import Parts, Place
+
+_SHARE = 0.5
+_PATIENCE = 2 * 3600.0  # seconds: longer than the hour's window
+_TYPES = ("Online", "Batch")
+
+Progress = Callable[[int, int | None], None]
+"""Called with what is done and, where known, with how much there is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """How many there were, were done, and failed (with the last reason)."""
+
+    seen: int
+    done: int
+    failed: int
+    reason: str | None = None
+
+
+def link_history(parts: Parts, place: Place, progress: Progress) -> Summary:
+    """Walk KSeF's own list of the company's sessions and link everything that is not linked."""
+    outages.refuse_if_simulated(parts, place)
+    seen = done = failed = 0
+    reason = None
+    for reference_number in _sessions(parts, place):
+        seen += 1
+        try:
+            status.check_session(parts, place, reference_number, bearer=_bearer(parts, place))
+            done += 1
+        except errors.ProxyError as error:
+            failed, reason = failed + 1, f"{reference_number}: {error.detail}"
+        progress(seen, None)
+    return Summary(seen, done, failed, reason)
+
+
+def archive_upos(parts: Parts, place: Place, progress: Progress) -> Summary:
+    """Fetch the UPO of every linked invoice that has none in the archive."""
+    outages.refuse_if_simulated(parts, place)
+    with parts.db.transaction() as connection:
+        total: int = queries.count_missing_upos(
+            connection, company_nip=place.company_nip, environment=place.environment
+        )
+    seen = done = failed = 0
+    reason = None
+    for name in _missing_upos(parts, place):
+        seen += 1
+        try:
+            upo.fetch(parts, place, name, _bearer(parts, place))
+            done += 1
+        except errors.ProxyError as error:
+            failed, reason = failed + 1, f"{name.ksef_number}: {error.detail}"
+        progress(seen, total)
+    return Summary(seen, done, failed, reason)
+
+
+def _sessions(parts: Parts, place: Place) -> Iterator[str]:
+    """The reference numbers of all of the company's sessions, as KSeF lists them."""
+    gateway = parts.ksef[place.environment]
+    for session_type in _TYPES:
+        token: str | None = None
+        seen: set[str] = set()
+        while True:
+            ask = partial(gateway.sessions, session_type=session_type, continuation_token=token)
+            page = _bearer(parts, place).call(SESSIONS, ask)
+            for session in page.sessions:
+                yield session.reference_number
+            token = page.continuation_token
+            if token is None:
+                break
+            if token in seen:
+                raise errors.KsefInvalidResponse("KSeF repeats a continuation token.")
+            seen.add(token)
+
+
+def _missing_upos(parts: Parts, place: Place) -> Iterator[upo.UpoName]:
+    after = ""
+    while True:
+        with parts.db.transaction() as connection:
+            rows = list(
+                queries.missing_upos(
+                    connection,
+                    company_nip=place.company_nip,
+                    environment=place.environment,
+                    after=after,
+                )
+            )
+        if not rows:
+            return
+        for row in rows:
+            yield upo.UpoName(row.session_reference_number, ksef_number=row.ksef_number)
+        after = rows[-1].ksef_number
+
+
+def _bearer(parts: Parts, place: Place) -> ActiveSession:
+    """Made for each call: work of hours outlives any token."""
+    return ActiveSession(parts, place, patience=_PATIENCE, share=_SHARE)

@@ -1,0 +1,174 @@
+"""KSeF's quota, kept as one ledger for all replicas: no call goes out that was not set aside first.
+
+Each call is a row with its time, by the database's clock, so that the rolling windows of a
+second, a minute and an hour are exact. A call arrives at KSeF a little later than it was set
+aside, and the delay varies: every window is reckoned longer by `Timing.quota_jitter`.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from app import clock, errors, telemetry
+from app.db.queries import limits as queries
+from app.ksef.limits import PUBLISHED, Limits
+from app.services.parts import Parts, Place
+
+
+def reserve(
+    parts: Parts,
+    place: Place,
+    group: str,
+    units: int = 1,
+    *,
+    patience: float,
+    share: float = 1.0,
+) -> list[float]:
+    """Set `units` calls of a group aside; when each may go, as moments of `clock.monotonic()`.
+
+    Takes at most the `share` of our part of the quota. Raises KsefRateLimited, and sets nothing
+    aside, where the last call could not go within `patience` seconds.
+    """
+    where = _where(place, group)
+    with parts.db.transaction() as connection:
+        row = queries.enter_group(connection, **where)
+        if row is None:
+            queries.open_group(connection, **where)
+            row = queries.enter_group(connection, **where)
+        limits = _limits(row, group, parts.quota_share * share)
+        delays = _delays(connection, where, limits, units, row.blocked_for, parts)
+        if delays[-1] <= patience:
+            queries.record_calls(connection, **where, delays=delays)
+    now = clock.monotonic()
+    if delays[-1] > patience:
+        raise errors.KsefRateLimited(
+            "KSeF's quota for this company is used up for now.",
+            retry_after=math.ceil(delays[-1]),
+        )
+    return [now + delay for delay in delays]
+
+
+def block(parts: Parts, place: Place, group: str, seconds: int) -> None:
+    """After a 429: no replica sends a call of this group for so long."""
+    telemetry.warning(
+        "KSeF's quota is exceeded: the group is blocked",
+        environment=place.environment,
+        company=telemetry.masked_nip(place.company_nip),
+        group=group,
+        seconds=seconds,
+    )
+    with parts.db.transaction() as connection:
+        queries.block_group(connection, **_where(place, group), seconds=seconds)
+
+
+def used_share(parts: Parts, place: Place, group: str) -> float:
+    """How much of the hour's quota of a group is used: 0 none, 1 all of our part."""
+    where = _where(place, group)
+    with parts.db.transaction() as connection:
+        row = queries.enter_group(connection, **where)
+        used = queries.used(connection, **where, seconds=3600.0 * parts.timing.quota_scale)
+    hourly = _limits(row, group, parts.quota_share).per_hour
+    return used / hourly if hourly > 0 else 0.0
+
+
+def read_limits(parts: Parts, place: Place, limits: dict[str, Limits]) -> None:
+    """Keep the company's own limits, as KSeF gave them."""
+    with parts.db.transaction() as connection:
+        for group, limit in sorted(limits.items()):
+            queries.put_limits(
+                connection,
+                **_where(place, group),
+                per_second=limit.per_second,
+                per_minute=limit.per_minute,
+                per_hour=limit.per_hour,
+            )
+
+
+def limits_are_fresh(parts: Parts, place: Place) -> bool:
+    """Whether the company's own limits were read within a day."""
+    with parts.db.transaction() as connection:
+        fresh: bool = queries.limits_are_fresh(
+            connection, company_nip=place.company_nip, environment=place.environment
+        )
+    return fresh
+
+
+def show(parts: Parts, place: Place) -> Sequence[Any]:
+    """The groups that were used: limits, calls of the last minute and hour, blocked until."""
+    with parts.db.transaction() as connection:
+        return list(
+            queries.show_groups(
+                connection, company_nip=place.company_nip, environment=place.environment
+            )
+        )
+
+
+def clear(parts: Parts, place: Place) -> int:
+    """Lift the blocks of a company's groups; how many there were."""
+    with parts.db.transaction() as connection:
+        lifted: int = queries.unblock_groups(
+            connection, company_nip=place.company_nip, environment=place.environment
+        )
+    return lifted
+
+
+def _limits(row: Any, group: str, share: float) -> Limits:
+    """The group's limits, the company's own where they were read, times our share of them."""
+    own = (row.per_second, row.per_minute, row.per_hour) if row else (None,) * 3
+    limits = Limits(*own) if None not in own else PUBLISHED[group]
+    return Limits(
+        *(
+            limit if limit < 0 else max(1, math.floor(limit * share))
+            for limit in (limits.per_second, limits.per_minute, limits.per_hour)
+        )
+    )
+
+
+def _delays(
+    connection: Any,
+    where: dict[str, str],
+    limits: Limits,
+    units: int,
+    blocked_for: float | None,
+    parts: Parts,
+) -> list[float]:
+    """Seconds from now at which each of the next `units` calls may go.
+
+    A window of n seconds with a limit of L lets a call go when the L-th newest before it is n
+    seconds old.
+    """
+    windows = limits.windows()
+    skips = [max(0, limit - units) for _, limit in windows]
+    takes = [limit - skip for (_, limit), skip in zip(windows, skips, strict=True)]
+    rows = queries.recent_calls(connection, **where, skips=skips, takes=takes) if windows else ()
+    ages = [row.ages for row in rows]
+    delays: list[float] = []
+    for unit in range(units):
+        earliest = max(blocked_for or 0.0, delays[-1] if delays else 0.0, 0.0)
+        for (seconds, limit), known in zip(windows, ages, strict=True):
+            length = seconds * parts.timing.quota_scale + parts.timing.quota_jitter
+            decisive = _nth_newest(known, delays, limit - max(0, limit - units), unit)
+            if decisive is not None:
+                earliest = max(earliest, decisive + length)
+        delays.append(earliest)
+    return delays
+
+
+def _nth_newest(ages: Sequence[float], new: Sequence[float], taken: int, unit: int) -> float | None:
+    """The moment, in seconds from now, of the call that decides over the `unit`-th new one.
+
+    `ages` holds the `taken` calls of before that can decide, newest first; after them the new
+    calls themselves do.
+    """
+    if unit >= taken:
+        return new[unit - taken]
+    index = taken - 1 - unit
+    return -ages[index] if index < len(ages) else None
+
+
+def _where(place: Place, group: str) -> dict[str, str]:
+    return {
+        "company_nip": place.company_nip,
+        "environment": place.environment,
+        "quota_group": group,
+    }

@@ -1,0 +1,55 @@
+"""What is known of one invoice, by its numbers."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from app.db.queries import kept as queries
+from app.ksef.wire import SessionInvoice
+from app.services.parts import Parts, Place
+from app.services.snapshots import kept_invoice
+
+
+@dataclass(frozen=True, slots=True)
+class FoundAnswer:
+    """An invoice in a kept answer."""
+
+    invoice: SessionInvoice
+    session_reference_number: str
+    final: bool
+    checked_at: datetime
+    upo_archived: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The company's rows and the kept answers for an invoice, at most a hundred of each."""
+
+    rows: Sequence[Any]
+    answers: Sequence[FoundAnswer]
+
+
+def find(
+    parts: Parts, place: Place, *, ksef_number: str | None, invoice_number: str | None
+) -> Found:
+    """What is known of an invoice, by one of its numbers. KSeF is not asked."""
+    wanted = {
+        "company_nip": place.company_nip,
+        "environment": place.environment,
+        "ksef_number": ksef_number,
+        "invoice_number": invoice_number,
+    }
+    with parts.db.transaction() as connection:
+        rows = list(queries.find_rows(connection, **wanted))
+        answers = [
+            FoundAnswer(
+                kept_invoice(row),
+                row.session_reference_number,
+                row.final,
+                row.checked_at,
+                row.upo_archived,
+            )
+            for row in queries.find_invoices(connection, **wanted)
+        ]
+    return Found(rows, answers)

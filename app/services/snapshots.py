@@ -1,0 +1,218 @@
+"""A session as KSeF told it at one moment, and how it is kept."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import orjson
+
+from app import telemetry
+from app.crypto import SealError
+from app.db.queries import kept as queries
+from app.ksef import wire
+from app.ksef.wire import SUCCESS, Link, SessionInvoice, SessionStatus
+from app.services.parts import Parts, Place
+
+_LINKS = "download links"
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Session, counts and list, always of one moment. `checked_at`: when KSeF was asked.
+
+    `age` and `unchanged_for` are seconds at the moment of reading; `next_check_after` is None
+    where nothing will change any more.
+    """
+
+    reference_number: str
+    session: SessionStatus
+    invoices: Sequence[SessionInvoice]
+    checked_at: datetime
+    listed: bool
+    age: float = 0.0
+    unchanged_for: float = 0.0
+    listed_for: float | None = None
+    next_check_after: int | None = None
+
+    @property
+    def final(self) -> bool:
+        """Nothing of it will change: its code is final, and list and counts say the same."""
+        return self.session.status.is_final and self.fits
+
+    @property
+    def fits(self) -> bool:
+        """Whether list and counts say the same, as far as the session has got."""
+        if len(self.invoices) != self.session.invoice_count:
+            return False
+        if not self.session.status.is_final:
+            return True
+        accepted = sum(invoice.status.code == SUCCESS for invoice in self.invoices)
+        return accepted == self.session.successful_invoice_count and not self.moving
+
+    @property
+    def moving(self) -> list[SessionInvoice]:
+        """The invoices that KSeF still works on."""
+        return [invoice for invoice in self.invoices if not invoice.status.is_final]
+
+
+def database_now(parts: Parts) -> datetime:
+    """The present moment, by the clock that all replicas share."""
+    with parts.db.transaction() as connection:
+        moment: datetime = queries.database_now(connection)
+    return moment
+
+
+def load(parts: Parts, place: Place, reference_number: str) -> Snapshot | None:
+    """The kept answer, whole; download links are not part of it."""
+    where = _where(place, reference_number)
+    with parts.db.transaction() as connection:
+        row = queries.get_session(connection, **where)
+        if row is None:
+            return None
+        invoices = [kept_invoice(kept) for kept in queries.get_invoices(connection, **where)]
+    return Snapshot(
+        reference_number,
+        wire.reading(wire.session_status, row.session),
+        invoices,
+        row.checked_at,
+        listed=row.listed_at is not None,
+        age=row.age,
+        unchanged_for=row.unchanged_for,
+        listed_for=row.listed_for,
+    )
+
+
+def store(parts: Parts, place: Place, new: Snapshot, old: Snapshot | None) -> None:
+    """Keep an answer in place of an older one; a newer one, or a final one, stays as it is."""
+    where = _where(place, new.reference_number)
+    known = {invoice.reference_number: invoice for invoice in old.invoices} if old else {}
+    changed = [i for i in new.invoices if not _same(i, known.get(i.reference_number))]
+    with parts.db.transaction() as connection:
+        stored = queries.put_session(
+            connection,
+            **where,
+            session=orjson.dumps(wire.session_json(new.session)).decode(),
+            links=_sealed_links(parts, place, new),
+            final=new.final,
+            checked_at=new.checked_at,
+            changed=old is None
+            or bool(changed)
+            or wire.session_json(old.session) != wire.session_json(new.session),
+            listed=new.listed,
+        )
+        if stored is not None and changed:
+            queries.put_invoices(connection, **_columns(place, new.reference_number, changed))
+
+
+def upo_link(
+    parts: Parts, place: Place, reference_number: str, name: str, now: datetime
+) -> str | None:
+    """A download link that is still good, for a KSeF number or the reference of a UPO's page."""
+    with parts.db.transaction() as connection:
+        sealed = queries.get_links(connection, **_where(place, reference_number))
+    if sealed is None:
+        return None
+    try:
+        links = parts.vault.open(
+            sealed,
+            company_nip=place.company_nip,
+            environment=place.environment,
+            purpose=_LINKS,
+        )
+    except SealError as error:
+        telemetry.warning("kept download links do not open", reason=str(error))
+        return None
+    url, valid_until = orjson.loads(links).get(name, (None, None))
+    return url if url and datetime.fromisoformat(valid_until) > now else None
+
+
+def freshness(parts: Parts, snapshot: Snapshot, used_share: float) -> float:
+    """Seconds for which an answer of a moving session is fresh.
+
+    The longer nothing changed, the longer; and longer as the hour's quota is used up.
+    """
+    timing = parts.timing
+    window = min(timing.fresh_most, max(timing.fresh_least, snapshot.unchanged_for / 4))
+    return window * (1 + 12 * (used_share - 0.5)) if used_share > 0.5 else window
+
+
+def wait_for_next(window: float, snapshot: Snapshot) -> int:
+    """Whole seconds until asking again is worth it."""
+    return max(1, math.ceil(window - snapshot.age))
+
+
+def _same(new: SessionInvoice, old: SessionInvoice | None) -> bool:
+    return old is not None and _row(new) == _row(old)
+
+
+def _row(invoice: SessionInvoice) -> tuple[Any, ...]:
+    return (
+        invoice.ordinal_number,
+        invoice.invoice_number,
+        invoice.ksef_number,
+        invoice.acquisition_date,
+        wire.status_json(invoice.status, invoice.duplicate_of),
+    )
+
+
+def _columns(
+    place: Place, reference_number: str, invoices: Sequence[SessionInvoice]
+) -> dict[str, Any]:
+    ordinals, numbers, ksef_numbers, dates, statuses = zip(*map(_row, invoices), strict=True)
+    return {
+        "company_nip": place.company_nip,
+        "environment": place.environment,
+        "session_reference_number": reference_number,
+        "reference_numbers": [invoice.reference_number for invoice in invoices],
+        "ordinal_numbers": list(ordinals),
+        "invoice_numbers": list(numbers),
+        "ksef_numbers": list(ksef_numbers),
+        "acquisition_dates": list(dates),
+        "statuses": [orjson.dumps(status).decode() for status in statuses],
+    }
+
+
+def kept_invoice(row: Any) -> SessionInvoice:
+    """An invoice from its row in `kept_invoices`."""
+    status, duplicate_of = wire.invoice_status(row.status)
+    return SessionInvoice(
+        ordinal_number=row.ordinal_number,
+        reference_number=row.reference_number,
+        invoice_number=row.invoice_number,
+        ksef_number=row.ksef_number,
+        acquisition_date=row.acquisition_date,
+        status=status,
+        duplicate_of=duplicate_of,
+        upo_link=None,
+    )
+
+
+def _sealed_links(parts: Parts, place: Place, snapshot: Snapshot) -> bytes | None:
+    """The links of an answer in one sealed piece; None where there is none."""
+    links = _links(snapshot)
+    if not links:
+        return None
+    return parts.vault.seal(
+        orjson.dumps(links).decode(),
+        company_nip=place.company_nip,
+        environment=place.environment,
+        purpose=_LINKS,
+    )
+
+
+def _links(snapshot: Snapshot) -> Mapping[str, tuple[str, str]]:
+    named: list[tuple[str | None, Link | None]] = [
+        *((invoice.ksef_number, invoice.upo_link) for invoice in snapshot.invoices),
+        *((page.reference_number, page.link) for page in snapshot.session.upo_pages),
+    ]
+    return {name: (link.url, link.valid_until.isoformat()) for name, link in named if name and link}
+
+
+def _where(place: Place, reference_number: str) -> dict[str, str]:
+    return {
+        "company_nip": place.company_nip,
+        "environment": place.environment,
+        "reference_number": reference_number,
+    }

@@ -1,0 +1,79 @@
+"""Many moving sessions of a company, asked after in one call."""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import orjson
+
+from app import errors
+from app.db.queries import kept as queries
+from app.ksef import wire
+from app.ksef.gateway import SESSIONS
+from app.services import snapshots
+from app.services.auth import ActiveSession
+from app.services.leases import try_lease
+from app.services.parts import Parts, Place
+
+_WORTH_IT = 5  # so many sessions are asked after singly before one call for all pays
+_TYPES = {"Online": "-SO-", "Batch": "-SB-"}
+
+
+def refresh(parts: Parts, place: Place, bearer: ActiveSession) -> bool:
+    """Whether the company's moving sessions were asked after together.
+
+    Those that did not change are fresh again; one that did is still to be asked after by itself.
+    Not done for a few sessions, while somebody else does it, or where KSeF's quota is short.
+    """
+    with try_lease(parts, f"sessions {place.environment} {place.company_nip}") as mine:
+        if not mine:
+            return False
+        stale = _stale(parts, place)
+        if len(stale) < _WORTH_IT:
+            return False
+        checked_at = snapshots.database_now(parts)
+        try:
+            listed = _list(parts, place, bearer, stale)
+        except errors.KsefRateLimited:
+            return False
+        with parts.db.transaction() as connection:
+            queries.confirm_sessions(
+                connection,
+                company_nip=place.company_nip,
+                environment=place.environment,
+                reference_numbers=[session.reference_number for session in listed],
+                sessions=[
+                    orjson.dumps(wire.session_json(session.status)).decode() for session in listed
+                ],
+                checked_at=checked_at,
+            )
+    return True
+
+
+def _stale(parts: Parts, place: Place) -> Sequence[Any]:
+    with parts.db.transaction() as connection:
+        return list(
+            queries.stale_moving(
+                connection,
+                company_nip=place.company_nip,
+                environment=place.environment,
+                seconds=parts.timing.fresh_least,
+            )
+        )
+
+
+def _list(
+    parts: Parts, place: Place, bearer: ActiveSession, stale: Sequence[Any]
+) -> list[wire.ListedSession]:
+    """The newest thousand sessions, of each type that is among the stale ones."""
+    gateway = parts.ksef[place.environment]
+    oldest = min(wire.session_status(row.session).date_created for row in stale)
+    types = [
+        name for name, mark in _TYPES.items() if any(mark in row.reference_number for row in stale)
+    ]
+    bearer.reserve(SESSIONS, len(types))
+    found: list[wire.ListedSession] = []
+    for name in types:
+        ask = partial(gateway.sessions, session_type=name, created_from=oldest)
+        found += bearer.call(SESSIONS, ask).sessions
+    return found

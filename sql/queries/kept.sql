@@ -1,0 +1,171 @@
+-- name: get_session(company_nip, environment, reference_number)^
+-- How old the answer is, is decided by the database's clock, the same for every replica.
+SELECT
+    session,
+    final,
+    checked_at,
+    changed_at,
+    listed_at,
+    extract(epoch FROM clock_timestamp() - checked_at)::float8 AS age,
+    extract(epoch FROM clock_timestamp() - changed_at)::float8 AS unchanged_for,
+    extract(epoch FROM clock_timestamp() - listed_at)::float8 AS listed_for
+FROM kept_sessions
+WHERE company_nip = :company_nip
+  AND environment = :environment
+  AND reference_number = :reference_number;
+
+-- name: get_invoices(company_nip, environment, reference_number)
+SELECT reference_number, ordinal_number, invoice_number, ksef_number, acquisition_date, status
+FROM kept_invoices
+WHERE company_nip = :company_nip
+  AND environment = :environment
+  AND session_reference_number = :reference_number
+ORDER BY ordinal_number;
+
+-- name: get_links(company_nip, environment, reference_number)$
+SELECT links
+FROM kept_sessions
+WHERE company_nip = :company_nip
+  AND environment = :environment
+  AND reference_number = :reference_number;
+
+-- name: database_now()$
+SELECT clock_timestamp();
+
+-- name: put_session(company_nip, environment, reference_number, session, links, final, checked_at, changed, listed)$
+-- A late older answer never replaces a newer one: no row where there is a newer one.
+-- changed, listed: whether KSeF's answer differs from the kept one, and whether it was listed anew.
+INSERT INTO kept_sessions AS kept (
+    company_nip, environment, reference_number,
+    session, links, final, checked_at, changed_at, listed_at
+)
+VALUES (
+    :company_nip, :environment, :reference_number,
+    :session::jsonb, :links, :final, :checked_at, :checked_at,
+    CASE WHEN :listed THEN :checked_at::timestamptz END
+)
+ON CONFLICT (company_nip, environment, reference_number) DO UPDATE SET
+    session = excluded.session,
+    links = coalesce(excluded.links, kept.links),
+    final = excluded.final,
+    checked_at = excluded.checked_at,
+    changed_at = CASE WHEN :changed THEN excluded.checked_at ELSE kept.changed_at END,
+    listed_at = coalesce(excluded.listed_at, kept.listed_at)
+WHERE kept.checked_at <= excluded.checked_at AND NOT kept.final
+RETURNING checked_at;
+
+-- name: put_invoices(company_nip, environment, session_reference_number, reference_numbers, ordinal_numbers, invoice_numbers, ksef_numbers, acquisition_dates, statuses)!
+INSERT INTO kept_invoices AS kept (
+    company_nip, environment, session_reference_number,
+    reference_number, ordinal_number, invoice_number, ksef_number, acquisition_date, status
+)
+SELECT
+    :company_nip, :environment, :session_reference_number,
+    reference_number, ordinal_number, invoice_number, ksef_number, acquisition_date, status
+FROM unnest(
+    :reference_numbers::text[],
+    :ordinal_numbers::integer[],
+    :invoice_numbers::text[],
+    :ksef_numbers::text[],
+    :acquisition_dates::timestamptz[],
+    :statuses::jsonb[]
+) AS told (reference_number, ordinal_number, invoice_number, ksef_number, acquisition_date, status)
+ON CONFLICT (company_nip, environment, session_reference_number, reference_number) DO UPDATE SET
+    ordinal_number = excluded.ordinal_number,
+    invoice_number = excluded.invoice_number,
+    ksef_number = excluded.ksef_number,
+    acquisition_date = excluded.acquisition_date,
+    status = excluded.status;
+
+-- name: stale_moving(company_nip, environment, seconds)
+-- Moving sessions that were not asked after for so long.
+SELECT reference_number, session
+FROM kept_sessions
+WHERE company_nip = :company_nip
+  AND environment = :environment
+  AND NOT final
+  AND checked_at < clock_timestamp() - make_interval(secs => :seconds)
+  AND checked_at > clock_timestamp() - interval '1 day';
+
+-- name: confirm_sessions(company_nip, environment, reference_numbers, sessions, checked_at)!
+-- Answers of many sessions at once, of which nothing but the time of asking changed.
+UPDATE kept_sessions AS kept
+SET checked_at = :checked_at
+FROM unnest(:reference_numbers::text[], :sessions::jsonb[]) AS told (reference_number, session)
+WHERE kept.company_nip = :company_nip
+  AND kept.environment = :environment
+  AND kept.reference_number = told.reference_number
+  AND kept.checked_at < :checked_at
+  AND kept.session = told.session
+  AND NOT kept.final;
+
+-- name: get_refusal(company_nip, environment, question)^
+SELECT code, detail, ksef, extract(epoch FROM until - clock_timestamp())::float8 AS left_for
+FROM kept_refusals
+WHERE company_nip = :company_nip AND environment = :environment AND question = :question
+  AND until > clock_timestamp();
+
+-- name: put_refusal(company_nip, environment, question, code, detail, ksef, least, most)$
+-- Kept for `least` seconds, twice as long with each time, up to `most`; how long, is returned.
+INSERT INTO kept_refusals AS kept (company_nip, environment, question, code, detail, ksef, until)
+VALUES (
+    :company_nip, :environment, :question, :code, :detail, :ksef::jsonb,
+    clock_timestamp() + make_interval(secs => :least)
+)
+ON CONFLICT (company_nip, environment, question) DO UPDATE SET
+    code = excluded.code,
+    detail = excluded.detail,
+    ksef = excluded.ksef,
+    times = kept.times + 1,
+    until = clock_timestamp()
+        + make_interval(secs => least(:most, :least * 2 ^ least(kept.times, 10)))
+RETURNING extract(epoch FROM until - clock_timestamp())::float8;
+
+-- name: forget_refusal(company_nip, environment, question)!
+DELETE FROM kept_refusals
+WHERE company_nip = :company_nip AND environment = :environment AND question = :question;
+
+-- name: find_invoices(company_nip, environment, ksef_number, invoice_number)
+-- Kept answers that hold an invoice, by one of its numbers; the other one is null.
+SELECT
+    invoice.session_reference_number,
+    invoice.reference_number,
+    invoice.ordinal_number,
+    invoice.invoice_number,
+    invoice.ksef_number,
+    invoice.acquisition_date,
+    invoice.status,
+    kept.final,
+    kept.checked_at,
+    EXISTS (
+        SELECT FROM upos
+        WHERE upos.company_nip = invoice.company_nip
+          AND upos.environment = invoice.environment
+          AND upos.session_reference_number = invoice.session_reference_number
+          AND upos.ksef_number = invoice.ksef_number
+    ) AS upo_archived
+FROM kept_invoices AS invoice
+JOIN kept_sessions AS kept
+    ON kept.company_nip = invoice.company_nip
+    AND kept.environment = invoice.environment
+    AND kept.reference_number = invoice.session_reference_number
+WHERE invoice.company_nip = :company_nip
+  AND invoice.environment = :environment
+  AND (invoice.ksef_number = :ksef_number OR invoice.invoice_number = :invoice_number)
+ORDER BY kept.checked_at DESC, invoice.ordinal_number
+LIMIT 100;
+
+-- name: find_rows(company_nip, environment, ksef_number, invoice_number)
+-- The company's own rows for an invoice, by one of its numbers.
+SELECT 'synced' AS kind, invoice_number, ksef_number, NULL AS ksef_reference_number,
+    session_reference_number, linked_at
+FROM synced_invoices
+WHERE company_nip = :company_nip AND environment = :environment
+  AND (ksef_number = :ksef_number OR invoice_number = :invoice_number)
+UNION ALL
+SELECT 'offline', invoice_number, ksef_number, ksef_reference_number,
+    session_reference_number, linked_at
+FROM offline_invoices
+WHERE company_nip = :company_nip AND environment = :environment
+  AND (ksef_number = :ksef_number OR invoice_number = :invoice_number)
+LIMIT 100;

@@ -1,0 +1,104 @@
+-- name: open_group(company_nip, environment, quota_group)!
+INSERT INTO quota_groups (company_nip, environment, quota_group)
+VALUES (:company_nip, :environment, :quota_group)
+ON CONFLICT DO NOTHING;
+
+-- name: enter_group(company_nip, environment, quota_group)^
+-- Whoever reserves holds this row until it commits: reservations of a group come one after another.
+SELECT
+    per_second,
+    per_minute,
+    per_hour,
+    extract(epoch FROM blocked_until - clock_timestamp())::float8 AS blocked_for
+FROM quota_groups
+WHERE company_nip = :company_nip AND environment = :environment AND quota_group = :quota_group
+FOR UPDATE;
+
+-- name: recent_calls(company_nip, environment, quota_group, skips, takes)
+-- For each window, the ages in seconds of the calls that decide when the next ones may go: skip and
+-- take count from the newest call back.
+SELECT
+    asked.number,
+    ARRAY(
+        SELECT extract(epoch FROM clock_timestamp() - reserved_at)::float8
+        FROM quota_calls
+        WHERE company_nip = :company_nip
+          AND environment = :environment
+          AND quota_group = :quota_group
+        ORDER BY reserved_at DESC
+        OFFSET asked.skip
+        LIMIT asked.take
+    ) AS ages
+FROM unnest(:skips::integer[], :takes::integer[]) WITH ORDINALITY AS asked (skip, take, number)
+ORDER BY asked.number;
+
+-- name: record_calls(company_nip, environment, quota_group, delays)!
+-- delays: seconds from now of each call. What is older than every window goes, a little each time.
+WITH forgotten AS (
+    DELETE FROM quota_calls
+    WHERE ctid = ANY (ARRAY(
+        SELECT ctid
+        FROM quota_calls
+        WHERE company_nip = :company_nip
+          AND environment = :environment
+          AND quota_group = :quota_group
+          AND reserved_at < clock_timestamp() - interval '2 hours'
+        ORDER BY reserved_at
+        LIMIT 100
+    ))
+)
+INSERT INTO quota_calls (company_nip, environment, quota_group, reserved_at)
+SELECT
+    :company_nip, :environment, :quota_group,
+    clock_timestamp() + make_interval(secs => delay)
+FROM unnest(:delays::float8[]) AS delay;
+
+-- name: block_group(company_nip, environment, quota_group, seconds)!
+INSERT INTO quota_groups (company_nip, environment, quota_group, blocked_until)
+VALUES (
+    :company_nip, :environment, :quota_group,
+    clock_timestamp() + make_interval(secs => :seconds)
+)
+ON CONFLICT (company_nip, environment, quota_group) DO UPDATE
+SET blocked_until = greatest(quota_groups.blocked_until, excluded.blocked_until);
+
+-- name: unblock_groups(company_nip, environment)!
+UPDATE quota_groups SET blocked_until = NULL
+WHERE company_nip = :company_nip AND environment = :environment AND blocked_until IS NOT NULL;
+
+-- name: put_limits(company_nip, environment, quota_group, per_second, per_minute, per_hour)!
+INSERT INTO quota_groups (
+    company_nip, environment, quota_group, per_second, per_minute, per_hour, limits_read_at
+)
+VALUES (
+    :company_nip, :environment, :quota_group, :per_second, :per_minute, :per_hour, now()
+)
+ON CONFLICT (company_nip, environment, quota_group) DO UPDATE SET
+    per_second = excluded.per_second,
+    per_minute = excluded.per_minute,
+    per_hour = excluded.per_hour,
+    limits_read_at = excluded.limits_read_at;
+
+-- name: limits_are_fresh(company_nip, environment)$
+SELECT coalesce(max(limits_read_at) > now() - interval '1 day', false)
+FROM quota_groups
+WHERE company_nip = :company_nip AND environment = :environment;
+
+-- name: used(company_nip, environment, quota_group, seconds)$
+SELECT count(*)
+FROM quota_calls
+WHERE company_nip = :company_nip
+  AND environment = :environment
+  AND quota_group = :quota_group
+  AND reserved_at > clock_timestamp() - make_interval(secs => :seconds);
+
+-- name: show_groups(company_nip, environment)
+SELECT
+    quota_groups.quota_group, blocked_until, per_second, per_minute, per_hour, limits_read_at,
+    count(*) FILTER (WHERE reserved_at > clock_timestamp() - interval '1 minute') AS used_minute,
+    count(*) FILTER (WHERE reserved_at > clock_timestamp() - interval '1 hour') AS used_hour
+FROM quota_groups
+LEFT JOIN quota_calls USING (company_nip, environment, quota_group)
+WHERE company_nip = :company_nip AND environment = :environment
+GROUP BY quota_groups.company_nip, quota_groups.environment, quota_groups.quota_group
+ORDER BY quota_groups.quota_group;

@@ -1,0 +1,52 @@
+-- name: get_upo(company_nip, environment, session_reference_number, ksef_number, page_reference_number)^
+SELECT content, sha256
+FROM upos
+WHERE company_nip = :company_nip
+  AND environment = :environment
+  AND session_reference_number = :session_reference_number
+  AND ksef_number = :ksef_number
+  AND page_reference_number = :page_reference_number;
+
+-- name: put_upo(company_nip, environment, session_reference_number, ksef_number, page_reference_number, content, sha256)!
+-- What is archived stays: the first checked document is the one.
+INSERT INTO upos (
+    company_nip, environment, session_reference_number, ksef_number, page_reference_number,
+    content, sha256
+)
+VALUES (
+    :company_nip, :environment, :session_reference_number, :ksef_number, :page_reference_number,
+    :content, :sha256
+)
+ON CONFLICT DO NOTHING;
+
+-- name: missing_upos(company_nip, environment, after)
+-- Linked invoices without an archived UPO, in the order of their numbers; `after` the last one seen.
+SELECT ksef_number, session_reference_number
+FROM synced_invoices
+WHERE company_nip = :company_nip
+  AND environment = :environment
+  AND session_reference_number IS NOT NULL
+  AND ksef_number > :after
+  AND NOT EXISTS (
+      SELECT FROM upos
+      WHERE upos.company_nip = synced_invoices.company_nip
+        AND upos.environment = synced_invoices.environment
+        AND upos.session_reference_number = synced_invoices.session_reference_number
+        AND upos.ksef_number = synced_invoices.ksef_number
+  )
+ORDER BY ksef_number
+LIMIT 100;
+
+-- name: count_missing_upos(company_nip, environment)$
+SELECT count(*)
+FROM synced_invoices
+WHERE company_nip = :company_nip
+  AND environment = :environment
+  AND session_reference_number IS NOT NULL
+  AND NOT EXISTS (
+      SELECT FROM upos
+      WHERE upos.company_nip = synced_invoices.company_nip
+        AND upos.environment = synced_invoices.environment
+        AND upos.session_reference_number = synced_invoices.session_reference_number
+        AND upos.ksef_number = synced_invoices.ksef_number
+  );

@@ -1,0 +1,126 @@
+"""The ledger of KSeF's quota: exact windows, one for all replicas."""
+
+import threading
+from dataclasses import replace
+
+import pytest
+
+from app import clock, errors
+from app.ksef import limits
+from app.services import quota
+from app.services.parts import Place
+
+PLACE = Place("5265877635", "test")
+
+
+@pytest.fixture
+def settings(settings):
+    """KSeF's windows in their true length."""
+    timing = replace(settings.timing, quota_scale=1.0, quota_jitter=0.25)
+    return replace(settings, timing=timing)
+
+
+@pytest.fixture(autouse=True)
+def _company(make_company):
+    make_company(PLACE.company_nip, logged_in=False)
+
+
+def reserve(parts, units=1, *, group=limits.SESSION, patience=0.0, share=1.0):
+    now = clock.monotonic()
+    moments = quota.reserve(parts, PLACE, group, units, patience=patience, share=share)
+    return [max(0.0, moment - now) for moment in moments]
+
+
+def test_nine_in_a_second_and_the_tenth_waits_for_the_window(parts):
+    assert max(reserve(parts, 9)) < 0.5
+
+    with pytest.raises(errors.KsefRateLimited) as refused:
+        reserve(parts)
+
+    assert refused.value.retry_after in (1, 2)
+    (delay,) = reserve(parts, patience=2)
+    assert 0.5 < delay < 1.3
+
+
+def test_what_does_not_fit_is_not_counted(parts):
+    reserve(parts, 9)
+    for _ in range(20):
+        with pytest.raises(errors.KsefRateLimited):
+            reserve(parts)
+    assert quota.used_share(parts, PLACE, limits.SESSION) == pytest.approx(9 / 1080)
+
+
+def test_ten_pages_are_set_aside_together_and_spread_over_the_second(parts):
+    delays = reserve(parts, 10, group=limits.INVOICE_LIST, patience=2)
+
+    assert delays == sorted(delays)
+    assert delays[8] < 0.5 < 1.0 < delays[9] < 1.3
+
+
+def test_minute_window(parts):
+    reserve(parts, 9, group=limits.INVOICE_LIST)
+    reserve(parts, 9, group=limits.INVOICE_LIST, patience=2)
+
+    with pytest.raises(errors.KsefRateLimited) as refused:
+        reserve(parts, group=limits.INVOICE_LIST, patience=2)
+
+    assert 58 <= refused.value.retry_after <= 61
+
+
+def test_a_block_holds_for_all_and_is_never_shortened(parts):
+    quota.block(parts, PLACE, limits.SESSION, 2680)
+    quota.block(parts, PLACE, limits.SESSION, 5)
+
+    with pytest.raises(errors.KsefRateLimited) as refused:
+        reserve(parts, patience=2)
+
+    assert 2675 <= refused.value.retry_after <= 2680
+    reserve(parts, group=limits.INVOICE)
+    assert quota.clear(parts, PLACE) == 1
+    reserve(parts)
+
+
+def test_own_limits_count_and_no_limit_is_none(parts):
+    quota.read_limits(
+        parts,
+        PLACE,
+        {limits.SESSION: limits.Limits(20, 200, 2000), limits.INVOICE: limits.Limits(-1, -1, -1)},
+    )
+    assert max(reserve(parts, 18)) < 0.5
+    assert max(reserve(parts, 500, group=limits.INVOICE)) < 0.5
+    with pytest.raises(errors.KsefRateLimited):
+        reserve(parts)
+
+
+def test_long_work_leaves_half(parts):
+    reserve(parts, 4, share=0.5)
+    with pytest.raises(errors.KsefRateLimited):
+        reserve(parts, share=0.5)
+    reserve(parts, 5)
+
+
+def test_companies_and_environments_have_their_own(parts, make_company):
+    make_company("1111111111", logged_in=False)
+    reserve(parts, 9)
+    for place in (Place("1111111111", "test"), Place(PLACE.company_nip, "demo")):
+        quota.reserve(parts, place, limits.SESSION, 9, patience=0)
+
+
+def test_threads_together_never_exceed_a_window(parts):
+    allowed = []
+
+    def work():
+        for _ in range(10):
+            try:
+                allowed.extend(reserve(parts))
+            except errors.KsefRateLimited:
+                continue
+
+    threads = [threading.Thread(target=work) for _ in range(6)]
+    began = clock.monotonic()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert clock.monotonic() - began < 1.2, "too slow to say anything"
+    assert len(allowed) == 9
