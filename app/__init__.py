@@ -17,15 +17,25 @@ from app.settings import Settings
 
 
 def create_app(given: Settings | None = None) -> Flask:
-    """The application, with settings from the environment unless given. Needs no database yet."""
-    chosen = given or settings.from_environment()
-    telemetry.configure(chosen.log_level)
+    """The application, with settings from the environment unless given. Needs no database yet.
+
+    Raises SettingsError; for a command that is kept until it asks for what needs settings.
+    """
     app = Flask("app", static_folder=None)
+    cli.register(app)
+    try:
+        chosen = given or settings.from_environment()
+    except settings.SettingsError as error:
+        if not cli.is_running():
+            raise
+        app.extensions[EXTENSION] = error
+        return app
+    telemetry.configure(chosen.log_level)
     parts = make_parts(chosen)
     app.extensions[EXTENSION] = (chosen, parts)
     api.register(app)
-    cli.register(app)
-    outages.report_forbidden(parts)
+    if not cli.is_running():
+        outages.report_forbidden(parts)
     return app
 
 

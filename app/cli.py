@@ -17,7 +17,7 @@ from app.api.context import parts, settings
 from app.db import migrate
 from app.services import auth, backfill, invoices, outages, quota, upo, users
 from app.services.parts import Place
-from app.settings import ENVIRONMENTS
+from app.settings import ENVIRONMENTS, SettingsError
 
 Command = Callable[..., None]
 
@@ -40,6 +40,11 @@ def register(app: Flask) -> None:
         app.cli.add_command(command)
 
 
+def is_running() -> bool:
+    """Whether this process runs a command, and is no server."""
+    return click.get_current_context(silent=True) is not None
+
+
 def told_plainly(command: Command) -> Command:
     """What cannot be done is told in a sentence, with exit code 1, without a stack trace."""
 
@@ -47,7 +52,7 @@ def told_plainly(command: Command) -> Command:
     def run(*args: Any, **kwargs: Any) -> None:
         try:
             command(*args, **kwargs)
-        except errors.OperatorError as error:
+        except (errors.OperatorError, SettingsError) as error:
             raise click.ClickException(str(error)) from error
         except errors.ProxyError as error:
             raise click.ClickException(error.detail) from error

@@ -1,6 +1,9 @@
 """The operator's commands, through Flask's own runner."""
 
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -17,6 +20,9 @@ from app.api.context import EXTENSION
 from app.services import auth, users
 from app.services.parts import Parts, Place
 from tests.rows import SYNCED
+from tests.upo import samples
+
+PROJECT = Path(__file__).parents[1]
 
 NIP, OTHER_NIP = "5265877635", "7812019453"
 EMAIL, PASSWORD = "erp@firma.example", "zażółć gęślą jaźń"
@@ -339,3 +345,38 @@ def test_database_that_is_away_is_told(settings: Any, arguments: tuple[str, ...]
         result = app.test_cli_runner().invoke(args=arguments)
     refused(result, "The database does not answer")
     assert "hunter2" not in result.output
+
+
+def without_settings(*words: str) -> "subprocess.CompletedProcess[str]":
+    """A command as an operator runs it in a bare environment."""
+    return subprocess.run(
+        [sys.executable, "-m", "flask", "--app", "wsgi", *words],
+        cwd=PROJECT,
+        env={"PATH": os.environ["PATH"]},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_upo_is_drawn_without_settings_and_database(tmp_path: Path) -> None:
+    xml, pdf = tmp_path / "upo.xml", tmp_path / "upo.pdf"
+    xml.write_bytes(samples.upo().xml())
+
+    done = without_settings("upo", "render", str(xml), "-o", str(pdf), "--language", "en")
+
+    assert (done.returncode, done.stdout) == (0, f"{pdf} written\n"), done.stderr
+    assert pdf.read_bytes().startswith(b"%PDF-")
+    xml.write_bytes(b"no UPO")
+    pdf.unlink()
+    refused = without_settings("upo", "render", str(xml), "-o", str(pdf))
+    assert refused.returncode == 1
+    assert refused.stderr.startswith("Error: ")
+    assert not pdf.exists()
+
+
+def test_missing_settings_are_told_in_one_sentence() -> None:
+    told = without_settings("user", "list")
+    assert told.returncode == 1
+    assert told.stderr == "Error: Settings: DATABASE_URL is missing; SECRET_KEYS is missing.\n"

@@ -5,16 +5,23 @@ from typing import cast
 from flask import current_app
 
 from app.services.parts import Parts
-from app.settings import Settings
+from app.settings import Settings, SettingsError
 
 EXTENSION = "ksef_proxy"
 
 
 def parts() -> Parts:
     """The services' parts of this application."""
-    return cast(tuple[Settings, Parts], current_app.extensions[EXTENSION])[1]
+    return _given()[1]
 
 
 def settings() -> Settings:
     """The settings of this application."""
-    return cast(tuple[Settings, Parts], current_app.extensions[EXTENSION])[0]
+    return _given()[0]
+
+
+def _given() -> tuple[Settings, Parts]:
+    found = current_app.extensions[EXTENSION]
+    if isinstance(found, SettingsError):
+        raise found
+    return cast(tuple[Settings, Parts], found)
