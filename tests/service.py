@@ -120,10 +120,12 @@ def make_company(app: Flask, parts: Parts, control: Control) -> Callable[..., Co
         email = f"erp@{nip}.example"
         users.add_company(parts, nip, f"Spółka {nip}")
         users.add_user(parts, email=email, nip=nip, role=role, password=PASSWORD)
+        control.settings(authPolls=0)
         for environment in environments if logged_in else ():
             place = Place(nip, environment)
             auth.set_token(parts, place, control.add_token(environment, nip))
             auth.log_in(parts, place)
+        control.settings(authPolls=1)
         control.clear_calls()
         return Company(nip, email, app.test_client())
 

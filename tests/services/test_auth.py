@@ -355,6 +355,20 @@ def test_one_request_refreshes_once_for_all_its_calls(
     assert control.call_counts() == {REFRESH: 1, SESSION: 4}
 
 
+def test_one_request_does_not_refresh_a_second_time(
+    control: Any, parts: Parts, company: Company
+) -> None:
+    reference = control.seed_session("test", NIP).reference_number
+    gateway = parts.ksef["test"]
+    active = ActiveSession(parts, HERE)
+    control.expire_bearers("test", kind="access", nip=NIP)
+    active.call(lambda bearer: gateway.session_status(bearer, reference))
+    control.fault("unauthorized", path="/sessions/")
+    with pytest.raises(KsefTokenRejected):
+        active.call(lambda bearer: gateway.session_status(bearer, reference))
+    assert control.call_counts() == {REFRESH: 1, SESSION: 3}
+
+
 @pytest.mark.parametrize("how", ["ended by the clock", "refused by KSeF"])
 def test_ended_refresh_token_is_replaced_by_a_silent_login(
     database: Any, control: Any, parts: Parts, company: Company, how: str
@@ -513,32 +527,55 @@ def test_logout_without_a_session_is_told(control: Any, parts: Parts, ksef_token
     assert control.calls() == []
 
 
-def test_logout_beside_a_renewal_is_not_undone_by_it(
-    database: Any, control: Any, parts: Parts, replica: Parts, company: Company
-) -> None:
-    """Whoever renews writes nothing into a session that was ended meanwhile."""
+def while_it_is_renewed(
+    database: Any, control: Any, parts: Parts, change: Callable[[], Any]
+) -> str | int:
+    """Renew the ended access token, `change` something before KSeF answers; what the call gave."""
     ask = ask_after(control, parts)
     let_access_token_end(database)
     control.fault("delay", path="/auth/token/refresh", seconds=0.6)
-    told: list[str] = []
+    given: list[str | int] = []
 
     def renew() -> None:
         try:
-            ask()
-        except errors.NoActiveKsefSession as error:
-            told.append(error.code)
+            given.append(ask())
+        except errors.ProxyError as error:
+            given.append(error.code)
 
     renewing = threading.Thread(target=renew)
     renewing.start()
     deadline = time.monotonic() + 5
-    while not database.execute("SELECT name FROM leases") and time.monotonic() < deadline:
+    while control.waiting_faults() and time.monotonic() < deadline:
         pass
-    database.execute("DELETE FROM ksef_sessions")
+    change()
     renewing.join(10)
+    return given[0]
 
-    assert told == ["no_active_ksef_session"]
+
+def test_logout_beside_a_renewal_is_not_undone_by_it(
+    database: Any, control: Any, parts: Parts, company: Company
+) -> None:
+    def log_out() -> None:
+        database.execute("DELETE FROM ksef_sessions")
+
+    told = while_it_is_renewed(database, control, parts, log_out)
+
+    assert told == "no_active_ksef_session"
     assert control.call_counts() == {REFRESH: 1}
     assert row(database) is None
+
+
+def test_late_renewal_does_not_overwrite_a_newer_one(
+    database: Any, control: Any, parts: Parts, company: Company
+) -> None:
+    newer: list[Any] = []
+
+    def renew_elsewhere() -> None:
+        database.execute("UPDATE ksef_sessions SET version = version + 1")
+        newer.append(row(database))
+
+    assert while_it_is_renewed(database, control, parts, renew_elsewhere) == 200
+    assert row(database) == newer[0]
 
 
 # -- secrets at rest ------------------------------------------------------------------------
