@@ -38,7 +38,7 @@ def session_status(path: dict[str, str], _query: dict[str, str], **_url: str) ->
 
 def _answer(snapshot: Snapshot, zone: ZoneInfo) -> Response:
     body = session_body(snapshot, zone)
-    tag = hashlib.sha256(orjson.dumps(body)).hexdigest()[:32]
+    tag = hashlib.sha256(orjson.dumps(_lasting(body))).hexdigest()[:32]
     response = json_response(
         {**body, "checkedAt": rfc3339(snapshot.checked_at, zone)},
         headers={
@@ -49,6 +49,11 @@ def _answer(snapshot: Snapshot, zone: ZoneInfo) -> Response:
     )
     response.set_etag(tag, weak=True)
     return response.make_conditional(request)  # type: ignore[return-value]
+
+
+def _lasting(body: dict[str, Any]) -> dict[str, Any]:
+    """What makes two answers the same: when to ask again does not."""
+    return {name: value for name, value in body.items() if name != "nextCheckAfter"}
 
 
 def session_body(snapshot: Snapshot, zone: ZoneInfo) -> dict[str, Any]:

@@ -362,10 +362,10 @@ def test_one_request_does_not_refresh_a_second_time(
     gateway = parts.ksef["test"]
     active = ActiveSession(parts, HERE)
     control.expire_bearers("test", kind="access", nip=NIP)
-    active.call(lambda bearer: gateway.session_status(bearer, reference))
+    active.call(routes.SESSION, lambda bearer: gateway.session_status(bearer, reference))
     control.fault("unauthorized", path="/sessions/")
     with pytest.raises(KsefTokenRejected):
-        active.call(lambda bearer: gateway.session_status(bearer, reference))
+        active.call(routes.SESSION, lambda bearer: gateway.session_status(bearer, reference))
     assert control.call_counts() == {REFRESH: 1, SESSION: 3}
 
 
