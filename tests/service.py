@@ -11,8 +11,9 @@
 
 import base64
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import pytest
@@ -20,10 +21,12 @@ from flask import Flask
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
-from app import create_app
+from app import create_app, telemetry
 from app.api.context import EXTENSION
+from app.db.queries import users as queries
 from app.services import auth, users
 from app.services.parts import Parts, Place
+from app.services.passwords import Passwords
 from app.settings import ENVIRONMENTS, Settings, Timing
 from sandbox.control import Control
 
@@ -67,6 +70,11 @@ class Company:
         return Place(self.nip, environment)
 
 
+@cache
+def _hash_of_password(passwords: Passwords) -> str:
+    return passwords.hash(PASSWORD)
+
+
 def basic(email: str, password: str) -> dict[str, str]:
     """The header of HTTP Basic."""
     credentials = base64.b64encode(f"{email}:{password}".encode()).decode()
@@ -94,11 +102,22 @@ def settings(database: Any, sandbox: Any, secret_key: bytes) -> Settings:
     )
 
 
+@pytest.fixture(scope="session")
+def _apps() -> Iterator[dict[str, Flask]]:
+    """Applications made so far, by their settings: making one takes longer than a usual test."""
+    made: dict[str, Flask] = {}
+    yield made
+    for app in made.values():
+        app.extensions[EXTENSION][1].db.close()
+
+
 @pytest.fixture
-def app(settings: Settings) -> Any:
-    app = create_app(settings)
-    yield app
-    app.extensions[EXTENSION][1].db.close()
+def app(settings: Settings, _apps: dict[str, Flask]) -> Flask:
+    key = repr(settings)
+    if key not in _apps:
+        _apps[key] = create_app(settings)
+    telemetry.configure(settings.log_level)  # to the standard error of this test
+    return _apps[key]
 
 
 @pytest.fixture
@@ -119,7 +138,14 @@ def make_company(app: Flask, parts: Parts, control: Control) -> Callable[..., Co
     ) -> Company:
         email = f"erp@{nip}.example"
         users.add_company(parts, nip, f"Spółka {nip}")
-        users.add_user(parts, email=email, nip=nip, role=role, password=PASSWORD)
+        with parts.db.transaction() as connection:
+            queries.add_user(
+                connection,
+                email=email,
+                company_nip=nip,
+                role=role,
+                password_hash=_hash_of_password(parts.passwords),
+            )
         control.settings(authPolls=0)
         for environment in environments if logged_in else ():
             place = Place(nip, environment)

@@ -433,12 +433,15 @@ def test_request_after_the_database_came_back_is_answered(
     assert company.get(path("status")).status_code == 200
 
 
-def test_500_says_nothing_of_its_cause(app: Flask, capsys: pytest.CaptureFixture[str]) -> None:
+def test_500_says_nothing_of_its_cause(
+    settings: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
     def broken() -> None:
         raise ValueError("SELECT secret FROM ksef_credentials")
 
-    app.add_url_rule("/broken", view_func=broken)
-    response = app.test_client().get("/broken", headers={"X-Request-ID": "abc-1"})
+    with another_app(settings) as app:
+        app.add_url_rule("/broken", view_func=broken)
+        response = app.test_client().get("/broken", headers={"X-Request-ID": "abc-1"})
     body = assert_problem(response, 500, "internal_error")
     assert body["requestId"] == "abc-1"
 
