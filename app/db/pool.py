@@ -58,7 +58,7 @@ class Database:
         except (psycopg2.errors.UndefinedTable, psycopg2.errors.UndefinedColumn) as error:
             telemetry.warning("the database is not migrated", sqlstate=error.pgcode)
             raise errors.Unavailable("The database is not migrated.") from error
-        except psycopg2.OperationalError as error:
+        except (psycopg2.OperationalError, psycopg2.InternalError) as error:  # Internal: read-only
             telemetry.warning("database failure", kind=type(error).__name__, sqlstate=error.pgcode)
             raise errors.Unavailable("The database does not answer.") from error
         finally:
