@@ -39,6 +39,7 @@ class Database:
         self._timing = timing
         self._turns = threading.BoundedSemaphore(size)
         self._idle: deque[Connection] = deque()
+        self._shared = threading.local()
         self._begin = (
             f"BEGIN; SET LOCAL lock_timeout = {round(timing.lock * 1000)};"
             f" SET LOCAL statement_timeout = {round(timing.statement * 1000)}"
@@ -51,6 +52,26 @@ class Database:
         Raises Unavailable when there is no connection, no turn at one in time, or PostgreSQL
         breaks off. Never hold one across a call to KSeF.
         """
+        shared = getattr(self._shared, "connection", None)
+        if shared is not None:
+            yield shared
+            return
+        yield from self._new_transaction()
+
+    @contextmanager
+    def one_transaction(self) -> Iterator[None]:
+        """All transactions of this thread inside of the block are one: three round trips less each.
+
+        For what is answered from the database alone.
+        """
+        with self.transaction() as connection:
+            self._shared.connection = connection
+            try:
+                yield
+            finally:
+                self._shared.connection = None
+
+    def _new_transaction(self) -> Iterator[Connection]:
         if not self._turns.acquire(timeout=self._timing.wait):
             raise errors.Unavailable("The service is busy: no database connection is free.")
         try:

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from app import clock, errors, telemetry
 from app.crypto import SealError
 from app.db.queries import auth as queries
+from app.ksef import limits
 from app.ksef.auth import LoginRefused, log_in_with_token
 from app.ksef.gateway import REVOKE, Route
 from app.ksef.transport import DEFAULT_RETRY_AFTER, KsefTokenRejected
@@ -25,6 +26,8 @@ from app.services.parts import Parts, Place
 
 T = TypeVar("T")
 
+_LATE = 0.05  # seconds; a call that goes out later than set aside belongs into other windows
+_TURNS = 3
 # KSeF's codes for a refresh token that will not do again.
 _REFRESH_REFUSED = frozenset({21301, 21304, 21308})
 _NOT_LOGGED_IN = (
@@ -58,7 +61,7 @@ class ActiveSession:
         self._place = place
         self._patience = parts.timing.quota_patience if patience is None else patience
         self._share = share
-        self._slots: dict[str, deque[float]] = defaultdict(deque)
+        self._slots: dict[str, deque[quota.Slot]] = defaultdict(deque)
         row = _require(_row(parts, place))
         if row.access_token_left.total_seconds() <= parts.timing.refresh_ahead:
             row = _renew(parts, place, row.version)
@@ -68,15 +71,13 @@ class ActiveSession:
     def reserve(self, route: Route, units: int) -> None:
         """Set quota aside for so many calls of a route; KsefRateLimited where that takes long."""
         if group := route.quota_group:
-            self._slots[group].extend(
-                quota.reserve(
-                    self._parts,
-                    self._place,
-                    group,
-                    units,
-                    patience=self._patience,
-                    share=self._share,
-                )
+            self._slots[group].extend(self._reserved(group, units))
+
+    def require(self, route: Route) -> None:
+        """KsefRateLimited where a call of a route could not go soon; sets nothing aside."""
+        if group := route.quota_group:
+            quota.require(
+                self._parts, self._place, group, patience=self._patience, share=self._share
             )
 
     def call(self, route: Route, send: Callable[[str], T]) -> T:
@@ -93,9 +94,7 @@ class ActiveSession:
     def _send(self, route: Route, send: Callable[[str], T]) -> T:
         group = route.quota_group
         if group:
-            if not self._slots[group]:
-                self.reserve(route, 1)
-            clock.sleep(max(0.0, self._slots[group].popleft() - clock.monotonic()))
+            self._wait_for_turn(group)
         try:
             return send(self._access_token())
         except errors.KsefRateLimited as error:
@@ -103,6 +102,39 @@ class ActiveSession:
                 seconds = error.retry_after or DEFAULT_RETRY_AFTER
                 quota.block(self._parts, self._place, group, seconds)
             raise
+
+    def _wait_for_turn(self, group: str) -> None:
+        """Return at the moment for which a call was set aside.
+
+        One that was set aside a while ago is set aside anew: counted where it is really sent. It
+        does not go at all where KSeF has blocked the group meanwhile.
+        """
+        slots = self._slots[group]
+        if not slots:
+            slots.extend(self._reserved(group, 1))
+        slot = slots.popleft()
+        for _ in range(_TURNS):
+            wait = slot.moment - clock.monotonic()
+            if wait > 0:
+                clock.sleep(wait)
+                quota.refuse_if_blocked(self._parts, self._place, group)
+            if clock.monotonic() - slot.moment <= _LATE:
+                return
+            [slot] = self._reserved(group, 1, instead_of=slot)
+        clock.sleep(max(0.0, slot.moment - clock.monotonic()))
+
+    def _reserved(
+        self, group: str, units: int, *, instead_of: quota.Slot | None = None
+    ) -> list[quota.Slot]:
+        return quota.reserve(
+            self._parts,
+            self._place,
+            group,
+            units,
+            patience=self._patience,
+            share=self._share,
+            instead_of=instead_of,
+        )
 
     def _access_token(self) -> str:
         return _open(self._parts, self._place, self._row.access_token, "access token")
@@ -145,6 +177,7 @@ def log_in(parts: Parts, place: Place) -> KsefSession:
                     **_sealed(parts, place, tokens),
                 )
             telemetry.info("logged in to KSeF", **_log_fields(place))
+            _learn_limits(parts, place)
     raise AssertionError("unreachable: the turns end by raising")
 
 
@@ -175,6 +208,7 @@ def _renew(parts: Parts, place: Place, known_version: int) -> Any:
             row = _require(_row(parts, place))
             if row.version == known_version:
                 _store_renewed(parts, place, row)
+                _learn_limits(parts, place)
             return _require(_row(parts, place))
     raise AssertionError("unreachable: the turns end by raising")
 
@@ -244,6 +278,28 @@ def _tokens_for_credential(parts: Parts, place: Place) -> Tokens:
         seconds=parts.timing.login,
         poll=parts.timing.login_poll,
     )
+
+
+def _learn_limits(parts: Parts, place: Place) -> None:
+    """Read the company's own limits, unless that was done within a day.
+
+    Where it fails, the limits known so far hold until the next renewal.
+    """
+    if quota.limits_are_fresh(parts, place):
+        return
+    gateway = parts.ksef[place.environment]
+    try:
+        quota.reserve(parts, place, limits.OTHER, patience=0.0)
+        row = _require(_row(parts, place))
+        found = gateway.rate_limits(_open(parts, place, row.access_token, "access token"))
+        quota.read_limits(parts, place, found)
+    except errors.ProxyError as error:
+        if isinstance(error, errors.KsefRateLimited) and error.ksef:
+            seconds = error.retry_after or DEFAULT_RETRY_AFTER
+            quota.block(parts, place, limits.OTHER, seconds)
+        telemetry.warning(
+            "KSeF's limits could not be read", reason=error.detail, **_log_fields(place)
+        )
 
 
 def _turns(parts: Parts) -> Iterator[None]:

@@ -7,12 +7,21 @@ aside, and the delay varies: every window is reckoned longer by `Timing.quota_ji
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from app import clock, errors, telemetry
 from app.db.queries import limits as queries
 from app.ksef.limits import PUBLISHED, Limits
 from app.services.parts import Parts, Place
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """A call that was set aside, and when it may go: a moment of `clock.monotonic()`."""
+
+    id: int
+    moment: float
 
 
 def reserve(
@@ -23,29 +32,52 @@ def reserve(
     *,
     patience: float,
     share: float = 1.0,
-) -> list[float]:
-    """Set `units` calls of a group aside; when each may go, as moments of `clock.monotonic()`.
+    instead_of: Slot | None = None,
+) -> list[Slot]:
+    """Set `units` calls of a group aside, in place of one that was not sent in time, if any.
 
     Takes at most the `share` of our part of the quota. Raises KsefRateLimited, and sets nothing
     aside, where the last call could not go within `patience` seconds.
     """
     where = _where(place, group)
+    ids: Sequence[Any] = ()
     with parts.db.transaction() as connection:
         row = queries.enter_group(connection, **where)
         if row is None:
             queries.open_group(connection, **where)
             row = queries.enter_group(connection, **where)
+        if instead_of:
+            queries.give_back(connection, id=instead_of.id)
         limits = _limits(row, group, parts.quota_share * share)
         delays = _delays(connection, where, limits, units, row.blocked_for, parts)
         if delays[-1] <= patience:
-            queries.record_calls(connection, **where, delays=delays)
+            ids = list(queries.record_calls(connection, **where, delays=delays))
     now = clock.monotonic()
     if delays[-1] > patience:
-        raise errors.KsefRateLimited(
-            "KSeF's quota for this company is used up for now.",
-            retry_after=math.ceil(delays[-1]),
-        )
-    return [now + delay for delay in delays]
+        raise _used_up(delays[-1])
+    return [Slot(row.id, now + delay) for row, delay in zip(ids, delays, strict=True)]
+
+
+def require(parts: Parts, place: Place, group: str, *, patience: float, share: float) -> None:
+    """KsefRateLimited where a call of the group would have to wait longer than `patience`.
+
+    Sets nothing aside: for work that is not worth beginning if it cannot go on.
+    """
+    where = _where(place, group)
+    with parts.db.transaction() as connection:
+        row = queries.enter_group(connection, **where)
+        limits = _limits(row, group, parts.quota_share * share)
+        [delay] = _delays(connection, where, limits, 1, row.blocked_for if row else None, parts)
+    if delay > patience:
+        raise _used_up(delay)
+
+
+def refuse_if_blocked(parts: Parts, place: Place, group: str) -> None:
+    """KsefRateLimited where KSeF answered 429 after a call was set aside and before it is sent."""
+    with parts.db.transaction() as connection:
+        seconds = queries.blocked_for(connection, **_where(place, group))
+    if seconds is not None:
+        raise _used_up(seconds)
 
 
 def block(parts: Parts, place: Place, group: str, seconds: int) -> None:
@@ -61,14 +93,20 @@ def block(parts: Parts, place: Place, group: str, seconds: int) -> None:
         queries.block_group(connection, **_where(place, group), seconds=seconds)
 
 
-def used_share(parts: Parts, place: Place, group: str) -> float:
-    """How much of the hour's quota of a group is used: 0 none, 1 all of our part."""
-    where = _where(place, group)
+def used_share(parts: Parts, place: Place, *groups: str) -> float:
+    """How much of the hour's quota is used, of the most used group: 0 none, 1 all of our part."""
     with parts.db.transaction() as connection:
-        row = queries.enter_group(connection, **where)
-        used = queries.used(connection, **where, seconds=3600.0 * parts.timing.quota_scale)
-    hourly = _limits(row, group, parts.quota_share).per_hour
-    return used / hourly if hourly > 0 else 0.0
+        rows = list(
+            queries.used(
+                connection,
+                company_nip=place.company_nip,
+                environment=place.environment,
+                quota_groups=list(groups),
+                seconds=3600.0 * parts.timing.quota_scale,
+            )
+        )
+    hourly = [_limits(row, row.quota_group, parts.quota_share).per_hour for row in rows]
+    return max(row.used / most if most > 0 else 0.0 for row, most in zip(rows, hourly, strict=True))
 
 
 def read_limits(parts: Parts, place: Place, limits: dict[str, Limits]) -> None:
@@ -110,6 +148,12 @@ def clear(parts: Parts, place: Place) -> int:
             connection, company_nip=place.company_nip, environment=place.environment
         )
     return lifted
+
+
+def _used_up(seconds: float) -> errors.KsefRateLimited:
+    return errors.KsefRateLimited(
+        "KSeF's quota for this company is used up for now.", retry_after=math.ceil(seconds)
+    )
 
 
 def _limits(row: Any, group: str, share: float) -> Limits:

@@ -22,8 +22,8 @@ _LINKS = "download links"
 class Snapshot:
     """Session, counts and list, always of one moment. `checked_at`: when KSeF was asked.
 
-    `age` and `unchanged_for` are seconds at the moment of reading; `next_check_after` is None
-    where nothing will change any more.
+    `age`, `asked_ago` (since KSeF was last asked at all), `unchanged_for` and `listed_for` are
+    seconds at the moment of reading; `next_check_after` is None where nothing will change any more.
     """
 
     reference_number: str
@@ -32,6 +32,7 @@ class Snapshot:
     checked_at: datetime
     listed: bool
     age: float = 0.0
+    asked_ago: float = 0.0
     unchanged_for: float = 0.0
     listed_for: float | None = None
     next_check_after: int | None = None
@@ -66,22 +67,27 @@ def database_now(parts: Parts) -> datetime:
 
 def load(parts: Parts, place: Place, reference_number: str) -> Snapshot | None:
     """The kept answer, whole; download links are not part of it."""
-    where = _where(place, reference_number)
     with parts.db.transaction() as connection:
-        row = queries.get_session(connection, **where)
-        if row is None:
-            return None
-        invoices = [kept_invoice(kept) for kept in queries.get_invoices(connection, **where)]
+        row = queries.get_session(connection, **_where(place, reference_number))
+    if row is None:
+        return None
     return Snapshot(
         reference_number,
         wire.reading(wire.session_status, row.session),
-        invoices,
+        [_kept_invoice(*values) for values in orjson.loads(row.invoices or "[]")],
         row.checked_at,
         listed=row.listed_at is not None,
         age=row.age,
+        asked_ago=row.asked_ago,
         unchanged_for=row.unchanged_for,
         listed_for=row.listed_for,
     )
+
+
+def mark_asked(parts: Parts, place: Place, reference_number: str, asked_at: datetime) -> None:
+    """Note that KSeF was asked in vain: the earlier answer is given until it is worth it again."""
+    with parts.db.transaction() as connection:
+        queries.mark_asked(connection, **_where(place, reference_number), asked_at=asked_at)
 
 
 def store(parts: Parts, place: Place, new: Snapshot, old: Snapshot | None) -> None:
@@ -89,12 +95,15 @@ def store(parts: Parts, place: Place, new: Snapshot, old: Snapshot | None) -> No
     where = _where(place, new.reference_number)
     known = {invoice.reference_number: invoice for invoice in old.invoices} if old else {}
     changed = [i for i in new.invoices if not _same(i, known.get(i.reference_number))]
+    links = _links(new)
+    if links and not new.listed:  # what was asked after singly has new links, the rest its old ones
+        links = {**_kept_links(parts, place, new.reference_number), **links}
     with parts.db.transaction() as connection:
         stored = queries.put_session(
             connection,
             **where,
             session=orjson.dumps(wire.session_json(new.session)).decode(),
-            links=_sealed_links(parts, place, new),
+            links=_sealed(parts, place, links),
             final=new.final,
             checked_at=new.checked_at,
             changed=old is None
@@ -110,21 +119,7 @@ def upo_link(
     parts: Parts, place: Place, reference_number: str, name: str, now: datetime
 ) -> str | None:
     """A download link that is still good, for a KSeF number or the reference of a UPO's page."""
-    with parts.db.transaction() as connection:
-        sealed = queries.get_links(connection, **_where(place, reference_number))
-    if sealed is None:
-        return None
-    try:
-        links = parts.vault.open(
-            sealed,
-            company_nip=place.company_nip,
-            environment=place.environment,
-            purpose=_LINKS,
-        )
-    except SealError as error:
-        telemetry.warning("kept download links do not open", reason=str(error))
-        return None
-    url, valid_until = orjson.loads(links).get(name, (None, None))
+    url, valid_until = _kept_links(parts, place, reference_number).get(name, ("", ""))
     return url if url and datetime.fromisoformat(valid_until) > now else None
 
 
@@ -140,7 +135,7 @@ def freshness(parts: Parts, snapshot: Snapshot, used_share: float) -> float:
 
 def wait_for_next(window: float, snapshot: Snapshot) -> int:
     """Whole seconds until asking again is worth it."""
-    return max(1, math.ceil(window - snapshot.age))
+    return max(1, math.ceil(window - snapshot.asked_ago))
 
 
 def _same(new: SessionInvoice, old: SessionInvoice | None) -> bool:
@@ -185,13 +180,51 @@ def kept_invoice(row: Any) -> SessionInvoice:
         acquisition_date=row.acquisition_date,
         status=status,
         duplicate_of=duplicate_of,
-        upo_link=None,
     )
 
 
-def _sealed_links(parts: Parts, place: Place, snapshot: Snapshot) -> bytes | None:
-    """The links of an answer in one sealed piece; None where there is none."""
-    links = _links(snapshot)
+def _kept_invoice(
+    ordinal_number: int,
+    reference_number: str,
+    invoice_number: str | None,
+    ksef_number: str | None,
+    acquisition_date: str | None,
+    status_json: dict[str, Any],
+) -> SessionInvoice:
+    status, duplicate_of = wire.invoice_status(status_json)
+    return SessionInvoice(
+        ordinal_number=ordinal_number,
+        reference_number=reference_number,
+        invoice_number=invoice_number,
+        ksef_number=ksef_number,
+        acquisition_date=datetime.fromisoformat(acquisition_date) if acquisition_date else None,
+        status=status,
+        duplicate_of=duplicate_of,
+    )
+
+
+def _kept_links(parts: Parts, place: Place, reference_number: str) -> dict[str, tuple[str, str]]:
+    """The kept links by KSeF number or page: each with the end of its validity."""
+    with parts.db.transaction() as connection:
+        sealed = queries.get_links(connection, **_where(place, reference_number))
+    if sealed is None:
+        return {}
+    try:
+        links = parts.vault.open(
+            sealed,
+            company_nip=place.company_nip,
+            environment=place.environment,
+            purpose=_LINKS,
+        )
+    except SealError as error:
+        telemetry.warning("kept download links do not open", reason=str(error))
+        return {}
+    found: dict[str, tuple[str, str]] = orjson.loads(links)
+    return found
+
+
+def _sealed(parts: Parts, place: Place, links: Mapping[str, tuple[str, str]]) -> bytes | None:
+    """Links in one sealed piece; None where there is none."""
     if not links:
         return None
     return parts.vault.seal(

@@ -2,11 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import datetime
 
 from app import errors
 from app.ksef import limits
-from app.ksef.gateway import SESSION, SESSION_INVOICE, Gateway
+from app.ksef.gateway import SESSION, SESSION_INVOICE, SESSION_INVOICES, Gateway
 from app.ksef.listing import all_invoices
+from app.ksef.transport import DEFAULT_RETRY_AFTER
 from app.ksef.wire import SessionInvoice as SessionInvoice
 from app.ksef.wire import SessionStatus
 from app.services import flight, linking, outages, quota, refusals, snapshots, together
@@ -24,13 +26,14 @@ def check_session(
 
     Raises OutageSimulation, NoActiveKsefSession, SessionNotFound, and what the gateway raises.
     """
-    outages.refuse_if_simulated(parts, place)
-    snapshot = _known(parts, place, reference_number)
-    if snapshot is None:
-        bearer = bearer or ActiveSession(parts, place)
-        snapshot = _new(parts, place, bearer, reference_number)
-    linking.link(parts, place, reference_number, snapshot.invoices)
-    return snapshot
+    with parts.db.one_transaction():
+        outages.refuse_if_simulated(parts, place)
+        if known := _known(parts, place, reference_number):
+            linking.link(parts, place, reference_number, known.invoices)
+            return known
+    new = _new(parts, place, bearer or ActiveSession(parts, place), reference_number)
+    linking.link(parts, place, reference_number, new.invoices)
+    return new
 
 
 def _known(parts: Parts, place: Place, reference_number: str) -> Snapshot | None:
@@ -39,7 +42,7 @@ def _known(parts: Parts, place: Place, reference_number: str) -> Snapshot | None
     if kept is None or kept.final:
         return kept
     window = _window(parts, place, kept)
-    return _dated(kept, window) if kept.age < window else None
+    return _dated(kept, window) if kept.asked_ago < window else None
 
 
 def _new(parts: Parts, place: Place, bearer: ActiveSession, reference_number: str) -> Snapshot:
@@ -72,13 +75,15 @@ def _ask(parts: Parts, place: Place, bearer: ActiveSession, reference_number: st
     try:
         if kept and together.refresh(parts, place, bearer):
             kept = snapshots.load(parts, place, reference_number) or kept
-            if kept.age < parts.timing.fresh_least:
+            if kept.asked_ago < parts.timing.fresh_least:
                 return _dated(kept, _window(parts, place, kept))
+        if kept is None:  # not begun where its list would have to wait
+            bearer.require(SESSION_INVOICES)
         asked = _Question(parts, place, bearer, reference_number, kept).ask()
-    except errors.KsefRateLimited:
+    except errors.KsefRateLimited as error:
         if kept is None:
             raise
-        return _dated(kept, _window(parts, place, kept))
+        return replace(kept, next_check_after=error.retry_after or DEFAULT_RETRY_AFTER)
     if asked is not kept:
         snapshots.store(parts, place, asked, kept)
     return asked if asked.final else _dated(asked, _window(parts, place, asked))
@@ -97,6 +102,7 @@ class _Question:
     ) -> None:
         self._gateway: Gateway = parts.ksef[place.environment]
         self._parts = parts
+        self._place = place
         self._bearer = bearer
         self._reference_number = reference_number
         self._kept = kept
@@ -105,15 +111,19 @@ class _Question:
         """One consistent snapshot: the new one, or the earlier one whole."""
         checked_at = snapshots.database_now(self._parts)
         session = self._status()
-        invoices, listed = self._invoices(session)
+        try:
+            invoices, listed = self._invoices(session)
+        except errors.KsefRateLimited:
+            self._mark_asked(checked_at)
+            raise
         if invoices is None and self._kept:
+            self._mark_asked(checked_at)
             return self._kept
         snapshot = Snapshot(self._reference_number, session, invoices or [], checked_at, listed)
         if snapshot.fits:
             return snapshot
         if session.status.is_final:
-            # KSeF writes the last invoices just after the session's code: the list catches up.
-            return replace(snapshot, invoices=self._list(session), listed=True)
+            return self._listed_again(snapshot)
         # Invoices came in between the two calls: the counts catch up.
         return replace(snapshot, session=self._status())
 
@@ -121,6 +131,22 @@ class _Question:
         return self._bearer.call(
             SESSION, lambda access: self._gateway.session_status(access, self._reference_number)
         )
+
+    def _listed_again(self, snapshot: Snapshot) -> Snapshot:
+        """KSeF writes the last invoices just after the session's code: the list catches up.
+
+        Once only: where that does not help, the answer is told as one that is not final.
+        """
+        if self._kept and self._kept.session.status.is_final:
+            return snapshot
+        try:
+            return replace(snapshot, invoices=self._list(snapshot.session), listed=True)
+        except errors.KsefRateLimited:
+            return snapshot
+
+    def _mark_asked(self, moment: datetime) -> None:
+        if self._kept:
+            snapshots.mark_asked(self._parts, self._place, self._reference_number, moment)
 
     def _list(self, session: SessionStatus) -> Sequence[SessionInvoice]:
         return all_invoices(
@@ -136,13 +162,16 @@ class _Question:
         if session.invoice_count == 0 and (session.counted or not session.status.is_final):
             return [], False
         kept = self._kept
-        if kept is None or not kept.listed or session.invoice_count != len(kept.invoices):
+        if kept is None or not kept.listed or session.invoice_count != kept.session.invoice_count:
             return self._list(session), True
-        if len(kept.moving) <= _ONE_BY_ONE:
-            return self._refreshed(kept), False
-        if session.status.is_final or (kept.listed_for or 0) >= self._parts.timing.relist:
+        if kept.session.status.is_final or len(kept.moving) > _ONE_BY_ONE:
+            ended = session.status.is_final and not kept.session.status.is_final
+            if ended or (kept.listed_for or 0) >= self._parts.timing.relist:
+                return self._list(session), True
+            return None, False
+        if session.invoice_count != len(kept.invoices):  # the list was behind the counts
             return self._list(session), True
-        return None, False
+        return self._refreshed(kept), False
 
     def _refreshed(self, kept: Snapshot) -> Sequence[SessionInvoice]:
         """The kept invoices, those that were moving asked after one by one."""
@@ -163,9 +192,7 @@ class _Question:
 
 def _window(parts: Parts, place: Place, snapshot: Snapshot) -> float:
     """Seconds for which the answer is fresh."""
-    used = max(
-        quota.used_share(parts, place, group) for group in (limits.SESSION, limits.INVOICE_LIST)
-    )
+    used = quota.used_share(parts, place, limits.SESSION, limits.INVOICE, limits.INVOICE_LIST)
     return snapshots.freshness(parts, snapshot, used)
 
 

@@ -23,7 +23,7 @@ def refresh(parts: Parts, place: Place, bearer: ActiveSession) -> bool:
     """Whether the company's moving sessions were asked after together.
 
     Those that did not change are fresh again; one that did is still to be asked after by itself.
-    Not done for a few sessions, while somebody else does it, or where KSeF's quota is short.
+    Not done for a few sessions, while somebody else does it, or where KSeF will not list them.
     """
     with try_lease(parts, f"sessions {place.environment} {place.company_nip}") as mine:
         if not mine:
@@ -34,7 +34,7 @@ def refresh(parts: Parts, place: Place, bearer: ActiveSession) -> bool:
         checked_at = snapshots.database_now(parts)
         try:
             listed = _list(parts, place, bearer, stale)
-        except errors.KsefRateLimited:
+        except (errors.KsefRateLimited, errors.KsefError, errors.KsefInvalidResponse):
             return False
         with parts.db.transaction() as connection:
             queries.confirm_sessions(

@@ -1,7 +1,8 @@
 -- What KSeF told is kept, and what it may be asked is counted: N replicas act as one client of KSeF.
 
 -- A session as KSeF told it at checked_at. KSeF's own JSON of it, but for download links, which are
--- secrets and stand sealed, in one piece, in links.
+-- secrets and stand sealed, in one piece, in links. asked_at: when KSeF was last asked at all; later
+-- than checked_at where its answer could not be made whole and the earlier one was given again.
 CREATE TABLE kept_sessions (
     company_nip      text NOT NULL REFERENCES companies (nip),
     environment      ksef_environment NOT NULL,
@@ -10,6 +11,7 @@ CREATE TABLE kept_sessions (
     links            bytea,
     final            boolean NOT NULL,
     checked_at       timestamptz NOT NULL,
+    asked_at         timestamptz NOT NULL,
     changed_at       timestamptz NOT NULL,
     listed_at        timestamptz,
     PRIMARY KEY (company_nip, environment, reference_number)
@@ -34,6 +36,11 @@ CREATE TABLE kept_invoices (
 );
 CREATE INDEX kept_invoices_ksef_number ON kept_invoices (company_nip, environment, ksef_number);
 CREATE INDEX kept_invoices_invoice_number ON kept_invoices (company_nip, environment, invoice_number);
+
+-- The company's own rows are looked for by the same numbers.
+CREATE INDEX synced_invoices_invoice_number ON synced_invoices (company_nip, environment, invoice_number);
+CREATE INDEX offline_invoices_invoice_number ON offline_invoices (company_nip, environment, invoice_number);
+CREATE INDEX offline_invoices_ksef_number ON offline_invoices (company_nip, environment, ksef_number);
 
 -- KSeF's refusals of a question, so that asking in vain again and again costs no quota.
 CREATE TABLE kept_refusals (
@@ -66,6 +73,7 @@ ALTER TABLE upos ALTER COLUMN content SET STORAGE EXTERNAL;
 
 -- One row for each call that was allowed, so that the windows are exact.
 CREATE TABLE quota_calls (
+    id          bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     company_nip text NOT NULL,
     environment ksef_environment NOT NULL,
     quota_group text NOT NULL,

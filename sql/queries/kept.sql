@@ -1,26 +1,42 @@
 -- name: get_session(company_nip, environment, reference_number)^
+-- A session with its invoices, in one statement: between two of them a newer answer may be stored.
 -- How old the answer is, is decided by the database's clock, the same for every replica.
 SELECT
     session,
-    final,
     checked_at,
-    changed_at,
     listed_at,
     extract(epoch FROM clock_timestamp() - checked_at)::float8 AS age,
+    extract(epoch FROM clock_timestamp() - asked_at)::float8 AS asked_ago,
     extract(epoch FROM clock_timestamp() - changed_at)::float8 AS unchanged_for,
-    extract(epoch FROM clock_timestamp() - listed_at)::float8 AS listed_for
-FROM kept_sessions
+    extract(epoch FROM clock_timestamp() - listed_at)::float8 AS listed_for,
+    (
+        SELECT json_agg(
+            json_build_array(
+                invoice.ordinal_number,
+                invoice.reference_number,
+                invoice.invoice_number,
+                invoice.ksef_number,
+                invoice.acquisition_date,
+                invoice.status
+            )
+            ORDER BY invoice.ordinal_number
+        )::text
+        FROM kept_invoices AS invoice
+        WHERE invoice.company_nip = kept.company_nip
+          AND invoice.environment = kept.environment
+          AND invoice.session_reference_number = kept.reference_number
+    ) AS invoices
+FROM kept_sessions AS kept
 WHERE company_nip = :company_nip
   AND environment = :environment
   AND reference_number = :reference_number;
 
--- name: get_invoices(company_nip, environment, reference_number)
-SELECT reference_number, ordinal_number, invoice_number, ksef_number, acquisition_date, status
-FROM kept_invoices
+-- name: mark_asked(company_nip, environment, reference_number, asked_at)!
+-- KSeF was asked, and the earlier answer stays: nobody asks again before its window has passed.
+UPDATE kept_sessions SET asked_at = greatest(asked_at, :asked_at)
 WHERE company_nip = :company_nip
   AND environment = :environment
-  AND session_reference_number = :reference_number
-ORDER BY ordinal_number;
+  AND reference_number = :reference_number;
 
 -- name: get_links(company_nip, environment, reference_number)$
 SELECT links
@@ -37,11 +53,11 @@ SELECT clock_timestamp();
 -- changed, listed: whether KSeF's answer differs from the kept one, and whether it was listed anew.
 INSERT INTO kept_sessions AS kept (
     company_nip, environment, reference_number,
-    session, links, final, checked_at, changed_at, listed_at
+    session, links, final, checked_at, asked_at, changed_at, listed_at
 )
 VALUES (
     :company_nip, :environment, :reference_number,
-    :session::jsonb, :links, :final, :checked_at, :checked_at,
+    :session::jsonb, :links, :final, :checked_at, :checked_at, :checked_at,
     CASE WHEN :listed THEN :checked_at::timestamptz END
 )
 ON CONFLICT (company_nip, environment, reference_number) DO UPDATE SET
@@ -49,6 +65,7 @@ ON CONFLICT (company_nip, environment, reference_number) DO UPDATE SET
     links = coalesce(excluded.links, kept.links),
     final = excluded.final,
     checked_at = excluded.checked_at,
+    asked_at = greatest(kept.asked_at, excluded.asked_at),
     changed_at = CASE WHEN :changed THEN excluded.checked_at ELSE kept.changed_at END,
     listed_at = coalesce(excluded.listed_at, kept.listed_at)
 WHERE kept.checked_at <= excluded.checked_at AND NOT kept.final
@@ -84,13 +101,13 @@ FROM kept_sessions
 WHERE company_nip = :company_nip
   AND environment = :environment
   AND NOT final
-  AND checked_at < clock_timestamp() - make_interval(secs => :seconds)
+  AND asked_at < clock_timestamp() - make_interval(secs => :seconds)
   AND checked_at > clock_timestamp() - interval '1 day';
 
 -- name: confirm_sessions(company_nip, environment, reference_numbers, sessions, checked_at)!
 -- Answers of many sessions at once, of which nothing but the time of asking changed.
 UPDATE kept_sessions AS kept
-SET checked_at = :checked_at
+SET checked_at = :checked_at, asked_at = :checked_at
 FROM unnest(:reference_numbers::text[], :sessions::jsonb[]) AS told (reference_number, session)
 WHERE kept.company_nip = :company_nip
   AND kept.environment = :environment

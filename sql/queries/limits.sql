@@ -32,8 +32,22 @@ SELECT
 FROM unnest(:skips::integer[], :takes::integer[]) WITH ORDINALITY AS asked (skip, take, number)
 ORDER BY asked.number;
 
--- name: record_calls(company_nip, environment, quota_group, delays)!
--- delays: seconds from now of each call. What is older than every window goes, a little each time.
+-- name: blocked_for(company_nip, environment, quota_group)$
+-- Seconds for which no call of the group may go; null where none is in the way.
+SELECT extract(epoch FROM blocked_until - clock_timestamp())::float8
+FROM quota_groups
+WHERE company_nip = :company_nip
+  AND environment = :environment
+  AND quota_group = :quota_group
+  AND blocked_until > clock_timestamp();
+
+-- name: give_back(id)!
+-- A call that was set aside and not sent in time.
+DELETE FROM quota_calls WHERE id = :id;
+
+-- name: record_calls(company_nip, environment, quota_group, delays)
+-- delays: seconds from now of each call; the ids, in their order. What is older than every window
+-- goes, a little each time.
 WITH forgotten AS (
     DELETE FROM quota_calls
     WHERE ctid = ANY (ARRAY(
@@ -50,8 +64,10 @@ WITH forgotten AS (
 INSERT INTO quota_calls (company_nip, environment, quota_group, reserved_at)
 SELECT
     :company_nip, :environment, :quota_group,
-    clock_timestamp() + make_interval(secs => delay)
-FROM unnest(:delays::float8[]) AS delay;
+    clock_timestamp() + make_interval(secs => asked.delay)
+FROM unnest(:delays::float8[]) WITH ORDINALITY AS asked (delay, number)
+ORDER BY asked.number
+RETURNING id;
 
 -- name: block_group(company_nip, environment, quota_group, seconds)!
 INSERT INTO quota_groups (company_nip, environment, quota_group, blocked_until)
@@ -84,13 +100,26 @@ SELECT coalesce(max(limits_read_at) > now() - interval '1 day', false)
 FROM quota_groups
 WHERE company_nip = :company_nip AND environment = :environment;
 
--- name: used(company_nip, environment, quota_group, seconds)$
-SELECT count(*)
-FROM quota_calls
-WHERE company_nip = :company_nip
-  AND environment = :environment
-  AND quota_group = :quota_group
-  AND reserved_at > clock_timestamp() - make_interval(secs => :seconds);
+-- name: used(company_nip, environment, quota_groups, seconds)
+-- Calls of some groups in the last seconds, with the groups' limits. Waits for nobody.
+SELECT
+    asked.quota_group,
+    quota_groups.per_second,
+    quota_groups.per_minute,
+    quota_groups.per_hour,
+    (
+        SELECT count(*)
+        FROM quota_calls
+        WHERE quota_calls.company_nip = :company_nip
+          AND quota_calls.environment = :environment
+          AND quota_calls.quota_group = asked.quota_group
+          AND quota_calls.reserved_at > clock_timestamp() - make_interval(secs => :seconds)
+    ) AS used
+FROM unnest(:quota_groups::text[]) AS asked (quota_group)
+LEFT JOIN quota_groups
+    ON quota_groups.company_nip = :company_nip
+    AND quota_groups.environment = :environment
+    AND quota_groups.quota_group = asked.quota_group;
 
 -- name: show_groups(company_nip, environment)
 SELECT

@@ -27,8 +27,8 @@ def _company(make_company):
 
 def reserve(parts, units=1, *, group=limits.SESSION, patience=0.0, share=1.0):
     now = clock.monotonic()
-    moments = quota.reserve(parts, PLACE, group, units, patience=patience, share=share)
-    return [max(0.0, moment - now) for moment in moments]
+    slots = quota.reserve(parts, PLACE, group, units, patience=patience, share=share)
+    return [max(0.0, slot.moment - now) for slot in slots]
 
 
 def test_nine_in_a_second_and_the_tenth_waits_for_the_window(parts):
