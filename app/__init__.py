@@ -9,6 +9,7 @@ from app.api.context import EXTENSION
 from app.crypto import Vault
 from app.db.pool import Database, PoolTiming
 from app.ksef.gateway import Gateway
+from app.ksef.retry import Retry
 from app.ksef.transport import Transport
 from app.services import outages
 from app.services.parts import Parts
@@ -61,6 +62,7 @@ def make_parts(chosen: Settings) -> Parts:
                     connect=timing.ksef_connect,
                     call=timing.ksef_call,
                     download=timing.ksef_download,
+                    retry=Retry(timing.retry_left, timing.retry_least, timing.retry_most),
                     threads=chosen.web_threads,
                     proxy_url=chosen.ksef_proxy_url,
                     ca_bundle=chosen.ksef_ca_bundle,

@@ -1,10 +1,16 @@
 """The time, asked for in one place, so that nobody else has to."""
 
+import math
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from datetime import UTC, datetime
 from zoneinfo import ZoneInfo
 
 WARSAW = ZoneInfo("Europe/Warsaw")
+
+_deadline: ContextVar[float] = ContextVar("deadline", default=math.inf)
 
 
 def now() -> datetime:
@@ -20,3 +26,18 @@ def monotonic() -> float:
 def sleep(seconds: float) -> None:
     """Wait for so many seconds."""
     time.sleep(seconds)
+
+
+@contextmanager
+def within(seconds: float) -> Iterator[None]:
+    """Give what is done inside so many seconds; less where it stands within something shorter."""
+    token = _deadline.set(min(_deadline.get(), monotonic() + seconds))
+    try:
+        yield
+    finally:
+        _deadline.reset(token)
+
+
+def time_left() -> float:
+    """Seconds that are left of what this thread stands `within`; infinite outside of it."""
+    return _deadline.get() - monotonic()

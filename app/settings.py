@@ -32,6 +32,9 @@ class Timing:
     ksef_call: float = 8.0  # one call, from the first byte sent to the last received
     ksef_download: float = 5.0  # a UPO by its download link
     ksef_listing: float = 15.0  # all pages of a session's invoices
+    retry_left: float = 5.0  # a call is repeated only where so much of the request is left
+    retry_least: float = 0.1  # the pause before it
+    retry_most: float = 0.4
     login: float = 20.0  # from the challenge to the redeemed tokens
     login_poll: float = 0.2  # between two looks at a login in progress; doubles up to 1 s
     refresh_ahead: float = 60.0  # an access token this close to its end is renewed first

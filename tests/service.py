@@ -37,6 +37,9 @@ QUICK = Timing(
     ksef_connect=1.0,
     ksef_call=2.0,
     request=5.0,
+    retry_left=1.0,
+    retry_least=0.01,
+    retry_most=0.04,
     # Nothing that moves is kept, and nothing that is refused: each test asks for that by itself.
     fresh_least=0.0,
     fresh_most=0.0,

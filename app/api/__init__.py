@@ -3,13 +3,15 @@
 import re
 import time
 import uuid
+from contextlib import ExitStack
 from typing import Any
 
 from flask import Flask, Response, g, request
 from flask_smorest import Api
 
-from app import telemetry
+from app import clock, telemetry
 from app.api import auth, invoices, ops, outages, problems, status, upo
+from app.api.context import settings
 from app.api.responses import json_response
 from app.version import VERSION
 
@@ -54,12 +56,15 @@ def register(app: Flask) -> None:
     problems.register(app)
     app.before_request(_begin)
     app.after_request(_end)
+    app.teardown_request(_close)
 
 
 def _begin() -> None:
     given = request.headers.get("X-Request-ID", "")
     telemetry.request_id.set(given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex)
     g.began = time.perf_counter()
+    g.time = ExitStack()
+    g.time.enter_context(clock.within(settings().timing.request))
 
 
 def _end(response: Response) -> Response:
@@ -68,6 +73,11 @@ def _end(response: Response) -> Response:
     response.headers["Content-Security-Policy"] = "default-src 'none'; frame-ancestors 'none'"
     telemetry.info("request", **_log_line(response))
     return response
+
+
+def _close(_error: BaseException | None) -> None:
+    if time_given := g.pop("time", None):
+        time_given.close()
 
 
 def _log_line(response: Response) -> dict[str, Any]:

@@ -74,6 +74,17 @@ class Document:
     sha256: bytes | None
 
 
+class TokensLost(errors.KsefUnreachable):
+    """A login may have succeeded at KSeF, and its tokens did not arrive: only another one helps.
+
+    `failure` is what happened to the call.
+    """
+
+    def __init__(self, failure: errors.KsefFailure) -> None:
+        super().__init__(failure.detail, ksef=failure.ksef)
+        self.failure = failure
+
+
 class Bearer(Protocol):
     """A company's KSeF session, as far as a call needs it: its token, and its quota."""
 
@@ -102,10 +113,13 @@ class Gateway:
 
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
+        self.retry = transport.retry
 
     def public_keys(self) -> list[wire.PublicKey]:
         """KSeF's public keys, for all usages."""
-        answer = self._transport.send(PUBLIC_KEYS.method, PUBLIC_KEYS.path())
+        answer = self.retry.once(
+            lambda: self._transport.send(PUBLIC_KEYS.method, PUBLIC_KEYS.path())
+        )
         return wire.reading(wire.public_keys, answer.json())
 
     def challenge(self) -> wire.Challenge:
@@ -131,23 +145,37 @@ class Gateway:
 
     def login_status(self, login: wire.StartedLogin) -> wire.Status:
         """How far a login is: 100 in progress, 200 done, else refused."""
-        answer = self._transport.send(
-            LOGIN_STATUS.method,
-            LOGIN_STATUS.path(login.reference_number),
-            bearer=login.operation_token.value,
+        answer = self.retry.once(
+            lambda: self._transport.send(
+                LOGIN_STATUS.method,
+                LOGIN_STATUS.path(login.reference_number),
+                bearer=login.operation_token.value,
+            )
         )
         return wire.reading(wire.login_status, answer.json())
 
     def redeem(self, login: wire.StartedLogin) -> wire.Tokens:
-        """The tokens of a finished login. KSeF gives them once only."""
-        answer = self._transport.send(
-            REDEEM.method, REDEEM.path(), bearer=login.operation_token.value
-        )
-        return wire.reading(wire.tokens, answer.json())
+        """The tokens of a finished login. KSeF gives them once only.
+
+        TokensLost where its answer did not come, or not whole: they cannot be asked for again.
+        """
+        try:
+            answer = self._transport.send(
+                REDEEM.method, REDEEM.path(), bearer=login.operation_token.value
+            )
+            return wire.reading(wire.tokens, answer.json())
+        except (errors.KsefUnreachable, errors.KsefInvalidResponse) as error:
+            raise TokensLost(error) from error
+        except errors.KsefError as error:
+            if error.ksef is None or error.ksef.http_status < 500:
+                raise
+            raise TokensLost(error) from error
 
     def refresh(self, refresh_token: str) -> wire.Token:
         """A new access token. The refresh token stays as it is."""
-        answer = self._transport.send(REFRESH.method, REFRESH.path(), bearer=refresh_token)
+        answer = self.retry.once(
+            lambda: self._transport.send(REFRESH.method, REFRESH.path(), bearer=refresh_token)
+        )
         return wire.reading(wire.access_token, answer.json())
 
     def revoke(self, bearer: str) -> None:

@@ -23,25 +23,23 @@ def all_invoices(
     KsefInvalidResponse where the pages do not end, KsefUnreachable after `seconds`.
     """
     bearer.reserve(SESSION_INVOICES, max(1, -(-expected // PAGE_SIZE)))
-    deadline = clock.monotonic() + seconds
-    try:
-        found = _walk(gateway, bearer, reference_number, deadline)
-    except errors.KsefError as error:
-        if error.ksef is None or error.ksef.code != BAD_CONTINUATION_TOKEN:
-            raise
-        found = _walk(gateway, bearer, reference_number, deadline)
+    with clock.within(seconds):
+        try:
+            found = _walk(gateway, bearer, reference_number)
+        except errors.KsefError as error:
+            if error.ksef is None or error.ksef.code != BAD_CONTINUATION_TOKEN:
+                raise
+            found = _walk(gateway, bearer, reference_number)
     return sorted(found.values(), key=lambda invoice: invoice.ordinal_number)
 
 
-def _walk(
-    gateway: Gateway, bearer: Bearer, reference_number: str, deadline: float
-) -> dict[str, SessionInvoice]:
+def _walk(gateway: Gateway, bearer: Bearer, reference_number: str) -> dict[str, SessionInvoice]:
     """The invoices by their reference numbers: one that stands on two pages counts once."""
     found: dict[str, SessionInvoice] = {}
     seen: set[str] = set()
     token: str | None = None
     for _ in range(MAX_PAGES):
-        if clock.monotonic() > deadline:
+        if clock.time_left() <= 0:
             raise errors.KsefUnreachable("KSeF did not list the session's invoices in time.")
         page = _page(gateway, bearer, reference_number, token)
         found.update((invoice.reference_number, invoice) for invoice in page.invoices)

@@ -11,9 +11,10 @@ from urllib.parse import urlsplit
 import orjson
 import requests
 import urllib3
-from requests.adapters import HTTPAdapter
 
 from app import clock, errors, telemetry
+from app.ksef import wall_clock
+from app.ksef.retry import NoAnswer, Retry
 from app.version import VERSION
 
 USER_AGENT = f"ksef-proxy/{VERSION}"
@@ -51,7 +52,8 @@ class Transport:
     """Speaks with the KSeF of one environment. `url` is its base, `/v2` included.
 
     `connect`, `call` and `download` are seconds: to connect, for a whole call, and for fetching a
-    download link. Thread-safe.
+    download link; less where the request has less left. `retry` tells when a call that changes
+    nothing may be sent once more, which is up to whoever sends it. Thread-safe.
     """
 
     def __init__(
@@ -62,6 +64,7 @@ class Transport:
         connect: float,
         call: float,
         download: float = 5.0,
+        retry: Retry = Retry(),  # noqa: B008 - frozen
         threads: int,
         proxy_url: str | None = None,
         ca_bundle: str | None = None,
@@ -71,6 +74,7 @@ class Transport:
         self._connect = connect
         self._call = call
         self._download = download
+        self.retry = retry
         self._session = _http_session(threads, proxy_url, ca_bundle)
 
     def send(
@@ -92,21 +96,24 @@ class Transport:
         sent_headers = {"X-Error-Format": "problem-details", **(headers or {})}
         if bearer is not None:
             sent_headers["Authorization"] = f"Bearer {bearer}"
-        deadline = clock.monotonic() + self._call
-        try:
-            with self._session.request(
-                method,
-                self._url + path,
-                params=params,
-                headers=sent_headers,
-                json=json,
-                timeout=(min(self._connect, self._call), self._call),
-                allow_redirects=False,
-                stream=True,
-            ) as response:
-                body = _read(response, limit, deadline)
-        except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
-            raise self._unreachable(method, path, error) from None
+        seconds = min(self._call, clock.time_left())
+        if seconds <= 0:
+            raise errors.KsefUnreachable("KSeF did not answer in time.")
+        with wall_clock.exchange(seconds, connect=self._connect) as exchange:
+            try:
+                with self._session.request(
+                    method,
+                    self._url + path,
+                    params=params,
+                    headers=sent_headers,
+                    json=json,
+                    timeout=seconds,
+                    allow_redirects=False,
+                    stream=True,
+                ) as response:
+                    body = _read(response, limit, exchange.until)
+            except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
+                raise self._unreachable(method, path, error, exchange.answered) from None
         answer = Answer(response.status_code, body, response.headers)
         if warning := response.headers.get("X-System-Warning"):
             telemetry.warning("KSeF warns", environment=self.environment, text=warning[:500])
@@ -122,16 +129,16 @@ class Transport:
         if not self._is_ours(url):
             telemetry.warning("a download link leads elsewhere", environment=self.environment)
             return None
-        deadline = clock.monotonic() + self._download
+        seconds = min(self._download, clock.time_left())
         try:
-            with self._session.get(
-                url,
-                timeout=(min(self._connect, self._download), self._download),
-                allow_redirects=False,
-                stream=True,
-            ) as response:
-                body = _read(response, limit, deadline)
-        except (requests.RequestException, errors.KsefInvalidResponse) as error:
+            with (
+                wall_clock.exchange(seconds, connect=self._connect) as exchange,
+                self._session.get(
+                    url, timeout=max(seconds, 0.001), allow_redirects=False, stream=True
+                ) as response,
+            ):
+                body = _read(response, limit, exchange.until)
+        except (requests.RequestException, errors.KsefInvalidResponse, OSError) as error:
             telemetry.info("download link failed", kind=type(error).__name__)
             return None
         if response.status_code != 200 or not body.lstrip(_BLANK).startswith(_DOCUMENTS):
@@ -151,16 +158,22 @@ class Transport:
         except ValueError:
             return False
 
-    def _unreachable(self, method: str, path: str, error: Exception) -> errors.KsefUnreachable:
+    def _unreachable(
+        self, method: str, path: str, error: Exception, answered: bool
+    ) -> errors.KsefUnreachable:
         telemetry.warning(
             "KSeF call failed",
             environment=self.environment,
             call=f"{method} {path}",
             kind=type(error).__name__,
         )
-        if isinstance(error, (requests.Timeout, urllib3.exceptions.TimeoutError)):
+        if isinstance(error, (requests.Timeout, urllib3.exceptions.TimeoutError, TimeoutError)):
             return errors.KsefUnreachable("KSeF did not answer in time.")
-        return errors.KsefUnreachable("KSeF could not be reached, or broke off its answer.")
+        if isinstance(error, requests.exceptions.SSLError):
+            return errors.KsefUnreachable("No secure connection to KSeF could be made.")
+        if answered or _is_our_trouble(error):
+            return errors.KsefUnreachable("KSeF could not be reached, or broke off its answer.")
+        return NoAnswer("KSeF could not be reached, or broke off before its answer.")
 
 
 def _http_session(threads: int, proxy_url: str | None, ca_bundle: str | None) -> requests.Session:
@@ -171,12 +184,20 @@ def _http_session(threads: int, proxy_url: str | None, ca_bundle: str | None) ->
     session.cookies.set_policy(http.cookiejar.DefaultCookiePolicy(allowed_domains=[]))
     if proxy_url:
         session.proxies = {"http": proxy_url, "https": proxy_url}
-    if ca_bundle:
-        session.verify = ca_bundle
-    adapter = HTTPAdapter(pool_maxsize=threads, max_retries=0)
+    adapter = wall_clock.Adapter(threads=threads, ca_bundle=ca_bundle)
     session.mount("https://", adapter)
     session.mount("http://", adapter)
     return session
+
+
+def _is_our_trouble(error: BaseException | None) -> bool:
+    """Whether a name was not resolved: our network's trouble, which does not pass in a moment."""
+    while error is not None:
+        if isinstance(error, urllib3.exceptions.NameResolutionError):
+            return True
+        reason = getattr(error, "reason", None)
+        error = reason if isinstance(reason, BaseException) else error.__context__
+    return False
 
 
 def _read(response: requests.Response, limit: int, deadline: float) -> bytes:

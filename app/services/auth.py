@@ -92,6 +92,21 @@ class ActiveSession:
             return self._send(route, send)
 
     def _send(self, route: Route, send: Callable[[str], T]) -> T:
+        """Send, and once more where that changes nothing, may help and finds quota."""
+        if route.method != "GET":
+            return self._send_once(route, send)
+        return self._parts.ksef[self._place.environment].retry.once(
+            lambda: self._send_once(route, send), may=lambda: self._may_send_again(route)
+        )
+
+    def _may_send_again(self, route: Route) -> bool:
+        try:
+            self.reserve(route, 1)
+        except errors.KsefRateLimited:
+            return False
+        return True
+
+    def _send_once(self, route: Route, send: Callable[[str], T]) -> T:
         group = route.quota_group
         if group:
             self._wait_for_turn(group)

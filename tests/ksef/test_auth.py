@@ -17,7 +17,7 @@ from responses.matchers import header_matcher
 
 from app import clock, errors
 from app.ksef.auth import LoginRefused, log_in_with_token
-from app.ksef.gateway import Gateway
+from app.ksef.gateway import Gateway, TokensLost
 from app.ksef.wire import Tokens
 from tests.ksef import answers
 from tests.ksef.answers import URL
@@ -267,6 +267,6 @@ class TestStatus:
     ) -> None:
         begun.status(200)
         ksef.post(f"{URL}/auth/token/redeem", status=503)
-        with pytest.raises(errors.KsefError):
+        with pytest.raises(TokensLost):
             begun.log_in()
         assert len([call for call in ksef.calls if "redeem" in call.request.url]) == 1

@@ -327,7 +327,7 @@ def test_json_of_another_kind_breaks_the_contract(
     with responses.RequestsMock(assert_all_requests_are_fired=False) as ksef:
         ksef.get(ANY_CALL, json="text")
         ksef.post(ANY_CALL, json="text")
-        with pytest.raises(errors.KsefInvalidResponse, match="the body is not"):
+        with pytest.raises(errors.KsefFailure, match="breaks its contract: the body is not"):
             call(gateway)
 
 
