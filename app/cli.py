@@ -31,6 +31,9 @@ def register(app: Flask) -> None:
         company,
         user,
         credential,
+        log_in,
+        log_out,
+        sessions,
         outage,
         invoices_group,
         link,
@@ -149,6 +152,48 @@ def set_token(place: Place) -> None:
     given = click.prompt("KSeF token", hide_input=True) if sys.stdin.isatty() else None
     auth.set_token(parts(), place, given or _line_of(sys.stdin))
     click.echo(f"KSeF token of {place.company_nip} stored for {place.environment}")
+
+
+@click.command("login")
+@told_plainly
+@for_place
+def log_in(place: Place) -> None:
+    """Log a company in to KSeF; also with a credential that KSeF's security had blocked."""
+    session = auth.log_in(parts(), place, by_operator=True)
+    until = _moment(session.refresh_token_valid_until)
+    click.echo(f"{place.company_nip} is logged in to {place.environment}, until {until}")
+
+
+@click.command("logout")
+@told_plainly
+@for_place
+def log_out(place: Place) -> None:
+    """Revoke a company's KSeF session and forget it; the credential stays."""
+    auth.log_out(parts(), place)
+    click.echo(f"{place.company_nip} is logged out of {place.environment}")
+
+
+@click.command("sessions")
+@told_plainly
+def sessions() -> None:
+    """Who is logged in to KSeF where, since when, until when and with what."""
+    _table(
+        ("nip", "environment", "method", "since", "access until", "refresh until", "state"),
+        [
+            (
+                row.company_nip,
+                row.environment,
+                row.method,
+                _moment(row.authenticated_at),
+                _moment(row.access_token_valid_until),
+                _moment(row.refresh_token_valid_until),
+                f"refused ({row.refused_code}) since {_moment(row.refused_at)}"
+                if row.refused_code
+                else ("logged in" if row.authenticated_at else "logged out"),
+            )
+            for row in auth.list_sessions(parts())
+        ],
+    )
 
 
 outage = AppGroup("outage", help="Simulated outages of KSeF.")
@@ -324,6 +369,11 @@ def _table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
     for line in lines:
         cells = [text.ljust(width) for text, width in zip(line, widths, strict=True)]
         click.echo("  ".join(cells).rstrip())
+
+
+def _moment(moment: datetime | None) -> str:
+    """UTC, to the second; empty for none."""
+    return moment.astimezone(UTC).isoformat(timespec="seconds") if moment else ""
 
 
 def _line_of(stream: TextIO) -> str:

@@ -38,7 +38,12 @@ class Timing:
     login: float = 20.0  # from the challenge to the redeemed tokens
     login_poll: float = 0.2  # between two looks at a login in progress; doubles up to 1 s
     refresh_ahead: float = 60.0  # an access token this close to its end is renewed first
-    lease: float = 30.0  # a renewal or login whose worker died is taken over after this
+    refresh_due: float = 10.0  # … and this close it is waited for: until then the old one does
+    refresh_pause: float = 5.0  # between renewals that fail ahead of time
+    silent_login: float = 60.0  # between logins that nobody asked for
+    refused_pause: float = 60.0  # a credential that KSeF refused is not tried again so soon
+    lease_refresh: float = 12.0  # a renewal whose worker died is taken over after this …
+    lease: float = 30.0  # … and a login, or another question
     lease_poll: float = 0.1
     quota_patience: float = 2.0  # so long a caller waits for quota; longer waits are answered
     quota_jitter: float = 0.25  # calls set aside a window apart may arrive closer by so much

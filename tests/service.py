@@ -38,6 +38,10 @@ QUICK = Timing(
     ksef_call=2.0,
     request=5.0,
     retry_left=1.0,
+    # Nor does one failure keep the next attempt away.
+    refresh_pause=0.0,
+    silent_login=0.0,
+    refused_pause=0.0,
     retry_least=0.01,
     retry_most=0.04,
     # Nothing that moves is kept, and nothing that is refused: each test asks for that by itself.

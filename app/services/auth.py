@@ -2,12 +2,19 @@
 
 A row in `ksef_sessions` is an active KSeF session. It ends by a logout or when KSeF refuses the
 stored credential, never because a token ran out: an ending access token is refreshed, an ended
-refresh token is replaced by a new login. One thread of all replicas does that, under a lease;
-the others wait and take what it stored.
+refresh token is replaced by a new login, at most one in a while. One thread of all replicas does
+that, under a lease. While the old token is good the others go on with it; else they wait and take
+what was stored, or learn that it failed.
+
+A credential that KSeF refuses is marked so. One that its security blocked (480) is not tried again
+until an operator stores it anew or logs in by command.
 """
 
+import math
+import random
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, TypeVar
@@ -17,17 +24,21 @@ from app.crypto import SealError
 from app.db.queries import auth as queries
 from app.ksef import limits
 from app.ksef.auth import LoginRefused, log_in_with_token
-from app.ksef.gateway import REVOKE, Route
+from app.ksef.gateway import REVOKE, Route, TokensLost
 from app.ksef.transport import DEFAULT_RETRY_AFTER, KsefTokenRejected
 from app.ksef.wire import Tokens
 from app.services import quota
-from app.services.leases import try_lease
+from app.services.leases import Lease, try_lease
 from app.services.parts import Parts, Place
 
 T = TypeVar("T")
 
 _LATE = 0.05  # seconds; a call that goes out later than set aside belongs into other windows
 _TURNS = 3
+BLOCKED = 480  # KSeF's security blocked the credential: trying again makes it worse
+# Replicas and workers must not find a token ending at the same moment.
+_SPREAD = 0.15
+_PROCESS = random.random()  # noqa: S311 - spreads work, no secret
 # KSeF's codes for a refresh token that will not do again.
 _REFRESH_REFUSED = frozenset({21301, 21304, 21308})
 _NOT_LOGGED_IN = (
@@ -62,11 +73,9 @@ class ActiveSession:
         self._patience = parts.timing.quota_patience if patience is None else patience
         self._share = share
         self._slots: dict[str, deque[quota.Slot]] = defaultdict(deque)
-        row = _require(_row(parts, place))
-        if row.access_token_left.total_seconds() <= parts.timing.refresh_ahead:
-            row = _renew(parts, place, row.version)
-        self._row = row
+        self._row = _ready(parts, place, _require(_row(parts, place)))
         self._renewed = False
+        self._logged_in_anew = False
 
     def reserve(self, route: Route, units: int) -> None:
         """Set quota aside for so many calls of a route; KsefRateLimited where that takes long."""
@@ -81,15 +90,21 @@ class ActiveSession:
             )
 
     def call(self, route: Route, send: Callable[[str], T]) -> T:
-        """Call `send` with the access token; where KSeF refuses it, once more with a new one."""
-        try:
-            return self._send(route, send)
-        except KsefTokenRejected:
-            if self._renewed:
-                raise
-            self._row = _renew(self._parts, self._place, self._row.version)
-            self._renewed = True
-            return self._send(route, send)
+        """Call `send` with the access token; where KSeF refuses it, once more with a new one.
+
+        A new one that is refused as well is replaced once, by a login.
+        """
+        while True:
+            try:
+                return self._send(route, send)
+            except KsefTokenRejected:
+                if self._logged_in_anew or (self._renewed and route is REVOKE):
+                    raise
+                self._logged_in_anew = self._renewed
+                self._row = _renew(
+                    self._parts, self._place, self._row.version, by_login=self._renewed
+                )
+                self._renewed = True
 
     def _send(self, route: Route, send: Callable[[str], T]) -> T:
         """Send, and once more where that changes nothing, may help and finds quota."""
@@ -169,31 +184,47 @@ def set_token(parts: Parts, place: Place, ksef_token: str) -> None:
         )
 
 
-def log_in(parts: Parts, place: Place) -> KsefSession:
+def log_in(parts: Parts, place: Place, *, by_operator: bool = False) -> KsefSession:
     """Log the company in, unless it is. However many ask at once, KSeF sees one login.
 
+    A credential that KSeF refused a moment ago, or blocked, is not tried again but `by_operator`.
     Raises NoKsefCredential, LoginRefused and what the gateway raises.
     """
-    for _ in _turns(parts):
-        if session := _live(parts, place):
-            return session
-        with try_lease(parts, _lease_name(place)) as mine:
-            if not mine:
-                continue
+    with clock.within(parts.timing.request):
+        for _ in _turns(parts):
             if session := _live(parts, place):
                 return session
-            tokens = _tokens_for_credential(parts, place)
-            with parts.db.transaction() as connection:
-                queries.put_session(
-                    connection,
-                    company_nip=place.company_nip,
-                    environment=place.environment,
-                    method="token",
-                    **_sealed(parts, place, tokens),
-                )
-            telemetry.info("logged in to KSeF", **_log_fields(place))
-            _learn_limits(parts, place)
+            with try_lease(parts, _lease_name(place)) as lease:
+                if lease and not _live(parts, place):
+                    _log_in(parts, place, lease, by_operator)
+                    _learn_limits(parts, place)
+                if lease and (session := _live(parts, place)):
+                    return session
     raise AssertionError("unreachable: the turns end by raising")
+
+
+def _log_in(parts: Parts, place: Place, lease: Lease, by_operator: bool) -> None:
+    with _refusal_noted(parts, place, lease, repeat=not by_operator):
+        tokens = _new_tokens(parts, place)
+    with parts.db.transaction() as connection:
+        if not lease.holds(connection):
+            return
+        queries.put_session(
+            connection,
+            company_nip=place.company_nip,
+            environment=place.environment,
+            method="token",
+            **_sealed(parts, place, tokens),
+        )
+        queries.clear_refusal(connection, **_where(place))
+    telemetry.info("logged in to KSeF", **_log_fields(place))
+
+
+def list_sessions(parts: Parts) -> Sequence[Any]:
+    """Every stored credential and the session it has: company_nip, environment, method,
+    authenticated_at, access_ and refresh_token_valid_until, refused_code, refused_at."""
+    with parts.db.transaction() as connection:
+        return list(queries.list_sessions(connection))
 
 
 def current_session(parts: Parts, place: Place) -> KsefSession:
@@ -203,6 +234,9 @@ def current_session(parts: Parts, place: Place) -> KsefSession:
 
 def log_out(parts: Parts, place: Place) -> None:
     """Revoke the session at KSeF, then forget it; one that KSeF knows no more is only forgotten."""
+    if _require(_row(parts, place)).refresh_token_left.total_seconds() <= 0:
+        _forget(parts, place)
+        return
     active = ActiveSession(parts, place)
     try:
         active.call(REVOKE, parts.ksef[place.environment].revoke)
@@ -211,35 +245,76 @@ def log_out(parts: Parts, place: Place) -> None:
     _forget(parts, place)
 
 
-def _renew(parts: Parts, place: Place, known_version: int) -> Any:
+def _ready(parts: Parts, place: Place, row: Any) -> Any:
+    """The row, its token renewed ahead of its end; waited for only where the old one will not do.
+
+    Whether a token is good is decided by the database's clock.
+    """
+    timing = parts.timing
+    left = row.access_token_left.total_seconds()
+    if left <= timing.refresh_due:
+        return _renew(parts, place, row.version)
+    if left > timing.refresh_ahead * _spread(place, row.version):
+        return row
+    if row.renewal_failed_for is not None and row.renewal_failed_for < timing.refresh_pause:
+        return row
+    try:
+        with try_lease(parts, _lease_name(place), timing.lease_refresh) as lease:
+            if lease:
+                _renew_once(parts, place, row.version, lease)
+    except errors.KsefFailure as error:
+        telemetry.warning("a renewal failed ahead of time", code=error.code, **_log_fields(place))
+        return row
+    return _require(_row(parts, place))
+
+
+def _spread(place: Place, version: int) -> float:
+    """A factor near 1: another one in each process, for each session and each of its tokens."""
+    seed = f"{_PROCESS} {place.company_nip} {place.environment} {version}"
+    return random.Random(seed).uniform(1 - _SPREAD, 1 + _SPREAD)  # noqa: S311 - no secret
+
+
+def _renew(parts: Parts, place: Place, known_version: int, *, by_login: bool = False) -> Any:
     """The session's row, newer than `known_version`: renewed here, or by whoever was first."""
+    began = clock.monotonic()
     for _ in _turns(parts):
         row = _require(_row(parts, place))
         if row.version != known_version:
             return row
-        with try_lease(parts, _lease_name(place)) as mine:
-            if not mine:
-                continue
-            row = _require(_row(parts, place))
-            if row.version == known_version:
-                _store_renewed(parts, place, row)
+        failed_for = row.renewal_failed_for
+        if failed_for is not None and failed_for < clock.monotonic() - began:
+            raise errors.KsefUnreachable(
+                "The company's KSeF session could not be renewed a moment ago.",
+                retry_after=parts.timing.retry_after,
+            )
+        with try_lease(parts, _lease_name(place), parts.timing.lease_refresh) as lease:
+            if lease:
+                _renew_once(parts, place, known_version, lease, by_login=by_login)
                 _learn_limits(parts, place)
-            return _require(_row(parts, place))
+                row = _require(_row(parts, place))
+        if row.version != known_version:
+            return row
     raise AssertionError("unreachable: the turns end by raising")
 
 
-def _store_renewed(parts: Parts, place: Place, row: Any) -> None:
-    renewed = _refreshed(parts, place, row) or _sealed(
-        parts, place, _tokens_for_session(parts, place)
-    )
+def _renew_once(
+    parts: Parts, place: Place, known_version: int, lease: Lease, *, by_login: bool = False
+) -> None:
+    """Renew under the lease, unless somebody did since `known_version`."""
+    row = _require(_row(parts, place))
+    if row.version != known_version:
+        return
+    try:
+        renewed = None if by_login else _refreshed(parts, place, row)
+        if renewed is None:
+            renewed = _sealed(parts, place, _tokens_for_session(parts, place, lease))
+    except errors.KsefFailure:
+        with parts.db.transaction() as connection:
+            queries.note_failed_renewal(connection, **_where(place), version=row.version)
+        raise
     with parts.db.transaction() as connection:
-        queries.renew_session(
-            connection,
-            company_nip=place.company_nip,
-            environment=place.environment,
-            version=row.version,
-            **renewed,
-        )
+        if lease.holds(connection):
+            queries.renew_session(connection, **_where(place), version=row.version, **renewed)
 
 
 def _refreshed(parts: Parts, place: Place, row: Any) -> dict[str, Any] | None:
@@ -263,18 +338,72 @@ def _refreshed(parts: Parts, place: Place, row: Any) -> dict[str, Any] | None:
     }
 
 
-def _tokens_for_session(parts: Parts, place: Place) -> Tokens:
+def _tokens_for_session(parts: Parts, place: Place, lease: Lease) -> Tokens:
     """A silent login in place of an ended session; refused, the session is over."""
+    with parts.db.transaction() as connection:
+        wait = queries.claim_silent_login(
+            connection, **_where(place), seconds=parts.timing.silent_login
+        )
+    if wait is not None and wait > 0:
+        raise errors.KsefError(
+            "The KSeF session ended, and the last login in its place was a moment ago.",
+            retry_after=math.ceil(wait),
+        )
+    lease.extend(parts, parts.timing.lease)
     try:
-        tokens = _tokens_for_credential(parts, place)
+        with _refusal_noted(parts, place, lease, repeat=True):
+            tokens = _new_tokens(parts, place)
     except (LoginRefused, errors.NoKsefCredential) as error:
-        _forget(parts, place)
+        with parts.db.transaction() as connection:
+            if lease.holds(connection):
+                queries.delete_session(connection, **_where(place))
         telemetry.warning("KSeF refuses the company's credential", **_log_fields(place))
         raise errors.NoActiveKsefSession(
             f"The KSeF session ended and could not be renewed. {error.detail}", ksef=error.ksef
         ) from error
     telemetry.info("logged in to KSeF again", **_log_fields(place))
     return tokens
+
+
+@contextmanager
+def _refusal_noted(parts: Parts, place: Place, lease: Lease, *, repeat: bool) -> Iterator[None]:
+    """Log in inside: a refusal is kept beside the credential, and repeated instead of a login."""
+    with parts.db.transaction() as connection:
+        kept = queries.get_refusal(connection, **_where(place))
+    if repeat and kept is not None and kept.code is not None:
+        blocked = kept.code == BLOCKED
+        if blocked or kept.refused_for < parts.timing.refused_pause:
+            then = " An operator must act: store it anew, or `login`." if blocked else ""
+            raise LoginRefused(
+                f"KSeF refused the company's credential: {kept.words}.{then}",
+                ksef=errors.KsefAnswer(200, kept.code, kept.words),
+            )
+    try:
+        yield
+    except LoginRefused as error:
+        if kept is not None and error.ksef is not None and error.ksef.code is not None:
+            with parts.db.transaction() as connection:
+                if lease.holds(connection):
+                    queries.note_refusal(
+                        connection,
+                        **_where(place),
+                        updated_at=kept.updated_at,
+                        code=error.ksef.code,
+                        words=(error.ksef.description or "").rstrip("."),
+                    )
+        raise
+
+
+def _new_tokens(parts: Parts, place: Place) -> Tokens:
+    """A login, and another one where the tokens of the first were lost on their way."""
+    try:
+        return _tokens_for_credential(parts, place)
+    except TokensLost:
+        telemetry.warning("the answer to a login was lost", **_log_fields(place))
+    try:
+        return _tokens_for_credential(parts, place)
+    except TokensLost as lost:
+        raise lost.failure from lost
 
 
 def _tokens_for_credential(parts: Parts, place: Place) -> Tokens:
@@ -319,7 +448,7 @@ def _learn_limits(parts: Parts, place: Place) -> None:
 
 def _turns(parts: Parts) -> Iterator[None]:
     """Turns at looking whether somebody else has done it, until the request's time is over."""
-    deadline = clock.monotonic() + parts.timing.request
+    deadline = clock.monotonic() + min(parts.timing.request, clock.time_left())
     while True:
         yield
         if clock.monotonic() > deadline:
@@ -388,6 +517,10 @@ def _open(parts: Parts, place: Place, sealed: bytes, purpose: str) -> str:
     except SealError as error:
         telemetry.warning("a stored secret does not open", reason=str(error), purpose=purpose)
         raise errors.Unavailable("A stored KSeF secret cannot be opened.") from error
+
+
+def _where(place: Place) -> dict[str, str]:
+    return {"company_nip": place.company_nip, "environment": place.environment}
 
 
 def _lease_name(place: Place) -> str:

@@ -3,32 +3,65 @@
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 from app import errors, telemetry
+from app.db.pool import Connection
 from app.db.queries import leases as queries
 from app.services.parts import Parts
 
 
-@contextmanager
-def try_lease(parts: Parts, name: str) -> Iterator[bool]:
-    """Whether the caller alone may go on, for as long as the block lasts.
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """The right to do a thing alone, until it runs out and somebody else takes it over."""
 
-    A holder that died is replaced when its lease runs out, `timing.lease` seconds after it began.
-    No connection is held meanwhile.
+    name: str
+    holder: str
+
+    def extend(self, parts: Parts, seconds: float) -> bool:
+        """Keep it for so long from now; false where it was taken over."""
+        with parts.db.transaction() as connection:
+            kept = queries.extend_lease(
+                connection, name=self.name, holder=self.holder, seconds=seconds
+            )
+        return kept is not None
+
+    def holds(self, connection: Connection) -> bool:
+        """Whether what this transaction writes is still ours to write.
+
+        The fence: a holder that took too long writes nothing after another one's work.
+        """
+        held = queries.hold_lease(connection, name=self.name, holder=self.holder)
+        if held is None:
+            telemetry.warning("a lease ran out before its work was done", name=self.name[:5])
+        return held is not None
+
+
+@contextmanager
+def try_lease(parts: Parts, name: str, seconds: float | None = None) -> Iterator[Lease | None]:
+    """The lease, where the caller alone may go on, for as long as the block lasts; else None.
+
+    A holder that died is replaced when its lease runs out, `seconds` (`timing.lease` unless given)
+    after it began. No connection is held meanwhile.
     """
-    holder = str(uuid.uuid4())
+    lease = Lease(name, str(uuid.uuid4()))
     with parts.db.transaction() as connection:
-        taken = queries.take_lease(connection, name=name, holder=holder, seconds=parts.timing.lease)
+        taken = queries.take_lease(
+            connection,
+            name=name,
+            holder=lease.holder,
+            seconds=parts.timing.lease if seconds is None else seconds,
+        )
     try:
-        yield taken is not None
+        yield lease if taken is not None else None
     finally:
         if taken is not None:
-            _release(parts, name, holder)
+            _release(parts, lease)
 
 
-def _release(parts: Parts, name: str, holder: str) -> None:
+def _release(parts: Parts, lease: Lease) -> None:
     try:
         with parts.db.transaction() as connection:
-            queries.release_lease(connection, name=name, holder=holder)
+            queries.release_lease(connection, name=lease.name, holder=lease.holder)
     except errors.Unavailable:
-        telemetry.warning("a lease was not given back and will run out", name=name)
+        telemetry.warning("a lease was not given back and will run out", name=lease.name[:5])

@@ -4,13 +4,14 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import timedelta
 from itertools import pairwise
 from typing import Any, TypeVar
 
 import pytest
 import requests
 
-from app import errors, make_parts
+from app import clock, errors, make_parts
 from app.ksef import gateway as routes
 from app.ksef.auth import LoginRefused
 from app.ksef.transport import KsefTokenRejected
@@ -331,7 +332,17 @@ def test_many_whose_token_is_refused_refresh_it_once(
     assert LOGIN not in counts
 
 
-def test_token_refused_again_after_the_refresh_is_not_tried_for_ever(
+def test_token_refused_again_after_the_refresh_is_replaced_by_one_login(
+    control: Any, parts: Parts, company: Company
+) -> None:
+    ask = ask_after(control, parts)
+    control.fault("unauthorized", path="/sessions/", times=2)
+    assert ask() == 200
+    counts = control.call_counts()
+    assert (counts[SESSION], counts[REFRESH], counts[LOGIN]) == (3, 1, 1)
+
+
+def test_token_refused_for_ever_is_not_tried_for_ever(
     control: Any, parts: Parts, company: Company
 ) -> None:
     ask = ask_after(control, parts)
@@ -339,8 +350,7 @@ def test_token_refused_again_after_the_refresh_is_not_tried_for_ever(
     with pytest.raises(KsefTokenRejected):
         ask()
     counts = control.call_counts()
-    assert counts[SESSION] == 2
-    assert counts[REFRESH] == 1
+    assert (counts[SESSION], counts[REFRESH], counts[LOGIN]) == (3, 1, 1)
 
 
 def test_one_request_refreshes_once_for_all_its_calls(
@@ -467,6 +477,209 @@ def test_trouble_of_a_silent_login_keeps_the_session(
     with pytest.raises(errors.KsefError):
         ask()
     assert row(database) is not None
+    assert ask() == 200
+
+
+# -- ahead of the end -------------------------------------------------------------------------
+
+
+@pytest.fixture
+def patient(settings: Any) -> Any:
+    """Parts with the pauses of production."""
+    timing = replace(settings.timing, silent_login=60.0, refused_pause=60.0, refresh_pause=5.0)
+    parts = make_parts(replace(settings, timing=timing))
+    yield parts
+    parts.db.close()
+
+
+def test_nobody_waits_for_a_renewal_ahead_of_time(
+    database: Any, control: Any, parts: Parts, company: Company
+) -> None:
+    ask = ask_after(control, parts)
+    let_access_token_end(database, seconds_left=30)
+    hold_lease(database, seconds=60)
+    assert ask() == 200
+    assert control.call_counts() == {SESSION: 1}
+
+
+def test_renewal_that_fails_ahead_of_time_disturbs_nobody_and_pauses(
+    database: Any, control: Any, patient: Parts, company: Company
+) -> None:
+    ask = ask_after(control, patient)
+    let_access_token_end(database, seconds_left=30)
+    control.fault("waf-403", path="/auth/token/refresh", times=None)
+    assert [ask() for _ in range(3)] == [200] * 3
+    assert control.call_counts() == {REFRESH: 1, SESSION: 3}
+
+
+def test_clock_of_a_replica_decides_nothing(
+    database: Any,
+    control: Any,
+    parts: Parts,
+    company: Company,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """FAULTS.md row 24: ten minutes ahead or behind, tokens end by the database's clock."""
+    ask = ask_after(control, parts)
+    real = clock.now
+    for minutes in (-10, 10):
+        skewed = timedelta(minutes=minutes)
+        monkeypatch.setattr(clock, "now", lambda skewed=skewed: real() + skewed)
+        assert ask() == 200
+    assert control.call_counts() == {SESSION: 2}
+
+
+def test_who_waits_for_a_renewal_learns_that_it_failed(
+    database: Any, control: Any, parts: Parts, replica: Parts, company: Company
+) -> None:
+    """One call to KSeF tells them all; nobody tries in turn."""
+    asks = [ask_after(control, parts), ask_after(control, replica)]
+    let_access_token_end(database)
+    control.fault("delay", path="/auth/token/refresh", seconds=3.0, times=None)
+    told: list[str] = []
+
+    def ask(number: int) -> None:
+        try:
+            asks[number % 2]()
+        except errors.KsefUnreachable as error:
+            told.append(error.code)
+
+    all_at_once(8, ask)
+    assert told == ["ksef_unreachable"] * 8
+    assert control.call_counts() == {REFRESH: 1}
+
+
+# -- the fence ---------------------------------------------------------------------------------
+
+
+def hold_lease(database: Any, seconds: float) -> None:
+    database.execute(
+        "INSERT INTO leases (name, holder, expires_at) VALUES"
+        f" ('auth:test:{NIP}', gen_random_uuid(), now() + interval '{seconds} seconds')"
+    )
+
+
+@pytest.mark.parametrize("work", ["login", "renewal"])
+def test_late_holder_of_a_lease_writes_nothing(
+    database: Any, control: Any, parts: Parts, ksef_token: str, work: str
+) -> None:
+    if work == "renewal":
+        auth.log_in(parts, HERE)
+        let_access_token_end(database)
+    before = row(database)
+    control.fault("delay", path="/token/re", seconds=0.5)
+    failed: list[BaseException] = []
+
+    def go() -> None:
+        try:
+            auth.log_in(parts, HERE) if work == "login" else ActiveSession(parts, HERE)
+        except errors.Unavailable as error:  # the thief below never gives the lease back
+            failed.append(error)
+
+    late = threading.Thread(target=go)
+    late.start()
+    deadline = time.monotonic() + 5
+    while not database.execute("SELECT name FROM leases") and time.monotonic() < deadline:
+        pass
+    database.execute(
+        "UPDATE leases SET holder = gen_random_uuid(), expires_at = now() + interval '1 hour'"
+    )
+    late.join(20)
+    assert row(database) == before
+    assert len(failed) == 1
+
+
+def test_renewal_whose_worker_died_is_taken_over_within_its_own_lease(
+    database: Any, control: Any, parts: Parts, company: Company
+) -> None:
+    ask = ask_after(control, parts)
+    let_access_token_end(database)
+    hold_lease(database, seconds=0.5)
+    assert ask() == 200
+    assert control.call_counts() == {REFRESH: 1, SESSION: 1}
+
+
+# -- a credential that KSeF refuses ------------------------------------------------------------
+
+
+def test_silent_logins_are_a_minute_apart(
+    database: Any, control: Any, patient: Parts, company: Company
+) -> None:
+    ask = ask_after(control, patient)
+    let_refresh_token_end(database)
+    control.fault("html-503", path="/auth/challenge", times=None)
+    with pytest.raises(errors.KsefError):
+        ask()
+    control.clear_faults()
+    with pytest.raises(errors.KsefError) as told:
+        ask()
+    assert told.value.retry_after is not None
+    assert 50 < told.value.retry_after <= 60
+    assert control.call_counts()["POST /{environment}/v2/auth/challenge"] == 1
+    database.execute("UPDATE ksef_credentials SET silent_login_at = now() - interval '1 minute'")
+    assert ask() == 200
+
+
+def test_refused_credential_is_not_tried_again_for_a_while(
+    database: Any, control: Any, patient: Parts, ksef_token: str
+) -> None:
+    control.set_token_outcome("test", 450, nip=NIP)
+    for _ in range(3):
+        with pytest.raises(LoginRefused) as refusal:
+            auth.log_in(patient, HERE)
+        assert refusal.value.ksef is not None
+        assert refusal.value.ksef.code == 450
+    assert control.call_counts()[LOGIN] == 1
+    control.set_token_outcome("test", 200, nip=NIP)
+    database.execute("UPDATE ksef_credentials SET refused_at = now() - interval '61 seconds'")
+    auth.log_in(patient, HERE)
+    [(code,)] = database.execute("SELECT refused_code FROM ksef_credentials")
+    assert code is None
+
+
+@pytest.mark.parametrize("how", ["login by command", "stored anew"])
+def test_blocked_credential_is_latched_until_an_operator_acts(
+    database: Any, control: Any, parts: Parts, ksef_token: str, how: str
+) -> None:
+    control.set_token_outcome("test", 480, nip=NIP)
+    with pytest.raises(LoginRefused):
+        auth.log_in(parts, HERE)
+    control.set_token_outcome("test", 200, nip=NIP)
+    database.execute("UPDATE ksef_credentials SET refused_at = now() - interval '30 days'")
+    with pytest.raises(LoginRefused, match="An operator must act") as refusal:
+        auth.log_in(parts, HERE)
+    assert refusal.value.ksef is not None
+    assert refusal.value.ksef.code == 480
+    assert control.call_counts()[LOGIN] == 1
+
+    if how == "stored anew":
+        auth.set_token(parts, HERE, ksef_token)
+    auth.log_in(parts, HERE, by_operator=how == "login by command")
+    assert control.call_counts()[LOGIN] == 2
+
+
+@pytest.mark.parametrize("fault", ["reset-after", "cut-mid-body", "html-503", "no-length"])
+def test_lost_answer_of_redeem_starts_another_login(
+    control: Any, parts: Parts, ksef_token: str, fault: str
+) -> None:
+    control.fault(fault, path="/auth/token/redeem")
+    auth.log_in(parts, HERE)
+    assert (control.call_counts()[LOGIN], control.call_counts()[REDEEM]) == (2, 2)
+
+
+def test_answer_of_redeem_lost_again_is_told(control: Any, parts: Parts, ksef_token: str) -> None:
+    control.fault("reset-after", path="/auth/token/redeem", times=None)
+    with pytest.raises(errors.KsefUnreachable):
+        auth.log_in(parts, HERE)
+    assert control.call_counts()[LOGIN] == 2
+
+
+def test_keys_that_ksef_changed_do_not_end_a_session(
+    database: Any, control: Any, parts: Parts, company: Company
+) -> None:
+    ask = ask_after(control, parts)
+    control.rotate_keys("test")
+    let_refresh_token_end(database)
     assert ask() == 200
 
 
