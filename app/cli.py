@@ -15,7 +15,7 @@ from flask.cli import AppGroup, with_appcontext
 from app import clock, errors
 from app.api.context import parts, settings
 from app.db import migrate
-from app.services import auth, backfill, invoices, outages, quota, upo, users
+from app.services import auth, backfill, certificates, invoices, outages, quota, upo, users
 from app.services.parts import Place
 from app.settings import ENVIRONMENTS, SettingsError
 
@@ -196,6 +196,44 @@ def sessions() -> None:
     )
 
 
+@credential.command("set-certificate")
+@click.option(
+    "--certificate",
+    "file",
+    required=True,
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="PKCS#12, or the certificate in PEM, with or without its key",
+)
+@click.option(
+    "--key",
+    "key_file",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="The private key in PEM, where it stands in a file of its own",
+)
+@click.option(
+    "--passphrase-stdin", is_flag=True, help="Read the key's passphrase from standard input"
+)
+@click.option("--no-verify", is_flag=True, help="Store it without a login that proves it")
+@told_plainly
+@for_place
+def set_certificate(
+    place: Place, file: Path, key_file: Path | None, passphrase_stdin: bool, no_verify: bool
+) -> None:
+    """Store a certificate with its private key, sealed, once a login with it has succeeded."""
+    certificate = certificates.read(
+        file.read_bytes(),
+        key_file.read_bytes() if key_file else None,
+        _passphrase() if passphrase_stdin else None,
+    )
+    if not no_verify:
+        certificates.prove(parts(), place, certificate)
+    auth.set_certificate(parts(), place, certificate)
+    for line in certificates.describe(place, certificate):
+        click.echo(line)
+    proof = "not proved by a login" if no_verify else "proved by a login"
+    click.echo(f"certificate of {place.company_nip} stored for {place.environment}, {proof}")
+
+
 outage = AppGroup("outage", help="Simulated outages of KSeF.")
 
 
@@ -374,6 +412,14 @@ def _table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
 def _moment(moment: datetime | None) -> str:
     """UTC, to the second; empty for none."""
     return moment.astimezone(UTC).isoformat(timespec="seconds") if moment else ""
+
+
+def _passphrase() -> str:
+    """As it is given, blanks and all: they may be part of it."""
+    if sys.stdin.isatty():
+        typed: str = click.prompt("Passphrase", hide_input=True)
+        return typed
+    return sys.stdin.readline().rstrip("\r\n")
 
 
 def _line_of(stream: TextIO) -> str:

@@ -44,6 +44,7 @@ class Timing:
     refused_pause: float = 60.0  # a credential that KSeF refused is not tried again so soon
     lease_refresh: float = 12.0  # a renewal whose worker died is taken over after this …
     lease: float = 30.0  # … and a login, or another question
+    certificate_warning: float = 30 * 86400.0  # so long before its end each login warns of it
     lease_poll: float = 0.1
     quota_patience: float = 2.0  # so long a caller waits for quota; longer waits are answered
     quota_jitter: float = 0.25  # calls set aside a window apart may arrive closer by so much

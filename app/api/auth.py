@@ -55,6 +55,7 @@ def _place(path: dict[str, str]) -> Place:
 
 def _answer(place: Place, session: KsefSession) -> Response:
     zone = settings().response_timezone
+    certificate_end = session.certificate_valid_until
     return json_response(
         {
             "environment": place.environment,
@@ -63,6 +64,6 @@ def _answer(place: Place, session: KsefSession) -> Response:
             "authenticatedAt": rfc3339(session.authenticated_at, zone),
             "accessTokenValidUntil": rfc3339(session.access_token_valid_until, zone),
             "refreshTokenValidUntil": rfc3339(session.refresh_token_valid_until, zone),
-            "certificateValidUntil": None,
+            "certificateValidUntil": rfc3339(certificate_end, zone) if certificate_end else None,
         }
     )

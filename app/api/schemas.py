@@ -220,11 +220,18 @@ class FoundAnswer(Schema):
 class KsefSessionAnswer(Schema):
     environment = _text("KSeF environment")
     nip = _text("The company's NIP")
-    method = fields.String(required=True, validate=validate.OneOf(("token", "certificate")))
+    method = fields.String(
+        required=True,
+        validate=validate.OneOf(("token", "certificate")),
+        metadata={"description": "With what the company was logged in"},
+    )
     authenticatedAt = _moment("When the company was logged in")
     accessTokenValidUntil = _moment("End of the access token; it is renewed before")
     refreshTokenValidUntil = _moment("End of the refresh token; a new login replaces it")
-    certificateValidUntil = _moment("End of the certificate", nullable=True)
+    certificateValidUntil = _moment(
+        "End of the stored certificate, for the next login; null where a KSeF token is stored",
+        nullable=True,
+    )
 
 
 class OutageMessage(Schema):

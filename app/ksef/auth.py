@@ -7,14 +7,18 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
 from app import clock, errors
-from app.ksef.gateway import UNKNOWN_PUBLIC_KEY, Gateway
+from app.ksef.certificates import Certificate
+from app.ksef.gateway import BAD_CERTIFICATE, UNKNOWN_PUBLIC_KEY, WRONG_SUBJECT, Gateway
 from app.ksef.wire import Challenge, PublicKey, StartedLogin, Tokens
+from app.ksef.xades import login_request
 
 TOKEN_ENCRYPTION = "KsefTokenEncryption"  # noqa: S105 - KSeF's name of a key usage
 IN_PROGRESS = 100
 DONE = 200
 # Codes that speak of the credential; others, of KSeF's own trouble or unknown, may pass.
 REFUSED = frozenset({415, 425, 450, 460, 480})
+# … and those of the call itself that speak of the certificate.
+_CERTIFICATE_REFUSED = frozenset({BAD_CERTIFICATE, WRONG_SUBJECT})
 _LONGEST_POLL = 1.0
 
 
@@ -37,6 +41,27 @@ def log_in_with_token(
             raise
         # KSeF changed its keys between our two calls: they are fetched anew, once.
         login = _answer_challenge(gateway, nip, ksef_token)
+    _wait(gateway, login, deadline, poll)
+    return gateway.redeem(login)
+
+
+def log_in_with_certificate(
+    gateway: Gateway, *, nip: str, certificate: Certificate, seconds: float, poll: float
+) -> Tokens:
+    """Log a company in with a certificate, in at most `seconds`, asking every `poll` seconds.
+
+    Raises LoginRefused where KSeF refuses the certificate, and what the gateway raises.
+    """
+    deadline = clock.monotonic() + seconds
+    challenge = gateway.challenge().challenge
+    try:
+        login = gateway.start_login_with_certificate(
+            login_request(certificate, nip=nip, challenge=challenge)
+        )
+    except errors.KsefError as error:
+        if error.ksef is None or error.ksef.code not in _CERTIFICATE_REFUSED:
+            raise
+        raise LoginRefused(error.detail, ksef=error.ksef) from error
     _wait(gateway, login, deadline, poll)
     return gateway.redeem(login)
 

@@ -26,6 +26,8 @@ UPO_NOT_FOUND = 21178
 VALIDATION_FAILED = 21405
 BAD_CONTINUATION_TOKEN = 21418
 UNKNOWN_PUBLIC_KEY = 21470
+BAD_CERTIFICATE = 21115
+WRONG_SUBJECT = 21117
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,7 @@ class Route:
 PUBLIC_KEYS = Route("GET", "/security/public-key-certificates")
 CHALLENGE = Route("POST", "/auth/challenge")
 LOGIN_WITH_TOKEN = Route("POST", "/auth/ksef-token")
+LOGIN_WITH_CERTIFICATE = Route("POST", "/auth/xades-signature")
 LOGIN_STATUS = Route("GET", "/auth/{referenceNumber}")
 REDEEM = Route("POST", "/auth/token/redeem")
 REFRESH = Route("POST", "/auth/token/refresh")
@@ -140,6 +143,13 @@ class Gateway:
                 "encryptedToken": base64.b64encode(encrypted_token).decode(),
                 "publicKeyId": public_key_id,
             },
+        )
+        return wire.reading(wire.started_login, answer.json())
+
+    def start_login_with_certificate(self, signed_request: bytes) -> wire.StartedLogin:
+        """Answer a challenge with a signed `AuthTokenRequest` document."""
+        answer = self._transport.send(
+            LOGIN_WITH_CERTIFICATE.method, LOGIN_WITH_CERTIFICATE.path(), xml=signed_request
         )
         return wire.reading(wire.started_login, answer.json())
 

@@ -86,6 +86,7 @@ class Transport:
         params: Mapping[str, str] | None = None,
         headers: Mapping[str, str] | None = None,
         json: Any = None,
+        xml: bytes | None = None,
         limit: int = JSON_LIMIT,
     ) -> Answer:
         """Send one call and read its answer, at most `limit` bytes of it.
@@ -96,6 +97,8 @@ class Transport:
         sent_headers = {"X-Error-Format": "problem-details", **(headers or {})}
         if bearer is not None:
             sent_headers["Authorization"] = f"Bearer {bearer}"
+        if xml is not None:
+            sent_headers["Content-Type"] = "application/xml"
         seconds = min(self._call, clock.time_left())
         if seconds <= 0:
             raise errors.KsefUnreachable("KSeF did not answer in time.")
@@ -107,6 +110,7 @@ class Transport:
                     params=params,
                     headers=sent_headers,
                     json=json,
+                    data=xml,
                     timeout=seconds,
                     allow_redirects=False,
                     stream=True,

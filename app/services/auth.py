@@ -16,14 +16,15 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
 from app import clock, errors, telemetry
 from app.crypto import SealError
 from app.db.queries import auth as queries
 from app.ksef import limits
-from app.ksef.auth import LoginRefused, log_in_with_token
+from app.ksef.auth import LoginRefused, log_in_with_certificate, log_in_with_token
+from app.ksef.certificates import Certificate
 from app.ksef.gateway import REVOKE, Route, TokensLost
 from app.ksef.transport import DEFAULT_RETRY_AFTER, KsefTokenRejected
 from app.ksef.wire import Tokens
@@ -55,6 +56,8 @@ class KsefSession:
     authenticated_at: datetime
     access_token_valid_until: datetime
     refresh_token_valid_until: datetime
+    certificate_valid_until: datetime | None
+    """Of the stored certificate, with which the next login is made; None: it is a KSeF token."""
 
 
 class ActiveSession:
@@ -181,6 +184,20 @@ def set_token(parts: Parts, place: Place, ksef_token: str) -> None:
             environment=place.environment,
             method="token",
             secret=_seal(parts, place, ksef_token, "credential"),
+            certificate_valid_until=None,
+        )
+
+
+def set_certificate(parts: Parts, place: Place, certificate: Certificate) -> None:
+    """Store a certificate and its key as the company's credential, sealed."""
+    with parts.db.transaction() as connection:
+        queries.put_credential(
+            connection,
+            company_nip=place.company_nip,
+            environment=place.environment,
+            method="certificate",
+            secret=_seal(parts, place, certificate.to_json(), "credential"),
+            certificate_valid_until=certificate.valid_until,
         )
 
 
@@ -205,7 +222,7 @@ def log_in(parts: Parts, place: Place, *, by_operator: bool = False) -> KsefSess
 
 def _log_in(parts: Parts, place: Place, lease: Lease, by_operator: bool) -> None:
     with _refusal_noted(parts, place, lease, repeat=not by_operator):
-        tokens = _new_tokens(parts, place)
+        method, tokens = _new_tokens(parts, place)
     with parts.db.transaction() as connection:
         if not lease.holds(connection):
             return
@@ -213,7 +230,7 @@ def _log_in(parts: Parts, place: Place, lease: Lease, by_operator: bool) -> None
             connection,
             company_nip=place.company_nip,
             environment=place.environment,
-            method="token",
+            method=method,
             **_sealed(parts, place, tokens),
         )
         queries.clear_refusal(connection, **_where(place))
@@ -307,7 +324,7 @@ def _renew_once(
     try:
         renewed = None if by_login else _refreshed(parts, place, row)
         if renewed is None:
-            renewed = _sealed(parts, place, _tokens_for_session(parts, place, lease))
+            renewed = _logged_in_again(parts, place, lease)
     except errors.KsefFailure:
         with parts.db.transaction() as connection:
             queries.note_failed_renewal(connection, **_where(place), version=row.version)
@@ -331,6 +348,7 @@ def _refreshed(parts: Parts, place: Place, row: Any) -> dict[str, Any] | None:
             raise
         return None
     return {
+        "method": row.method,
         "access_token": _seal(parts, place, access.value, "access token"),
         "access_token_valid_until": access.valid_until,
         "refresh_token": row.refresh_token,
@@ -338,8 +356,8 @@ def _refreshed(parts: Parts, place: Place, row: Any) -> dict[str, Any] | None:
     }
 
 
-def _tokens_for_session(parts: Parts, place: Place, lease: Lease) -> Tokens:
-    """A silent login in place of an ended session; refused, the session is over."""
+def _logged_in_again(parts: Parts, place: Place, lease: Lease) -> dict[str, Any]:
+    """The columns after a silent login in place of an ended session; refused, it is over."""
     with parts.db.transaction() as connection:
         wait = queries.claim_silent_login(
             connection, **_where(place), seconds=parts.timing.silent_login
@@ -352,7 +370,7 @@ def _tokens_for_session(parts: Parts, place: Place, lease: Lease) -> Tokens:
     lease.extend(parts, parts.timing.lease)
     try:
         with _refusal_noted(parts, place, lease, repeat=True):
-            tokens = _new_tokens(parts, place)
+            method, tokens = _new_tokens(parts, place)
     except (LoginRefused, errors.NoKsefCredential) as error:
         with parts.db.transaction() as connection:
             if lease.holds(connection):
@@ -362,7 +380,7 @@ def _tokens_for_session(parts: Parts, place: Place, lease: Lease) -> Tokens:
             f"The KSeF session ended and could not be renewed. {error.detail}", ksef=error.ksef
         ) from error
     telemetry.info("logged in to KSeF again", **_log_fields(place))
-    return tokens
+    return {"method": method, **_sealed(parts, place, tokens)}
 
 
 @contextmanager
@@ -394,7 +412,7 @@ def _refusal_noted(parts: Parts, place: Place, lease: Lease, *, repeat: bool) ->
         raise
 
 
-def _new_tokens(parts: Parts, place: Place) -> Tokens:
+def _new_tokens(parts: Parts, place: Place) -> tuple[str, Tokens]:
     """A login, and another one where the tokens of the first were lost on their way."""
     try:
         return _tokens_for_credential(parts, place)
@@ -406,7 +424,8 @@ def _new_tokens(parts: Parts, place: Place) -> Tokens:
         raise lost.failure from lost
 
 
-def _tokens_for_credential(parts: Parts, place: Place) -> Tokens:
+def _tokens_for_credential(parts: Parts, place: Place) -> tuple[str, Tokens]:
+    """A login with what is stored: by which method, and what it gave."""
     with parts.db.transaction() as connection:
         credential = queries.get_credential(
             connection, company_nip=place.company_nip, environment=place.environment
@@ -415,10 +434,14 @@ def _tokens_for_credential(parts: Parts, place: Place) -> Tokens:
         raise errors.NoKsefCredential(
             "No KSeF credential is stored for this company in this environment."
         )
-    return log_in_with_token(
+    secret = _open(parts, place, credential.secret, "credential")
+    if credential.method == "certificate":
+        _warn_of_its_end(parts, place, credential.certificate_valid_until)
+        return "certificate", tokens_for_certificate(parts, place, Certificate.from_json(secret))
+    return "token", log_in_with_token(
         parts.ksef[place.environment],
         nip=place.company_nip,
-        ksef_token=_open(parts, place, credential.secret, "credential"),
+        ksef_token=secret,
         seconds=parts.timing.login,
         poll=parts.timing.login_poll,
     )
@@ -443,6 +466,26 @@ def _learn_limits(parts: Parts, place: Place) -> None:
             quota.block(parts, place, limits.OTHER, seconds)
         telemetry.warning(
             "KSeF's limits could not be read", reason=error.detail, **_log_fields(place)
+        )
+
+
+def tokens_for_certificate(parts: Parts, place: Place, certificate: Certificate) -> Tokens:
+    """A login with a certificate, stored or not. Raises LoginRefused and KSeF's failures."""
+    return log_in_with_certificate(
+        parts.ksef[place.environment],
+        nip=place.company_nip,
+        certificate=certificate,
+        seconds=parts.timing.login,
+        poll=parts.timing.login_poll,
+    )
+
+
+def _warn_of_its_end(parts: Parts, place: Place, valid_until: datetime) -> None:
+    if valid_until - clock.now() <= timedelta(seconds=parts.timing.certificate_warning):
+        telemetry.warning(
+            "the company's certificate ends soon, or has ended",
+            valid_until=valid_until.isoformat(),
+            **_log_fields(place),
         )
 
 
@@ -484,6 +527,7 @@ def _told(row: Any) -> KsefSession:
         authenticated_at=row.authenticated_at,
         access_token_valid_until=row.access_token_valid_until,
         refresh_token_valid_until=row.refresh_token_valid_until,
+        certificate_valid_until=row.certificate_valid_until,
     )
 
 

@@ -1,29 +1,37 @@
--- name: put_credential(company_nip, environment, method, secret)!
-INSERT INTO ksef_credentials (company_nip, environment, method, secret)
-VALUES (:company_nip, :environment, :method, :secret)
-ON CONFLICT (company_nip, environment) DO UPDATE
-SET method = excluded.method, secret = excluded.secret, updated_at = now(),
-    refused_code = NULL, refused_words = NULL, refused_at = NULL, silent_login_at = NULL;
+-- name: put_credential(company_nip, environment, method, secret, certificate_valid_until)!
+INSERT INTO ksef_credentials (company_nip, environment, method, secret, certificate_valid_until)
+VALUES (:company_nip, :environment, :method, :secret, :certificate_valid_until)
+ON CONFLICT (company_nip, environment) DO UPDATE SET
+    method = excluded.method,
+    secret = excluded.secret,
+    certificate_valid_until = excluded.certificate_valid_until,
+    updated_at = now(),
+    refused_code = NULL,
+    refused_words = NULL,
+    refused_at = NULL,
+    silent_login_at = NULL;
 
 -- name: get_credential(company_nip, environment)^
-SELECT method, secret
+SELECT method, secret, certificate_valid_until
 FROM ksef_credentials
 WHERE company_nip = :company_nip AND environment = :environment;
 
 -- name: get_session(company_nip, environment)^
 -- Which tokens are still good is decided by the database's clock, the same for every replica.
 SELECT
-    method,
+    session.method,
     access_token,
     access_token_valid_until,
     refresh_token,
     refresh_token_valid_until,
     authenticated_at,
     version,
+    certificate_valid_until,
     access_token_valid_until - clock_timestamp() AS access_token_left,
     refresh_token_valid_until - clock_timestamp() AS refresh_token_left,
     extract(epoch FROM clock_timestamp() - renewal_failed_at)::float8 AS renewal_failed_for
-FROM ksef_sessions
+FROM ksef_sessions AS session
+JOIN ksef_credentials USING (company_nip, environment)
 WHERE company_nip = :company_nip AND environment = :environment;
 
 -- name: put_session(company_nip, environment, method, access_token, access_token_valid_until, refresh_token, refresh_token_valid_until)!
@@ -45,9 +53,10 @@ ON CONFLICT (company_nip, environment) DO UPDATE SET
     renewal_failed_at = NULL,
     version = ksef_sessions.version + 1;
 
--- name: renew_session(company_nip, environment, version, access_token, access_token_valid_until, refresh_token, refresh_token_valid_until)!
+-- name: renew_session(company_nip, environment, version, method, access_token, access_token_valid_until, refresh_token, refresh_token_valid_until)!
 -- Nothing where the session was changed or ended meanwhile: the newer state stays.
 UPDATE ksef_sessions SET
+    method = :method,
     access_token = :access_token,
     access_token_valid_until = :access_token_valid_until,
     refresh_token = :refresh_token,

@@ -1,0 +1,46 @@
+"""The document with which a certificate logs in: `AuthTokenRequest`, signed XAdES-BES, enveloped.
+
+Shape: KSeF's schema auth v2-1; signature: KSeF's page on the XAdES signature. RSA with SHA-256, or
+ECDSA with SHA-256, whose value XML signatures write as R‖S.
+"""
+
+from cryptography.hazmat.primitives.asymmetric import rsa
+from lxml import etree
+from signxml.algorithms import DigestAlgorithm, SignatureMethod
+from signxml.xades.xades import XAdESDataObjectFormat, XAdESSigner
+
+from app.ksef.certificates import Certificate
+
+NAMESPACE = "http://ksef.mf.gov.pl/auth/token/2.1"
+
+
+def login_request(certificate: Certificate, *, nip: str, challenge: str) -> bytes:
+    """The signed answer to a challenge, for the context of a company's NIP.
+
+    The subject is named by its identifier where KSeF reads one in it, else by the fingerprint.
+    """
+    root = etree.Element(f"{{{NAMESPACE}}}AuthTokenRequest", nsmap={None: NAMESPACE})
+    _add(root, "Challenge", challenge)
+    _add(_add(root, "ContextIdentifier"), "Nip", nip)
+    subject = "certificateSubject" if certificate.identifier else "certificateFingerprint"
+    _add(root, "SubjectIdentifierType", subject)
+    # Exclusive C14N would not verify: the library's default, the inclusive one, stays.
+    signed = XAdESSigner(
+        signature_algorithm=_method(certificate),
+        digest_algorithm=DigestAlgorithm.SHA256,
+        data_object_format=XAdESDataObjectFormat(Description="KSeF", MimeType="text/xml"),
+    ).sign(root, key=certificate.key, cert=[certificate.x509], always_add_key_value=False)
+    document: bytes = etree.tostring(signed, xml_declaration=True, encoding="utf-8")
+    return document
+
+
+def _method(certificate: Certificate) -> SignatureMethod:
+    if isinstance(certificate.key, rsa.RSAPrivateKey):
+        return SignatureMethod.RSA_SHA256
+    return SignatureMethod.ECDSA_SHA256
+
+
+def _add(parent: etree._Element, name: str, text: str | None = None) -> etree._Element:
+    element = etree.SubElement(parent, f"{{{NAMESPACE}}}{name}")
+    element.text = text
+    return element
