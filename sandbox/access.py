@@ -21,6 +21,8 @@ from sandbox.world import world
 GROUPS = {
     "ksef.open_online_session": "onlineSession",
     "ksef.close_online_session": "onlineSessionClose",
+    "ksef.open_batch_session": "batchSession",
+    "ksef.close_batch_session": "batchSessionClose",
     "ksef.send_invoice": "invoiceSend",
     "ksef.session_invoice": "invoiceStatus",
     "ksef.sessions": "sessionList",

@@ -9,6 +9,7 @@ from flask import Blueprint, Flask, Response, g, request
 from sandbox import (
     access,
     auth,
+    batch,
     control_plane,
     documents,
     fault_answers,
@@ -39,6 +40,7 @@ def create_app(state: World) -> Flask:
     lighthouse = Blueprint("latarnia", __name__, url_prefix=f"/latarnia/{_ENVIRONMENT}")
     auth.register(ksef)
     sending.register(ksef)
+    batch.register(ksef, storage)
     sessions.register(ksef)
     documents.register(ksef, storage)
     latarnia.register(lighthouse)

@@ -1,16 +1,18 @@
-"""KSeF's login: keys, challenge, token login, redeem, refresh, revoke."""
+"""KSeF's login: keys, challenge, token or certificate, redeem, refresh, revoke."""
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
+from typing import Any
 
+from cryptography.hazmat.primitives import hashes
 from flask import Blueprint, Response, request
 
-from sandbox import identifiers, quota
+from sandbox import identifiers, quota, xades
 from sandbox.access import base64_member, environment, issue, json_body, require
 from sandbox.clock import stamp
 from sandbox.problems import BadRequest, Gone, json_response
-from sandbox.state import Challenge, Environment, KsefToken, Login
+from sandbox.state import Challenge, Environment, KsefToken, Login, Means
 from sandbox.world import world
 
 LOGIN_WORDS = {
@@ -42,6 +44,7 @@ def register(ksef: Blueprint) -> None:
     ksef.add_url_rule("/rate-limits", view_func=rate_limits)
     ksef.add_url_rule("/auth/challenge", view_func=challenge, methods=["POST"])
     ksef.add_url_rule("/auth/ksef-token", view_func=ksef_token, methods=["POST"])
+    ksef.add_url_rule("/auth/xades-signature", view_func=xades_signature, methods=["POST"])
     ksef.add_url_rule("/auth/<reference>", view_func=login_status)
     ksef.add_url_rule("/auth/token/redeem", view_func=redeem, methods=["POST"])
     ksef.add_url_rule("/auth/token/refresh", view_func=refresh, methods=["POST"])
@@ -105,24 +108,81 @@ def ksef_token() -> Response:
             21470, f"Klucz o identyfikatorze {body['publicKeyId']} nie jest wspierany."
         )
     now = world().clock.now()
-    with env.lock:
-        given = env.challenges.pop(str(body["challenge"]), None)
-    if given is None or given.valid_until <= now:
-        raise BadRequest(21111)
+    given = _use_challenge(env, str(body["challenge"]), now)
     try:
         plain = pair.decrypt(encrypted).decode()
     except ValueError:
         outcome = _refused("Nieprawidłowe szyfrowanie tokena")
     else:
         outcome = _judge(env, plain, given.timestamp_ms, nip)
+    return _start(env, nip, now, Means(outcome.reference), outcome.outcome, outcome.details)
+
+
+def xades_signature() -> Response:
+    """POST /auth/xades-signature: the document is verified at once, the certificate's rights show
+    in the login's status."""
+    chain = request.args.get("verifyCertificateChain", "false").lower()
+    if chain not in ("true", "false"):
+        raise BadRequest(21405, "Parametr 'verifyCertificateChain' nie jest wartością logiczną.")
+    document = xades.read(request.get_data())
+    env = environment()
+    now = world().clock.now()
+    _use_challenge(env, document.challenge, now)
+    fingerprint = document.certificate.fingerprint(hashes.SHA256()).hex().upper()
+    means = Means(document_sha256=document.sha256, fingerprint=fingerprint)
+    outcome, details = _judge_certificate(
+        env, document, fingerprint, now, any_will_do=env.name == "test" and chain == "false"
+    )
+    return _start(env, document.nip, now, means, outcome, details)
+
+
+def _judge_certificate(
+    env: Environment,
+    document: xades.LoginDocument,
+    fingerprint: str,
+    now: datetime,
+    *,
+    any_will_do: bool,
+) -> tuple[int, list[str] | None]:
+    certificate = document.certificate
+    if not certificate.not_valid_before_utc <= now <= certificate.not_valid_after_utc:
+        return 460, ["Nieważny certyfikat"]
+    registered = env.certificates.get((fingerprint, document.nip))
+    if registered is not None:
+        return registered.outcome, registered.details
+    if any_will_do:
+        return 200, None
+    if any(known == fingerprint for known, _ in env.certificates):
+        return 415, None
+    return 460, ["Niezaufany łańcuch certyfikatów"]
+
+
+def _use_challenge(env: Environment, value: str, now: datetime) -> Challenge:
+    """The challenge, which can't be used again; 21111 for one unknown, used or too old."""
+    with env.lock:
+        given = env.challenges.pop(value, None)
+    if given is None or given.valid_until <= now:
+        raise BadRequest(21111)
+    return given
+
+
+def _start(
+    env: Environment,
+    nip: str,
+    now: datetime,
+    means: Means,
+    outcome: int,
+    details: list[str] | None,
+) -> Response:
+    """Begins a login operation that will end in `outcome`."""
     settings = world().settings
     login = Login(
         reference=identifiers.reference_number("AU", now.date()),
         nip=nip,
         started=now,
-        token_reference=outcome.reference,
-        code=outcome.outcome,
-        details=outcome.details,
+        means=means,
+        code=outcome,
+        details=details,
         polls_left=settings.auth_polls,
         ready=now + timedelta(seconds=settings.auth_seconds),
     )
@@ -174,12 +234,7 @@ def login_status(reference: str) -> Response:
     return json_response(
         {
             "startDate": stamp(login.started),
-            "authenticationMethod": "Token",
-            "authenticationMethodInfo": {
-                "category": "Token",
-                "code": "token.ksef",
-                "displayName": "Token KSeF",
-            },
+            **_method(login.means),
             "status": status,
             "isTokenRedeemed": login.redeemed,
             "lastTokenRefreshDate": stamp(login.last_refresh) if login.last_refresh else None,
@@ -188,6 +243,18 @@ def login_status(reference: str) -> Response:
             ),
         }
     )
+
+
+def _method(means: Means) -> dict[str, Any]:
+    if means.document_sha256 is None:
+        name, category, code, words = "Token", "Token", "token.ksef", "Token KSeF"
+    else:
+        name, category = "InternalCertificate", "XadesSignature"
+        code, words = "xades.ksef", "Certyfikat KSeF"
+    return {
+        "authenticationMethod": name,
+        "authenticationMethodInfo": {"category": category, "code": code, "displayName": words},
+    }
 
 
 def _poll(login: Login) -> int:
@@ -229,15 +296,22 @@ def refresh() -> Response:
     env = environment()
     now = world().clock.now()
     with env.lock:
-        withdrawn = any(
-            token.reference == login.token_reference and token.outcome != 200
-            for token in env.ksef_tokens.values()
-        )
-        if login.revoked or withdrawn:
-            raise BadRequest(21301, "Token KSeF został unieważniony.")
+        if login.revoked or _is_withdrawn(env, login):
+            raise BadRequest(21301, "Token KSeF lub certyfikat został unieważniony.")
         login.last_refresh = now
         access = issue(env, "access", login, now, world().settings.access_token_seconds)
     return json_response({"accessToken": access})
+
+
+def _is_withdrawn(env: Environment, login: Login) -> bool:
+    """Whether a new login with the same means would be refused."""
+    if login.means.fingerprint is not None:
+        known = env.certificates.get((login.means.fingerprint, login.nip))
+        return known is not None and known.outcome != 200
+    return any(
+        token.reference == login.means.token_reference and token.outcome != 200
+        for token in env.ksef_tokens.values()
+    )
 
 
 def revoke_current() -> Response:

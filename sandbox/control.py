@@ -121,6 +121,42 @@ class Control:
         order = _given(token=token, nip=nip, outcome=outcome, details=details)
         return int(self._send("PATCH", f"{environment}/tokens", order)["changed"])
 
+    def add_certificate(
+        self,
+        environment: str,
+        nip: str,
+        certificate: str | None = None,
+        *,
+        fingerprint: str | None = None,
+        outcome: int = 200,
+        details: list[str] | None = None,
+    ) -> str:
+        """Gives a certificate (PEM, or its SHA-256) rights for `nip`; its fingerprint.
+
+        On `test` a certificate that was not added may log in too, as in KSeF's own TEST.
+        """
+        order = _given(
+            nip=nip,
+            certificate=certificate,
+            fingerprint=fingerprint,
+            outcome=outcome,
+            details=details,
+        )
+        return str(self._send("POST", f"{environment}/certificates", order)["fingerprint"])
+
+    def set_certificate_outcome(
+        self,
+        environment: str,
+        outcome: int,
+        *,
+        fingerprint: str | None = None,
+        nip: str | None = None,
+        details: list[str] | None = None,
+    ) -> int:
+        """Changes how logins end (425, 460 revoked, 415 no rights …); how many certificates."""
+        order = _given(fingerprint=fingerprint, nip=nip, outcome=outcome, details=details)
+        return int(self._send("PATCH", f"{environment}/certificates", order)["changed"])
+
     def seed_session(
         self,
         environment: str,
@@ -135,6 +171,7 @@ class Control:
         details: list[str] | None = None,
         finishes_after: float | None = None,
         form_code: str | None = None,
+        login_document_hash: str | None = None,
     ) -> SeededSession:
         """Makes a session. `state`: finished, moving, open or failed (with `code`).
 
@@ -152,6 +189,7 @@ class Control:
             details=details,
             finishesAfter=finishes_after,
             formCode=form_code,
+            loginDocumentHash=login_document_hash,
         )
         return _session(self._send("POST", f"{environment}/sessions", order))
 

@@ -6,15 +6,18 @@ Wrong orders are answered 400 `{"error": "…"}`, unknown sessions and invoices 
 from __future__ import annotations
 
 import ipaddress
+import re
 from typing import Any
 
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
 from flask import Blueprint, Response, request
 
 from sandbox import identifiers, seeding
 from sandbox.access import environment
 from sandbox.clock import stamp
 from sandbox.problems import json_response
-from sandbox.state import Invoice, Session
+from sandbox.state import Invoice, RegisteredCertificate, Session
 from sandbox.world import World, failure_message, world
 
 DOWN_MODES = ("503-html", "reset", "hang")
@@ -52,6 +55,8 @@ def make_blueprint() -> Blueprint:
         (env + "/api", set_api, "PUT"),
         (env + "/tokens", add_token, "POST"),
         (env + "/tokens", change_token, "PATCH"),
+        (env + "/certificates", add_certificate, "POST"),
+        (env + "/certificates", change_certificate, "PATCH"),
         (env + "/keys/rotate", rotate_keys, "POST"),
         (env + "/bearers/expire", expire_bearers, "POST"),
         (env + "/sessions", list_sessions, "GET"),
@@ -247,6 +252,53 @@ def change_token() -> Response:
     return json_response({"changed": len(chosen)})
 
 
+def add_certificate() -> Response:
+    """POST {env}/certificates {nip, certificate (PEM) | fingerprint, outcome?, details?}."""
+    order = _order()
+    nip = str(order["nip"])
+    if not identifiers.is_nip(nip):
+        raise ValueError(f"nip: {nip!r} is none")
+    added = RegisteredCertificate(
+        _fingerprint(order), nip, int(order.get("outcome", 200)), order.get("details")
+    )
+    env = environment()
+    with env.lock:
+        env.certificates[added.fingerprint, nip] = added
+    return json_response(
+        {"fingerprint": added.fingerprint, "nip": nip, "outcome": added.outcome}, 201
+    )
+
+
+def change_certificate() -> Response:
+    """PATCH {env}/certificates {nip and/or certificate | fingerprint, outcome, details?}: how
+    logins with it end from now on."""
+    order = _order()
+    named = _fingerprint(order) if {"certificate", "fingerprint"} & set(order) else None
+    env = environment()
+    with env.lock:
+        chosen = [
+            known
+            for known in env.certificates.values()
+            if named in (None, known.fingerprint) and order.get("nip", known.nip) == known.nip
+        ]
+        if not chosen or not (named or "nip" in order):
+            raise NotThereError("the certificate")
+        for known in chosen:
+            known.outcome = int(order["outcome"])
+            known.details = order.get("details")
+    return json_response({"changed": len(chosen)})
+
+
+def _fingerprint(order: dict[str, Any]) -> str:
+    if "certificate" in order:
+        certificate = x509.load_pem_x509_certificate(str(order["certificate"]).encode())
+        return certificate.fingerprint(hashes.SHA256()).hex().upper()
+    fingerprint = str(order["fingerprint"]).replace(":", "").upper()
+    if not re.fullmatch(r"[0-9A-F]{64}", fingerprint):
+        raise ValueError("fingerprint: 64 hex digits (SHA-256) are expected")
+    return fingerprint
+
+
 def rotate_keys() -> Response:
     """POST {env}/keys/rotate {keepOld?}: new public keys; the old ones are withdrawn."""
     environment().keys.rotate(keep_old=bool(_order().get("keepOld", False)))
@@ -276,6 +328,9 @@ def list_sessions() -> Response:
 
 def add_session() -> Response:
     """POST {env}/sessions {nip, kind?, state?, invoices?, referenceNumber?, dateCreated?, …}.
+
+    `loginDocumentHash`: it was opened after a login with a certificate, whose document has that
+    SHA-256 (Base64); else after one with a KSeF token.
 
     `kind`: online (default), batch. `state`: finished (default), moving, open, failed; `code`
     (and `details`) of a failed or moving one; `finishesAfter` seconds of a moving one.

@@ -131,7 +131,7 @@ class Links:
     def to(self, session: Session, reference: str) -> str:
         """The link to the UPO of an invoice of the session, or to a page of its collective one."""
         name = f"{session.reference}/{reference}"
-        signature = _signature(self._env, name, self._expiry, self._nonce)
+        signature = link_signature(self._env, name, self._expiry, self._nonce)
         return f"{self._prefix}/{name}.xml?se={self._expiry}&rn={self._nonce}&sig={signature}"
 
 
@@ -148,7 +148,8 @@ def upo_page_links(env: Environment, session: Session, now: datetime) -> list[di
     ]
 
 
-def _signature(env: Environment, name: str, expiry: str, nonce: str) -> str:
+def link_signature(env: Environment, name: str, expiry: str, nonce: str) -> str:
+    """What makes a link of the storage good: it can't be guessed, nor used for another name."""
     message = f"{name}|{expiry}|{nonce}".encode()
     return hmac.digest(env.secret, message, "sha256").hex()
 
@@ -156,25 +157,33 @@ def _signature(env: Environment, name: str, expiry: str, nonce: str) -> str:
 def download(reference: str, name: str) -> Response:
     """A download link: the signature in the query is the permission, a bearer is refused."""
     env = environment()
-    expiry, nonce = request.args.get("se", ""), request.args.get("rn", "")
-    signature = _signature(env, f"{reference}/{name}", expiry, nonce)
-    if not hmac.compare_digest(request.args.get("sig", "").encode(), signature.encode()):
-        return _storage_error(403, "AuthenticationFailed", "Signature did not match.")
-    if world().clock.now().timestamp() >= int(expiry):
-        return _storage_error(403, "AuthenticationFailed", "Signed expiry time has passed.")
-    if "Authorization" in request.headers:
-        return _storage_error(400, "InvalidAuthenticationInfo", "Two ways of authentication.")
+    refusal = refuse_link(env, f"{reference}/{name}")
+    if refusal is not None:
+        return refusal
     session = env.sessions.get(reference)
     if session is None:
-        return _storage_error(404, "BlobNotFound", "The specified blob does not exist.")
+        return storage_error(404, "BlobNotFound", "The specified blob does not exist.")
     invoice = session.by_reference.get(name)
     if invoice is not None:
         content = invoice_content(world(), env, session, invoice)
     else:
         content = page_content(world(), env, session, name)
     if content is None:
-        return _storage_error(404, "BlobNotFound", "The specified blob does not exist.")
+        return storage_error(404, "BlobNotFound", "The specified blob does not exist.")
     return _document(content)
+
+
+def refuse_link(env: Environment, name: str) -> Response | None:
+    """The storage's refusal of the present request; None where its link is good for that name."""
+    expiry, nonce = request.args.get("se", ""), request.args.get("rn", "")
+    signature = link_signature(env, name, expiry, nonce)
+    if not hmac.compare_digest(request.args.get("sig", "").encode(), signature.encode()):
+        return storage_error(403, "AuthenticationFailed", "Signature did not match.")
+    if world().clock.now().timestamp() >= int(expiry):
+        return storage_error(403, "AuthenticationFailed", "Signed expiry time has passed.")
+    if "Authorization" in request.headers:
+        return storage_error(400, "InvalidAuthenticationInfo", "Two ways of authentication.")
+    return None
 
 
 def _document(content: bytes) -> Response:
@@ -183,7 +192,8 @@ def _document(content: bytes) -> Response:
     return answer
 
 
-def _storage_error(status: int, code: str, message: str) -> Response:
+def storage_error(status: int, code: str, message: str) -> Response:
+    """An error as the storage behind KSeF's links writes it."""
     body = (
         '<?xml version="1.0" encoding="utf-8"?>'
         f"<Error><Code>{code}</Code><Message>{message}</Message></Error>"

@@ -14,13 +14,14 @@ from sandbox.state import (
     UNREADABLE,
     Environment,
     Invoice,
+    Means,
     Session,
 )
 from sandbox.world import World
 
 _SESSION_MEMBERS: Final = {
     "nip", "kind", "referenceNumber", "dateCreated", "state", "code", "details", "invoices",
-    "finishesAfter", "formCode",
+    "finishesAfter", "formCode", "loginDocumentHash",
 }  # fmt: skip
 _INVOICE_MEMBERS: Final = {
     "invoiceNumber", "status", "ksefNumber", "originalKsefNumber",
@@ -54,7 +55,7 @@ def seed_session(world: World, env: Environment, order: dict[str, Any]) -> Sessi
         nip=nip,
         kind=kind,
         created=created,
-        token_reference=identifiers.reference_number("EC", created.date(), f"{reference}|token"),
+        means=_means(order, reference, created),
         valid_until=created + ONLINE_LIFETIME,
         form_code=order.get("formCode", "FA (3)"),
         processing=timedelta(seconds=world.settings.session_seconds),
@@ -68,6 +69,12 @@ def seed_session(world: World, env: Environment, order: dict[str, Any]) -> Sessi
         add_invoices(world, env, session, invoices)
         env.sessions[reference] = session
     return session
+
+
+def _means(order: dict[str, Any], reference: str, created: datetime) -> Means:
+    if order.get("loginDocumentHash"):
+        return Means(document_sha256=str(order["loginDocumentHash"]))
+    return Means(identifiers.reference_number("EC", created.date(), f"{reference}|token"))
 
 
 def _before(now: datetime, state: str) -> datetime:

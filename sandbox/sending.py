@@ -1,4 +1,7 @@
-"""KSeF's online sessions from the sender's side: opening, sending, closing."""
+"""KSeF's online sessions from the sender's side: opening, sending, closing.
+
+What a batch session (`sandbox.batch`) does alike is here too.
+"""
 
 from __future__ import annotations
 
@@ -38,44 +41,62 @@ def open_online_session() -> Response:
     """POST /sessions/online."""
     login = require("access")
     body = json_body("formCode", "encryption")
-    form, encryption = body["formCode"], body["encryption"]
-    if not isinstance(form, dict) or not isinstance(encryption, dict):
-        raise BadRequest(21405, "Nieprawidłowy kod formularza lub szyfrowanie.")
-    if (form.get("systemCode"), form.get("schemaVersion"), form.get("value")) not in FORM_CODES:
-        raise BadRequest(21405, "Wskazany kod formularza nie jest wspierany.")
-    encrypted_key = base64_member(encryption, "encryptedSymmetricKey")
-    vector = base64_member(encryption, "initializationVector")
-    if len(vector) != 16:
-        raise BadRequest(21405, "Wektor inicjalizujący musi mieć 16 bajtów.")
+    form_code = read_form_code(body["formCode"])
+    key, vector = read_encryption(body["encryption"])
     env = environment()
-    key_id = encryption.get("publicKeyId")
-    pair = env.keys.find("SymmetricKeyEncryption", key_id)
-    if pair is None:
-        raise BadRequest(21470, f"Klucz o identyfikatorze {key_id} nie jest wspierany.")
     now = world().clock.now()
     opened = Session(
         reference=identifiers.reference_number("SO", now.date()),
         nip=login.nip,
         kind="online",
         created=now,
-        token_reference=login.token_reference,
+        means=login.means,
         valid_until=now + ONLINE_LIFETIME,
-        form_code=str(form["systemCode"]),
+        form_code=form_code,
+        symmetric_key=key,
         vector=vector,
         processing=timedelta(seconds=world().settings.session_seconds),
     )
-    try:
-        opened.symmetric_key = pair.decrypt(encrypted_key)
-    except ValueError:
-        opened.symmetric_key = b""
-    if len(opened.symmetric_key) != 32:
-        # KSeF notices an unusable key only after it has opened the session.
-        opened.code, opened.finishes, opened.closed = 415, now, now
+    if not key:
+        fail_for_its_key(opened)
     with env.lock:
         env.sessions[opened.reference] = opened
     return json_response(
         {"referenceNumber": opened.reference, "validUntil": stamp(opened.valid_until)}, 201
     )
+
+
+def read_form_code(form: Any) -> str:
+    """The system code of a supported form; 21405 for any other."""
+    if not isinstance(form, dict):
+        raise BadRequest(21405, "Nieprawidłowy kod formularza.")
+    if (form.get("systemCode"), form.get("schemaVersion"), form.get("value")) not in FORM_CODES:
+        raise BadRequest(21405, "Wskazany kod formularza nie jest wspierany.")
+    return str(form["systemCode"])
+
+
+def read_encryption(encryption: Any) -> tuple[bytes, bytes]:
+    """The symmetric key (empty where it can't be decrypted) and the vector of a session."""
+    if not isinstance(encryption, dict):
+        raise BadRequest(21405, "Nieprawidłowe szyfrowanie.")
+    encrypted_key = base64_member(encryption, "encryptedSymmetricKey")
+    vector = base64_member(encryption, "initializationVector")
+    if len(vector) != 16:
+        raise BadRequest(21405, "Wektor inicjalizujący musi mieć 16 bajtów.")
+    key_id = encryption.get("publicKeyId")
+    pair = environment().keys.find("SymmetricKeyEncryption", key_id)
+    if pair is None:
+        raise BadRequest(21470, f"Klucz o identyfikatorze {key_id} nie jest wspierany.")
+    try:
+        key = pair.decrypt(encrypted_key)
+    except ValueError:
+        key = b""
+    return (key if len(key) == 32 else b""), vector
+
+
+def fail_for_its_key(opened: Session) -> None:
+    """KSeF notices an unusable key only after it has opened the session."""
+    opened.code, opened.finishes, opened.closed = 415, opened.created, opened.created
 
 
 def send_invoice(reference: str) -> Response:
@@ -137,6 +158,11 @@ def _judge(invoice: Invoice, target: Session, content: bytes, body: dict[str, An
         invoice.code = 430
         invoice.details = ["Skrót lub rozmiar faktury nie zgadza się z treścią."]
         return
+    judge_content(invoice, target, plain)
+
+
+def judge_content(invoice: Invoice, target: Session, plain: bytes) -> None:
+    """Decides the outcome by what the decrypted file says."""
     try:
         facts = xml_invoice.read(plain)
     except xml_invoice.UnreadableInvoiceError as error:

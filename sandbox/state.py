@@ -110,6 +110,35 @@ class Summary:
     failed: int
 
 
+@dataclass(frozen=True, slots=True)
+class Means:
+    """With what somebody logged in: a KSeF token, or a document signed with a certificate."""
+
+    token_reference: str | None = None
+    document_sha256: str | None = None
+    fingerprint: str | None = None
+
+
+@dataclass(slots=True)
+class PackagePart:
+    """A part of a batch's package: as it was announced, and the content once it is uploaded."""
+
+    size: int
+    sha256: str
+    content: bytes | None = None
+
+
+@dataclass(slots=True)
+class Package:
+    """What a batch session was opened for; `size` and `sha256` are those of the whole archive."""
+
+    size: int
+    sha256: str
+    compression: str
+    offline: bool
+    parts: list[PackagePart]
+
+
 @dataclass(slots=True, eq=False)
 class Session:
     """An online or batch session of one NIP. `finishes` None: it moves until it is changed."""
@@ -118,7 +147,7 @@ class Session:
     nip: str
     kind: str
     created: datetime
-    token_reference: str
+    means: Means
     valid_until: datetime
     closed: datetime | None = None
     starts: datetime | None = None
@@ -132,6 +161,8 @@ class Session:
     symmetric_key: bytes = b""
     vector: bytes = b""
     processing: timedelta = timedelta(seconds=1)
+    package: Package | None = None
+    """Of a batch session that a client has opened; the control plane's have none."""
     invoices: list[Invoice] = field(default_factory=list)
     by_reference: dict[str, Invoice] = field(default_factory=dict)
     by_ksef_number: dict[str, Invoice] = field(default_factory=dict)
@@ -166,6 +197,9 @@ class Session:
             return self._settled
         if self.kind == "online" and self.closed is None and now >= self.valid_until:
             self.close(self.valid_until)
+        if self.package is not None and self.closed is None and now >= self.valid_until:
+            self.code, self.details = 440, ["Przekroczono czas wysyłki"]
+            self.finishes = self.valid_until
         activity = [self.created]
         successful = failed = 0
         for invoice in self.invoices:
@@ -253,6 +287,16 @@ class KsefToken:
     details: list[str] | None = None
 
 
+@dataclass(slots=True)
+class RegisteredCertificate:
+    """A certificate that KSeF knows, by its SHA-256, and how logins with it to a NIP end."""
+
+    fingerprint: str
+    nip: str
+    outcome: int = 200
+    details: list[str] | None = None
+
+
 @dataclass(slots=True, eq=False)
 class Login:
     """One login operation, and after it the authenticated session."""
@@ -260,7 +304,7 @@ class Login:
     reference: str
     nip: str
     started: datetime
-    token_reference: str
+    means: Means
     code: int
     details: list[str] | None
     polls_left: int
@@ -315,6 +359,7 @@ class Environment:
             self.bearers: dict[str, Bearer] = {}
             self.challenges: dict[str, Challenge] = {}
             self.ksef_tokens: dict[str, KsefToken] = {}
+            self.certificates: dict[tuple[str, str], RegisteredCertificate] = {}
             self.accepted: dict[tuple[str, str], tuple[str, str]] = {}
             self.down: str | None = None
             self.latarnia = Latarnia()

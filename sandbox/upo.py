@@ -50,7 +50,10 @@ def build(
     _add(root, "NumerReferencyjnySesji", session.reference)
     authentication = _add(root, "Uwierzytelnienie")
     _add(_add(authentication, "IdKontekstu"), "Nip", session.nip)
-    _add(authentication, "NumerReferencyjnyTokenaKSeF", session.token_reference)
+    if session.means.document_sha256:
+        _add(authentication, "SkrotDokumentuUwierzytelniajacego", session.means.document_sha256)
+    else:
+        _add(authentication, "NumerReferencyjnyTokenaKSeF", session.means.token_reference)
     if page is not None:
         description = _add(root, "OpisPotwierdzenia")
         _add(description, "Strona", str(page.number))
