@@ -33,6 +33,7 @@ GROUPS = {
     "ksef.upo_by_reference": "sessionMisc",
     "ksef.collective_upo": "sessionMisc",
     "ksef.revoke_current": "other",
+    "ksef.revoke_named": "other",
     "ksef.rate_limits": "other",
 }
 """Endpoint → quota group; those not named are counted per address as `anonymous`."""

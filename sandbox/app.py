@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
 
 from flask import Blueprint, Flask, Response, g, request
 
@@ -22,6 +23,9 @@ from sandbox.calls import Call
 from sandbox.problems import KsefProblem
 from sandbox.state import ENVIRONMENTS
 from sandbox.world import World, world
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
 _ENVIRONMENT = f"<any({','.join(ENVIRONMENTS)}):environment>"
 
@@ -50,9 +54,20 @@ def create_app(state: World) -> Flask:
     app.after_request(_after)
     app.register_error_handler(KsefProblem, lambda problem: problem.response())
     ksef.before_request(access.count_call)
+    app.wsgi_app = _forgiving(app.wsgi_app)  # type: ignore[method-assign, assignment]
     for blueprint in (ksef, storage, lighthouse, control_plane.make_blueprint()):
         app.register_blueprint(blueprint)
     return app
+
+
+def _forgiving(wsgi: WSGIApplication) -> WSGIApplication:
+    """KSeF takes a doubled slash after `/v2`; clients in use send it."""
+
+    def call(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        environ["PATH_INFO"] = environ["PATH_INFO"].replace("/v2//", "/v2/", 1)
+        return wsgi(environ, start_response)
+
+    return call
 
 
 def _find_environment(_endpoint: str | None, values: dict[str, Any] | None) -> None:

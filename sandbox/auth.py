@@ -49,6 +49,7 @@ def register(ksef: Blueprint) -> None:
     ksef.add_url_rule("/auth/token/redeem", view_func=redeem, methods=["POST"])
     ksef.add_url_rule("/auth/token/refresh", view_func=refresh, methods=["POST"])
     ksef.add_url_rule("/auth/sessions/current", view_func=revoke_current, methods=["DELETE"])
+    ksef.add_url_rule("/auth/sessions/<reference>", view_func=revoke_named, methods=["DELETE"])
 
 
 def public_keys() -> Response:
@@ -319,4 +320,15 @@ def revoke_current() -> Response:
     login = require("access", "refresh")
     with environment().lock:
         login.revoked = True
+    return Response(status=204)
+
+
+def revoke_named(reference: str) -> Response:
+    """DELETE /auth/sessions/{referenceNumber}: the same for another login to the same NIP."""
+    caller = require("access", "refresh")
+    named = environment().logins.get(reference)
+    if named is None or named.nip != caller.nip:
+        raise BadRequest(21405, f"Sesja uwierzytelnienia {reference} nie została znaleziona.")
+    with environment().lock:
+        named.revoked = True
     return Response(status=204)

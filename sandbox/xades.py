@@ -1,6 +1,7 @@
 """Reads a signed login document as KSeF does: its shape, its signature, its certificate.
 
-Only the enveloped form is read, with the transforms that signxml knows, and without SHA-1.
+Only the enveloped form is read, with the transforms that signxml knows and the XPath one that
+leaves signatures out (`_Verifier`), and without SHA-1.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import base64
 import copy
 import re
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -38,6 +39,31 @@ _SUBJECTS: Final = (
 )
 # Any number of references: what must be among them is looked for.
 _EXPECTED: Final = XAdESSignatureConfiguration(expect_references=True, location="./")
+
+
+_XPATH_TRANSFORM: Final = "http://www.w3.org/TR/1999/REC-xpath-19991116"
+_WITHOUT_SIGNATURES: Final = "not(ancestor-or-self::ds:Signature)"
+
+
+class _Verifier(XAdESVerifier):
+    """Knows one transform more: KSeF allows it, and signing programs use it."""
+
+    def _apply_transforms(
+        self, payload: Any, *, transforms_node: etree._Element, signature: etree._Element
+    ) -> Any:
+        if transforms_node is not None and _leaves_signatures_out(transforms_node):
+            etree.strip_elements(payload, _SIGNATURE, with_tail=False)
+        return super()._apply_transforms(
+            payload, transforms_node=transforms_node, signature=signature
+        )
+
+
+def _leaves_signatures_out(transforms: etree._Element) -> bool:
+    return any(
+        transform.get("Algorithm") == _XPATH_TRANSFORM
+        and "".join("".join(transform.itertext()).split()) == _WITHOUT_SIGNATURES
+        for transform in transforms.iterchildren(etree.Element)
+    )
 
 
 @dataclass(frozen=True)
@@ -175,7 +201,7 @@ def _certificate(signature: etree._Element) -> x509.Certificate:
 def _verified(root: etree._Element, certificate: x509.Certificate) -> etree._Element:
     """What the signature covers, as it was signed: the whole document; else 9105."""
     try:
-        results = XAdESVerifier().verify(
+        results = _Verifier().verify(
             root, x509_cert=certificate, expect_config=_EXPECTED, validate_schema=True
         )
     except (InvalidSignature, InvalidInput, ValueError, etree.LxmlError) as error:

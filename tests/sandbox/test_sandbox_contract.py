@@ -292,7 +292,7 @@ def test_paths_and_quota_groups_are_the_official_ones(contract):
         assert limits == ["-" if limit == -1 else str(limit) for limit in LIMITS[own]], path
         assert group == ("-" if own == "anonymous" else own), path
         checked += 1
-    assert checked == 22
+    assert checked == 23
 
 
 def _shape(path):
