@@ -98,28 +98,49 @@ class Signer:
     def make(cls) -> Signer:
         """A new key with its self-signed certificate."""
         key = ec.generate_private_key(ec.SECP256R1())
-        return cls(key, _certify(key, "Ministerstwo Finansów - SANDBOX - UPO"))
+        return cls(key, _certify(key, _own_name("Ministerstwo Finansów - SANDBOX - UPO")))
 
     def certificate_pem(self) -> str:
         """What signatures verify against."""
         return self.certificate.public_bytes(serialization.Encoding.PEM).decode()
 
 
+def make_seal(nip: str, organization: str) -> bytes:
+    """A company's certificate with its key in PEM, such as may log in to KSeF: a secret."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name(
+        [
+            x509.NameAttribute(x509.NameOID.COUNTRY_NAME, "PL"),
+            x509.NameAttribute(x509.NameOID.ORGANIZATION_NAME, organization),
+            x509.NameAttribute(x509.NameOID.ORGANIZATION_IDENTIFIER, f"VATPL-{nip}"),
+            x509.NameAttribute(x509.NameOID.COMMON_NAME, organization),
+        ]
+    )
+    return _certify(key, name).public_bytes(serialization.Encoding.PEM) + key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
+
+
 def _make_pair(environment: str, usage: str) -> KeyPair:
     key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
-    return KeyPair(usage, key, _certify(key, f"KSeF SANDBOX {environment} {usage}"))
+    return KeyPair(usage, key, _certify(key, _own_name(f"KSeF SANDBOX {environment} {usage}")))
 
 
-def _certify(
-    key: rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey, common_name: str
-) -> x509.Certificate:
-    name = x509.Name(
+def _own_name(common_name: str) -> x509.Name:
+    return x509.Name(
         [
             x509.NameAttribute(x509.NameOID.COUNTRY_NAME, "PL"),
             x509.NameAttribute(x509.NameOID.ORGANIZATION_NAME, "SANDBOX"),
             x509.NameAttribute(x509.NameOID.COMMON_NAME, common_name),
         ]
     )
+
+
+def _certify(
+    key: rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey, name: x509.Name
+) -> x509.Certificate:
     now = datetime.now(UTC)
     return (
         x509.CertificateBuilder()

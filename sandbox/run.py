@@ -20,17 +20,19 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
 import psycopg2
 import requests
+from cryptography import x509
 
 from app import make_parts, settings, telemetry
 from app.db.migrate import migrate
 from app.settings import ENVIRONMENTS
-from sandbox import demo, postgres, server
+from sandbox import demo, keys, postgres, server
 from sandbox.control import Control
 from sandbox.demo import Demo
 
@@ -85,7 +87,7 @@ def _run(stack: ExitStack, port: int) -> None:
     environment = _environment(databases, kept["secret_key"], ksef.url, port)
     _write_env(environment)
     _say("demo data")
-    shown = _prepare(environment, ksef.url, databases.erp, kept["password"])
+    shown = _prepare(environment, ksef.url, databases.erp, kept["password"], _kept_certificate())
     _say("gunicorn")
     service = stack.enter_context(_service(environment))
     _wait_until_ready(service, port)
@@ -121,6 +123,17 @@ def _kept_secrets() -> dict[str, str]:
         _write_private(file, json.dumps(made))
     kept: dict[str, str] = json.loads(file.read_text())
     return kept
+
+
+def _kept_certificate() -> bytes:
+    """The demo company's certificate and key: made once, and anew when it has ended."""
+    file = KEPT / "certificate.pem"
+    if file.exists():
+        kept = file.read_bytes()
+        if x509.load_pem_x509_certificate(kept).not_valid_after_utc > datetime.now(UTC):
+            return kept
+    _write_private(file, keys.make_seal(demo.NIP, demo.NAME).decode())
+    return file.read_bytes()
 
 
 @contextlib.contextmanager
@@ -178,12 +191,14 @@ def _write_private(file: Path, text: str) -> None:
     file.write_text(text)
 
 
-def _prepare(environment: dict[str, str], ksef_url: str, erp_dsn: str, password: str) -> Demo:
+def _prepare(
+    environment: dict[str, str], ksef_url: str, erp_dsn: str, password: str, certificate: bytes
+) -> Demo:
     telemetry.configure("WARNING")
     parts = make_parts(settings.from_environment(environment))
     try:
         with Control(ksef_url) as control:
-            return demo.prepare(parts, control, erp_dsn, password)
+            return demo.prepare(parts, control, erp_dsn, password, certificate)
     finally:
         parts.db.close()
 
@@ -239,7 +254,10 @@ def _page(port: int, ksef_url: str, database: str, password: str, shown: Demo) -
         "The UPO of an invoice as KSeF's signed XML, in JSON": f"{curl} {upo}",
         "… as an XML file, unchanged": f"{curl} -H 'Accept: application/xml' -o upo.xml {upo}",
         "… as a PDF": f"{curl} -H 'Accept: application/pdf' -o upo.pdf '{upo}?docType=pdf'",
-        "The company's session with KSeF": f"{curl} {base}/auth/test",
+        "The company's session with KSeF, logged in with a certificate in demo …": (
+            f"{curl} {base}/auth/demo"
+        ),
+        "… and with a KSeF token in test and prod": f"{curl} {base}/auth/test",
         "Rehearse an outage in demo: on, the answer (409), off again": (
             f"{curl} -X PUT {json_type} -d {message} {rehearsal}; {curl} {other};"
             f" {curl} -X DELETE {rehearsal}"
@@ -260,6 +278,8 @@ def _page(port: int, ksef_url: str, database: str, password: str, shown: Demo) -
             f"    company    {demo.NIP}  {demo.NAME}",
             f"    user       {demo.EMAIL}  password {password}",
             f"    KSeF       the sandbox at {ksef_url} stands in for test, demo and prod",
+            f"    logged in  in demo with a certificate ({KEPT / 'certificate.pem'}),",
+            "               in test and prod with a KSeF token",
             f"    database   {database}",
             f"    log        {KEPT / 'service.log'}",
             "",
