@@ -9,9 +9,12 @@ from app.api.context import EXTENSION
 from app.crypto import Vault
 from app.db.pool import Database, PoolTiming
 from app.ksef.gateway import Gateway
+from app.ksef.latarnia import Latarnia
 from app.ksef.retry import Retry
 from app.ksef.transport import Transport
+from app.ksef.watch import WatchedTransport
 from app.services import outages
+from app.services.breaker import Breaker
 from app.services.parts import Parts
 from app.services.passwords import Passwords
 from app.settings import Settings
@@ -43,20 +46,22 @@ def create_app(given: Settings | None = None) -> Flask:
 def make_parts(chosen: Settings) -> Parts:
     """The services' parts, made for these settings."""
     timing = chosen.timing
-    return Parts(
-        db=Database(
-            chosen.database_url,
-            size=chosen.web_threads,
-            timing=PoolTiming(
-                connect=timing.database_connect,
-                wait=timing.pool_wait,
-                lock=timing.lock_timeout,
-                statement=timing.statement_timeout,
-            ),
+    db = Database(
+        chosen.database_url,
+        size=chosen.web_threads,
+        timing=PoolTiming(
+            connect=timing.database_connect,
+            wait=timing.pool_wait,
+            lock=timing.lock_timeout,
+            statement=timing.statement_timeout,
         ),
+    )
+    watches = {name: _breaker(chosen, db, name) for name in chosen.ksef_urls}
+    return Parts(
+        db=db,
         ksef={
             environment: Gateway(
-                Transport(
+                WatchedTransport(
                     environment,
                     url,
                     connect=timing.ksef_connect,
@@ -66,6 +71,7 @@ def make_parts(chosen: Settings) -> Parts:
                     threads=chosen.web_threads,
                     proxy_url=chosen.ksef_proxy_url,
                     ca_bundle=chosen.ksef_ca_bundle,
+                    watch=watches[environment],
                 )
             )
             for environment, url in chosen.ksef_urls.items()
@@ -75,4 +81,32 @@ def make_parts(chosen: Settings) -> Parts:
         timing=timing,
         quota_share=chosen.quota_share,
         waiting=BoundedSemaphore(max(1, chosen.web_threads // 2)),
+        watches=watches,
+    )
+
+
+def _breaker(chosen: Settings, db: Database, environment: str) -> Breaker:
+    timing = chosen.timing
+    latarnia_url = chosen.latarnia_urls.get(environment)
+    return Breaker(
+        db,
+        environment,
+        timing,
+        probe=Transport(
+            environment,
+            chosen.ksef_urls[environment],
+            connect=timing.ksef_connect,
+            call=timing.outage_probe,
+            threads=1,
+            proxy_url=chosen.ksef_proxy_url,
+            ca_bundle=chosen.ksef_ca_bundle,
+        ),
+        lighthouse=Latarnia(
+            latarnia_url,
+            seconds=timing.latarnia,
+            proxy_url=chosen.ksef_proxy_url,
+            ca_bundle=chosen.ksef_ca_bundle,
+        )
+        if latarnia_url
+        else None,
     )

@@ -15,6 +15,7 @@ Errors are raised where they are understood and turned into HTTP in one place
     │   ├── UpoNotAvailable         upo_not_available
     │   └── InvoiceNotFound         invoice_not_found
     ├── OutageSimulation        409 outage_simulation
+    ├── KsefOutage              409 ksef_outage
     ├── KsefFailure             502
     │   ├── KsefError               ksef_error
     │   ├── KsefRateLimited         ksef_rate_limited
@@ -28,7 +29,8 @@ Errors are raised where they are understood and turned into HTTP in one place
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from enum import Enum
+from typing import Any, ClassVar, Self
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +43,15 @@ class KsefAnswer:
     details: Sequence[str] = field(default=())
     reason: str | None = None
     trace_id: str | None = None
+
+
+class Means(Enum):
+    """What a failed call says of KSeF as a whole."""
+
+    NOTHING = "our own trouble, or none of KSeF's answers"
+    ANSWERS = "KSeF answers: the failure is of this question alone"
+    DOWN = "refused, reset, out of time, 5xx, HTML: so it looks when KSeF is down"
+    BLOCKED = "the firewall before KSeF blocks us"
 
 
 class ProxyError(Exception):
@@ -120,10 +131,22 @@ class OutageSimulation(ProxyError):
     status, code, title = 409, "outage_simulation", "KSeF outage is simulated"
 
 
+class KsefOutage(ProxyError):
+    """A call to KSeF failed, and the outage is established; `outage` is the evidence."""
+
+    status, code, title = 409, "ksef_outage", "KSeF is down"
+
+
 class KsefFailure(ProxyError):
     """A call to KSeF did not bring what was asked for."""
 
     status = 502
+    means: Means = Means.NOTHING
+
+    def meaning(self, means: Means) -> Self:
+        """This error, with what it says of KSeF as a whole."""
+        self.means = means
+        return self
 
 
 class KsefError(KsefFailure):

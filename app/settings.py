@@ -61,6 +61,15 @@ class Timing:
     statement_timeout: float = 3.0
     password_cache: float = 60.0
     password_wait: float = 5.0  # for a turn at hashing
+    outage_after: float = 10.0  # calls have failed for so long before the breaker may open
+    outage_probe: float = 5.0  # the call that confirms an outage, or finds its end
+    outage_probe_every: float = 30.0
+    outage_pause: float = 60.0  # after KSeF's firewall blocked a call
+    answer_noted: float = 30.0  # while nothing is wrong, answers are written down so rarely
+    available_for: float = 600.0  # KSeF is told to be available so long after its last answer
+    latarnia: float = 2.0  # what asking Latarnia may add to an answer
+    latarnia_every: float = 60.0
+    latarnia_kept: float = 600.0
     retry_after: int = 5  # what a caller is told where nothing better is known
 
 
@@ -77,6 +86,8 @@ class Settings:
     response_timezone: ZoneInfo = field(default_factory=lambda: ZoneInfo("Europe/Warsaw"))
     web_threads: int = 8
     log_level: str = "INFO"
+    latarnia_urls: Mapping[str, str] = field(default_factory=dict)
+    message_language: str = "en"
     timing: Timing = field(default_factory=Timing)
 
 
@@ -85,6 +96,10 @@ DEFAULT_KSEF_URLS = {
     "demo": "https://api-demo.ksef.mf.gov.pl/v2",
     "prod": "https://api.ksef.mf.gov.pl/v2",
 }
+
+
+DEFAULT_LATARNIA_URLS = {"prod": "https://api-latarnia.ksef.mf.gov.pl"}
+LANGUAGES = ("en", "pl")
 
 
 class _Reader:
@@ -119,6 +134,15 @@ def from_environment(environ: Mapping[str, str] | None = None) -> Settings:
         name: reader.read(f"KSEF_URL_{name.upper()}", _url_parser(name), default) or default
         for name, default in DEFAULT_KSEF_URLS.items()
     }
+    latarnia_urls = {
+        name: url
+        for name in ENVIRONMENTS
+        if (
+            url := reader.read(
+                f"LATARNIA_URL_{name.upper()}", _http_url, DEFAULT_LATARNIA_URLS.get(name)
+            )
+        )
+    }
     settings = Settings(
         database_url=reader.require("DATABASE_URL", _database_url, ""),
         secret_keys=reader.require("SECRET_KEYS", _secret_keys, ()),
@@ -129,6 +153,8 @@ def from_environment(environ: Mapping[str, str] | None = None) -> Settings:
         response_timezone=reader.read("RESPONSE_TIMEZONE", _timezone) or ZoneInfo("Europe/Warsaw"),
         web_threads=reader.read("WEB_THREADS", _positive) or 8,
         log_level=reader.read("LOG_LEVEL", _log_level) or "INFO",
+        latarnia_urls=latarnia_urls,
+        message_language=reader.read("MESSAGE_LANGUAGE", _language) or "en",
     )
     if reader.problems:
         raise SettingsError("Settings: " + "; ".join(reader.problems) + ".")
@@ -213,6 +239,12 @@ def _share(text: str) -> float:
     if not 0 < share <= 1:
         raise ValueError("is not a share: above 0, at most 1")
     return share
+
+
+def _language(text: str) -> str:
+    if text.lower() not in LANGUAGES:
+        raise ValueError(f"is not one of {', '.join(LANGUAGES)}")
+    return text.lower()
 
 
 def _log_level(text: str) -> str:

@@ -22,6 +22,10 @@ UNAVAILABLE_PAGE: Final = (
     "<html><head><title>503 Service Temporarily Unavailable</title></head><body>"
     "<center><h1>503 Service Temporarily Unavailable</h1></center></body></html>"
 )
+_MAINTENANCE_PAGE: Final = (
+    "<!DOCTYPE html><html><head><title>Przerwa techniczna</title></head><body>"
+    "<h1>Przerwa techniczna</h1></body></html>"
+)
 _BLOCKED_PAGE: Final = (
     '<html><head><meta name="robots" content="noindex,nofollow"></head><body>'
     "Request unsuccessful. Incident ID: 1294000870032155789-423761812365</body></html>"
@@ -41,6 +45,8 @@ def instead(fault: Fault, world: World) -> Response:
         case "html-503":
             return Response(UNAVAILABLE_PAGE, 503, content_type=_HTML)
         case "html-200":
+            return Response(_MAINTENANCE_PAGE, 200, content_type=_HTML)
+        case "waf-html-200":
             return Response(_BLOCKED_PAGE, 200, content_type=_HTML)
         case "waf-403":
             return problems.json_response(

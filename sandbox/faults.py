@@ -17,6 +17,7 @@ INSTEAD: Final = frozenset(
         "html-200",
         "waf-403",
         "waf-html-403",
+        "waf-html-200",
         "forbidden",
         "unauthorized",
         "ksef-error",

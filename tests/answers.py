@@ -3,13 +3,17 @@
 from typing import Any
 
 LEAKS = ("Traceback", "psycopg", "SELECT", "127.0.0.1", "localhost", "Bearer ", 'File "', "<html")
+EVIDENCE = {"established", "since", "consecutiveFailures", "source", "messages", "duty"}
 ALWAYS = {"type", "title", "status", "detail", "code", "requestId"}
 
 
 def assert_problem(
     response: Any, status: int, code: str, *, retry_after: int | None = None, also: Any = ()
 ) -> dict[str, Any]:
-    """An RFC 9457 body with exactly the contract's members, `also` among them; the body."""
+    """An RFC 9457 body with exactly the contract's members, `also` among them; the body.
+
+    Every 409 and 502 has its evidence.
+    """
     body = response.get_json(force=True)
     assert (response.status_code, body["code"]) == (status, code), body
     assert response.content_type == "application/problem+json"
@@ -18,7 +22,10 @@ def assert_problem(
     assert body["title"]
     assert body["detail"]
     assert body["requestId"] == response.headers["X-Request-ID"]
-    expected = ALWAYS | set(also)
+    expected = ALWAYS | set(also) | ({"outage"} if status in (409, 502) else set())
+    if status in (409, 502):
+        assert set(body["outage"]) == EVIDENCE
+        assert body["outage"]["established"] == (status == 409)
     if retry_after is None:
         assert "Retry-After" not in response.headers
     else:

@@ -36,6 +36,8 @@ def test_what_is_not_set_has_its_default() -> None:
         response_timezone=ZoneInfo("Europe/Warsaw"),
         web_threads=8,
         log_level="INFO",
+        latarnia_urls={"prod": "https://api-latarnia.ksef.mf.gov.pl"},
+        message_language="en",
         timing=Timing(),
     )
 
@@ -53,7 +55,15 @@ def test_everything_set(tmp_path: Path) -> None:
         RESPONSE_TIMEZONE="UTC",
         WEB_THREADS="16",
         LOG_LEVEL="warning",
+        LATARNIA_URL_TEST="http://127.0.0.1:8100/latarnia/test/",
+        LATARNIA_URL_PROD="https://latarnia.example",
+        MESSAGE_LANGUAGE="PL",
     )
+    assert settings.latarnia_urls == {
+        "test": "http://127.0.0.1:8100/latarnia/test",
+        "prod": "https://latarnia.example",
+    }
+    assert settings.message_language == "pl"
     assert settings.secret_keys == (b"n" * 32, b"k" * 32)
     assert settings.ksef_urls == {
         "test": "http://127.0.0.1:8100/test/v2",

@@ -13,13 +13,14 @@ from app.services.parts import Place
 
 blueprint = Blueprint("auth", description="The company's session with KSeF")
 
+_OUTAGE = "`outage_simulation`, `ksef_outage`"
 _KSEF_FAILS = "`ksef_error`, `ksef_rate_limited`, `ksef_unreachable`, `ksef_invalid_response`"
 
 
 @blueprint.route("/auth/<environment>", methods=["POST"])
 @blueprint.takes(EnvironmentPath)
 @blueprint.response(200, KsefSessionAnswer)
-@blueprint.problems({404: "`no_ksef_credential`", 409: "`outage_simulation`", 502: _KSEF_FAILS})
+@blueprint.problems({404: "`no_ksef_credential`", 409: _OUTAGE, 502: _KSEF_FAILS})
 def log_in(path: dict[str, str], _query: dict[str, str], **_url: str) -> Response:
     """Log the company in to KSeF with its stored credential; a live session is given as it is."""
     place = _place(path)
@@ -40,7 +41,7 @@ def show_session(path: dict[str, str], _query: dict[str, str], **_url: str) -> R
 @blueprint.route("/auth/<environment>", methods=["DELETE"])
 @blueprint.takes(EnvironmentPath)
 @blueprint.response(204)
-@blueprint.problems({404: "`no_active_ksef_session`", 409: "`outage_simulation`", 502: _KSEF_FAILS})
+@blueprint.problems({404: "`no_active_ksef_session`", 409: _OUTAGE, 502: _KSEF_FAILS})
 def log_out(path: dict[str, str], _query: dict[str, str], **_url: str) -> Response:
     """Revoke the company's session at KSeF and forget it."""
     place = _place(path)

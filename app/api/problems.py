@@ -1,13 +1,16 @@
 """The one place where errors become HTTP: `application/problem+json` (RFC 9457)."""
 
+from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
 
-from flask import Flask, Response, g
+from flask import Flask, Response, g, request
 from werkzeug.exceptions import HTTPException
 
 from app import errors, telemetry
+from app.api.context import parts, settings
 from app.api.responses import json_response
+from app.services import outages, wording
 
 MEDIA_TYPE = "application/problem+json"
 
@@ -21,6 +24,11 @@ def register(app: Flask) -> None:
 
 def _proxy_error(error: errors.ProxyError) -> Response:
     extra: dict[str, Any] = {}
+    detail, outage = error.detail, error.outage
+    if isinstance(error, errors.KsefFailure | errors.KsefOutage | errors.OutageSimulation):
+        environment = (request.view_args or {}).get("environment", "")
+        outage = outage or _evidence(environment)
+        detail = wording.told(error, outage, environment, settings().message_language)
     if error.errors:
         extra["errors"] = error.errors
     if error.ksef:
@@ -30,8 +38,8 @@ def _proxy_error(error: errors.ProxyError) -> Response:
             "description": error.ksef.description,
             "traceId": error.ksef.trace_id,
         }
-    if error.outage:
-        extra["outage"] = error.outage
+    if outage:
+        extra["outage"] = outage
     headers = {}
     if isinstance(error, errors.Unauthorized):
         headers["WWW-Authenticate"] = 'Basic realm="ksef-proxy", charset="UTF-8"'
@@ -41,7 +49,15 @@ def _proxy_error(error: errors.ProxyError) -> Response:
     if retry_after is not None:
         extra["retryAfter"] = retry_after
         headers["Retry-After"] = str(retry_after)
-    return _problem(error.status, error.code, error.title, error.detail, extra, headers)
+    return _problem(error.status, error.code, error.title, detail, extra, headers)
+
+
+def _evidence(environment: str) -> Mapping[str, Any]:
+    """What is known of an outage; nothing, where the database does not even tell that."""
+    try:
+        return outages.evidence(parts(), environment)
+    except errors.Unavailable:
+        return outages.NO_OUTAGE
 
 
 def _http_exception(error: HTTPException) -> Response:

@@ -244,11 +244,27 @@ class OutageMessage(Schema):
 
 class Outage(Schema):
     established = fields.Boolean(required=True)
-    since = _moment("Begin", nullable=True)
-    consecutiveFailures = _count("Failed calls in a row")
-    source = _nullable("simulation, latarnia or breaker")
+    since = _moment(
+        "Begin of the outage, or of the failures where none is established", nullable=True
+    )
+    consecutiveFailures = _count("Calls in a row that failed as if KSeF were down")
+    source = fields.String(
+        required=True,
+        allow_none=True,
+        validate=validate.OneOf(("simulation", "latarnia", "breaker")),
+        metadata={"description": "Who established the outage"},
+    )
     messages = fields.List(fields.Nested(OutageMessage), required=True)
-    duty = _nullable("Deadline for sending offline invoices, where Latarnia set one")
+    duty = fields.String(
+        required=True,
+        allow_none=True,
+        validate=validate.OneOf(
+            ("next_working_day_after_end", "seven_working_days_after_end", "none")
+        ),
+        metadata={
+            "description": "By when offline invoices must be sent to KSeF, where Latarnia set it"
+        },
+    )
 
 
 class OutageAnswer(Schema):

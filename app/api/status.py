@@ -25,7 +25,7 @@ blueprint = Blueprint("status", description="What became of a session sent to KS
 @blueprint.problems(
     {
         404: "`no_active_ksef_session`, `session_not_found`",
-        409: "`outage_simulation`",
+        409: "`outage_simulation`, `ksef_outage`",
         502: "`ksef_error`, `ksef_rate_limited`, `ksef_unreachable`, `ksef_invalid_response`",
     }
 )

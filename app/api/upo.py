@@ -17,7 +17,7 @@ MEDIA_TYPES = {"xml": "application/xml", "pdf": "application/pdf"}
 _BINARY = {"type": "string", "format": "binary"}
 _PROBLEMS = {
     404: "`no_active_ksef_session`, `session_not_found`, `upo_not_available`",
-    409: "`outage_simulation`",
+    409: "`outage_simulation`, `ksef_outage`",
     502: "`ksef_error`, `ksef_rate_limited`, `ksef_unreachable`, `ksef_invalid_response`, "
     "`upo_integrity`",
 }

@@ -2,7 +2,8 @@
 
 import email.utils
 import http.cookiejar
-from collections.abc import Mapping
+import ssl
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC
 from typing import Any
@@ -26,6 +27,19 @@ _DOCUMENTS = (b"<?xml", b"<Potwierdzenie", b"%PDF-")
 _LONGEST_RETRY_AFTER = 2**31 - 1  # 68 years: what does not fit JSON and SQL means no less
 _CHUNK = 64 * 2**10
 _ACCEPTED = frozenset({200, 201, 202, 204})
+_HTML = (b"<!doctype html", b"<html")
+_FIREWALL_MARKS = (b"Incident ID", b"_Incapsula_")
+# What KSeF does when it is down, among all that can go wrong on the way to it.
+_SIGNS_OF_AN_OUTAGE = (
+    ConnectionRefusedError,
+    ConnectionResetError,
+    ConnectionAbortedError,
+    BrokenPipeError,
+    urllib3.exceptions.ReadTimeoutError,
+    urllib3.exceptions.IncompleteRead,
+    requests.ReadTimeout,
+)
+_OUR_OWN_TROUBLE = (ssl.SSLError, requests.exceptions.SSLError, requests.exceptions.ProxyError)
 
 
 class KsefTokenRejected(errors.KsefError):
@@ -123,6 +137,8 @@ class Transport:
             telemetry.warning("KSeF warns", environment=self.environment, text=warning[:500])
         if answer.status not in _ACCEPTED:
             raise _refusal(answer)
+        if _is_html(answer):
+            raise _page_in_place_of_an_answer(answer)
         return answer
 
     def download(self, url: str, *, limit: int) -> Answer | None:
@@ -171,13 +187,16 @@ class Transport:
             call=f"{method} {path}",
             kind=type(error).__name__,
         )
+        means = _meaning(error)
         if isinstance(error, (requests.Timeout, urllib3.exceptions.TimeoutError, TimeoutError)):
-            return errors.KsefUnreachable("KSeF did not answer in time.")
+            return errors.KsefUnreachable("KSeF did not answer in time.").meaning(means)
         if isinstance(error, requests.exceptions.SSLError):
             return errors.KsefUnreachable("No secure connection to KSeF could be made.")
-        if answered or _is_our_trouble(error):
-            return errors.KsefUnreachable("KSeF could not be reached, or broke off its answer.")
-        return NoAnswer("KSeF could not be reached, or broke off before its answer.")
+        if answered or means is errors.Means.NOTHING:
+            return errors.KsefUnreachable(
+                "KSeF could not be reached, or broke off its answer."
+            ).meaning(means)
+        return NoAnswer("KSeF could not be reached, or broke off before its answer.").meaning(means)
 
 
 def _http_session(threads: int, proxy_url: str | None, ca_bundle: str | None) -> requests.Session:
@@ -194,16 +213,6 @@ def _http_session(threads: int, proxy_url: str | None, ca_bundle: str | None) ->
     return session
 
 
-def _is_our_trouble(error: BaseException | None) -> bool:
-    """Whether a name was not resolved: our network's trouble, which does not pass in a moment."""
-    while error is not None:
-        if isinstance(error, urllib3.exceptions.NameResolutionError):
-            return True
-        reason = getattr(error, "reason", None)
-        error = reason if isinstance(reason, BaseException) else error.__context__
-    return False
-
-
 def _read(response: requests.Response, limit: int, deadline: float) -> bytes:
     body = bytearray()
     # read1 gives what has come, so that a dripping answer meets the deadline as a silent one does.
@@ -216,6 +225,72 @@ def _read(response: requests.Response, limit: int, deadline: float) -> bytes:
     return bytes(body)
 
 
+def _meaning(error: Exception) -> errors.Means:
+    """Whether a broken exchange looks like an outage of KSeF.
+
+    A connection that nobody answers, a name that is not found, a certificate that does not fit, a
+    proxy that fails: a network of ours that is broken looks the same, so they say nothing of KSeF.
+    """
+    causes = list(_causes(error))
+    if any(isinstance(cause, _OUR_OWN_TROUBLE) for cause in causes):
+        return errors.Means.NOTHING
+    down = type(error) is requests.Timeout or any(
+        isinstance(cause, _SIGNS_OF_AN_OUTAGE) for cause in causes
+    )
+    return errors.Means.DOWN if down else errors.Means.NOTHING
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """The error and all that are wrapped in it; requests and urllib3 hide them in three ways."""
+    waiting: list[Any] = [error]
+    seen: set[int] = set()
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, BaseException) and id(one) not in seen:
+            seen.add(id(one))
+            yield one
+            reason = getattr(one, "reason", None)
+            waiting += [*one.args, reason, one.__cause__, one.__context__]
+
+
+def _is_html(answer: Answer) -> bool:
+    kind = answer.headers.get("Content-Type", "").lower()
+    start = answer.body[:256].lstrip(_BLANK).lower()
+    tagged = start.startswith(b"<") and not start.startswith(b"<?xml")
+    return start.startswith(_HTML) or (kind.startswith("text/html") and tagged)
+
+
+def _is_of_the_firewall(answer: Answer) -> bool:
+    """The firewall's own page or JSON. A 5xx is none, whoever made its page: KSeF is not there."""
+    if answer.status >= 500:
+        return False
+    if _is_html(answer):
+        return answer.status == 403 or any(mark in answer.body for mark in _FIREWALL_MARKS)
+    if answer.status != 403:
+        return False
+    try:
+        body = orjson.loads(answer.body)
+    except orjson.JSONDecodeError:
+        return False
+    security = body.get("security") if isinstance(body, dict) else None
+    return isinstance(security, dict) and "incidentId" in security and "reasonCode" not in body
+
+
+def _page_in_place_of_an_answer(answer: Answer) -> errors.KsefFailure:
+    if _is_of_the_firewall(answer):
+        return _blocked(answer)
+    return errors.KsefInvalidResponse("KSeF sent a web page in place of an answer.").meaning(
+        errors.Means.DOWN
+    )
+
+
+def _blocked(answer: Answer) -> errors.KsefError:
+    return errors.KsefError(
+        f"The firewall before KSeF blocked the call (HTTP {answer.status}).",
+        ksef=_what_ksef_said(answer),
+    ).meaning(errors.Means.BLOCKED)
+
+
 def _refusal(answer: Answer) -> errors.KsefFailure:
     said = _what_ksef_said(answer)
     status = answer.status
@@ -225,12 +300,21 @@ def _refusal(answer: Answer) -> errors.KsefFailure:
             "KSeF's quota for this company is used up.", retry_after=wait, ksef=said
         )
     if status == 401 or (status == 403 and not answer.body.strip()):
-        return KsefTokenRejected("KSeF does not accept the company's session.", ksef=said)
+        return KsefTokenRejected("KSeF does not accept the company's session.", ksef=said).meaning(
+            errors.Means.ANSWERS
+        )
+    if _is_of_the_firewall(answer):
+        return _blocked(answer)
     if status >= 500:
-        return errors.KsefError(f"KSeF failed with HTTP {status}.", ksef=said)
+        return errors.KsefError(f"KSeF failed with HTTP {status}.", ksef=said).meaning(
+            errors.Means.DOWN
+        )
     reason = said.description or said.reason
     words = f": {reason.rstrip('.')}" if reason else ""
-    return errors.KsefError(f"KSeF refused with HTTP {status}{words}.", ksef=said)
+    refused = errors.KsefError(f"KSeF refused with HTTP {status}{words}.", ksef=said)
+    if _is_html(answer):
+        return refused.meaning(errors.Means.DOWN)
+    return refused.meaning(errors.Means.ANSWERS) if status >= 400 else refused
 
 
 def _what_ksef_said(answer: Answer) -> errors.KsefAnswer:

@@ -82,6 +82,7 @@ class ActiveSession:
 
     def reserve(self, route: Route, units: int) -> None:
         """Set quota aside for so many calls of a route; KsefRateLimited where that takes long."""
+        self._parts.watches[self._place.environment].check()  # a KSeF that is down costs no quota
         if group := route.quota_group:
             self._slots[group].extend(self._reserved(group, units))
 

@@ -1,4 +1,4 @@
-"""Outages of KSeF: so far the simulated ones, with which an ERP rehearses offline invoicing."""
+"""Outages of KSeF as they are told: real ones, and those with which an ERP rehearses."""
 
 from collections.abc import Iterable, Mapping
 from datetime import datetime
@@ -6,6 +6,9 @@ from typing import Any
 
 from app import errors, telemetry
 from app.db.queries import outages as queries
+from app.services import wording
+from app.services.breaker import NO_OUTAGE as NO_OUTAGE
+from app.services.breaker import evidence_of, rfc3339, state_of
 from app.services.parts import Parts, Place
 
 PRODUCTION = "prod"
@@ -13,24 +16,22 @@ PRODUCTION = "prod"
 
 def refuse_if_simulated(parts: Parts, place: Place) -> None:
     """OutageSimulation, with its details, while one is active for this company."""
-    outage = current_outage(parts, place)
-    if outage["established"]:
-        message = outage["messages"][0]
-        until = f" until {message['end']}" if message["end"] else ""
+    if outage := _simulation(parts, place):
         raise errors.OutageSimulation(
-            f"An outage of KSeF is simulated in {place.environment} since {outage['since']}{until}:"
-            f" {message['text']}",
-            outage=outage,
+            wording.simulation(outage, place.environment, "en"), outage=outage
         )
 
 
 def current_outage(parts: Parts, place: Place) -> Mapping[str, Any]:
     """What is known of an outage for this company: the `outage` object of the contract."""
+    return _simulation(parts, place) or evidence(parts, place.environment)
+
+
+def evidence(parts: Parts, environment: str) -> Mapping[str, Any]:
+    """What is known of a real outage, from what is stored; nobody is asked."""
     with parts.db.transaction() as connection:
-        row = queries.active_simulation(
-            connection, company_nip=place.company_nip, environment=place.environment
-        )
-    return _simulated(row) if row else _NO_OUTAGE
+        row = queries.known(connection, environment=environment)
+    return evidence_of(row, parts.timing)
 
 
 def simulate(
@@ -69,10 +70,18 @@ def clear_all(parts: Parts, environment: str) -> int:
 
 
 def public_state(parts: Parts, environments: Iterable[str]) -> dict[str, str]:
-    """What may be told to anybody: `simulation` where every company meets one, else `unknown`."""
+    """What may be told to anybody: `simulation` where all companies meet one, else KSeF's state."""
     with parts.db.transaction() as connection:
         simulated = {row.environment for row in queries.simulated_environments(connection)}
-    return {name: "simulation" if name in simulated else "unknown" for name in environments}
+        known = {row.environment: row for row in queries.all_known(connection)}
+    return {
+        name: "simulation"
+        if name in simulated
+        else state_of(known[name], parts.timing)
+        if name in known
+        else "unknown"
+        for name in environments
+    }
 
 
 def report_forbidden(parts: Parts) -> None:
@@ -91,20 +100,18 @@ def _refuse_production(environment: str) -> None:
         raise errors.SimulationForbidden("An outage of prod cannot be simulated.")
 
 
-_NO_OUTAGE: Mapping[str, Any] = {
-    "established": False,
-    "since": None,
-    "consecutiveFailures": 0,
-    "source": None,
-    "messages": [],
-    "duty": None,
-}
+def _simulation(parts: Parts, place: Place) -> Mapping[str, Any] | None:
+    with parts.db.transaction() as connection:
+        row = queries.active_simulation(
+            connection, company_nip=place.company_nip, environment=place.environment
+        )
+    return _simulated(row) if row else None
 
 
 def _simulated(row: Any) -> Mapping[str, Any]:
-    since = _rfc3339(row.starts_at)
+    since = rfc3339(row.starts_at)
     return {
-        **_NO_OUTAGE,
+        **NO_OUTAGE,
         "established": True,
         "since": since,
         "source": "simulation",
@@ -113,12 +120,8 @@ def _simulated(row: Any) -> Mapping[str, Any]:
                 "title": "Simulated outage",
                 "text": row.message,
                 "start": since,
-                "end": _rfc3339(row.ends_at),
+                "end": rfc3339(row.ends_at),
                 "category": "FAILURE",
             }
         ],
     }
-
-
-def _rfc3339(moment: datetime | None) -> str | None:
-    return moment.isoformat(timespec="seconds") if moment else None

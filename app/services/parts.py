@@ -7,13 +7,14 @@ from threading import BoundedSemaphore
 from app.crypto import Vault
 from app.db.pool import Database
 from app.ksef.gateway import Gateway
+from app.ksef.watch import Watch
 from app.services.passwords import Passwords
 from app.settings import Timing
 
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """`ksef`: one gateway an environment; `quota_share`: our part of KSeF's quota (0 to 1);
+    """`ksef` and `watches`: one an environment; `quota_share`: our part of KSeF's quota (0 to 1);
     `waiting`: places for threads that wait for another one's answer.
     """
 
@@ -24,6 +25,7 @@ class Parts:
     timing: Timing
     quota_share: float
     waiting: BoundedSemaphore
+    watches: Mapping[str, Watch]
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,3 +36,83 @@ WHERE environment = :environment
 
 -- name: clear_simulations(environment)!
 DELETE FROM outage_simulations WHERE environment = :environment;
+
+-- name: known(environment)^
+-- What all replicas know of an environment, and what time it is.
+SELECT
+    consecutive_failures,
+    failing_since,
+    answered_at,
+    opened_at,
+    probed_at,
+    paused_until,
+    latarnia,
+    latarnia_read_at,
+    clock_timestamp() AS now
+FROM outages
+WHERE environment = :environment;
+
+-- name: all_known()
+SELECT
+    environment,
+    consecutive_failures,
+    failing_since,
+    answered_at,
+    opened_at,
+    latarnia,
+    latarnia_read_at,
+    clock_timestamp() AS now
+FROM outages;
+
+-- name: count_failure(environment)!
+INSERT INTO outages (environment, consecutive_failures, failing_since)
+VALUES (:environment, 1, clock_timestamp())
+ON CONFLICT (environment) DO UPDATE SET
+    consecutive_failures = outages.consecutive_failures + 1,
+    failing_since = coalesce(outages.failing_since, excluded.failing_since);
+
+-- name: note_answer(environment)!
+-- KSeF answers: the count begins anew, and the breaker closes.
+INSERT INTO outages (environment, answered_at)
+VALUES (:environment, clock_timestamp())
+ON CONFLICT (environment) DO UPDATE SET
+    consecutive_failures = 0,
+    failing_since = NULL,
+    answered_at = excluded.answered_at,
+    opened_at = NULL,
+    probed_at = NULL;
+
+-- name: pause(environment, seconds)!
+INSERT INTO outages (environment, paused_until)
+VALUES (:environment, clock_timestamp() + make_interval(secs => :seconds))
+ON CONFLICT (environment) DO UPDATE
+SET paused_until = greatest(outages.paused_until, excluded.paused_until);
+
+-- name: take_probe(environment, failures, after, every)$
+-- Whether the caller is the one who tries KSeF now, for all replicas: before the breaker opens, where
+-- enough calls failed for long enough, and from then on every so many seconds.
+UPDATE outages SET probed_at = clock_timestamp()
+WHERE environment = :environment
+  AND consecutive_failures >= :failures
+  AND failing_since <= clock_timestamp() - make_interval(secs => :after)
+  AND (probed_at IS NULL OR probed_at <= clock_timestamp() - make_interval(secs => :every))
+RETURNING true;
+
+-- name: open_breaker(environment, failures)!
+-- Not where KSeF has answered meanwhile.
+UPDATE outages SET opened_at = clock_timestamp()
+WHERE environment = :environment AND opened_at IS NULL AND consecutive_failures >= :failures;
+
+-- name: take_latarnia(environment, every)$
+-- Whether the caller is the one who asks Latarnia now, for all replicas.
+UPDATE outages SET latarnia_asked_at = clock_timestamp()
+WHERE environment = :environment
+  AND (
+      latarnia_asked_at IS NULL
+      OR latarnia_asked_at <= clock_timestamp() - make_interval(secs => :every)
+  )
+RETURNING true;
+
+-- name: keep_latarnia(environment, latarnia)!
+UPDATE outages SET latarnia = :latarnia::jsonb, latarnia_read_at = clock_timestamp()
+WHERE environment = :environment;

@@ -229,7 +229,7 @@ def test_simulation_for_all_meets_every_company_and_no_caller_ends_it(
     asked: Any,
 ) -> None:
     other = make_company(OTHER_NIP, logged_in=False)
-    assert company.client.get("/status").json["environments"]["test"] == "unknown"
+    assert company.client.get("/status").json["environments"]["test"] == "available"
     outages.simulate(parts, "test", company_nip=None, message="for all", ends_at=None)
     for who in (company, other):
         for response in asked(who):
@@ -259,7 +259,11 @@ def test_a_company_s_own_simulation_is_told_before_one_for_all(
 def test_public_status_does_not_tell_of_one_company_s_simulation(company: Company) -> None:
     simulate(company, message="drill")
     response = company.client.get("/status")
-    assert response.json["environments"] == dict.fromkeys(("test", "demo", "prod"), "unknown")
+    assert response.json["environments"] == {
+        "test": "available",
+        "demo": "unknown",
+        "prod": "unknown",
+    }
     assert NIP not in response.text
 
 
@@ -284,7 +288,7 @@ def test_production_row_forced_into_the_table_is_ignored_and_logged(
         assert company.get(path).status_code == 200
         assert company.get(f"{path}/{session.ksef_numbers[0]}/upo").status_code == 200
         assert company.get("/outages/prod").json["outage"] == NO_OUTAGE
-        assert company.client.get("/status").json["environments"]["prod"] == "unknown"
+        assert company.client.get("/status").json["environments"]["prod"] == "available"
         capsys.readouterr()
         create_app(settings).extensions[EXTENSION][1].db.close()
         assert "a simulation of prod stands in outage_simulations" in capsys.readouterr().err

@@ -21,6 +21,7 @@ from sandbox.control import Control
 from tests.ksef.answers import URL, old_problem, problem
 
 HTML = "<html><body>Request unsuccessful. Incident ID: 1294-4237</body></html>"
+PAGE = "<!DOCTYPE html><html><body>Przerwa techniczna</body></html>"
 WAF = {"title": "Request blocked", "status": 403, "security": {"incidentId": "1294-4237"}}
 
 
@@ -189,12 +190,17 @@ class TestRefusals:
     ) -> None:
         assert type(refused(ksef, transport, status=403, body=body)) is KsefTokenRejected
 
-    @pytest.mark.parametrize("answer", [{"json": WAF}, {"body": HTML}], ids=["json", "html"])
+    @pytest.mark.parametrize(
+        ("status", "answer"),
+        [(403, {"json": WAF}), (403, {"body": HTML}), (403, {"body": PAGE}), (200, {"body": HTML})],
+        ids=["json", "html", "a page without a mark", "html 200"],
+    )
     def test_the_firewall_says_nothing_about_the_token(
-        self, ksef: responses.RequestsMock, transport: Transport, answer: Any
+        self, ksef: responses.RequestsMock, transport: Transport, status: int, answer: Any
     ) -> None:
-        error = refused(ksef, transport, status=403, **answer)
+        error = refused(ksef, transport, status=status, **answer)
         assert type(error) is errors.KsefError
+        assert error.means is errors.Means.BLOCKED
         assert "Incident" not in error.detail
 
     def test_a_missing_right_is_told_by_its_reason(
@@ -317,7 +323,6 @@ class TestBodies:
         "body",
         [
             "",
-            HTML,
             '{"a": NaN}',
             '{"a": Infinity}',
             '{"a": 1',
@@ -336,6 +341,16 @@ class TestBodies:
         with pytest.raises(errors.KsefInvalidResponse) as caught:
             answer.json()
         assert caught.value.detail == "KSeF's answer is not JSON."
+
+    @pytest.mark.parametrize("body", [PAGE, f"\ufeff {PAGE.lower()}", "<p>Przerwa</p>"])
+    def test_a_web_page_in_place_of_an_answer(
+        self, ksef: responses.RequestsMock, transport: Transport, body: str
+    ) -> None:
+        ksef.get(f"{URL}/x", body=body, content_type="text/html")
+        with pytest.raises(errors.KsefInvalidResponse) as caught:
+            transport.send("GET", "/x")
+        assert caught.value.means is errors.Means.DOWN
+        assert "Przerwa" not in caught.value.detail
 
     def test_a_system_warning_does_not_fail_a_call(
         self, ksef: responses.RequestsMock, transport: Transport

@@ -465,6 +465,7 @@ def test_trouble_of_the_refresh_keeps_the_session(
     assert LOGIN not in control.call_counts()
 
     control.clear_faults()
+    database.execute("UPDATE outages SET paused_until = NULL")
     assert ask() == 200
 
 

@@ -1,0 +1,94 @@
+"""What a person is told when KSeF does not answer, so that an accountant knows what to do.
+
+In the language of `MESSAGE_LANGUAGE`. What follows from an outage: KSeF's documentation of the
+offline modes (`tryby-offline`).
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from app import errors
+
+Outage = Mapping[str, Any]
+
+_DUTIES = {
+    "en": {
+        "next_working_day_after_end": (
+            "Issue invoices offline and send them to KSeF by the next working day after the"
+            " maintenance ends."
+        ),
+        "seven_working_days_after_end": (
+            "Issue invoices offline and send them to KSeF within seven working days after the"
+            " failure ends."
+        ),
+        "none": (
+            "The Ministry has announced a total failure: issue invoices outside of KSeF; they need"
+            " not be sent to it."
+        ),
+        None: (
+            "The Ministry has not announced it, as far as is known: issue invoices in the mode"
+            " offline24 and send them to KSeF by the next working day after the day of issue."
+        ),
+    },
+    "pl": {
+        "next_working_day_after_end": (
+            "Wystawiaj faktury offline i prześlij je do KSeF najpóźniej w następnym dniu roboczym"
+            " po zakończeniu prac serwisowych."
+        ),
+        "seven_working_days_after_end": (
+            "Wystawiaj faktury offline i prześlij je do KSeF w ciągu siedmiu dni roboczych po"
+            " zakończeniu awarii."
+        ),
+        "none": (
+            "Ministerstwo ogłosiło awarię całkowitą: wystawiaj faktury poza KSeF; nie trzeba ich"
+            " do niego przesyłać."
+        ),
+        None: (
+            "Ministerstwo, o ile wiadomo, jej nie ogłosiło: wystawiaj faktury w trybie offline24 i"
+            " prześlij je do KSeF najpóźniej w następnym dniu roboczym po dniu wystawienia."
+        ),
+    },
+}
+_SINCE = {
+    ("en", "latarnia"): "KSeF is down since {since}, as the Ministry has announced.",
+    ("en", "breaker"): "KSeF does not answer any calls since {since}.",
+    ("pl", "latarnia"): "KSeF nie działa od {since}, co ogłosiło Ministerstwo.",
+    ("pl", "breaker"): "KSeF nie odpowiada na żadne wywołania od {since}.",
+}
+_NO_OUTAGE = {
+    "en": "An outage of KSeF is not established: wait, and ask again.",
+    "pl": "Nie stwierdzono awarii KSeF: poczekaj i zapytaj ponownie.",
+}
+_AN_OUTAGE = {
+    "en": "Apart from this, an outage of KSeF is established.",
+    "pl": "Niezależnie od tego stwierdzono awarię KSeF.",
+}
+_POLISH = {
+    errors.KsefError.code: "KSeF odmówił albo zawiódł.",
+    errors.KsefRateLimited.code: "Limit zapytań tej firmy do KSeF jest wyczerpany.",
+    errors.KsefUnreachable.code: "Nie ma połączenia z KSeF albo nie odpowiedział na czas.",
+    errors.KsefInvalidResponse.code: "Odpowiedź KSeF jest niezgodna z jego dokumentacją.",
+    errors.UpoIntegrity.code: "Otrzymane UPO nie jest tym, o które pytano, albo jest uszkodzone.",
+}
+
+
+def told(error: errors.ProxyError, outage: Outage, environment: str, language: str) -> str:
+    """The sentences of a 409 or 502; `language` is en or pl."""
+    if isinstance(error, errors.OutageSimulation):
+        return simulation(outage, environment, language)
+    if isinstance(error, errors.KsefOutage):
+        since = _SINCE[language, outage["source"]].format(since=outage["since"])
+        return f"{since} {_DUTIES[language][outage['duty']]}"
+    happened = _POLISH[error.code] if language == "pl" else error.detail
+    return f"{happened} {(_AN_OUTAGE if outage['established'] else _NO_OUTAGE)[language]}"
+
+
+def simulation(outage: Outage, environment: str, language: str) -> str:
+    """Since when, until when and why an outage is simulated."""
+    [message] = outage["messages"]
+    since, end, text = outage["since"], message["end"], message["text"]
+    if language == "pl":
+        until = f" do {end}" if end else ""
+        return f"Symulacja awarii KSeF w środowisku {environment} od {since}{until}: {text}"
+    until = f" until {end}" if end else ""
+    return f"An outage of KSeF is simulated in {environment} since {since}{until}: {text}"
