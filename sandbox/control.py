@@ -291,7 +291,10 @@ class Control:
         self._send("DELETE", "faults" if fault_id is None else f"faults/{fault_id}")
 
     def set_api(self, environment: str, *, available: bool, mode: str = "503-html") -> None:
-        """Takes an environment's API down (503-html, reset, hang) or brings it back."""
+        """Takes an environment's API down, or brings it back.
+
+        `mode`: 503-html, reset, hang, html-200 or waf-403.
+        """
         self._send("PUT", f"{environment}/api", {"available": available, "mode": mode})
 
     def set_latarnia(

@@ -20,7 +20,7 @@ from sandbox.problems import json_response
 from sandbox.state import Invoice, RegisteredCertificate, Session
 from sandbox.world import World, failure_message, world
 
-DOWN_MODES = ("503-html", "reset", "hang")
+DOWN_MODES = ("503-html", "reset", "hang", "html-200", "waf-403")
 LATARNIA_STATUSES = ("AVAILABLE", "MAINTENANCE", "FAILURE", "TOTAL_FAILURE")
 
 
@@ -193,13 +193,23 @@ def set_latarnia() -> Response:
     status = order.get("status", known.status)
     messages = order.get("messages")
     if messages is None:
-        # The status alone is enough: a plausible message comes with it.
-        messages = [] if status == "AVAILABLE" else [_message(status)]
+        # The status alone is enough: a plausible message comes with it, and stays with its end.
+        messages = _ended(known.messages) if status == "AVAILABLE" else [_message(status)]
     known.status, known.messages = status, messages
     known.available = bool(order.get("available", True))
     return json_response(
         {"status": known.status, "messages": known.messages, "available": known.available}
     )
+
+
+def _ended(messages: list[dict[str, object]]) -> list[dict[str, object]]:
+    """The next version of each failure that began: it ended now."""
+    now = stamp(world().clock.now())
+    return [
+        {**message, "type": "FAILURE_END", "end": now, "version": 2, "published": now}
+        for message in messages
+        if message.get("type") == "FAILURE_START"
+    ]
 
 
 def _message(status: str) -> dict[str, object]:

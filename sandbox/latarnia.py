@@ -21,7 +21,7 @@ def status() -> Response:
     if not known.available:
         return _unavailable()
     answer: dict[str, object] = {"status": known.status}
-    if known.messages:
+    if known.messages and known.status != "AVAILABLE":
         answer["messages"] = known.messages
     return json_response(answer)
 

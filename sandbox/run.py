@@ -177,6 +177,7 @@ def _environment(databases: Databases, secret_key: str, ksef_url: str, port: int
         "SECRET_KEYS": secret_key,
         "PORT": str(port),
         **{f"KSEF_URL_{name.upper()}": f"{ksef_url}/{name}/v2" for name in ENVIRONMENTS},
+        "LATARNIA_URL_PROD": f"{ksef_url}/latarnia/prod",
     }
 
 
@@ -244,6 +245,7 @@ def _page(port: int, ksef_url: str, database: str, password: str, shown: Demo) -
     rehearsal = f"{base}/outages/demo/simulation"
     other = f"{base}/invoices/demo/status/{shown.online.reference_number}"
     message = shlex.quote('{"message": "Próba trybu offline"}')
+    prod = f'{curl} "{base}/invoices/prod/status/$R"'
     json_type = "-H 'Content-Type: application/json'"
     lines = {
         "What became of an online session; its rows in PostgreSQL are linked to it": (
@@ -262,6 +264,19 @@ def _page(port: int, ksef_url: str, database: str, password: str, shown: Demo) -
             f"{curl} -X PUT {json_type} -d {message} {rehearsal}; {curl} {other};"
             f" {curl} -X DELETE {rehearsal}"
         ),
+        "Take KSeF's prod down: 502 while it may pass, 409 with evidence after 10 s": (
+            f"{_prod(ksef_url, api='false', latarnia='AVAILABLE')}"
+            f" for i in 1 2 3 4 5 6 7; do {prod}; sleep 2; done"
+        ),
+        "… and Latarnia says so: 409 with its words (if it was asked already, after a minute)": (
+            f"{_prod(ksef_url, api='false', latarnia='FAILURE')}"
+            f" until {prod} | tee /dev/stderr | grep -q '"source":"latarnia"'; do sleep 3; done"
+        ),
+        "… and up again: 200, after 30 s at most": (
+            f"{_prod(ksef_url, api='true', latarnia='AVAILABLE')}"
+            f" until {prod} | tee /dev/stderr | grep -q '"final":true'; do sleep 3; done"
+        ),
+        "What is known of it, for programs and people": f"curl -sS -w '\\n' {base}/status",
         "The company's invoice rows, and the sessions that they are linked to": (
             f"({in_project} .venv/bin/flask --app wsgi {rows})"
         ),
@@ -286,6 +301,19 @@ def _page(port: int, ksef_url: str, database: str, password: str, shown: Demo) -
             *numbered,
             "",
         ]
+    )
+
+
+def _prod(ksef_url: str, *, api: str, latarnia: str) -> str:
+    """Shell: a session $R of prod that was never asked for, so that no answer is kept of it, and
+    then the states of prod's API (`true`, `false`) and Latarnia."""
+    control = f"{ksef_url}/_sandbox"
+    session = f'{{"nip":"{demo.NIP}","referenceNumber":"\'$R\'","invoices":1}}'
+    quiet = "curl -sS -o /dev/null"
+    return (
+        f"R=20260915-SO-$(date +%s)-0000000004-04; {quiet} -d '{session}' {control}/prod/sessions;"
+        f""" {quiet} -X PUT -d '{{"available":{api}}}' {control}/prod/api;"""
+        f""" {quiet} -X PUT -d '{{"status":"{latarnia}"}}' {control}/latarnia/prod;"""
     )
 
 

@@ -159,6 +159,7 @@ class Breaker:
             self.answered()
         elif means is errors.Means.DOWN:
             self._count()
+            self._ask_latarnia()
         return means
 
     def _refuse(self, row: Any) -> None:

@@ -36,8 +36,19 @@ class RunningService:
 
 
 @contextmanager
-def running_service(database: Any, sandbox: Any, secret_key: bytes, log: Path) -> Iterator[Any]:
-    """Starts the service, waits until it is ready, and stops it at the end."""
+def running_service(
+    database: Any,
+    sandbox: Any,
+    secret_key: bytes,
+    log: Path,
+    *,
+    application: str = "tests.wsgi:app",
+    **settings: str,
+) -> Iterator[Any]:
+    """Starts the service, waits until it is ready, and stops it at the end.
+
+    `settings` are variables in place of the usual ones.
+    """
     port = _free_port()
     environment = {
         "PATH": os.environ.get("PATH", ""),
@@ -48,10 +59,12 @@ def running_service(database: Any, sandbox: Any, secret_key: bytes, log: Path) -
         "WEB_CONCURRENCY": "2",
         "WEB_THREADS": "4",
         "PYTHONDONTWRITEBYTECODE": "1",
+        "LATARNIA_URL_PROD": f"{sandbox.url}/latarnia/prod",
+        **settings,
     }
     with log.open("wb") as stderr:
         process = subprocess.Popen(
-            [sys.executable, "-m", "gunicorn", "--config", "app/gunicorn.py", "tests.wsgi:app"],
+            [sys.executable, "-m", "gunicorn", "--config", "app/gunicorn.py", application],
             cwd=PROJECT,
             env=environment,
             stdout=stderr,

@@ -173,6 +173,13 @@ def test_latarnia_says_what_it_is_told(control, download, sandbox):
     assert ask("status").status_code == ask("messages").status_code == 503
     control.set_latarnia("prod", "AVAILABLE")
     assert ask("status").json() == {"status": "AVAILABLE"}
+    [started] = control.set_latarnia("prod", "FAILURE")
+    [ended] = control.set_latarnia("prod", "AVAILABLE")
+    assert ask("status").json() == {"status": "AVAILABLE"}
+    assert ask("messages").json() == [ended]
+    assert (ended["type"], ended["version"]) == ("FAILURE_END", 2)
+    assert (ended["eventId"], ended["start"]) == (started["eventId"], started["start"])
+    assert ended["end"] == ended["published"]
     assert download(f"{sandbox.url}/latarnia/test/status").json() == {"status": "AVAILABLE"}
 
 

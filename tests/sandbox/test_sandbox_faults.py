@@ -70,6 +70,7 @@ def test_any_status_body_and_headers(client, control, reference):
     [
         ("html-503", 503, "text/html"),
         ("html-200", 200, "text/html"),
+        ("waf-html-200", 200, "text/html"),
         ("waf-403", 403, "application/json"),
         ("waf-html-403", 403, "text/html"),
         ("forbidden", 403, "application/problem+json"),
