@@ -309,6 +309,7 @@ def list_invoices(place: Place, unlinked: bool) -> None:
 
 
 @click.command("link")
+@with_appcontext
 @told_plainly
 @for_place
 def link(place: Place) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -109,8 +110,9 @@ def _before() -> Response | None:
         has_bearer="Authorization" in request.headers,
     )
     present.calls.note(g.call)
-    if present.settings.latency_seconds > 0:
-        present.stopping.wait(present.settings.latency_seconds)
+    delay = present.settings.latency_seconds + random.uniform(0, present.settings.jitter_seconds)
+    if delay > 0:
+        present.stopping.wait(delay)
     if env is not None and env.down is not None and service != "latarnia":
         return _down(env.down, present)
     fault = present.faults.take(service, g.call.environment, request.method, request.path)

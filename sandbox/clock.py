@@ -12,12 +12,29 @@ class Clock:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._offset = timedelta()
+        self._rate = 1.0
+        self._since = datetime.now(UTC)
         self._frozen: datetime | None = None
 
     def now(self) -> datetime:
         """The sandbox's present, aware, UTC."""
         frozen = self._frozen
-        return frozen if frozen is not None else datetime.now(UTC) + self._offset
+        return frozen if frozen is not None else self._running()
+
+    def _running(self) -> datetime:
+        present = datetime.now(UTC)
+        if self._rate == 1.0:
+            return present + self._offset
+        return self._since + (present - self._since) * self._rate + self._offset
+
+    def run_at(self, rate: float) -> None:
+        """Lets so many seconds pass in a real one from now on (> 0)."""
+        if rate <= 0:
+            raise ValueError("the clock only moves forward")
+        with self._lock:
+            before = self._running()
+            self._rate, self._since = rate, datetime.now(UTC)
+            self._offset += before - self._running()
 
     def advance(self, seconds: float) -> datetime:
         """Moves the clock `seconds` (>= 0) ahead and returns the new time."""
@@ -41,7 +58,7 @@ class Clock:
         """Lets the clock run on from where it stands."""
         with self._lock:
             if self._frozen is not None:
-                self._offset = self._frozen - datetime.now(UTC)
+                self._offset += self._frozen - self._running()
                 self._frozen = None
             return self.now()
 
@@ -49,6 +66,7 @@ class Clock:
         """Back to real time."""
         with self._lock:
             self._offset = timedelta()
+            self._rate = 1.0
             self._frozen = None
 
     @property

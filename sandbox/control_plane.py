@@ -126,7 +126,11 @@ def show_settings() -> Response:
 
 def change_settings() -> Response:
     """PATCH settings: those that are named."""
-    world().settings.update(_order())
+    present = world()
+    rate = present.settings.clock_rate
+    present.settings.update(_order())
+    if present.settings.clock_rate != rate:
+        present.clock.run_at(present.settings.clock_rate)
     return show_settings()
 
 

@@ -11,7 +11,7 @@ Limits = dict[str, tuple[int, int, int]]
 
 @dataclass
 class Settings:
-    """All durations are seconds of sandbox time, but for `latency_seconds`, which is real time."""
+    """All durations are seconds of sandbox time, but latency and jitter, which are real time."""
 
     access_token_seconds: float = 900.0
     refresh_token_seconds: float = 7 * 86400.0
@@ -30,6 +30,10 @@ class Settings:
     link_seconds: float = 72 * 3600.0
     upo_page_size: int = 10_000
     latency_seconds: float = 0.0
+    jitter_seconds: float = 0.0
+    """Every call arrives, and is counted, later by a random time up to so much."""
+    clock_rate: float = 1.0
+    """Seconds that pass in a real one."""
     quota: bool = False
     limits: Limits = field(default_factory=dict)
     """Groups whose limits differ from KSeF's own: name → (per second, per minute, per hour)."""

@@ -158,7 +158,12 @@ class Transport:
                 ) as response,
             ):
                 body = _read(response, limit, exchange.until)
-        except (requests.RequestException, errors.KsefInvalidResponse, OSError) as error:
+        except (
+            requests.RequestException,
+            urllib3.exceptions.HTTPError,
+            errors.KsefInvalidResponse,
+            OSError,
+        ) as error:
             telemetry.info("download link failed", kind=type(error).__name__)
             return None
         if response.status_code != 200 or not body.lstrip(_BLANK).startswith(_DOCUMENTS):

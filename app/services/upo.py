@@ -8,6 +8,7 @@ from typing import Literal
 from app import errors, telemetry
 from app.db.queries import upo as queries
 from app.ksef.gateway import SESSION, UPO, UPO_PAGE, Document
+from app.ksef.wire import SessionStatus
 from app.services import flight, outages, refusals, snapshots
 from app.services.auth import ActiveSession
 from app.services.parts import Parts, Place
@@ -167,17 +168,22 @@ def _say_what_is_known(
 
 
 def _pages(parts: Parts, place: Place, reference_number: str) -> list[str]:
+    """The references of the pages; KSeF is asked where the kept answer has none yet."""
     kept = snapshots.load(parts, place, reference_number)
-    session = kept.session if kept else None
-    if session is None or not session.upo_pages:
-        question = f"session {reference_number}"
-        gateway = parts.ksef[place.environment]
-        bearer = ActiveSession(parts, place)
-        refusals.repeat(parts, place, question)
-        with refusals.remembered(parts, place, question):
-            session = bearer.call(
-                SESSION, lambda access: gateway.session_status(access, reference_number)
-            )
+    if kept and (kept.final or kept.session.upo_pages):
+        return _pages_of(parts, kept.session)
+    question = f"pages {reference_number}"
+    refusals.repeat(parts, place, question)
+    bearer = ActiveSession(parts, place)
+    gateway = parts.ksef[place.environment]
+    with refusals.remembered(parts, place, question):
+        session = bearer.call(
+            SESSION, lambda access: gateway.session_status(access, reference_number)
+        )
+        return _pages_of(parts, session)
+
+
+def _pages_of(parts: Parts, session: SessionStatus) -> list[str]:
     if not session.upo_pages:
         moving = not session.status.is_final
         raise errors.UpoNotAvailable(

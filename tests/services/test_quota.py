@@ -7,7 +7,7 @@ import pytest
 
 from app import clock, errors
 from app.ksef import limits
-from app.services import quota
+from app.services import auth, quota
 from app.services.parts import Place
 
 PLACE = Place("5265877635", "test")
@@ -124,3 +124,62 @@ def test_threads_together_never_exceed_a_window(parts):
         thread.join()
     assert clock.monotonic() - began < 1.2, "too slow to say anything"
     assert len(allowed) == 9
+
+
+# -- the company's own limits ---------------------------------------------------------------
+
+
+LIMITS = "GET /{environment}/v2/rate-limits"
+
+
+def login(parts, control):
+    auth.set_token(parts, PLACE, control.add_token("test", PLACE.company_nip))
+    auth.log_in(parts, PLACE)
+
+
+def known_limits(database):
+    return {
+        group: (second, minute, hour)
+        for group, second, minute, hour in database.execute(
+            "SELECT quota_group, per_second, per_minute, per_hour FROM quota_groups"
+            " WHERE limits_read_at IS NOT NULL"
+        )
+    }
+
+
+def test_limits_are_read_after_a_login_and_daily(parts, control, database):
+    control.settings(
+        limits={
+            limits.SESSION: {"perSecond": 3, "perMinute": -1, "perHour": -1},
+            "inventedGroup": {"perSecond": 1, "perMinute": 1, "perHour": 1},
+        }
+    )
+    login(parts, control)
+    assert control.call_counts()[LIMITS] == 1
+    found = known_limits(database)
+    assert set(found) == set(limits.PUBLISHED), "groups that we do not know are ignored"
+    assert found[limits.SESSION] == (3, -1, -1)
+    [(used,)] = database.execute("SELECT count(*) FROM quota_calls WHERE quota_group = 'other'")
+    assert used == 1
+
+    control.clear_calls()
+    auth.log_in(parts, PLACE)
+    renew(parts, database)
+    assert LIMITS not in control.call_counts(), "read within a day"
+    database.execute("UPDATE quota_groups SET limits_read_at = now() - interval '25 hours'")
+    renew(parts, database)
+    assert control.call_counts()[LIMITS] == 1
+
+
+def renew(parts, database):
+    database.execute("UPDATE ksef_sessions SET access_token_valid_until = now()")
+    auth.ActiveSession(parts, PLACE)
+
+
+@pytest.mark.parametrize("kind", ["html-503", "invalid-json", "rate-limited", "unauthorized"])
+def test_limits_that_cannot_be_read_do_not_stop_a_login(parts, control, database, kind):
+    control.fault(kind, path="/rate-limits$")
+    login(parts, control)
+    assert auth.current_session(parts, PLACE)
+    assert known_limits(database) == {}
+    assert max(reserve(parts, 9)) < 0.5, "KSeF's published limits hold"

@@ -1,0 +1,96 @@
+"""Polling what KSeF does not know costs no quota."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from app import errors
+from app.services import refusals
+from app.services.status import check_session
+from app.services.upo import fetch_upo
+from tests.services.conftest import STATUS, Asking
+
+UNKNOWN = "20260101-SO-0123456789-0123456789-01"
+NUMBER = "5265877635-20260329-0100001AF629-4F"
+UPO = f"{STATUS}/invoices/ksef/{{ksef_number}}/upo"
+
+
+@pytest.fixture
+def settings(settings: Any) -> Any:
+    timing = replace(settings.timing, refusal_least=5.0, refusal_most=60.0, quota_scale=1.0)
+    return replace(settings, timing=timing)
+
+
+def refused(asking: Asking, reference: str = UNKNOWN) -> errors.SessionNotFound:
+    with pytest.raises(errors.SessionNotFound) as caught:
+        check_session(asking.parts, asking.place, reference)
+    return caught.value
+
+
+def left(asking: Asking) -> float:
+    [(seconds,)] = asking.database.execute(
+        "SELECT extract(epoch FROM until - clock_timestamp()) FROM kept_refusals"
+    )
+    return float(seconds)
+
+
+def pass_by(asking: Asking) -> None:
+    asking.database.execute("UPDATE kept_refusals SET until = now() - interval '1 ms'")
+
+
+def test_kept_for_five_seconds_then_twice_as_long_up_to_a_minute(asking: Asking) -> None:
+    for expected in (5, 10, 20, 40, 60, 60):
+        first = refused(asking)
+        assert expected - 1 < left(asking) <= expected
+        again = refused(asking)
+        assert asking.counts() == {STATUS: 1}
+        assert again.detail == first.detail
+        assert again.ksef is not None
+        assert first.ksef is not None
+        assert (again.ksef.code, again.ksef.trace_id) == (21173, first.ksef.trace_id)
+        pass_by(asking)
+
+
+def test_forgotten_when_ksef_knows(asking: Asking) -> None:
+    refused(asking)
+    pass_by(asking)
+    session = asking.seed(reference_number=UNKNOWN)
+    assert asking.check(session).final
+    assert asking.database.execute("SELECT FROM kept_refusals") == []
+
+
+def test_another_failure_is_not_kept(asking: Asking) -> None:
+    asking.control.fault("html-503", path="/sessions/", times=2)
+    for _ in range(2):
+        with pytest.raises(errors.KsefError):
+            check_session(asking.parts, asking.place, UNKNOWN)
+    assert asking.database.execute("SELECT FROM kept_refusals") == []
+
+
+def test_upo_that_may_come_tells_when_to_ask_again(asking: Asking) -> None:
+    session = asking.seed()
+    for _ in range(3):
+        with pytest.raises(errors.UpoNotAvailable) as caught:
+            fetch_upo(asking.parts, asking.place, session.reference_number, NUMBER, "xml")
+        assert caught.value.retry_after == 5
+    assert asking.counts() == {UPO: 1}
+
+
+def test_number_that_a_finished_session_does_not_hold(asking: Asking) -> None:
+    session = asking.seed(invoices=[{}, {"status": 450}])
+    asking.check(session)
+    asking.counts()
+    for _ in range(3):
+        with pytest.raises(errors.InvoiceNotFound) as caught:
+            fetch_upo(asking.parts, asking.place, session.reference_number, NUMBER, "pdf")
+        assert caught.value.retry_after is None
+    assert asking.counts() == {UPO: 1}
+
+
+def test_each_company_and_environment_has_its_own(asking: Asking) -> None:
+    refused(asking)
+    elsewhere = replace(asking.place, environment="demo")
+    refusals.repeat(asking.parts, elsewhere, f"session {UNKNOWN}")
+    with pytest.raises(errors.SessionNotFound):
+        refusals.repeat(asking.parts, asking.place, f"session {UNKNOWN}")
