@@ -58,8 +58,9 @@ class Blueprint(SmorestBlueprint):  # type: ignore[misc]
         """Check path and query; the view gets the loaded path (if any), then the loaded query."""
 
         def decorate(view: View) -> View:
-            checked: View = self.arguments(query, location="query")(view)
-            return self.arguments(path, location="path")(checked) if path else checked
+            # Instances: a schema class would be made into one again for each request.
+            checked: View = self.arguments(query(), location="query")(view)
+            return self.arguments(path(), location="path")(checked) if path else checked
 
         return decorate
 

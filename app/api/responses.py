@@ -25,7 +25,7 @@ def json_response(
 
 def local_time(moment: datetime | None, zone: ZoneInfo) -> str | None:
     """`YYYY-MM-DD HH:MM:SS` in the zone, seconds truncated: the contract's own dates."""
-    return moment.astimezone(zone).strftime("%Y-%m-%d %H:%M:%S") if moment else None
+    return moment.astimezone(zone).isoformat(" ", "seconds")[:19] if moment else None
 
 
 def rfc3339(moment: datetime | None, zone: ZoneInfo) -> str | None:

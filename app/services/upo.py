@@ -49,11 +49,11 @@ def fetch_upo(
     Raises OutageSimulation, NoActiveKsefSession, SessionNotFound, UpoNotAvailable,
     InvoiceNotFound, UpoIntegrity, KsefInvalidResponse, and what the gateway raises.
     """
-    outages.refuse_if_simulated(parts, place)
     name = UpoName(reference_number, ksef_number=ksef_number)
-    document = archived(parts, place, name) or fetch(
-        parts, place, name, ActiveSession(parts, place)
-    )
+    with parts.db.one_transaction():
+        outages.refuse_if_simulated(parts, place)
+        document = archived(parts, place, name)
+    document = document or fetch(parts, place, name, ActiveSession(parts, place))
     return _handed_out(document, doc_type)
 
 
