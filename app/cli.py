@@ -15,7 +15,17 @@ from flask.cli import AppGroup, with_appcontext
 from app import clock, errors
 from app.api.context import parts, settings
 from app.db import migrate
-from app.services import auth, backfill, certificates, invoices, outages, quota, upo, users
+from app.services import (
+    auth,
+    backfill,
+    certificates,
+    invoices,
+    keys,
+    outages,
+    quota,
+    upo,
+    users,
+)
 from app.services.parts import Place
 from app.settings import ENVIRONMENTS, SettingsError
 
@@ -39,6 +49,7 @@ def register(app: Flask) -> None:
         link,
         upo_group,
         quota_group,
+        rotate_keys,
     ):
         app.cli.add_command(command)
 
@@ -380,6 +391,22 @@ def show_quota(place: Place) -> None:
 def clear_quota(place: Place) -> None:
     """Lift the blocks that KSeF's 429 answers have set; calls are counted on."""
     click.echo(f"{quota.clear(parts(), place)} block(s) lifted")
+
+
+@click.command("rotate-keys")
+@told_plainly
+def rotate_keys() -> None:
+    """Seal all stored secrets with the first of SECRET_KEYS.
+
+    May be broken off and begun again, while the service runs with the same SECRET_KEYS.
+    """
+    with _progress("secrets") as progress:
+        done = keys.rotate(parts(), progress)
+    click.echo(f"{done.sealed} secrets sealed with the newest key")
+    if done.unreadable:
+        raise errors.OperatorError(
+            f"{done.unreadable} do not open: their key is not in SECRET_KEYS, or the row was moved."
+        )
 
 
 @contextmanager

@@ -27,6 +27,11 @@ class Vault:
         self._ciphers = {_key_id(key): AESGCM(key) for key in reversed(keys)}
         self._newest = _key_id(keys[0])
 
+    @property
+    def newest_key_id(self) -> bytes:
+        """With what everything begins that is sealed now."""
+        return self._newest
+
     def seal(self, secret: str, *, company_nip: str, environment: str, purpose: str) -> bytes:
         """The sealed form of a secret, to be stored for that company, environment and purpose."""
         nonce = os.urandom(_NONCE)

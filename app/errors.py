@@ -91,8 +91,10 @@ class Unauthorized(ProxyError):
 
     status, code, title = 401, "unauthorized", "Unauthorized"
 
-    def __init__(self) -> None:
-        super().__init__("User name or password is missing or wrong (HTTP Basic).")
+    def __init__(self, *, retry_after: int | None = None) -> None:
+        super().__init__(
+            "User name or password is missing or wrong (HTTP Basic).", retry_after=retry_after
+        )
 
 
 class Forbidden(ProxyError):

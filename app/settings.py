@@ -19,6 +19,13 @@ ENVIRONMENTS = ("test", "demo", "prod")
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 
 
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+LOOPBACK: tuple[Network, ...] = (
+    ipaddress.IPv4Network("127.0.0.1"),
+    ipaddress.IPv6Network("::1"),
+)
+
+
 class SettingsError(Exception):
     """Settings are missing or bad; the text names all of them, and never shows a value."""
 
@@ -59,6 +66,7 @@ class Timing:
     pool_wait: float = 1.0
     lock_timeout: float = 1.0
     statement_timeout: float = 3.0
+    failed_logins: float = 900.0  # ten failures in so long, and a user's address is put off
     password_cache: float = 60.0
     password_wait: float = 5.0  # for a turn at hashing
     outage_after: float = 10.0  # calls have failed for so long before the breaker may open
@@ -83,6 +91,7 @@ class Settings:
     ksef_proxy_url: str | None = field(default=None, repr=False)
     ksef_ca_bundle: str | None = None
     quota_share: float = 0.9
+    forwarded_allow_ips: tuple[Network, ...] = LOOPBACK  # empty: whoever connects is a proxy
     response_timezone: ZoneInfo = field(default_factory=lambda: ZoneInfo("Europe/Warsaw"))
     web_threads: int = 8
     log_level: str = "INFO"
@@ -143,6 +152,7 @@ def from_environment(environ: Mapping[str, str] | None = None) -> Settings:
             )
         )
     }
+    proxies = reader.read("FORWARDED_ALLOW_IPS", _networks)
     settings = Settings(
         database_url=reader.require("DATABASE_URL", _database_url, ""),
         secret_keys=reader.require("SECRET_KEYS", _secret_keys, ()),
@@ -150,6 +160,7 @@ def from_environment(environ: Mapping[str, str] | None = None) -> Settings:
         ksef_proxy_url=reader.read("KSEF_PROXY_URL", _http_url),
         ksef_ca_bundle=reader.read("KSEF_CA_BUNDLE", _existing_file),
         quota_share=reader.read("KSEF_QUOTA_SHARE", _share) or 0.9,
+        forwarded_allow_ips=LOOPBACK if proxies is None else proxies,
         response_timezone=reader.read("RESPONSE_TIMEZONE", _timezone) or ZoneInfo("Europe/Warsaw"),
         web_threads=reader.read("WEB_THREADS", _positive) or 8,
         log_level=reader.read("LOG_LEVEL", _log_level) or "INFO",
@@ -219,6 +230,16 @@ def _existing_file(text: str) -> str:
             return text
     except OSError:
         raise ValueError("is not a readable file") from None
+
+
+def _networks(text: str) -> tuple[Network, ...]:
+    """As gunicorn reads the same variable: addresses and networks, or `*` for any."""
+    if text == "*":
+        return ()
+    try:
+        return tuple(ipaddress.ip_network(part.strip()) for part in text.split(","))
+    except ValueError:  # its text would repeat the value
+        raise ValueError("is not a list of addresses and networks") from None
 
 
 def _timezone(text: str) -> ZoneInfo:

@@ -7,7 +7,8 @@ from typing import Any, TypeVar, cast
 from flask import g, request
 
 from app import errors
-from app.api.context import parts
+from app.api.client_address import client_address
+from app.api.context import parts, settings
 from app.services.users import ROLES, Caller, authenticate
 
 View = TypeVar("View", bound=Callable[..., Any])
@@ -41,4 +42,9 @@ def _authenticate() -> None:
     given = request.authorization
     if given is None or given.type != "basic" or not given.username or given.password is None:
         raise errors.Unauthorized
-    g.caller = authenticate(parts(), given.username, given.password)
+    address = client_address(
+        request.remote_addr or "",
+        request.headers.get("X-Forwarded-For", ""),
+        settings().forwarded_allow_ips,
+    )
+    g.caller = authenticate(parts(), given.username, given.password, address=address)

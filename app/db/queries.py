@@ -15,6 +15,7 @@ def _load(resource: str) -> Any:  # aiosql makes the attributes at run time
 auth = _load("auth")
 invoices = _load("invoices")
 kept = _load("kept")
+keys = _load("keys")
 leases = _load("leases")
 limits = _load("limits")
 linking = _load("linking")

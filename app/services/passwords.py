@@ -36,13 +36,16 @@ class Passwords:
         """The hash to be stored for a password."""
         return self._hasher.hash(password)
 
+    def remembers(self, password: str, stored_hash: str | None) -> bool:
+        """Whether the password was proved to be the one stored, a short while ago."""
+        return stored_hash is not None and self._is_remembered(self._proof(password, stored_hash))
+
     def verify(self, password: str, stored_hash: str | None) -> bool:
         """Whether the password is the one stored. `None`, an unknown user, costs the same.
 
         Raises Unavailable when too many others are waiting for a turn.
         """
-        proof = self._proof(password, stored_hash or "")
-        if stored_hash and self._is_remembered(proof):
+        if self.remembers(password, stored_hash):
             return True
         if not self._turns.acquire(timeout=self._wait):
             raise errors.Unavailable("Too many logins at once.", retry_after=round(self._wait) or 1)
@@ -54,7 +57,7 @@ class Passwords:
             self._turns.release()
         if stored_hash is None:
             return False
-        self._keep(proof)
+        self._keep(self._proof(password, stored_hash))
         return True
 
     def _proof(self, password: str, stored_hash: str) -> bytes:

@@ -7,6 +7,7 @@ from typing import Any
 
 from app.db.queries import users as queries
 from app.errors import OperatorError, Unauthorized
+from app.services import throttle
 from app.services.parts import Parts
 
 ROLES = ("admin", "technical")
@@ -23,18 +24,25 @@ class Caller:
     role: str
 
 
-def authenticate(parts: Parts, email: str, password: str) -> Caller:
+def authenticate(parts: Parts, email: str, password: str, *, address: str = "") -> Caller:
     """The caller behind a user name and a password; Unauthorized, in one text for all causes.
 
-    The user is read on every request: one who was disabled is out at once.
+    The user is read on every request: one who was disabled is out at once. Who fails too often,
+    from an `address`, is put off before the password is looked at, unless it was right a moment
+    ago.
     """
+    email = _normal(email)
     with parts.db.transaction() as connection:
-        user = queries.get_user(connection, email=_normal(email)) if "\0" not in email else None
+        user = queries.get_user(connection, email=email) if "\0" not in email else None
     if user is not None and user.disabled_at is not None:
         user = None
-    right = parts.passwords.verify(password, user.password_hash if user else None)
-    if user is None or not right:
-        raise Unauthorized
+    stored = user.password_hash if user else None
+    if user is None or not parts.passwords.remembers(password, stored):
+        throttle.refuse_if_throttled(parts, email, address)
+        right = parts.passwords.verify(password, stored)
+        if user is None or not right:
+            throttle.note_failure(parts, email, address)
+            raise Unauthorized
     return Caller(user.email, user.company_nip, user.role)
 
 

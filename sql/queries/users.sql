@@ -27,3 +27,26 @@ RETURNING disabled_at;
 SELECT email, company_nip, role, created_at, disabled_at
 FROM users
 ORDER BY company_nip, email;
+
+-- name: throttled_for(who, before, seconds)$
+-- Seconds until the failure that is one too many is that old; no row where there are fewer.
+SELECT extract(epoch FROM failed_at - clock_timestamp())::float8 + :seconds
+FROM failed_logins
+WHERE who = :who
+ORDER BY failed_at DESC
+OFFSET :before
+LIMIT 1;
+
+-- name: note_failed_login(who, seconds)!
+-- Those that are too old to count go, a little each time.
+WITH forgotten AS (
+    DELETE FROM failed_logins
+    WHERE ctid = ANY (ARRAY(
+        SELECT ctid
+        FROM failed_logins
+        WHERE failed_at < clock_timestamp() - make_interval(secs => :seconds)
+        ORDER BY failed_at
+        LIMIT 100
+    ))
+)
+INSERT INTO failed_logins (who) VALUES (:who);

@@ -49,7 +49,7 @@ def test_a_query_can_be_planned_and_is_used(database: Any, name: str) -> None:
         cursor.execute(prepared(QUERIES[name]))
         assert cursor.fetchall()
     assert any(
-        f"queries.{query}(" in source
+        re.search(rf"queries\.{query}\b", source)
         for source in SOURCES
         if f"import {resource} as queries" in source or f'"{resource}.sql"' in source
     )
