@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import copy
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from cryptography import x509
@@ -199,11 +199,13 @@ def _certificate(signature: etree._Element) -> x509.Certificate:
 
 
 def _verified(root: etree._Element, certificate: x509.Certificate) -> etree._Element:
-    """What the signature covers, as it was signed: the whole document; else 9105."""
+    """What the signature covers, as it was signed: the whole document; else 9105.
+
+    Whether the certificate is valid now shows in the login's status, not here.
+    """
+    in_its_time = replace(_EXPECTED, verification_time=certificate.not_valid_before_utc)
     try:
-        results = _Verifier().verify(
-            root, x509_cert=certificate, expect_config=_EXPECTED, validate_schema=True
-        )
+        results = _Verifier().verify(root, x509_cert=certificate, expect_config=in_its_time)
     except (InvalidSignature, InvalidInput, ValueError, etree.LxmlError) as error:
         raise BadRequest(9105, str(error)) from None
     for result in results:

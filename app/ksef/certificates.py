@@ -201,7 +201,7 @@ def _private_key(content: bytes, passphrase: str | None) -> PrivateKey:
         raise _wrong_passphrase(None)
     try:
         key = load_pem_private_key(block[0], _encoded(passphrase) if encrypted else None)
-    except ValueError:
+    except (ValueError, TypeError):  # TypeError: the passphrase is empty
         if encrypted:
             raise _wrong_passphrase(passphrase) from None
         raise CertificateError("The private key cannot be read.") from None

@@ -2,15 +2,23 @@
 
 import base64
 import hashlib
+import io
 import os
+import zipfile
 from dataclasses import dataclass, field
 from typing import Any
 
 import requests
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, padding
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric import padding as rsa_padding
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+from lxml import etree
+from signxml.algorithms import SignatureMethod
+from signxml.xades import XAdESSigner
+
+from tests.certificates import Made
 
 NIP = "5265877635"
 OTHER_NIP = "7010002137"
@@ -24,6 +32,23 @@ def sha256(content: bytes) -> str:
     return base64_text(hashlib.sha256(content).digest())
 
 
+def encrypt(content: bytes, key: bytes, vector: bytes) -> bytes:
+    """AES-256-CBC with PKCS#7 padding."""
+    padder = padding.PKCS7(128).padder()
+    padded = padder.update(content) + padder.finalize()
+    encryptor = Cipher(algorithms.AES256(key), modes.CBC(vector)).encryptor()
+    return encryptor.update(padded) + encryptor.finalize()
+
+
+def zipped(**files: bytes) -> bytes:
+    """A ZIP of files, named as the arguments are."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in files.items():
+            archive.writestr(f"{name}.xml", content)
+    return buffer.getvalue()
+
+
 def invoice_xml(number: str, *, seller: str = NIP, buyer: str = OTHER_NIP) -> bytes:
     return f"""<?xml version="1.0" encoding="UTF-8"?>
 <Faktura xmlns="http://crd.gov.pl/wzor/2025/06/25/13775/">
@@ -32,6 +57,32 @@ def invoice_xml(number: str, *, seller: str = NIP, buyer: str = OTHER_NIP) -> by
   <Podmiot2><DaneIdentyfikacyjne><NIP>{buyer}</NIP></DaneIdentyfikacyjne></Podmiot2>
   <Fa><KodWaluty>PLN</KodWaluty><P_1>2026-11-20</P_1><P_2>{number}</P_2></Fa>
 </Faktura>""".encode()
+
+
+def login_document(
+    made: Made,
+    *,
+    challenge: str,
+    nip: str = NIP,
+    subject_type: str = "certificateSubject",
+    namespace: str = "http://ksef.mf.gov.pl/auth/token/2.1",
+    content: str | None = None,
+) -> bytes:
+    """An `AuthTokenRequest`, signed; `content` stands in for what the others describe."""
+    if content is None:
+        content = (
+            f"<Challenge>{challenge}</Challenge>"
+            f"<ContextIdentifier><Nip>{nip}</Nip></ContextIdentifier>"
+            f"<SubjectIdentifierType>{subject_type}</SubjectIdentifierType>"
+        )
+    root = etree.fromstring(f'<AuthTokenRequest xmlns="{namespace}">{content}</AuthTokenRequest>')
+    elliptic = isinstance(made.key, ec.EllipticCurvePrivateKey)
+    signer = XAdESSigner(
+        signature_algorithm=(
+            SignatureMethod.ECDSA_SHA256 if elliptic else SignatureMethod.RSA_SHA256
+        )
+    )
+    return etree.tostring(signer.sign(root, key=made.key, cert=[made.certificate]))
 
 
 @dataclass
@@ -103,6 +154,26 @@ class Client:
             self.operation_token = answer.json()["authenticationToken"]["token"]
         return answer
 
+    def start_certificate_login(
+        self, made: Made, *, query: str = "", **changes: Any
+    ) -> requests.Response:
+        """Challenge and login with a certificate; see `login_document` for `changes`."""
+        challenge = self.post("/auth/challenge", bearer="").json()["challenge"]
+        document = login_document(made, **{"challenge": challenge, "nip": self.nip} | changes)
+        return self.send_login_document(document, query=query)
+
+    def send_login_document(self, document: bytes, *, query: str = "") -> requests.Response:
+        answer = self.post(
+            f"/auth/xades-signature{query}",
+            data=document,
+            headers={"Content-Type": "application/xml"},
+            bearer="",
+        )
+        if answer.status_code == 202:
+            self.login_reference = answer.json()["referenceNumber"]
+            self.operation_token = answer.json()["authenticationToken"]["token"]
+        return answer
+
     def login_status(self) -> dict[str, Any]:
         answer = self.get(f"/auth/{self.login_reference}", bearer=self.operation_token)
         return answer.json()["status"]
@@ -128,6 +199,12 @@ class Client:
         assert self.redeem().status_code == 200
         return self
 
+    def log_in_with_certificate(self, made: Made) -> "Client":
+        assert self.start_certificate_login(made).status_code == 202
+        assert self.settled_login()["code"] == 200
+        assert self.redeem().status_code == 200
+        return self
+
     # -- sending -------------------------------------------------------------------------
 
     def open_session(self) -> "OnlineSession":
@@ -146,6 +223,32 @@ class Client:
                 "publicKeyId": key_id,
             },
         }
+
+    def open_batch(
+        self, archive: bytes, *, cuts: int = 1, compression: str | None = None, **changes: Any
+    ) -> "BatchSession":
+        """A batch session for an archive, cut into so many parts, each encrypted."""
+        key, vector = os.urandom(32), os.urandom(16)
+        length = -(-len(archive) // cuts)
+        parts = [
+            encrypt(archive[start : start + length], key, vector)
+            for start in range(0, len(archive), length)
+        ]
+        batch_file = {
+            "fileSize": len(archive),
+            "fileHash": sha256(archive),
+            "fileParts": [
+                {"ordinalNumber": i, "fileSize": len(part), "fileHash": sha256(part)}
+                for i, part in enumerate(parts, 1)
+            ],
+        }
+        if compression:
+            batch_file["compressionType"] = compression
+        order = self.session_order(key, vector) | {"batchFile": batch_file} | changes
+        answer = self.post("/sessions/batch", json=order)
+        assert answer.status_code == 201, answer.text
+        content = answer.json()
+        return BatchSession(self, content["referenceNumber"], parts, content["partUploadRequests"])
 
     # -- asking --------------------------------------------------------------------------
 
@@ -176,10 +279,7 @@ class OnlineSession:
     vector: bytes
 
     def order(self, content: bytes, **changes: Any) -> dict[str, Any]:
-        padder = padding.PKCS7(128).padder()
-        padded = padder.update(content) + padder.finalize()
-        encryptor = Cipher(algorithms.AES256(self.key), modes.CBC(self.vector)).encryptor()
-        encrypted = encryptor.update(padded) + encryptor.finalize()
+        encrypted = encrypt(content, self.key, self.vector)
         return {
             "invoiceHash": sha256(content),
             "invoiceSize": len(content),
@@ -205,3 +305,33 @@ class OnlineSession:
 
     def close(self) -> requests.Response:
         return self.client.post(f"/sessions/online/{self.reference}/close")
+
+
+@dataclass
+class BatchSession:
+    """An open batch session, its encrypted parts and where they go."""
+
+    client: Client
+    reference: str
+    parts: list[bytes]
+    requests: list[dict[str, Any]]
+
+    def upload(self, number: int, content: bytes | None = None, **options: Any) -> int:
+        """PUT of a part, from 0; the status of the answer."""
+        wanted = self.requests[number]
+        answer = self.client.http.request(
+            wanted["method"],
+            wanted["url"],
+            data=self.parts[number] if content is None else content,
+            **{"headers": wanted["headers"], "timeout": 10} | options,
+        )
+        return answer.status_code
+
+    def close(self) -> requests.Response:
+        return self.client.post(f"/sessions/batch/{self.reference}/close")
+
+    def send(self) -> str:
+        for number in range(len(self.parts)):
+            assert self.upload(number) == 201
+        assert self.close().status_code == 204
+        return self.reference

@@ -9,7 +9,15 @@ from sandbox.access import GROUPS
 from sandbox.app import create_app
 from sandbox.quota import LIMITS
 from sandbox.world import World
-from tests.sandbox.ksef_client import NIP, base64_text, invoice_xml
+from tests.certificates import make
+from tests.sandbox.ksef_client import (
+    NIP,
+    base64_text,
+    invoice_xml,
+    login_document,
+    sha256,
+    zipped,
+)
 
 UNKNOWN = "20260101-SO-0000000000-0000000000-00"
 KSEF_NUMBER = "5265877635-20250826-0100001AF629-AF"
@@ -35,11 +43,17 @@ def asked(contract, control):
         headers=None,
         bearer=None,
         json=None,
+        data=None,
         query="",
         **values,
     ):
         answer = client.call(
-            method, template.format(**values) + query, headers=headers, bearer=bearer, json=json
+            method,
+            template.format(**values) + query,
+            headers=headers,
+            bearer=bearer,
+            json=json,
+            data=data,
         )
         assert answer.status_code == status, answer.text
         contract.check(method, template, answer)
@@ -105,6 +119,50 @@ def test_failed_logins(asked, make_client, control, outcome):
         referenceNumber=client.login_reference,
     )
     assert answer.json()["status"]["code"] == outcome
+
+
+def test_the_login_with_a_certificate(asked, formatted, make_client):
+    client = make_client()
+    client.problem_details = formatted.problem_details
+    challenge = asked(client, "POST", "/auth/challenge", 200).json()["challenge"]
+    document = login_document(make(), challenge=challenge)
+    path, kind = "/auth/xades-signature", {"Content-Type": "application/xml"}
+    for status in (202, 400):
+        answer = asked(client, "POST", path, status, headers=kind, data=document)
+        if status == 202:
+            started = answer.json()
+    operation = started["authenticationToken"]["token"]
+    login = started["referenceNumber"]
+    for _ in range(2):
+        asked(
+            client, "GET", "/auth/{referenceNumber}", 200, bearer=operation, referenceNumber=login
+        )
+    asked(client, "POST", "/auth/token/redeem", 200, bearer=operation)
+    named = {"referenceNumber": login}
+    access = formatted.access_token
+    asked(client, "DELETE", "/auth/sessions/{referenceNumber}", 204, bearer=access, **named)
+    named = {"referenceNumber": UNKNOWN}
+    asked(client, "DELETE", "/auth/sessions/{referenceNumber}", 400, bearer=access, **named)
+    asked(client, "DELETE", "/auth/sessions/{referenceNumber}", 401, **named)
+
+
+def test_sending_a_batch(asked, formatted):
+    client = formatted
+    archive = zipped(a=invoice_xml("FV/1"))
+    order = client.session_order(os.urandom(32), os.urandom(16))
+    asked(client, "POST", "/sessions/batch", 400, json=order)
+    asked(client, "POST", "/sessions/batch", 401, bearer="x", json=order)
+    part = {"fileSize": 16, "fileHash": sha256(b"x")}
+    order["batchFile"] = part | {"fileParts": [part | {"ordinalNumber": 1}]}
+    asked(client, "POST", "/sessions/batch", 201, json=order)
+    batch = client.open_batch(archive)
+    close, named = "/sessions/batch/{referenceNumber}/close", {"referenceNumber": batch.reference}
+    asked(client, "POST", close, 400, **named)
+    batch.upload(0)
+    asked(client, "POST", close, 204, **named)
+    asked(client, "POST", close, 400, **named)
+    for path in ("", "/invoices", "/invoices/failed"):
+        asked(client, "GET", "/sessions/{referenceNumber}" + path, 200, **named)
 
 
 def test_a_login_too_old(asked, client, control):
