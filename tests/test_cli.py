@@ -2,11 +2,12 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,9 @@ from flask import Flask
 
 from app import create_app, errors
 from app.api.context import EXTENSION
-from app.services import auth, users
+from app.services import auth, certificates, users
 from app.services.parts import Parts, Place
+from tests.certificates import make
 from tests.rows import SYNCED
 from tests.upo import samples
 
@@ -218,6 +220,140 @@ def test_set_token_refuses_what_is_wrong(run: Run, company: None, database: Any)
     )
     refused(run("credential", "set-token", "--nip", NIP, given="x\n"), "--environment", code=2)
     assert everything(database) == before
+
+
+SUBJECT = f"/C=PL/O=Firma/CN=Firma/organizationIdentifier=VATPL-{NIP}"
+PASSPHRASE = "zażółć gęślą jaźń"
+NEW_KEY = {
+    "rsa": ("rsa:2048",),
+    "ec": ("ec", "-pkeyopt", "ec_paramgen_curve:P-256"),
+}
+needs_openssl = pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl here")
+
+
+@dataclass(frozen=True)
+class OpenSsl:
+    """A certificate as an operator makes one: `seal.crt`, `seal.key`, `seal.p12` in a folder."""
+
+    folder: Path
+    kind: str = "ec"
+
+    def make(self, name: str = "seal", subject: str = SUBJECT) -> "OpenSsl":
+        """A certificate whose key is encrypted with the passphrase."""
+        key, certificate = self.folder / f"{name}.key", self.folder / f"{name}.crt"
+        self._run(
+            *("req", "-x509", "-newkey", *NEW_KEY[self.kind], "-days", "400", "-subj", subject),
+            *("-addext", "keyUsage=digitalSignature", "-passout", "stdin"),
+            *("-keyout", str(key), "-out", str(certificate)),
+        )
+        self._run(
+            *("pkcs12", "-export", "-inkey", str(key), "-in", str(certificate)),
+            *("-passin", "stdin", "-passout", f"pass:{PASSPHRASE}"),
+            *("-out", str(self.folder / f"{name}.p12")),
+        )
+        return self
+
+    def _run(self, *arguments: str) -> None:
+        given = f"{PASSPHRASE}\n".encode()
+        subprocess.run(["openssl", *arguments], input=given, check=True, capture_output=True)
+
+    def pem(self, key: str = "seal", certificate: str = "seal") -> tuple[str, ...]:
+        files = (self.folder / f"{certificate}.crt", self.folder / f"{key}.key")
+        return ("--certificate", str(files[0]), "--key", str(files[1]), "--passphrase-stdin")
+
+    def pkcs12(self) -> tuple[str, ...]:
+        return ("--certificate", str(self.folder / "seal.p12"), "--passphrase-stdin")
+
+    def secrets(self) -> list[str]:
+        """What must not be shown anywhere."""
+        made = certificates.read((self.folder / "seal.p12").read_bytes(), None, PASSPHRASE)
+        body = made.to_json().split("PRIVATE KEY-----\\n")[1]
+        return [PASSPHRASE, body[10:50]]
+
+
+@pytest.fixture
+def openssl(tmp_path: Path) -> OpenSsl:
+    return OpenSsl(tmp_path).make()
+
+
+@needs_openssl
+@pytest.mark.parametrize("kind", ["rsa", "ec"])
+@pytest.mark.parametrize("form", ["pem", "pkcs12"])
+def test_set_certificate_proves_it_stores_it_sealed_and_the_company_can_log_in(
+    run: Run,
+    parts: Parts,
+    company: None,
+    control: Any,
+    database: Any,
+    tmp_path: Path,
+    kind: str,
+    form: str,
+) -> None:
+    made = OpenSsl(tmp_path, kind).make()
+    files = made.pem() if form == "pem" else made.pkcs12()
+    result = run("credential", "set-certificate", *PLACE, *files, given=f"{PASSPHRASE}\n")
+    subject, fingerprint, until, stored = done(result).splitlines()
+    assert subject == f"subject: NIP {NIP}"
+    assert re.fullmatch("SHA-256 fingerprint: [0-9A-F]{64}", fingerprint)
+    assert re.fullmatch(r"valid until: 20\d\d-\d\d-\d\d \d\d:\d\d UTC", until)
+    assert stored == f"certificate of {NIP} stored for test, proved by a login"
+    for secret in made.secrets():
+        assert secret not in result.output
+        assert secret not in str(everything(database))
+    assert control.call_counts()["DELETE /{environment}/v2/auth/sessions/current"] == 1
+    assert auth.log_in(parts, Place(NIP, "test")).method == "certificate"
+
+
+@needs_openssl
+def test_set_certificate_warns_where_it_is_not_the_company_s_own(
+    run: Run, company: None, control: Any, tmp_path: Path
+) -> None:
+    files = OpenSsl(tmp_path).make(subject="/CN=Jan/serialNumber=PNOPL-88102341294").pem()
+    given = f"{PASSPHRASE}\n"
+    output = done(run("credential", "set-certificate", *PLACE, *files, "--no-verify", given=given))
+    assert "subject: PESEL 88102341294" in output
+    assert f"warning: it is not the certificate of {NIP} itself" in output
+    assert output.endswith("not proved by a login\n")
+    assert control.calls() == []
+
+
+@needs_openssl
+def test_set_certificate_refuses_what_is_wrong_and_stores_nothing(
+    run: Run, company: None, control: Any, database: Any, openssl: OpenSsl, tmp_path: Path
+) -> None:
+    openssl.make("other")
+    expired, text = tmp_path / "expired.pem", tmp_path / "text.txt"
+    old = make(days=(-30, -1))
+    expired.write_bytes(old.pem + old.key_pem())
+    text.write_text("hello")
+    before = everything(database)
+
+    def setting(*arguments: str, given: str = f"{PASSPHRASE}\n") -> Result:
+        return run("credential", "set-certificate", *PLACE, *arguments, given=given)
+
+    refused(setting(*openssl.pkcs12(), given="wrong\n"), "passphrase is wrong")
+    refused(setting(*openssl.pem(), given="wrong\n"), "passphrase is wrong")
+    refused(setting(*openssl.pem(), given=f"{PASSPHRASE} \n"), "passphrase is wrong")
+    refused(setting(*openssl.pem()[:-1]), "give its passphrase")
+    refused(setting(*openssl.pem(key="other")), "of another certificate")
+    refused(setting("--certificate", str(expired)), "expired on")
+    refused(setting("--certificate", str(text)), "not a certificate")
+    refused(setting(*openssl.pem()[:2]), "name its file with --key")
+    refused(setting("--certificate", str(tmp_path / "none")), "does not exist", code=2)
+    refused(setting(), "--certificate", code=2)
+    assert control.calls() == []
+
+    fingerprint = fingerprint_of(openssl)
+    control.add_certificate("test", NIP, fingerprint=fingerprint, outcome=415)
+    refused(setting(*openssl.pem()), "KSeF refused the login", f"NIP {NIP}", "Nothing was stored")
+    control.set_api("test", available=False)
+    refused(setting(*openssl.pem()), "HTTP 503", "Nothing was stored", "--no-verify")
+    assert everything(database) == before
+
+
+def fingerprint_of(made: OpenSsl) -> str:
+    content = (made.folder / "seal.p12").read_bytes()
+    return certificates.read(content, None, PASSPHRASE).fingerprint
 
 
 # -- outage ---------------------------------------------------------------------------------

@@ -15,10 +15,12 @@ import pytest
 import requests
 from lxml import etree
 
+from app.ksef.certificates import Certificate
 from app.services import auth, users
 from app.services.parts import Parts
+from tests.certificates import make
 from tests.rows import add_offline, add_synced, offline_sessions, stored, synced_sessions
-from tests.sandbox.ksef_client import Client, invoice_xml
+from tests.sandbox.ksef_client import Client, invoice_xml, login_document, zipped
 from tests.service import PASSWORD, Company, basic
 
 NIP, OTHER_NIP = "5265877635", "7812019453"
@@ -179,6 +181,45 @@ def assert_pdf_holds(pdf: bytes, xml: bytes) -> None:
         # Times are drawn without the T, their fractions and the offset, which is Warsaw's anyway.
         shown = value[:19].replace("T", "") if value[10:11] == "T" else value
         assert "".join(shown.split()) in drawn, value
+
+
+def test_company_with_a_certificate_from_its_login_to_the_receipt(
+    service: Any,
+    http: requests.Session,
+    sandbox: Any,
+    control: Any,
+    parts: Parts,
+    make_company: Callable[..., Company],
+) -> None:
+    made = make("rsa")
+    company = make_company(NIP, logged_in=False)
+    control.add_certificate("demo", NIP, made.pem.decode())
+    auth.set_certificate(parts, company.place("demo"), Certificate(made.certificate, made.key))
+    erp = Erp(service.url, http, company, sandbox, control)
+    logged_in = erp.request("POST", "/auth/demo")
+    assert logged_in.status_code == 200
+    assert logged_in.json()["method"] == "certificate"
+    assert logged_in.json()["certificateValidUntil"] is not None
+
+    sender = Client(f"{sandbox.url}/demo/v2", NIP, http=http)
+    document = login_document(made, challenge=sender.post("/auth/challenge").json()["challenge"])
+    assert sender.send_login_document(document).status_code == 202
+    assert sender.settled_login()["code"] == 200
+    assert sender.redeem().status_code == 200
+    reference = sender.open_batch(zipped(a=invoice_xml("FV/1"), b=b"no invoice"), cuts=2).send()
+    control.advance(10)
+
+    final = erp.status(reference, "demo")
+    assert final["final"] is True
+    assert [invoice["status"]["code"] for invoice in final["invoices"]] == [200, 450]
+    number = final["invoices"][0]["ksefNumber"]
+    path = f"/invoices/demo/status/{reference}/{number}/upo"
+    pdf = erp.get(f"{path}?docType=pdf", headers={"Accept": "application/pdf"})
+    assert pdf.status_code == 200, pdf.text
+    text = "".join(page.extract_text() for page in pypdf.PdfReader(io.BytesIO(pdf.content)).pages)
+    assert "Skrót dokumentu uwierzytelniającego" in text
+    assert base64.b64encode(hashlib.sha256(document).digest()).decode() in text
+    assert number in text
 
 
 def test_batch_session_of_three_thousand_with_its_rows(

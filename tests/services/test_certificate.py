@@ -1,6 +1,5 @@
 """A certificate as the company's credential: sealed, logged in with, proved, watched."""
 
-import json
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
@@ -58,9 +57,13 @@ def end_of_tokens(database: Any, *, refresh_too: bool) -> None:
         database.execute("UPDATE ksef_sessions SET refresh_token_valid_until = now()")
 
 
-def warnings(capsys: pytest.CaptureFixture[str]) -> list[Any]:
-    lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
-    return [line for line in lines if line["level"] == "WARNING"]
+def warnings(caplog: pytest.LogCaptureFixture) -> list[Any]:
+    """(event, fields) of each warning so far."""
+    return [
+        (record.getMessage(), record.__dict__["fields"])
+        for record in caplog.records
+        if record.levelname == "WARNING"
+    ]
 
 
 # -- logging in -----------------------------------------------------------------------------
@@ -202,29 +205,35 @@ def test_a_certificate_without_its_end_cannot_be_stored(company: Company, databa
 
 @pytest.mark.parametrize(("days", "warned"), [(31, False), (29, True)])
 def test_each_login_warns_of_an_end_that_is_near(
-    parts: Parts, company: Company, known: Any, capsys: Any, days: int, warned: bool
+    caplog: Any, parts: Parts, company: Company, known: Any, days: int, warned: bool
 ) -> None:
     certificate = known(days=(-1, days))
     auth.set_certificate(parts, HERE, certificate)
-    capsys.readouterr()
+    caplog.clear()
     auth.log_in(parts, HERE)
-    told = warnings(capsys)
+    told = warnings(caplog)
     assert bool(told) is warned
-    for line in told:
-        assert "ends soon" in line["event"]
-        assert line["valid_until"] == certificate.valid_until.isoformat()
-        assert NIP not in str(line)
+    for event, fields in told:
+        assert "ends soon" in event
+        assert fields["valid_until"] == certificate.valid_until.isoformat()
+        assert NIP not in str(fields)
 
 
 def test_how_early_is_a_setting(
-    settings: Settings, parts: Parts, company: Company, known: Any, capsys: Any
+    caplog: Any, settings: Settings, parts: Parts, company: Company, known: Any
 ) -> None:
     auth.set_certificate(parts, HERE, known(days=(-1, 10)))
     timing = replace(settings.timing, certificate_warning=5 * 86400.0)
     late = make_parts(replace(settings, timing=timing))
-    capsys.readouterr()
+    caplog.clear()
     auth.log_in(late, HERE)
-    assert warnings(capsys) == []
+    assert warnings(caplog) == []
+    timing = replace(settings.timing, certificate_warning=11 * 86400.0)
+    auth.log_out(parts, HERE)
+    early = make_parts(replace(settings, timing=timing))
+    auth.log_in(early, HERE)
+    assert len(warnings(caplog)) == 1
+    early.db.close()
     late.db.close()
 
 
