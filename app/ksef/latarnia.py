@@ -92,7 +92,7 @@ class Latarnia:
                 http.trust_env = False
                 http.headers["User-Agent"] = USER_AGENT
                 said = _object(self._get(http, "/status", deadline))
-                messages = _array(said.get("messages") or [])
+                messages = _messages(said)
                 if said.get("status") != AVAILABLE:  # the end of an event may stand there only
                     messages = [*messages, *_array(self._get(http, "/messages", deadline))]
             kept = {"status": said.get("status"), "messages": messages}
@@ -141,7 +141,13 @@ def read(body: Any) -> Reading:
     status = json.get("status")
     if status not in _STATUSES:
         raise _NotUnderstood
-    return Reading(status, _events(_array(json.get("messages") or [])))
+    return Reading(status, _events(_messages(json)))
+
+
+def _messages(json: dict[str, Any]) -> list[Any]:
+    """Left out where there are none."""
+    messages = json.get("messages")
+    return [] if messages is None else _array(messages)
 
 
 def _events(messages: Iterable[Any]) -> list[Event]:
