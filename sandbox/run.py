@@ -270,7 +270,7 @@ def _page(port: int, ksef_url: str, database: str, password: str, shown: Demo) -
         ),
         "… and Latarnia says so: 409 with its words (if it was asked already, after a minute)": (
             f"{_prod(ksef_url, api='false', latarnia='FAILURE')}"
-            f" until {prod} | tee /dev/stderr | grep -q source.:.latarnia; do sleep 3; done"
+            f" until {prod} | tee /dev/stderr | grep -q source.:.latarnia; do sleep 5; done"
         ),
         "… and up again: 200, after 30 s at most": (
             f"{_prod(ksef_url, api='true', latarnia='AVAILABLE')}"

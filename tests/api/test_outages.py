@@ -1,6 +1,8 @@
 """Simulated outages of KSeF: who may begin them, whom they meet, how they end."""
 
+import json
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -304,3 +306,121 @@ def test_table_refuses_a_simulation_of_production(database: Any) -> None:
         database.execute(
             "INSERT INTO outage_simulations (environment, message) VALUES ('prod', 'x')"
         )
+
+
+# -- real ones ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def in_polish(settings: Any) -> Any:
+    app = create_app(replace(settings, message_language="pl"))
+    yield app.test_client()
+    app.extensions[EXTENSION][1].db.close()
+
+
+def established(database: Any, source: str, category: str = "FAILURE") -> None:
+    """An outage as replicas wrote it down a moment ago."""
+    latarnia = {
+        "status": category,
+        "messages": [
+            {
+                "eventId": 1,
+                "category": category,
+                "type": "FAILURE_START",
+                "title": "Awaria",
+                "text": "Trwa awaria.",
+                "start": "2026-01-15T12:00:00+01:00",
+                "end": None,
+                "version": 1,
+                "published": "2026-01-15T12:00:00+01:00",
+            }
+        ],
+    }
+    database.execute(
+        "DELETE FROM outages; INSERT INTO outages (environment, consecutive_failures,"
+        " failing_since, opened_at, probed_at, latarnia, latarnia_read_at) VALUES ('test', 7,"
+        " now() - interval '1 minute', now(), now(),"
+        + (f" '{json.dumps(latarnia)}', now())" if source == "latarnia" else " NULL, NULL)")
+    )
+
+
+@pytest.mark.parametrize(
+    ("source", "category", "english", "polish"),
+    [
+        ("breaker", "", "offline24", "offline24"),
+        ("latarnia", "MAINTENANCE", "next working day after the maintenance", "prac serwisowych"),
+        ("latarnia", "FAILURE", "within seven working days", "siedmiu dni roboczych"),
+        ("latarnia", "TOTAL_FAILURE", "need not be sent", "nie trzeba"),
+    ],
+)
+def test_409_tells_an_accountant_what_to_do_in_either_language(
+    company: Company,
+    control: Any,
+    database: Any,
+    in_polish: Any,
+    source: str,
+    category: str,
+    english: str,
+    polish: str,
+) -> None:
+    established(database, source, category)
+    path = "/invoices/test/status/20260101-SO-0123456789-0123456789-01"
+    response = company.get(path)
+    body = assert_problem(
+        response, 409, "ksef_outage", retry_after=int(response.headers["Retry-After"])
+    )
+    assert 1 <= body["retryAfter"] <= 30
+    assert english in body["detail"]
+    assert body["outage"]["since"] in body["detail"]
+    assert body["outage"]["source"] == source
+    told = company.get("/outages/test").json["outage"]
+    assert told == body["outage"]
+    assert company.client.get("/status").json["environments"]["test"] == "outage"
+    in_their_words = in_polish.get(path, headers=company.authorization).json
+    assert polish in in_their_words["detail"]
+    assert in_their_words["outage"] == body["outage"]
+    assert control.calls() == []
+
+
+def test_502_tells_that_no_outage_is_established_in_either_language(
+    company: Company, control: Any, in_polish: Any, asked: Any
+) -> None:
+    control.fault("html-503", path="/sessions/", times=None)
+    for number, response in enumerate(asked(), 1):
+        body = assert_problem(response, 502, "ksef_error", also=["ksef"])
+        assert "An outage of KSeF is not established" in body["detail"]
+        assert body["outage"]["consecutiveFailures"] == number
+    assert company.get("/outages/test").json["outage"] == body["outage"]
+    path = "/invoices/test/status/20260101-SO-0123456789-0123456789-01"
+    detail = in_polish.get(path, headers=company.authorization).json["detail"]
+    assert (
+        detail
+        == "KSeF odmówił albo zawiódł. Nie stwierdzono awarii KSeF: poczekaj i zapytaj ponownie."
+    )
+
+
+def test_simulation_is_told_in_polish_too(company: Company, in_polish: Any) -> None:
+    begun = simulate(company, message="Próba", endsAt=in_seconds(3600)).json["outage"]
+    path = "/invoices/test/status/20260101-SO-0123456789-0123456789-01"
+    body = in_polish.get(path, headers=company.authorization).json
+    assert body["detail"] == (
+        f"Symulacja awarii KSeF w środowisku test od {begun['since']}"
+        f" do {begun['messages'][0]['end']}: Próba"
+    )
+
+
+def test_public_status_knows_for_ten_minutes_that_ksef_answered(
+    company: Company, database: Any
+) -> None:
+    def state() -> str:
+        return company.client.get("/status").json["environments"]["test"]
+
+    assert state() == "available"
+    database.execute("UPDATE outages SET answered_at = now() - interval '595 seconds'")
+    assert state() == "available"
+    database.execute("UPDATE outages SET answered_at = now() - interval '601 seconds'")
+    assert state() == "unknown"
+    database.execute(
+        "UPDATE outages SET answered_at = now(), consecutive_failures = 1, failing_since = now()"
+    )
+    assert state() == "unknown"

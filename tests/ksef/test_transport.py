@@ -1,6 +1,8 @@
 """What is sent to KSeF, and what becomes of each of its answers."""
 
 import gzip
+import socket
+import ssl
 from collections.abc import Callable
 from datetime import timedelta
 from email.utils import format_datetime
@@ -10,6 +12,7 @@ import orjson
 import pytest
 import requests
 import responses
+import urllib3
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -357,6 +360,90 @@ class TestBodies:
     ) -> None:
         ksef.get(f"{URL}/x", json={}, headers={"X-System-Warning": "Przerwa o 16:00"})
         assert transport.send("GET", "/x").status == 200
+
+
+def wrapped(error: BaseException) -> requests.ConnectionError:
+    """As requests wraps what urllib3 wraps."""
+    pool: Any = None
+    return requests.ConnectionError(urllib3.exceptions.MaxRetryError(pool, "/x", error))
+
+
+POOL: Any = None
+NEW: Any = urllib3.exceptions.NewConnectionError
+
+
+def caused(error: Exception, cause: Exception) -> Exception:
+    error.__cause__ = cause
+    return error
+
+
+class TestMeaning:
+    """What an error says of KSeF as a whole."""
+
+    @pytest.mark.parametrize(
+        "error",
+        [
+            wrapped(caused(NEW(POOL, "refused"), ConnectionRefusedError(111, "refused"))),
+            requests.ConnectionError(
+                urllib3.exceptions.ProtocolError("aborted", ConnectionResetError(104, "reset"))
+            ),
+            requests.ReadTimeout(urllib3.exceptions.ReadTimeoutError(POOL, "/x", "late")),
+            requests.exceptions.ChunkedEncodingError(urllib3.exceptions.IncompleteRead(1, 2)),
+        ],
+        ids=repr,
+    )
+    def test_so_it_looks_when_ksef_is_down(
+        self, ksef: responses.RequestsMock, transport: Transport, error: Exception
+    ) -> None:
+        assert refused(ksef, transport, body=error).means is errors.Means.DOWN
+
+    @pytest.mark.parametrize(
+        "error",
+        [
+            wrapped(caused(NEW(POOL, "no name"), socket.gaierror(-2, "not known"))),
+            wrapped(caused(NEW(POOL, "no route"), OSError(113, "No route to host"))),
+            wrapped(caused(NEW(POOL, "no net"), OSError(101, "Network is unreachable"))),
+            requests.ConnectTimeout(urllib3.exceptions.ConnectTimeoutError(POOL, "/x", "late")),
+            requests.exceptions.SSLError(ssl.SSLCertVerificationError("self-signed")),
+            # The proxy, and not KSeF, refuses.
+            requests.exceptions.ProxyError(ConnectionRefusedError(111, "refused")),
+            wrapped(caused(ssl.SSLEOFError("eof"), ConnectionResetError(104, "reset"))),
+            requests.exceptions.ContentDecodingError("no gzip"),
+        ],
+        ids=repr,
+    )
+    def test_our_own_trouble_says_nothing_of_ksef(
+        self, ksef: responses.RequestsMock, transport: Transport, error: Exception
+    ) -> None:
+        assert refused(ksef, transport, body=error).means is errors.Means.NOTHING
+
+    @pytest.mark.parametrize(
+        ("answer", "means"),
+        [
+            ({"status": 500}, errors.Means.DOWN),
+            ({"status": 503, "body": HTML}, errors.Means.DOWN),  # whoever made the page
+            ({"status": 404, "body": PAGE}, errors.Means.DOWN),
+            ({"status": 400, "json": problem(21173)}, errors.Means.ANSWERS),
+            ({"status": 401, "json": {}}, errors.Means.ANSWERS),
+            ({"status": 403, "json": {"reasonCode": "ip-not-allowed"}}, errors.Means.ANSWERS),
+            ({"status": 403, "json": WAF}, errors.Means.BLOCKED),
+            ({"status": 403, "json": {**WAF, "reasonCode": "x"}}, errors.Means.ANSWERS),
+            ({"status": 429}, errors.Means.NOTHING),
+            ({"status": 302}, errors.Means.NOTHING),
+        ],
+        ids=str,
+    )
+    def test_answers(
+        self, ksef: responses.RequestsMock, transport: Transport, answer: Any, means: errors.Means
+    ) -> None:
+        assert refused(ksef, transport, **answer).means is means
+
+    def test_a_dripping_answer_is_out_of_time(self, sandbox: Any) -> None:
+        transport = Transport("test", f"{sandbox.url}/test/v2", connect=1, call=0.3, threads=1)
+        Control(sandbox.url).fault("drip", path="/security/", secondsPerByte=0.05)
+        with pytest.raises(errors.KsefUnreachable) as caught:
+            transport.send("GET", "/security/public-key-certificates")
+        assert caught.value.means is errors.Means.DOWN
 
 
 class TestConnection:
