@@ -389,7 +389,7 @@ def test_502_tells_that_no_outage_is_established_in_either_language(
     for number, response in enumerate(asked(), 1):
         body = assert_problem(response, 502, "ksef_error", also=["ksef"])
         assert "An outage of KSeF is not established" in body["detail"]
-        assert body["outage"]["consecutiveFailures"] == number
+        assert body["outage"]["consecutiveFailures"] == 2 * number  # each was repeated once
     assert company.get("/outages/test").json["outage"] == body["outage"]
     path = "/invoices/test/status/20260101-SO-0123456789-0123456789-01"
     detail = in_polish.get(path, headers=company.authorization).json["detail"]

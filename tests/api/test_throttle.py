@@ -1,15 +1,18 @@
 """Guessing passwords: ten failures in a quarter of an hour, then no more."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import argon2
 import pytest
+from flask import Flask
 
-from app import make_parts
+from app import create_app, make_parts
+from app.api.context import EXTENSION
 from app.services import users
 from app.services.parts import Parts
 from app.services.throttle import ALLOWED
+from app.settings import Settings
 from tests.service import PASSWORD, Company, basic
 
 NIP = "5265877635"
@@ -34,6 +37,14 @@ def hashes(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     monkeypatch.setattr(argon2.PasswordHasher, "verify", verify)
     return compared
+
+
+@pytest.fixture
+def app(settings: Settings) -> Iterator[Flask]:
+    """An application that has proved no password yet: one that it has proved passes."""
+    app = create_app(settings)
+    yield app
+    app.extensions[EXTENSION][1].db.close()
 
 
 def ask(company: Company, email: str, password: str, address: str = "203.0.113.7") -> Any:

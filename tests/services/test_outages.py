@@ -1,5 +1,6 @@
 """Is KSeF down? The breaker that all replicas share, the evidence, and what it costs."""
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
@@ -19,6 +20,7 @@ NIP = "5265877635"
 KEYS = "GET /{environment}/v2/security/public-key-certificates"
 SESSION = "GET /{environment}/v2/sessions/{reference}"
 SCALED = {
+    "retry_left": math.inf,  # no call is repeated: each failure is one
     "outage_after": 0.4,
     "outage_probe": 0.5,
     "outage_probe_every": 0.6,

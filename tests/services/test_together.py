@@ -55,7 +55,7 @@ def test_the_one_that_changed_is_asked_after_by_itself(asking: Asking) -> None:
 
 @pytest.mark.parametrize(
     ("kind", "options"),
-    [("rate-limited", {"retryAfter": 60}), ("invalid-json", {}), ("html-503", {})],
+    [("rate-limited", {"retryAfter": 60}), ("invalid-json", {}), ("forbidden", {})],
 )
 def test_where_ksef_does_not_list_them_each_is_asked_after_by_itself(
     asking: Asking, kind: str, options: dict[str, Any]
