@@ -239,7 +239,8 @@ def _meaning(error: Exception) -> errors.Means:
     causes = list(_causes(error))
     if any(isinstance(cause, _OUR_OWN_TROUBLE) for cause in causes):
         return errors.Means.NOTHING
-    down = type(error) is requests.Timeout or any(
+    # Our own deadline is such a plain one; that of connecting comes wrapped.
+    down = type(error) in (requests.Timeout, TimeoutError) or any(
         isinstance(cause, _SIGNS_OF_AN_OUTAGE) for cause in causes
     )
     return errors.Means.DOWN if down else errors.Means.NOTHING

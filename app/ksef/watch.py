@@ -21,7 +21,7 @@ class Watch(Protocol):
 
 
 class WatchedTransport(Transport):
-    """A Transport whose calls are allowed, and reported, one by one; a retry is part of its call.
+    """A Transport whose calls are allowed, and reported, one by one.
 
     Download links are only allowed: that they fail says nothing of the API.
     """
