@@ -35,16 +35,20 @@ class Retry:
         """
         try:
             return send()
-        except errors.KsefFailure as failure:
+        except (errors.KsefFailure, errors.KsefOutage) as failure:
             pause = random.uniform(self.least, self.most)  # noqa: S311 - spreads callers, no secret
-            if not _may_pass(failure) or clock.time_left() - pause < self.left or not may():
+            if not _may_pass(failure) or clock.time_left() - pause <= self.left or not may():
                 raise
             telemetry.info("KSeF is asked once more", code=failure.code)
         clock.sleep(pause)
         return send()
 
 
-def _may_pass(failure: errors.KsefFailure) -> bool:
+def _may_pass(failure: BaseException | None) -> bool:
+    if isinstance(failure, errors.KsefOutage):
+        # A call that failed in an outage; where the breaker let none through there is no cause.
+        return _may_pass(failure.__cause__)
     if isinstance(failure, NoAnswer):
         return True
-    return failure.ksef is not None and failure.ksef.http_status in _PASSING
+    ksef = failure.ksef if isinstance(failure, errors.KsefFailure) else None
+    return ksef is not None and ksef.http_status in _PASSING
