@@ -7,6 +7,7 @@ import pytest
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding
 from lxml import etree
+from signxml.algorithms import SignatureMethod
 from signxml.xades import XAdESSigner
 
 from sandbox.control import ControlError
@@ -273,21 +274,21 @@ def test_a_certificate_that_did_not_sign(make_client, challenge):
 
 
 def test_a_signature_that_does_not_cover_the_document(make_client, challenge):
-    """The right signature of an element, in a document that says something else."""
-    part = (
-        '<Part xmlns="urn:x" Id="part"/>'
-        f"<Challenge>{challenge}</Challenge><ContextIdentifier><Nip>{NIP}</Nip></ContextIdentifier>"
-        "<SubjectIdentifierType>certificateSubject</SubjectIdentifierType>"
+    """The right signature of an element, in a document in which the rest can be changed."""
+    root = etree.fromstring(
+        '<AuthTokenRequest xmlns="http://ksef.mf.gov.pl/auth/token/2.1">'
+        f'<Challenge Id="part">{challenge}</Challenge>'
+        f"<ContextIdentifier><Nip>{NIP}</Nip></ContextIdentifier>"
+        "<SubjectIdentifierType>certificateSubject</SubjectIdentifierType></AuthTokenRequest>"
     )
-    namespace = "http://ksef.mf.gov.pl/auth/token/2.1"
-    root = etree.fromstring(f'<AuthTokenRequest xmlns="{namespace}">{part}</AuthTokenRequest>')
     made = make()
-    signed = XAdESSigner(signature_algorithm="ecdsa-sha256").sign(
+    signed = XAdESSigner(signature_algorithm=SignatureMethod.ECDSA_SHA256).sign(
         root, key=made.key, cert=[made.certificate], reference_uri="#part"
     )
-    assert codes(make_client().send_login_document(etree.tostring(signed))) == [21401]
-    signed.remove(signed[0])
-    assert codes(make_client().send_login_document(etree.tostring(signed))) == [9105]
+    document = etree.tostring(signed).replace(NIP.encode(), OTHER_NIP.encode())
+    answer = make_client().send_login_document(document)
+    assert codes(answer) == [9105]
+    assert answer.json()["errors"][0]["details"] == ["Podpis nie obejmuje dokumentu."]
 
 
 CHALLENGE = "<Challenge>{challenge}</Challenge>"
