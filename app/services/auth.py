@@ -82,7 +82,6 @@ class ActiveSession:
 
     def reserve(self, route: Route, units: int) -> None:
         """Set quota aside for so many calls of a route; KsefRateLimited where that takes long."""
-        self._parts.watches[self._place.environment].check()  # a KSeF that is down costs no quota
         if group := route.quota_group:
             self._slots[group].extend(self._reserved(group, units))
 
@@ -160,6 +159,7 @@ class ActiveSession:
     def _reserved(
         self, group: str, units: int, *, instead_of: quota.Slot | None = None
     ) -> list[quota.Slot]:
+        self._parts.watches[self._place.environment].check()  # a KSeF that is down costs no quota
         return quota.reserve(
             self._parts,
             self._place,
