@@ -155,7 +155,7 @@ class Relay:
                     _wait_for_the_end(client)
                 case Reset(after=0):
                     client.recv(1)
-                    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RST)
+                    _reset(client)
                 case _:
                     server = socket.create_connection(("127.0.0.1", self._target))
                     with self._known(server):
@@ -170,7 +170,7 @@ class Relay:
                     client.sendall(data[: limit - sent])
                     if isinstance(mode, Reset):
                         time.sleep(0.05)  # else the RST may overtake the bytes
-                        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RST)
+                        _reset(client)
                     return
                 case Drip(bytes_per_second=speed):
                     for byte in data:
@@ -191,6 +191,9 @@ class Relay:
         finally:
             with self._lock:
                 self._open.discard(connection)
+            # A thread that still reads would put off the end that closing sends.
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
             connection.close()
 
     @staticmethod
@@ -201,6 +204,13 @@ class Relay:
 def start(target: int) -> Relay:
     """A relay to a port of this machine, passing everything on until told otherwise."""
     return Relay(target)
+
+
+def _reset(connection: socket.socket) -> None:
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RST)
+    with contextlib.suppress(OSError):
+        connection.shutdown(socket.SHUT_RD)  # lets a thread that still reads go, and sends nothing
+    connection.close()
 
 
 def _pump(source: socket.socket, sink: socket.socket) -> None:

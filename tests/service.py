@@ -34,6 +34,7 @@ PASSWORD = "correct horse battery staple"
 QUICK = Timing(
     login_poll=0.01,
     lease_poll=0.02,
+    lease_refresh=2.5,
     ksef_connect=1.0,
     ksef_call=2.0,
     request=5.0,

@@ -2,6 +2,7 @@
 
 import email.utils
 import http.cookiejar
+import re
 import ssl
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ DEFAULT_RETRY_AFTER = 60  # seconds, where a 429 does not say
 _BLANK = b"\xef\xbb\xbf \t\r\n"
 _DOCUMENTS = (b"<?xml", b"<Potwierdzenie", b"%PDF-")
 _LONGEST_RETRY_AFTER = 2**31 - 1  # 68 years: what does not fit JSON and SQL means no less
+_NUMBERS = re.compile(r"/[^/]*[0-9A-Z][^/]*")  # in a path: they name companies and invoices
 _CHUNK = 64 * 2**10
 _ACCEPTED = frozenset({200, 201, 202, 204})
 _HTML = (b"<!doctype html", b"<html")
@@ -189,7 +191,7 @@ class Transport:
         telemetry.warning(
             "KSeF call failed",
             environment=self.environment,
-            call=f"{method} {path}",
+            call=f"{method} {_NUMBERS.sub('/…', path)}",
             kind=type(error).__name__,
         )
         means = _meaning(error)

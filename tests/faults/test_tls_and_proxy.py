@@ -1,0 +1,244 @@
+"""FAULTS.md row 2, and the settings KSEF_CA_BUNDLE and KSEF_PROXY_URL: with real TLS."""
+
+import base64
+import contextlib
+import ipaddress
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from app import errors
+from app.ksef.retry import NoAnswer
+from app.ksef.transport import Transport
+
+KEYS = "/security/public-key-certificates"
+NOW = datetime.now(UTC)
+
+
+@dataclass(frozen=True)
+class Ca:
+    """A CA of our own; `bundle` is its certificate's file."""
+
+    key: ec.EllipticCurvePrivateKey
+    certificate: x509.Certificate
+    bundle: Path
+
+    def issue(
+        self, folder: Path, *, host: str = "127.0.0.1", ends: timedelta = timedelta(days=1)
+    ) -> Path:
+        """A server's certificate and key, in one file."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "server")])
+        certificate = (
+            x509.CertificateBuilder()
+            .subject_name(name)
+            .issuer_name(self.certificate.subject)
+            .public_key(key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(NOW - timedelta(days=9))
+            .not_valid_after(NOW + ends)
+            .add_extension(
+                x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(host))]), False
+            )
+            .sign(self.key, hashes.SHA256())
+        )
+        file = folder / f"{certificate.serial_number}.pem"
+        file.write_bytes(pem(certificate) + pem_key(key))
+        return file
+
+
+def pem(certificate: x509.Certificate) -> bytes:
+    return certificate.public_bytes(serialization.Encoding.PEM)
+
+
+def pem_key(key: ec.EllipticCurvePrivateKey) -> bytes:
+    return key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
+
+
+@pytest.fixture(scope="module")
+def ca(tmp_path_factory: pytest.TempPathFactory) -> Ca:
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "CA of the tests")])
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(NOW - timedelta(days=10))
+        .not_valid_after(NOW + timedelta(days=10))
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    bundle = tmp_path_factory.mktemp("ca") / "ca.pem"
+    bundle.write_bytes(pem(certificate))
+    return Ca(key, certificate, bundle)
+
+
+class Door:
+    """Listens on the loopback and passes on: with TLS, or as an HTTP proxy, or both."""
+
+    def __init__(self, *, certificate: Path | None = None, target: int | None = None) -> None:
+        self.connections = 0
+        self.heads: list[str] = []
+        self.errors: list[str] = []
+        self._target = target
+        self._context = None
+        if certificate:
+            self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            self._context.load_cert_chain(certificate)
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                self.connections += 1
+                threading.Thread(target=self._serve, args=(client,), daemon=True).start()
+
+    def _serve(self, client: socket.socket) -> None:
+        with contextlib.suppress(OSError), client:
+            if self._context:
+                client = self._context.wrap_socket(client, server_side=True)
+            target, first = self._target, b""
+            if target is None:  # a proxy
+                head = b""
+                while b"\r\n\r\n" not in head:
+                    head += client.recv(4096)
+                self.heads.append(head.decode())
+                method, address, _ = head.decode().split(" ", 2)
+                if method == "CONNECT":
+                    target = int(address.rpartition(":")[2])
+                    client.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n")
+                else:
+                    target, first = urlsplit(address).port, head
+            with socket.create_connection(("127.0.0.1", target or 0)) as server:
+                server.sendall(first)
+                threading.Thread(target=copy, args=(server, client), daemon=True).start()
+                copy(client, server)
+
+
+def copy(source: socket.socket, sink: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        while data := source.recv(65536):
+            sink.sendall(data)
+        sink.shutdown(socket.SHUT_WR)
+
+
+Open = Callable[..., Door]
+
+
+@pytest.fixture
+def door() -> Iterator[Open]:
+    with contextlib.ExitStack() as doors:
+
+        def make(**kwargs: Any) -> Door:
+            made = Door(**kwargs)
+            doors.callback(made.close)
+            return made
+
+        yield make
+
+
+def transport(url: str, **kwargs: Any) -> Transport:
+    return Transport("test", f"{url}/test/v2", connect=1, call=2, threads=2, **kwargs)
+
+
+@pytest.fixture
+def secure_ksef(door: Open, sandbox: Any, ca: Ca, tmp_path: Path) -> Door:
+    """The sandbox behind TLS."""
+    return door(certificate=ca.issue(tmp_path), target=urlsplit(sandbox.url).port)
+
+
+def test_ca_of_the_settings_is_trusted(secure_ksef: Door, ca: Ca) -> None:
+    ksef = transport(f"https://127.0.0.1:{secure_ksef.port}", ca_bundle=str(ca.bundle))
+    for _ in range(2):
+        assert ksef.send("GET", KEYS).json()
+    assert secure_ksef.connections == 1
+
+
+@pytest.mark.parametrize("wrong", ["expired", "another host", "unknown CA"])
+def test_connection_that_is_not_secure(
+    door: Open, sandbox: Any, ca: Ca, tmp_path: Path, control: Any, wrong: str
+) -> None:
+    """Row 2: no retry, no way around it, and nothing was sent."""
+    certificate = {
+        "expired": lambda: ca.issue(tmp_path, ends=timedelta(days=-1)),
+        "another host": lambda: ca.issue(tmp_path, host="192.0.2.1"),
+        "unknown CA": lambda: ca.issue(tmp_path),
+    }[wrong]()
+    tls = door(certificate=certificate, target=urlsplit(sandbox.url).port)
+    bundle = None if wrong == "unknown CA" else str(ca.bundle)
+    ksef = transport(f"https://127.0.0.1:{tls.port}", ca_bundle=bundle)
+    with pytest.raises(errors.KsefUnreachable, match="No secure connection") as failure:
+        ksef.retry.once(lambda: ksef.send("GET", KEYS, bearer="secret"))
+    assert not isinstance(failure.value, NoAnswer)
+    assert tls.connections == 1
+    assert control.calls() == []
+
+
+@pytest.mark.parametrize("ksef_tls", [False, True], ids=["http", "https"])
+@pytest.mark.parametrize("proxy_tls", [False, True], ids=["by http", "by https"])
+def test_proxy_of_the_settings_is_used(
+    door: Open,
+    sandbox: Any,
+    secure_ksef: Door,
+    ca: Ca,
+    tmp_path: Path,
+    ksef_tls: bool,
+    proxy_tls: bool,
+) -> None:
+    proxy = door(certificate=ca.issue(tmp_path) if proxy_tls else None)
+    scheme = "https" if proxy_tls else "http"
+    url = f"https://127.0.0.1:{secure_ksef.port}" if ksef_tls else sandbox.url
+    ksef = transport(
+        url,
+        ca_bundle=str(ca.bundle),
+        proxy_url=f"{scheme}://me:password@127.0.0.1:{proxy.port}",
+    )
+    assert ksef.send("GET", KEYS).json()
+    [head] = proxy.heads
+    assert f"Proxy-Authorization: Basic {base64.b64encode(b'me:password').decode()}" in head
+    assert head.startswith("CONNECT " if ksef_tls else "GET http://")
+
+
+def test_tls_that_never_begins_ends_in_time(ca: Ca) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"https://127.0.0.1:{silent.getsockname()[1]}"
+        began = time.monotonic()
+        with pytest.raises(errors.KsefUnreachable, match="in time"):
+            transport(url, ca_bundle=str(ca.bundle)).send("GET", KEYS)
+        assert 1 <= time.monotonic() - began <= 3
+
+
+def test_dripping_body_over_tls_ends_in_time(secure_ksef: Door, ca: Ca, control: Any) -> None:
+    control.fault("drip", secondsPerByte=0.02)
+    ksef = transport(f"https://127.0.0.1:{secure_ksef.port}", ca_bundle=str(ca.bundle))
+    began = time.monotonic()
+    with pytest.raises(errors.KsefUnreachable, match="in time"):
+        ksef.send("GET", KEYS)
+    assert 2 <= time.monotonic() - began <= 4
