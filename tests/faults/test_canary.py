@@ -1,0 +1,74 @@
+"""Nothing secret in anything that is written: a journey and faults, and then every text is read."""
+
+import base64
+from typing import Any
+
+import pytest
+
+from app import clock
+from app.ksef.wire import Token
+from app.services import auth
+from app.services.auth import ActiveSession
+from sandbox.relay import Cut
+from tests.faults.conftest import NIP, Asker
+from tests.service import PASSWORD
+
+FAULTS = ("reset", "html-503", "waf-403", "forbidden", "truncated", "invalid-json", "unauthorized")
+
+
+def test_canary(asker: Asker, app: Any, settings: Any, logged: list[str]) -> None:
+    place, parts, company = asker.company.place(), asker.parts, asker.company
+    ksef_token = asker.control.add_token("test", NIP)
+    auth.set_token(parts, place, ksef_token)
+    row = asker.database.execute("SELECT access_token, refresh_token FROM ksef_sessions")[0]
+    opened = {
+        purpose: parts.vault.open(
+            bytes(sealed), company_nip=NIP, environment="test", purpose=purpose
+        )
+        for purpose, sealed in zip(("access token", "refresh token"), row, strict=True)
+    }
+    texts: list[str] = []
+
+    def keep(answer: Any) -> None:
+        texts.append(answer.text + str(answer.headers))
+
+    for endpoint in ("status", "upo"):
+        for fault in FAULTS:
+            asker.control.fault(fault, path="/sessions/", times=None)
+            keep(asker.ask(endpoint))
+            asker.control.clear_faults()
+    for fault in FAULTS:
+        asker.control.fault(fault, path="/auth/", times=None)
+        asker.database.execute("UPDATE ksef_sessions SET access_token_valid_until = now()")
+        keep(asker.ask("status"))
+        asker.control.clear_faults()
+    asker.relay.drop()
+    asker.relay.mode = Cut(after=100)
+    keep(company.request("POST", "/auth/test"))
+    keep(company.client.get(asker.paths["status"], headers={"Authorization": "Basic bm8="}))
+    asker.relay.drop()
+    asker.relay.mode = type(asker.relay.mode)(after=10**9)
+    for method, path in (("POST", "/auth/test"), ("GET", "/auth/test"), ("GET", "/openapi.json")):
+        keep(company.request(method, path))
+    keep(asker.ask("status"))
+    for command in (["sessions"], ["user", "list"], ["rotate-keys"], ["login", "--help"]):
+        texts.append(app.test_cli_runner().invoke(args=command).output)
+    texts += [repr(settings), repr(parts), repr(ActiveSession(parts, place))]
+
+    basic = base64.b64encode(f"{company.email}:{PASSWORD}".encode()).decode()
+    key = base64.b64encode(settings.secret_keys[0]).decode()
+    secrets = [ksef_token, *opened.values(), PASSWORD, basic, key, "sig=", "Bearer ey", "<html"]
+    written = "\n".join([*texts, *logged])
+    assert len(texts) > 25
+    for secret in secrets:
+        assert secret not in written
+    assert NIP not in "\n".join(logged)
+
+
+def test_values_of_tokens_are_not_part_of_their_repr() -> None:
+    assert "abc" not in repr(Token(value="abc", valid_until=clock.now()))
+
+
+@pytest.mark.parametrize("name", ["database_url", "secret_keys", "ksef_proxy_url"])
+def test_settings_that_hold_secrets_are_not_shown(settings: Any, name: str) -> None:
+    assert f"{name}=" not in repr(settings)
