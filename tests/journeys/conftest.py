@@ -95,7 +95,7 @@ def _free_port() -> int:
 
 
 def _wait_until_ready(service: RunningService) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     with requests.Session() as http:
         http.trust_env = False
         while time.monotonic() < deadline and service.process.poll() is None:
