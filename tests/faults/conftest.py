@@ -120,6 +120,5 @@ def asker(
     relay.drop()
     logged.clear()
     yield Asker(company, session, control, database, relay, parts)
-    assert logged
     for secret in ("Bearer", "sig=", "<html", NIP):  # KSeF numbers begin with the NIP
         assert secret not in "".join(logged)

@@ -92,7 +92,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(("row", "endpoint"), CASES)
-def test_cold(asker: Asker, row: Row, endpoint: str) -> None:
+def test_cold(asker: Asker, row: Row, endpoint: str, logged: list[str]) -> None:
     row.strike(asker)
     began = time.monotonic()
     answer = asker.ask(endpoint)
@@ -108,6 +108,7 @@ def test_cold(asker: Asker, row: Row, endpoint: str) -> None:
     if row.codes == ("ksef_rate_limited",):
         assert answer.headers["Retry-After"] == str(DEFAULT_RETRY_AFTER)
     assert asker.wrote_nothing()
+    assert logged  # `asker` looks for secrets in it
 
 
 @pytest.mark.parametrize(("row", "endpoint"), CASES)

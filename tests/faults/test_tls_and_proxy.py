@@ -121,9 +121,11 @@ class Door:
                 threading.Thread(target=self._serve, args=(client,), daemon=True).start()
 
     def _serve(self, client: socket.socket) -> None:
-        with contextlib.suppress(OSError), client:
+        with contextlib.suppress(OSError), contextlib.ExitStack() as opened:
+            opened.enter_context(client)
             if self._context:
                 client = self._context.wrap_socket(client, server_side=True)
+                opened.enter_context(client)
             target, first = self._target, b""
             if target is None:  # a proxy
                 head = b""
