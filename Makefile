@@ -1,12 +1,14 @@
 # Works with GNU make 3.81, which macOS ships.
 
-.PHONY: help run test check serve lock clean
+.PHONY: help run test check bench chaos serve lock clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo 'make run     the whole service on this machine, with demo data   (PORT=8080)'
 	@echo 'make test    the test suite                                      (ARGS="tests/upo -x")'
 	@echo 'make check   format, lint, types, import rules, then the test suite'
+	@echo 'make bench   measures the service against the sandbox, ten minutes  (ARGS="a c")'
+	@echo 'make chaos   kills 200 workers under load and looks at what is left  (ARGS=20)'
 	@echo 'make serve   production start: gunicorn, settings from the environment'
 	@echo 'make lock    write requirements*.txt from requirements*.in       (ARGS=--upgrade)'
 	@echo 'make clean   remove the environment, the caches, the data of make run'
@@ -24,6 +26,12 @@ check: .venv/.complete
 	.venv/bin/mypy
 	.venv/bin/lint-imports
 	@$(MAKE) --no-print-directory test
+
+bench: .venv/.complete
+	@.venv/bin/python -m bench.run $(ARGS)
+
+chaos: .venv/.complete
+	@.venv/bin/python -m bench.chaos $(ARGS)
 
 serve: .venv/.service
 	@exec .venv/bin/gunicorn --config app/gunicorn.py wsgi:app

@@ -1,144 +1,78 @@
-"""Three replicas act as one client of KSeF while tokens end and workers die."""
+"""Three replicas of two workers act as one client of KSeF; workers that are killed leave no trace.
 
-import os
-import signal
-import subprocess
+`make chaos` and `make bench` do the same for longer.
+"""
+
 import threading
-import time
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import pytest
-import requests
+import orjson
 
-from tests.journeys.conftest import RunningService, running_service
-from tests.service import Company
+from app import clock
+from bench import chaos
+from bench.rig import NIPS, Connection, port_of, started
 
-NIPS = ("5265877635", "7812019453")
-REFRESH = "/auth/token/refresh"
-CALLERS = 60
-
-
-@pytest.fixture
-def replicas(
-    database: Any, sandbox: Any, secret_key: bytes, tmp_path: Path
-) -> Iterator[list[RunningService]]:
-    with ExitStack() as running:
-        yield [
-            running.enter_context(
-                running_service(database, sandbox, secret_key, tmp_path / f"log{number}")
-            )
-            for number in range(3)
-        ]
+STATUS = "GET /{environment}/v2/sessions/{reference}"
+TIMING = {"fresh_least": 1.0, "fresh_most": 1.0, "statement_timeout": 10.0, "pool_wait": 5.0}
+SECONDS = 6.0
 
 
-@pytest.fixture
-def questions(make_company: Callable[..., Company], control: Any) -> list[tuple[Company, str]]:
-    """Companies and what each asks: moving sessions, for which KSeF is asked each time."""
-    asked = []
-    for nip in NIPS:
-        company = make_company(nip, environments=("test", "demo"))
-        for environment in ("test", "demo"):
-            session = control.seed_session(environment, nip, state="open", invoices=0)
-            asked.append((company, f"/invoices/{environment}/status/{session.reference_number}"))
-    return asked
-
-
-def ask_all(
-    replicas: list[RunningService], questions: list[tuple[Company, str]], count: int = CALLERS
-) -> list[tuple[int, str]]:
-    """What as many callers at once are told, by all replicas in turn."""
-    start = threading.Barrier(count)
-
-    def ask(number: int) -> tuple[int, str]:
-        company, path = questions[number % len(questions)]
-        url = replicas[number % len(replicas)].url + path
-        with requests.Session() as http:
-            http.trust_env = False
-            start.wait(30)
-            answer = http.get(url, headers=company.authorization, timeout=30)
-        return answer.status_code, "" if answer.ok else answer.json()["detail"]
-
-    with ThreadPoolExecutor(count) as callers:
-        return list(callers.map(ask, range(count)))
-
-
-def workers(replica: RunningService) -> list[int]:
-    """gunicorn's workers: the children of its process."""
-    told = subprocess.run(["ps", "-eo", "pid=,ppid="], capture_output=True, check=True, text=True)
-    pairs = [line.split() for line in told.stdout.splitlines()]
-    return [int(pid) for pid, parent in pairs if int(parent) == replica.process.pid]
-
-
-def refreshes(control: Any) -> dict[tuple[str, str], int]:
-    found: dict[tuple[str, str], int] = {}
-    for call in control.calls():
-        if call.path.endswith(REFRESH):
-            key = (call.environment, call.nip)
-            found[key] = found.get(key, 0) + 1
+def ask_on(port: int, headers: dict[str, str], paths: list[str], until: float) -> list[int]:
+    """The statuses that a caller got who asked one thing after another until a moment."""
+    found = []
+    with Connection(port, headers) as http:
+        while clock.monotonic() < until:
+            for path in paths:
+                status, body = http.get(path)
+                assert status in (200, 502, 503), body
+                if status == 200:
+                    assert orjson.loads(body)["totalInvoiceCount"] == 1
+                found.append(status)
+            threading.Event().wait(0.05)
     return found
 
 
-@pytest.mark.parametrize("how", ["by the clock", "refused by KSeF"])
-def test_access_tokens_that_end_together_are_refreshed_once_each(
-    replicas: list[RunningService],
-    questions: list[tuple[Company, str]],
-    database: Any,
-    control: Any,
-    how: str,
-) -> None:
-    ask_all(replicas, questions, 12)  # every replica knows the passwords
-    control.clear_calls()
-    if how == "by the clock":
-        database.execute("UPDATE ksef_sessions SET access_token_valid_until = now()")
-    else:
-        for environment in ("test", "demo"):
-            control.expire_bearers(environment, kind="access")
+def test_replicas_ask_ksef_once_a_window_and_never_too_often(tmp_path: Path) -> None:
+    """Of one session, whoever asks; and of twenty companies at once, under KSeF's own quota."""
+    with ExitStack() as stack:
+        rig = stack.enter_context(started(**TIMING))
+        rig.control.settings(jitterSeconds=0.2)
+        replicas = [
+            stack.enter_context(rig.serve(tmp_path, workers=2, threads=4)) for _ in range(3)
+        ]
+        place, headers = rig.company(NIPS[0])
+        companies = [rig.company(nip) for nip in NIPS[1:21]]
+        rig.control.settings(quota=True)
+        rig.control.clear_calls()
 
-    told = ask_all(replicas, questions)
+        def seed(nip: str) -> str:
+            moving = rig.control.seed_session("test", nip, state="moving", invoices=1)
+            return f"/invoices/test/status/{moving.reference_number}"
 
-    assert told == [(200, "")] * CALLERS
-    counted = refreshes(control)
-    assert sorted(counted.values()) == [1, 1, 1, 1]
-    assert {environment for environment, _ in counted} == {"test", "demo"}
+        def ask_all(askers: list[tuple[dict[str, str], list[str]]]) -> list[int]:
+            until = clock.monotonic() + SECONDS
+            with ThreadPoolExecutor(len(askers)) as pool:
+                asked = [
+                    pool.submit(ask_on, port_of(replicas[i % 3]), head, paths, until)
+                    for i, (head, paths) in enumerate(askers)
+                ]
+                return [status for caller in asked for status in caller.result()]
+
+        path = seed(place.company_nip)
+        began = clock.monotonic()
+        statuses = ask_all([(headers, [path])] * 24)
+        took = clock.monotonic() - began
+        assert rig.control.call_counts()[STATUS] <= took / TIMING["fresh_least"] + 1
+        assert set(statuses) == {200}
+
+        ask_all([(h, [seed(p.company_nip) for _ in range(4)]) for p, h in companies])
+        calls: list[Any] = rig.control.calls()
+        assert len({call.nip for call in calls}) == 21
+        assert [call for call in calls if call.status == 429] == []
 
 
-def test_refreshing_worker_is_killed(
-    replicas: list[RunningService],
-    questions: list[tuple[Company, str]],
-    database: Any,
-    control: Any,
-    settings: Any,
-) -> None:
-    """FAULTS.md row 22: the next one takes over within the lease of a refresh."""
-    company, path = questions[0]
-    ask_all(replicas, questions[:1], 6)
-    control.clear_calls()
-    database.execute("UPDATE ksef_sessions SET access_token_valid_until = now()")
-    control.fault("hang", path=REFRESH, seconds=20, times=1)
-
-    def first() -> None:
-        # Its worker is killed below: that no retry of ours can mend.
-        with suppress(requests.RequestException):
-            requests.get(replicas[0].url + path, headers=company.authorization, timeout=30)
-
-    killed = threading.Thread(target=first)
-    killed.start()
-    deadline = time.monotonic() + 5
-    while not database.execute("SELECT 1 FROM leases WHERE name LIKE 'auth:%'"):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    for worker in workers(replicas[0]):
-        os.kill(worker, signal.SIGKILL)
-    began = time.monotonic()
-
-    told = ask_all(replicas[1:], questions[:1], 20)
-
-    assert told == [(200, "")] * 20
-    assert time.monotonic() - began <= settings.timing.lease_refresh + 2
-    killed.join(30)
-    # The one of the dead worker, of which KSeF heard, and the one of whoever took over.
-    assert sum(refreshes(control).values()) <= 2
+def test_twenty_killed_workers_leave_no_trace() -> None:
+    assert chaos.run(20, replicas=2) == []
