@@ -1,0 +1,180 @@
+"""Kept answers as the ERP sees them: their age, when to ask again, and the search in them."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from tests.answers import assert_problem
+from tests.rows import add_offline, add_synced
+from tests.service import Company
+
+NIP, OTHER_NIP = "5265877635", "7812019453"
+
+
+@pytest.fixture
+def settings(settings: Any) -> Any:
+    timing = replace(settings.timing, fresh_least=30.0, fresh_most=30.0, quota_scale=1.0)
+    return replace(settings, timing=timing)
+
+
+@pytest.fixture
+def company(make_company: Callable[..., Company]) -> Company:
+    return make_company(NIP, environments=("test",))
+
+
+def path(session: Any) -> str:
+    return f"/invoices/test/status/{session.reference_number}"
+
+
+def make_older(database: Any, seconds: int) -> None:
+    database.execute(
+        f"UPDATE kept_sessions SET checked_at = checked_at - interval '{seconds} s',"
+        f" asked_at = asked_at - interval '{seconds} s'"
+    )
+
+
+def test_age_and_when_to_ask_again(company: Company, control: Any, database: Any) -> None:
+    session = control.seed_session("test", NIP, state="moving", invoices=1)
+    first = company.get(path(session))
+    assert (first.headers["Age"], first.json["nextCheckAfter"]) == ("0", 30)
+    make_older(database, 10)
+
+    second = company.get(path(session))
+
+    assert second.headers["Age"] in ("10", "11")
+    assert second.json["nextCheckAfter"] in (19, 20)
+    assert second.json["checkedAt"] < first.json["checkedAt"]
+    assert second.headers["ETag"] == first.headers["ETag"]
+    assert second.headers["Cache-Control"] == "private, no-cache"
+    assert second.headers["Vary"] == "Accept, Authorization"
+
+    control.change_session("test", session.reference_number, state="finished")
+    make_older(database, 30)
+    third = company.get(path(session))
+    assert third.json["final"] is True
+    assert "nextCheckAfter" not in third.json
+    assert third.headers["ETag"] != first.headers["ETag"]
+
+
+@pytest.mark.parametrize("state", ["moving", "finished"])
+def test_unchanged_answer_is_304_also_from_the_store(
+    company: Company, control: Any, database: Any, state: str
+) -> None:
+    session = control.seed_session("test", NIP, state=state, invoices=1)
+    tag = company.get(path(session)).headers["ETag"]
+    make_older(database, 5)
+    control.clear_calls()
+    again = company.get(path(session), headers={"If-None-Match": tag})
+    assert (again.status_code, again.data) == (304, b"")
+    assert again.headers["Age"] in ("5", "6")
+    assert control.calls() == []
+
+
+def test_rate_limit_without_an_earlier_answer(company: Company, control: Any) -> None:
+    session = control.seed_session("test", NIP)
+    control.fault("rate-limited", retryAfter=2680)
+    assert_problem(
+        company.get(path(session)), 502, "ksef_rate_limited", retry_after=2680, also=["ksef"]
+    )
+    control.clear_calls()
+    again = company.get(path(session))
+    assert again.status_code == 502
+    assert 2670 <= int(again.headers["Retry-After"]) <= 2680
+    assert control.calls() == []
+
+
+def test_rate_limit_that_does_not_say_how_long(company: Company, control: Any) -> None:
+    session = control.seed_session("test", NIP)
+    control.fault("rate-limited")
+    response = company.get(path(session))
+    assert response.json["retryAfter"] == 60
+
+
+# -- search ---------------------------------------------------------------------------------
+
+
+def test_what_is_known_of_an_invoice(company: Company, control: Any, database: Any) -> None:
+    session = control.seed_session("test", NIP, invoices=[{"invoiceNumber": "FV/7"}, {}])
+    [number, other] = session.ksef_numbers
+    add_synced(database, company.place(), [number, other])
+    add_offline(database, company.place(), [session.reference_number])
+    company.get(path(session))
+    company.get(f"{path(session)}/{number}/upo")
+    control.clear_calls()
+
+    body = company.get(f"/invoices/test?ksefNumber={number}").json
+
+    [row] = body["rows"]
+    assert row.pop("linkedAt")
+    assert row == {
+        "table": "synced_invoices",
+        "invoiceNumber": f"FV/{number}",
+        "ksefNumber": number,
+        "ksefReferenceNumber": None,
+        "sessionReferenceNumber": session.reference_number,
+    }
+    [found] = body["answers"]
+    assert found["sessionReferenceNumber"] == session.reference_number
+    assert (found["status"]["code"], found["final"], found["upoArchived"]) == (200, True, True)
+    assert found["invoiceNumber"] == "FV/7"
+
+    by_number = company.get("/invoices/test?invoiceNumber=FV/7").json
+    assert by_number["rows"] == []
+    assert by_number["answers"] == body["answers"]
+    [offline] = company.get("/invoices/test?invoiceNumber=OFF/0").json["rows"]
+    assert offline["table"] == "offline_invoices"
+    assert company.get(f"/invoices/test?ksefNumber={other}").json["answers"][0]["upoArchived"] is (
+        False
+    )
+    assert control.calls() == []
+
+
+def test_nothing_of_another_company_or_environment_is_found(
+    company: Company, make_company: Callable[..., Company], control: Any, database: Any
+) -> None:
+    session = control.seed_session("test", NIP)
+    add_synced(database, company.place(), session.ksef_numbers)
+    company.get(path(session))
+    query = f"?ksefNumber={session.ksef_numbers[0]}"
+    other = make_company(OTHER_NIP, logged_in=False)
+    for asker, environment in ((other, "test"), (company, "demo")):
+        response = asker.get(f"/invoices/{environment}{query}")
+        assert response.json == {"rows": [], "answers": []}
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "",
+        "?ksefNumber=x",
+        "?ksefNumber=",
+        "?invoiceNumber=",
+        "?invoiceNumber=a&ksefNumber=5265877635-20250826-0100001AF629-AF",
+        "?other=1",
+        "?invoiceNumber=a%00b",
+    ],
+)
+def test_search_takes_exactly_one_number(company: Company, query: str) -> None:
+    assert_problem(company.get(f"/invoices/test{query}"), 400, "invalid_parameter", also=["errors"])
+
+
+# -- collective UPO -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("doc_type", ["xml", "pdf"])
+def test_collective_upo_page_by_page(company: Company, control: Any, doc_type: str) -> None:
+    control.settings(upoPageSize=10)
+    session = control.seed_session("test", NIP, kind="batch", invoices=12)
+    pages = control.session("test", session.reference_number).upo_pages
+    response = company.get(f"{path(session)}/upo?docType={doc_type}")
+    body = response.json
+    assert [page["referenceNumber"] for page in body["pages"]] == pages
+    assert [page["fileName"] for page in body["pages"]] == [f"{p}-upo.{doc_type}" for p in pages]
+    assert body["contentType"] == f"application/{doc_type}"
+    again = company.get(
+        f"{path(session)}/upo?docType={doc_type}",
+        headers={"If-None-Match": response.headers["ETag"]},
+    )
+    assert again.status_code == 304
