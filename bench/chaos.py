@@ -218,7 +218,14 @@ class Chaos:
                 done += 1
             if done % 10 == 0:
                 self._look_at_connections()
-            self._over.wait(self._random.uniform(0.0, 0.3))
+            self._let_them_work()
+
+    def _let_them_work(self) -> None:
+        """A few answers between two kills, or a second: a worker that only starts kills nothing."""
+        enough = self.answers.total() + self._random.randrange(12)
+        deadline = time.monotonic() + 1.0
+        while self.answers.total() < enough and time.monotonic() < deadline:
+            self._over.wait(0.01)
 
     def _settle(self) -> None:
         """The ERPs ask again until everything is final; then once more, for nothing."""
