@@ -1,7 +1,10 @@
 """KSeF's limits: exact rolling windows per environment, company and group."""
 
+import time
+
 import pytest
 
+from sandbox.clock import parse_stamp
 from sandbox.quota import LIMITS
 from tests.sandbox.ksef_client import NIP, OTHER_NIP
 
@@ -135,3 +138,26 @@ def test_the_older_format_has_its_own_shape(still, control):
 
     assert answer.json()["status"]["code"] == 429
     assert answer.headers["Retry-After"] == "1"
+
+
+def test_a_faster_clock_makes_every_window_shorter(client, control):
+    """An hour in 3.6 s: what was called a while ago does not count any more."""
+    reference = control.seed_session("test", NIP).reference_number
+    control.settings(quota=True, clockRate=1000.0, limits={"sessionMisc": [-1, 2, -1]})
+    statuses = [client.get(f"/sessions/{reference}").status_code for _ in range(2)]
+    assert statuses == [200, 200]
+    before = parse_stamp(control.now())
+    deadline = time.monotonic() + 5
+    while time.monotonic() < deadline and (parse_stamp(control.now()) - before).seconds < 60:
+        pass
+    assert client.get(f"/sessions/{reference}").status_code == 200
+    control.settings(clockRate=1.0)
+    assert parse_stamp(control.now()) > before, "the clock never goes back"
+
+
+def test_jitter_delays_a_call_before_it_is_counted(client, control):
+    control.settings(jitterSeconds=0.2)
+    began = time.monotonic()
+    for _ in range(10):
+        assert client.get("/rate-limits").status_code == 200
+    assert 0.3 < time.monotonic() - began < 10
