@@ -236,3 +236,37 @@ def test_the_service_has_no_right_to_change_the_schema(pool: Database) -> None:
     for statement in ("CREATE TABLE own (x int)", "DROP TABLE companies"):
         with pytest.raises(psycopg2.errors.InsufficientPrivilege):
             run(pool, statement)
+
+
+class TestOneTransaction:
+    def test_holds_all_of_the_thread_and_nothing_of_another(
+        self, pool: Database, database: Any
+    ) -> None:
+        others: list[int] = []
+        with pool.one_transaction():
+            with pool.transaction() as connection:
+                fetch(connection, insert("5265877635"))
+            assert companies(database) == [], "not committed yet"
+            pid = backend(pool)
+            assert backend(pool) == pid
+            thread = threading.Thread(target=lambda: others.append(backend(pool)))
+            thread.start()
+            thread.join()
+        assert companies(database) == ["5265877635"]
+        assert others != [pid]
+
+    def test_is_rolled_back_whole(self, pool: Database, database: Any) -> None:
+        def fail_later() -> None:
+            run_insert(pool)
+            raise ValueError("later")
+
+        with pytest.raises(ValueError, match="later"), pool.one_transaction():
+            fail_later()
+        assert companies(database) == []
+        run_insert(pool)
+        assert companies(database) == ["5265877635"], "the next one stands by itself"
+
+
+def run_insert(pool: Database) -> None:
+    with pool.transaction() as connection:
+        fetch(connection, insert("5265877635"))
