@@ -111,21 +111,19 @@ def settings(database: Any, sandbox: Any, secret_key: bytes) -> Settings:
 
 
 @pytest.fixture(scope="session")
-def _apps() -> Iterator[dict[str, Flask]]:
+def _apps() -> dict[str, Flask]:
     """Applications made so far, by their settings: making one takes longer than a usual test."""
-    made: dict[str, Flask] = {}
-    yield made
-    for app in made.values():
-        app.extensions[EXTENSION][1].db.close()
+    return {}
 
 
 @pytest.fixture
-def app(settings: Settings, _apps: dict[str, Flask]) -> Flask:
+def app(settings: Settings, _apps: dict[str, Flask]) -> Iterator[Flask]:
     key = repr(settings)
     if key not in _apps:
         _apps[key] = create_app(settings)
     telemetry.configure(settings.log_level)  # to the standard error of this test
-    return _apps[key]
+    yield _apps[key]
+    _apps[key].extensions[EXTENSION][1].db.close()  # the idle connections: the server has few
 
 
 @pytest.fixture

@@ -190,6 +190,7 @@ def test_waf_on_the_refresh_keeps_the_tokens(asker: Asker) -> None:
     asker.control.fault("waf-403", path="/auth/token/refresh")
     asker.control.expire_bearers("test", kind="access", nip=NIP)
     assert asker.ask("status").status_code == 502
+    asker.database.execute("UPDATE outages SET paused_until = NULL")
     assert asker.ask("status").status_code == 200
     assert LOGIN not in asker.control.call_counts()
 
