@@ -16,6 +16,12 @@ from tests.service import PASSWORD
 FAULTS = ("reset", "html-503", "waf-403", "forbidden", "truncated", "invalid-json", "unauthorized")
 
 
+def let_go(asker: Any) -> None:
+    """End the fault, and the pause after a block of the firewall."""
+    asker.control.clear_faults()
+    asker.database.execute("UPDATE outages SET paused_until = NULL")
+
+
 def test_canary(asker: Asker, app: Any, settings: Any, logged: list[str]) -> None:
     place, parts, company = asker.company.place(), asker.parts, asker.company
     ksef_token = asker.control.add_token("test", NIP)
@@ -36,12 +42,12 @@ def test_canary(asker: Asker, app: Any, settings: Any, logged: list[str]) -> Non
         for fault in FAULTS:
             asker.control.fault(fault, path="/sessions/", times=None)
             keep(asker.ask(endpoint))
-            asker.control.clear_faults()
+            let_go(asker)
     for fault in FAULTS:
         asker.control.fault(fault, path="/auth/", times=None)
         asker.database.execute("UPDATE ksef_sessions SET access_token_valid_until = now()")
         keep(asker.ask("status"))
-        asker.control.clear_faults()
+        let_go(asker)
     asker.relay.drop()
     asker.relay.mode = Cut(after=100)
     keep(company.request("POST", "/auth/test"))
