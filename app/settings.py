@@ -95,6 +95,7 @@ class Settings:
     response_timezone: ZoneInfo = field(default_factory=lambda: ZoneInfo("Europe/Warsaw"))
     web_threads: int = 8
     log_level: str = "INFO"
+    metrics_public: bool = False
     latarnia_urls: Mapping[str, str] = field(default_factory=dict)
     message_language: str = "en"
     timing: Timing = field(default_factory=Timing)
@@ -163,6 +164,7 @@ def from_environment(environ: Mapping[str, str] | None = None) -> Settings:
         forwarded_allow_ips=LOOPBACK if proxies is None else proxies,
         response_timezone=reader.read("RESPONSE_TIMEZONE", _timezone) or ZoneInfo("Europe/Warsaw"),
         web_threads=reader.read("WEB_THREADS", _positive) or 8,
+        metrics_public=reader.read("METRICS_PUBLIC", _switch) or False,
         log_level=reader.read("LOG_LEVEL", _log_level) or "INFO",
         latarnia_urls=latarnia_urls,
         message_language=reader.read("MESSAGE_LANGUAGE", _language) or "en",
@@ -266,6 +268,12 @@ def _language(text: str) -> str:
     if text.lower() not in LANGUAGES:
         raise ValueError(f"is not one of {', '.join(LANGUAGES)}")
     return text.lower()
+
+
+def _switch(text: str) -> bool:
+    if text not in ("0", "1"):
+        raise ValueError("is neither 0 nor 1")
+    return text == "1"
 
 
 def _log_level(text: str) -> str:

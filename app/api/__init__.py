@@ -10,7 +10,7 @@ from flask import Flask, Response, g, request
 from flask_smorest import Api
 
 from app import clock, telemetry
-from app.api import auth, invoices, ops, outages, problems, status, upo
+from app.api import auth, invoices, metrics, ops, outages, problems, status, upo
 from app.api.context import settings
 from app.api.responses import json_response
 from app.version import VERSION
@@ -21,6 +21,7 @@ BLUEPRINTS = (
     invoices.blueprint,
     auth.blueprint,
     outages.blueprint,
+    metrics.blueprint,
     ops.blueprint,
 )
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)

@@ -46,11 +46,18 @@ class Blueprint(SmorestBlueprint):  # type: ignore[misc]
 
     ARGUMENTS_PARSER = StrictParser()
 
-    def __init__(self, name: str, *, description: str, public: bool = False) -> None:
+    def __init__(
+        self,
+        name: str,
+        *,
+        description: str,
+        public: bool = False,
+        guard: Callable[[], None] = basic_auth.require_role,
+    ) -> None:
         super().__init__(name, name, description=description)
         self.public = public
         if not public:
-            self.before_request(basic_auth.require_role)
+            self.before_request(guard)
 
     def takes(
         self, path: type[Schema] | None = None, query: type[Schema] = NoQuery
