@@ -2,7 +2,7 @@
 
 from flask import Response
 
-from app.api.basic_auth import caller
+from app.api.basic_auth import place_of
 from app.api.blueprint import Blueprint
 from app.api.context import parts, settings
 from app.api.responses import json_response, rfc3339
@@ -23,7 +23,7 @@ _KSEF_FAILS = "`ksef_error`, `ksef_rate_limited`, `ksef_unreachable`, `ksef_inva
 @blueprint.problems({404: "`no_ksef_credential`", 409: _OUTAGE, 502: _KSEF_FAILS})
 def log_in(path: dict[str, str], _query: dict[str, str], **_url: str) -> Response:
     """Log the company in to KSeF with its stored credential; a live session is given as it is."""
-    place = _place(path)
+    place = place_of(path)
     outages.refuse_if_simulated(parts(), place)
     return _answer(place, auth.log_in(parts(), place))
 
@@ -34,7 +34,7 @@ def log_in(path: dict[str, str], _query: dict[str, str], **_url: str) -> Respons
 @blueprint.problems({404: "`no_active_ksef_session`"})
 def show_session(path: dict[str, str], _query: dict[str, str], **_url: str) -> Response:
     """The company's active KSeF session; token values are never shown."""
-    place = _place(path)
+    place = place_of(path)
     return _answer(place, auth.current_session(parts(), place))
 
 
@@ -44,14 +44,10 @@ def show_session(path: dict[str, str], _query: dict[str, str], **_url: str) -> R
 @blueprint.problems({404: "`no_active_ksef_session`", 409: _OUTAGE, 502: _KSEF_FAILS})
 def log_out(path: dict[str, str], _query: dict[str, str], **_url: str) -> Response:
     """Revoke the company's session at KSeF and forget it."""
-    place = _place(path)
+    place = place_of(path)
     outages.refuse_if_simulated(parts(), place)
     auth.log_out(parts(), place)
     return Response(status=204)
-
-
-def _place(path: dict[str, str]) -> Place:
-    return Place(caller().company_nip, path["environment"])
 
 
 def _answer(place: Place, session: KsefSession) -> Response:

@@ -9,6 +9,7 @@ from flask import g, request
 from app import errors
 from app.api.client_address import client_address
 from app.api.context import parts, settings
+from app.services.parts import Place
 from app.services.users import ROLES, Caller, authenticate
 
 View = TypeVar("View", bound=Callable[..., Any])
@@ -48,3 +49,8 @@ def _authenticate() -> None:
         settings().forwarded_allow_ips,
     )
     g.caller = authenticate(parts(), given.username, given.password, address=address)
+
+
+def place_of(path: dict[str, str]) -> Place:
+    """The caller's company in the environment of a checked path."""
+    return Place(caller().company_nip, path["environment"])

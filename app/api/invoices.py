@@ -5,13 +5,12 @@ from zoneinfo import ZoneInfo
 
 from flask import Response
 
-from app.api.basic_auth import caller
+from app.api.basic_auth import place_of
 from app.api.blueprint import Blueprint
 from app.api.context import parts, settings
 from app.api.responses import json_response, rfc3339
 from app.api.schemas import EnvironmentPath, FoundAnswer, InvoiceQuery
 from app.api.status import invoice_body
-from app.services.parts import Place
 from app.services.search import Found, find
 
 blueprint = Blueprint("invoices", description="The company's invoices, by their numbers")
@@ -26,7 +25,7 @@ def find_invoice(path: dict[str, str], query: dict[str, str], **_url: str) -> Re
 
     KSeF is not asked.
     """
-    place = Place(caller().company_nip, path["environment"])
+    place = place_of(path)
     found = find(
         parts(),
         place,

@@ -6,13 +6,12 @@ from typing import Any
 from flask import Response
 
 from app import clock, errors
-from app.api.basic_auth import admins_only, caller
+from app.api.basic_auth import admins_only, caller, place_of
 from app.api.blueprint import Blueprint
 from app.api.context import parts
 from app.api.responses import json_response
 from app.api.schemas import EnvironmentPath, OutageAnswer, SimulationBody
 from app.services import outages
-from app.services.parts import Place
 
 blueprint = Blueprint("outages", description="Outages of KSeF, real and simulated")
 
@@ -23,7 +22,7 @@ blueprint = Blueprint("outages", description="Outages of KSeF, real and simulate
 @blueprint.problems({})
 def show_outage(path: dict[str, str], _query: dict[str, str], **_url: str) -> Response:
     """What is known of an outage, for the caller's company."""
-    return _answer(path["environment"], outages.current_outage(parts(), _place(path)))
+    return _answer(path["environment"], outages.current_outage(parts(), place_of(path)))
 
 
 @blueprint.route("/outages/<environment>/simulation", methods=["PUT"])
@@ -61,10 +60,6 @@ def end_simulation(path: dict[str, str], _query: dict[str, str], **_url: str) ->
 def _require_future(ends_at: datetime | None) -> None:
     if ends_at is not None and ends_at <= clock.now():
         raise errors.InvalidParameter("Invalid: endsAt.", errors={"endsAt": ["Has passed."]})
-
-
-def _place(path: dict[str, str]) -> Place:
-    return Place(caller().company_nip, path["environment"])
 
 
 def _answer(environment: str, outage: Any) -> Response:

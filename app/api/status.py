@@ -7,12 +7,11 @@ from zoneinfo import ZoneInfo
 import orjson
 from flask import Response, request
 
-from app.api.basic_auth import caller
+from app.api.basic_auth import place_of
 from app.api.blueprint import Blueprint
 from app.api.context import parts, settings
 from app.api.responses import json_response, local_time, rfc3339
 from app.api.schemas import SessionAnswer, SessionPath
-from app.services.parts import Place
 from app.services.status import SessionInvoice, Snapshot, check_session
 
 blueprint = Blueprint("status", description="What became of a session sent to KSeF")
@@ -31,7 +30,7 @@ blueprint = Blueprint("status", description="What became of a session sent to KS
 )
 def session_status(path: dict[str, str], _query: dict[str, str], **_url: str) -> Response:
     """What became of a session, with all its invoices; the company's rows are linked to it."""
-    place = Place(caller().company_nip, path["environment"])
+    place = place_of(path)
     snapshot = check_session(parts(), place, path["reference_number"])
     return _answer(snapshot, settings().response_timezone)
 

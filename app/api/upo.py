@@ -5,12 +5,11 @@ import hashlib
 
 from flask import Response, request
 
-from app.api.basic_auth import caller
+from app.api.basic_auth import place_of
 from app.api.blueprint import Blueprint
 from app.api.context import parts
 from app.api.responses import json_response
 from app.api.schemas import SessionPath, SessionUpoAnswer, UpoAnswer, UpoPath, UpoQuery
-from app.services.parts import Place
 from app.services.upo import DocType, UpoFile, fetch_session_upo, fetch_upo
 
 MEDIA_TYPES = {"xml": "application/xml", "pdf": "application/pdf"}
@@ -44,7 +43,7 @@ blueprint = Blueprint("upo", description="The UPO, KSeF's official receipt of an
 )
 def upo(path: dict[str, str], query: dict[str, str], **_url: str) -> Response:
     """The UPO of an invoice: KSeF's signed XML, unchanged, or a PDF of it."""
-    place = Place(caller().company_nip, path["environment"])
+    place = place_of(path)
     file = fetch_upo(
         parts(), place, path["reference_number"], path["ksef_number"], _doc_type(query)
     )
@@ -57,7 +56,7 @@ def upo(path: dict[str, str], query: dict[str, str], **_url: str) -> Response:
 @blueprint.problems(_PROBLEMS)
 def session_upo(path: dict[str, str], query: dict[str, str], **_url: str) -> Response:
     """The collective UPO of a session, page by page."""
-    place = Place(caller().company_nip, path["environment"])
+    place = place_of(path)
     reference_number = path["reference_number"]
     doc_type = _doc_type(query)
     pages = fetch_session_upo(parts(), place, reference_number, doc_type)

@@ -181,8 +181,7 @@ def set_token(parts: Parts, place: Place, ksef_token: str) -> None:
     with parts.db.transaction() as connection:
         queries.put_credential(
             connection,
-            company_nip=place.company_nip,
-            environment=place.environment,
+            **place.columns,
             method="token",
             secret=_seal(parts, place, ksef_token, "credential"),
             certificate_valid_until=None,
@@ -194,8 +193,7 @@ def set_certificate(parts: Parts, place: Place, certificate: Certificate) -> Non
     with parts.db.transaction() as connection:
         queries.put_credential(
             connection,
-            company_nip=place.company_nip,
-            environment=place.environment,
+            **place.columns,
             method="certificate",
             secret=_seal(parts, place, certificate.to_json(), "credential"),
             certificate_valid_until=certificate.valid_until,
@@ -229,13 +227,12 @@ def _log_in(parts: Parts, place: Place, lease: Lease, by_operator: bool) -> None
             return
         queries.put_session(
             connection,
-            company_nip=place.company_nip,
-            environment=place.environment,
+            **place.columns,
             method=method,
             **_sealed(parts, place, tokens),
         )
-        queries.clear_refusal(connection, **_where(place))
-    telemetry.info("logged in to KSeF", **_log_fields(place))
+        queries.clear_refusal(connection, **place.columns)
+    telemetry.info("logged in to KSeF", **place.log_fields)
 
 
 def list_sessions(parts: Parts) -> Sequence[Any]:
@@ -259,7 +256,7 @@ def log_out(parts: Parts, place: Place) -> None:
     try:
         active.call(REVOKE, parts.ksef[place.environment].revoke)
     except KsefTokenRejected:
-        telemetry.info("KSeF had ended the session before its logout", **_log_fields(place))
+        telemetry.info("KSeF had ended the session before its logout", **place.log_fields)
     _forget(parts, place)
 
 
@@ -281,7 +278,7 @@ def _ready(parts: Parts, place: Place, row: Any) -> Any:
             if lease:
                 _renew_once(parts, place, row.version, lease)
     except errors.KsefFailure as error:
-        telemetry.warning("a renewal failed ahead of time", code=error.code, **_log_fields(place))
+        telemetry.warning("a renewal failed ahead of time", code=error.code, **place.log_fields)
         return row
     return _require(_row(parts, place))
 
@@ -328,11 +325,11 @@ def _renew_once(
             renewed = _logged_in_again(parts, place, lease)
     except errors.KsefFailure:
         with parts.db.transaction() as connection:
-            queries.note_failed_renewal(connection, **_where(place), version=row.version)
+            queries.note_failed_renewal(connection, **place.columns, version=row.version)
         raise
     with parts.db.transaction() as connection:
         if lease.holds(connection):
-            queries.renew_session(connection, **_where(place), version=row.version, **renewed)
+            queries.renew_session(connection, **place.columns, version=row.version, **renewed)
 
 
 def _refreshed(parts: Parts, place: Place, row: Any) -> dict[str, Any] | None:
@@ -361,7 +358,7 @@ def _logged_in_again(parts: Parts, place: Place, lease: Lease) -> dict[str, Any]
     """The columns after a silent login in place of an ended session; refused, it is over."""
     with parts.db.transaction() as connection:
         wait = queries.claim_silent_login(
-            connection, **_where(place), seconds=parts.timing.silent_login
+            connection, **place.columns, seconds=parts.timing.silent_login
         )
     if wait is not None and wait > 0:
         raise errors.KsefError(
@@ -375,12 +372,12 @@ def _logged_in_again(parts: Parts, place: Place, lease: Lease) -> dict[str, Any]
     except (LoginRefused, errors.NoKsefCredential) as error:
         with parts.db.transaction() as connection:
             if lease.holds(connection):
-                queries.delete_session(connection, **_where(place))
-        telemetry.warning("KSeF refuses the company's credential", **_log_fields(place))
+                queries.delete_session(connection, **place.columns)
+        telemetry.warning("KSeF refuses the company's credential", **place.log_fields)
         raise errors.NoActiveKsefSession(
             f"The KSeF session ended and could not be renewed. {error.detail}", ksef=error.ksef
         ) from error
-    telemetry.info("logged in to KSeF again", **_log_fields(place))
+    telemetry.info("logged in to KSeF again", **place.log_fields)
     return {"method": method, **_sealed(parts, place, tokens)}
 
 
@@ -388,7 +385,7 @@ def _logged_in_again(parts: Parts, place: Place, lease: Lease) -> dict[str, Any]
 def _refusal_noted(parts: Parts, place: Place, lease: Lease, *, repeat: bool) -> Iterator[None]:
     """Log in inside: a refusal is kept beside the credential, and repeated instead of a login."""
     with parts.db.transaction() as connection:
-        kept = queries.get_refusal(connection, **_where(place))
+        kept = queries.get_refusal(connection, **place.columns)
     if repeat and kept is not None and kept.code is not None:
         blocked = kept.code == BLOCKED
         if blocked or kept.refused_for < parts.timing.refused_pause:
@@ -405,7 +402,7 @@ def _refusal_noted(parts: Parts, place: Place, lease: Lease, *, repeat: bool) ->
                 if lease.holds(connection):
                     queries.note_refusal(
                         connection,
-                        **_where(place),
+                        **place.columns,
                         updated_at=kept.updated_at,
                         code=error.ksef.code,
                         words=(error.ksef.description or "").rstrip("."),
@@ -418,7 +415,7 @@ def _new_tokens(parts: Parts, place: Place) -> tuple[str, Tokens]:
     try:
         return _tokens_for_credential(parts, place)
     except TokensLost:
-        telemetry.warning("the answer to a login was lost", **_log_fields(place))
+        telemetry.warning("the answer to a login was lost", **place.log_fields)
     try:
         return _tokens_for_credential(parts, place)
     except TokensLost as lost:
@@ -428,9 +425,7 @@ def _new_tokens(parts: Parts, place: Place) -> tuple[str, Tokens]:
 def _tokens_for_credential(parts: Parts, place: Place) -> tuple[str, Tokens]:
     """A login with what is stored: by which method, and what it gave."""
     with parts.db.transaction() as connection:
-        credential = queries.get_credential(
-            connection, company_nip=place.company_nip, environment=place.environment
-        )
+        credential = queries.get_credential(connection, **place.columns)
     if credential is None:
         raise errors.NoKsefCredential(
             "No KSeF credential is stored for this company in this environment."
@@ -466,7 +461,7 @@ def _learn_limits(parts: Parts, place: Place) -> None:
             seconds = error.retry_after or DEFAULT_RETRY_AFTER
             quota.block(parts, place, limits.OTHER, seconds)
         telemetry.warning(
-            "KSeF's limits could not be read", reason=error.detail, **_log_fields(place)
+            "KSeF's limits could not be read", reason=error.detail, **place.log_fields
         )
 
 
@@ -486,7 +481,7 @@ def _warn_of_its_end(parts: Parts, place: Place, valid_until: datetime) -> None:
         telemetry.warning(
             "the company's certificate ends soon, or has ended",
             valid_until=valid_until.isoformat(),
-            **_log_fields(place),
+            **place.log_fields,
         )
 
 
@@ -505,9 +500,7 @@ def _turns(parts: Parts) -> Iterator[None]:
 
 def _row(parts: Parts, place: Place) -> Any:
     with parts.db.transaction() as connection:
-        return queries.get_session(
-            connection, company_nip=place.company_nip, environment=place.environment
-        )
+        return queries.get_session(connection, **place.columns)
 
 
 def _require(row: Any) -> Any:
@@ -534,9 +527,7 @@ def _told(row: Any) -> KsefSession:
 
 def _forget(parts: Parts, place: Place) -> None:
     with parts.db.transaction() as connection:
-        queries.delete_session(
-            connection, company_nip=place.company_nip, environment=place.environment
-        )
+        queries.delete_session(connection, **place.columns)
 
 
 def _sealed(parts: Parts, place: Place, tokens: Tokens) -> dict[str, Any]:
@@ -549,28 +540,16 @@ def _sealed(parts: Parts, place: Place, tokens: Tokens) -> dict[str, Any]:
 
 
 def _seal(parts: Parts, place: Place, secret: str, purpose: str) -> bytes:
-    return parts.vault.seal(
-        secret, company_nip=place.company_nip, environment=place.environment, purpose=purpose
-    )
+    return parts.vault.seal(secret, **place.columns, purpose=purpose)
 
 
 def _open(parts: Parts, place: Place, sealed: bytes, purpose: str) -> str:
     try:
-        return parts.vault.open(
-            sealed, company_nip=place.company_nip, environment=place.environment, purpose=purpose
-        )
+        return parts.vault.open(sealed, **place.columns, purpose=purpose)
     except SealError as error:
         telemetry.warning("a stored secret does not open", reason=str(error), purpose=purpose)
         raise errors.Unavailable("A stored KSeF secret cannot be opened.") from error
 
 
-def _where(place: Place) -> dict[str, str]:
-    return {"company_nip": place.company_nip, "environment": place.environment}
-
-
 def _lease_name(place: Place) -> str:
     return f"auth:{place.environment}:{place.company_nip}"
-
-
-def _log_fields(place: Place) -> dict[str, str]:
-    return {"environment": place.environment, "company": telemetry.masked_nip(place.company_nip)}

@@ -52,9 +52,7 @@ def archive_upos(parts: Parts, place: Place, progress: Progress) -> Summary:
     """Fetch the UPO of every linked invoice that has none in the archive."""
     outages.refuse_if_simulated(parts, place)
     with parts.db.transaction() as connection:
-        total: int = queries.count_missing_upos(
-            connection, company_nip=place.company_nip, environment=place.environment
-        )
+        total: int = queries.count_missing_upos(connection, **place.columns)
     seen = done = failed = 0
     reason = None
     for name in _missing_upos(parts, place):
@@ -94,8 +92,7 @@ def _missing_upos(parts: Parts, place: Place) -> Iterator[upo.UpoName]:
             rows = list(
                 queries.missing_upos(
                     connection,
-                    company_nip=place.company_nip,
-                    environment=place.environment,
+                    **place.columns,
                     after=after,
                 )
             )

@@ -32,7 +32,7 @@ def import_csv(parts: Parts, place: Place, lines: Iterable[str]) -> Imported:
     rows = _read(lines)
     offline = [row for row in rows if row["ksef_reference_number"]]
     synced = [row for row in rows if not row["ksef_reference_number"]]
-    where = {"company_nip": place.company_nip, "environment": place.environment}
+    where = {**place.columns}
     with parts.db.transaction() as connection:
         synced_new: int = queries.import_synced(
             connection,
@@ -56,8 +56,7 @@ def list_rows(parts: Parts, place: Place, *, unlinked: bool) -> Sequence[Any]:
         return list(
             queries.list_rows(
                 connection,
-                company_nip=place.company_nip,
-                environment=place.environment,
+                **place.columns,
                 unlinked=unlinked,
             )
         )

@@ -36,8 +36,7 @@ def link(
         if (original := invoice.duplicate_of) and original.ksef_number not in accepted
     }
     found = {
-        "company_nip": place.company_nip,
-        "environment": place.environment,
+        **place.columns,
         "session_reference_number": reference_number,
     }
     by_number: dict[str, Any] = {
@@ -64,16 +63,14 @@ def link(
 def _report(place: Place, reference_number: str, *changed: Sequence[Any]) -> None:
     telemetry.info(
         "linked",
-        environment=place.environment,
-        company=telemetry.masked_nip(place.company_nip),
+        **place.log_fields,
         session=reference_number,
         rows=sum(map(len, changed)),
     )
     for row in (row for rows in changed for row in rows if row.previous is not None):
         telemetry.warning(
             "a row was linked to another session before",
-            environment=place.environment,
-            company=telemetry.masked_nip(place.company_nip),
+            **place.log_fields,
             session=reference_number,
             previous=row.previous,
         )

@@ -102,9 +102,7 @@ def _refuse_production(environment: str) -> None:
 
 def _simulation(parts: Parts, place: Place) -> Mapping[str, Any] | None:
     with parts.db.transaction() as connection:
-        row = queries.active_simulation(
-            connection, company_nip=place.company_nip, environment=place.environment
-        )
+        row = queries.active_simulation(connection, **place.columns)
     return _simulated(row) if row else None
 
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from threading import BoundedSemaphore
 
+from app import telemetry
 from app.crypto import Vault
 from app.db.pool import Database
 from app.ksef.gateway import Gateway
@@ -34,3 +35,16 @@ class Place:
 
     company_nip: str
     environment: str
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """Its two columns, as every table and every sealed value of it has them."""
+        return {"company_nip": self.company_nip, "environment": self.environment}
+
+    @property
+    def log_fields(self) -> dict[str, str]:
+        """As the log may name it."""
+        return {
+            "environment": self.environment,
+            "company": telemetry.masked_nip(self.company_nip),
+        }

@@ -84,8 +84,7 @@ def block(parts: Parts, place: Place, group: str, seconds: int) -> None:
     """After a 429: no replica sends a call of this group for so long."""
     telemetry.warning(
         "KSeF's quota is exceeded: the group is blocked",
-        environment=place.environment,
-        company=telemetry.masked_nip(place.company_nip),
+        **place.log_fields,
         group=group,
         seconds=seconds,
     )
@@ -99,8 +98,7 @@ def used_share(parts: Parts, place: Place, *groups: str) -> float:
         rows = list(
             queries.used(
                 connection,
-                company_nip=place.company_nip,
-                environment=place.environment,
+                **place.columns,
                 quota_groups=list(groups),
                 seconds=3600.0 * parts.timing.quota_scale,
             )
@@ -125,28 +123,20 @@ def read_limits(parts: Parts, place: Place, limits: dict[str, Limits]) -> None:
 def limits_are_fresh(parts: Parts, place: Place) -> bool:
     """Whether the company's own limits were read within a day."""
     with parts.db.transaction() as connection:
-        fresh: bool = queries.limits_are_fresh(
-            connection, company_nip=place.company_nip, environment=place.environment
-        )
+        fresh: bool = queries.limits_are_fresh(connection, **place.columns)
     return fresh
 
 
 def show(parts: Parts, place: Place) -> Sequence[Any]:
     """The groups that were used: limits, calls of the last minute and hour, blocked until."""
     with parts.db.transaction() as connection:
-        return list(
-            queries.show_groups(
-                connection, company_nip=place.company_nip, environment=place.environment
-            )
-        )
+        return list(queries.show_groups(connection, **place.columns))
 
 
 def clear(parts: Parts, place: Place) -> int:
     """Lift the blocks of a company's groups; how many there were."""
     with parts.db.transaction() as connection:
-        lifted: int = queries.unblock_groups(
-            connection, company_nip=place.company_nip, environment=place.environment
-        )
+        lifted: int = queries.unblock_groups(connection, **place.columns)
     return lifted
 
 
@@ -212,7 +202,6 @@ def _nth_newest(ages: Sequence[float], new: Sequence[float], taken: int, unit: i
 
 def _where(place: Place, group: str) -> dict[str, str]:
     return {
-        "company_nip": place.company_nip,
-        "environment": place.environment,
+        **place.columns,
         "quota_group": group,
     }

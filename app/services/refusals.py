@@ -65,7 +65,6 @@ def _error(code: str, detail: str, ksef: dict[str, Any], left_for: float) -> err
 
 def _where(place: Place, question: str) -> dict[str, str]:
     return {
-        "company_nip": place.company_nip,
-        "environment": place.environment,
+        **place.columns,
         "question": question,
     }

@@ -35,8 +35,7 @@ def find(
 ) -> Found:
     """What is known of an invoice, by one of its numbers. KSeF is not asked."""
     wanted = {
-        "company_nip": place.company_nip,
-        "environment": place.environment,
+        **place.columns,
         "ksef_number": ksef_number,
         "invoice_number": invoice_number,
     }

@@ -157,8 +157,7 @@ def _columns(
 ) -> dict[str, Any]:
     ordinals, numbers, ksef_numbers, dates, statuses = zip(*map(_row, invoices), strict=True)
     return {
-        "company_nip": place.company_nip,
-        "environment": place.environment,
+        **place.columns,
         "session_reference_number": reference_number,
         "reference_numbers": [invoice.reference_number for invoice in invoices],
         "ordinal_numbers": list(ordinals),
@@ -212,8 +211,7 @@ def _kept_links(parts: Parts, place: Place, reference_number: str) -> dict[str, 
     try:
         links = parts.vault.open(
             sealed,
-            company_nip=place.company_nip,
-            environment=place.environment,
+            **place.columns,
             purpose=_LINKS,
         )
     except SealError as error:
@@ -229,8 +227,7 @@ def _sealed(parts: Parts, place: Place, links: Mapping[str, tuple[str, str]]) ->
         return None
     return parts.vault.seal(
         orjson.dumps(links).decode(),
-        company_nip=place.company_nip,
-        environment=place.environment,
+        **place.columns,
         purpose=_LINKS,
     )
 
@@ -245,7 +242,6 @@ def _links(snapshot: Snapshot) -> Mapping[str, tuple[str, str]]:
 
 def _where(place: Place, reference_number: str) -> dict[str, str]:
     return {
-        "company_nip": place.company_nip,
-        "environment": place.environment,
+        **place.columns,
         "reference_number": reference_number,
     }

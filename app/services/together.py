@@ -39,8 +39,7 @@ def refresh(parts: Parts, place: Place, bearer: ActiveSession) -> bool:
         with parts.db.transaction() as connection:
             queries.confirm_sessions(
                 connection,
-                company_nip=place.company_nip,
-                environment=place.environment,
+                **place.columns,
                 reference_numbers=[session.reference_number for session in listed],
                 sessions=[
                     orjson.dumps(wire.session_json(session.status)).decode() for session in listed
@@ -55,8 +54,7 @@ def _stale(parts: Parts, place: Place) -> Sequence[Any]:
         return list(
             queries.stale_moving(
                 connection,
-                company_nip=place.company_nip,
-                environment=place.environment,
+                **place.columns,
                 seconds=parts.timing.fresh_least,
             )
         )

@@ -249,8 +249,7 @@ def render(xml: bytes, *, language: str) -> bytes:
 
 def _where(place: Place, name: UpoName) -> dict[str, str]:
     return {
-        "company_nip": place.company_nip,
-        "environment": place.environment,
+        **place.columns,
         "session_reference_number": name.reference_number,
         "ksef_number": name.ksef_number,
         "page_reference_number": name.page_reference_number,
