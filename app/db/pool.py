@@ -1,13 +1,16 @@
-"""Connections and transactions.
+"""Connections, transactions and single statements.
 
 A pool of our own, because psycopg2's raises at once when it is empty and connects while it holds
 its lock: this one waits for a bounded time and connects outside of any lock.
+
+Limits of time are set for the transaction alone (`SET LOCAL`), so that a connection pooler between
+us and PostgreSQL may give the connection to somebody else afterwards.
 """
 
 import select
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -15,8 +18,11 @@ from typing import Any
 import psycopg2
 import psycopg2.errors
 import psycopg2.extras
+from psycopg2.extensions import TRANSACTION_STATUS_IDLE
 
-from app import errors, telemetry
+from app import clock, errors, telemetry
+
+_TRIED_AFTER = 5.0  # seconds
 
 Connection = Any  # psycopg2's connection; its type stubs fit neither our cursors nor aiosql
 
@@ -31,6 +37,29 @@ class PoolTiming:
     statement: float
 
 
+class _Connection(psycopg2.extensions.connection):
+    """`idle_since`: a moment of `clock.monotonic()`."""
+
+    idle_since = 0.0
+    before_each = ""
+
+    @contextmanager
+    def limited(self, settings: str) -> Iterator[None]:
+        """Settings are sent in one message with each statement, and hold for its transaction."""
+        self.before_each = f"{settings};\n"
+        try:
+            yield
+        finally:
+            self.before_each = ""
+
+
+class _Cursor(psycopg2.extras.NamedTupleCursor):
+    connection: _Connection
+
+    def execute(self, query: Any, vars: Any = None) -> None:
+        super().execute(self.connection.before_each + query, vars)  # type: ignore[no-untyped-call]
+
+
 class Database:
     """PostgreSQL at `dsn`, through at most `size` connections at a time."""
 
@@ -39,9 +68,8 @@ class Database:
         self._timing = timing
         self._turns = threading.BoundedSemaphore(size)
         self._idle: deque[Connection] = deque()
-        self._shared = threading.local()
-        self._begin = (
-            f"BEGIN; SET LOCAL lock_timeout = {round(timing.lock * 1000)};"
+        self._limits = (
+            f"SET LOCAL lock_timeout = {round(timing.lock * 1000)};"
             f" SET LOCAL statement_timeout = {round(timing.statement * 1000)}"
         )
 
@@ -52,30 +80,32 @@ class Database:
         Raises Unavailable when there is no connection, no turn at one in time, or PostgreSQL
         breaks off. Never hold one across a call to KSeF.
         """
-        shared = getattr(self._shared, "connection", None)
-        if shared is not None:
-            yield shared
-            return
-        yield from self._new_transaction()
+        with self._connection() as connection:
+            _execute(connection, f"BEGIN; {self._limits}")
+            yield connection
+            _execute(connection, "COMMIT")
+
+    def run(self, query: Callable[..., Any], **values: Any) -> Any:
+        """What a named query gives (a row, a value, how many rows it wrote), committed.
+
+        One message to PostgreSQL and one back, where a transaction takes three. Raises what
+        `transaction` raises.
+        """
+        with self._connection() as connection, connection.limited(self._limits):
+            return query(connection, **values)
+
+    def rows(self, query: Callable[..., Iterable[Any]], **values: Any) -> list[Any]:
+        """All rows of a named query that gives many; else as `run`."""
+        with self._connection() as connection, connection.limited(self._limits):
+            return list(query(connection, **values))
 
     @contextmanager
-    def one_transaction(self) -> Iterator[None]:
-        """All transactions of this thread inside of the block are one: three round trips less each.
-
-        For what is answered from the database alone.
-        """
-        with self.transaction() as connection:
-            self._shared.connection = connection
-            try:
-                yield
-            finally:
-                self._shared.connection = None
-
-    def _new_transaction(self) -> Iterator[Connection]:
+    def _connection(self) -> Iterator[Connection]:
+        """A live connection, rolled back when the block raises."""
         if not self._turns.acquire(timeout=self._timing.wait):
             raise errors.Unavailable("The service is busy: no database connection is free.")
         try:
-            yield from self._in_transaction()
+            yield from self._borrowed()
         except (psycopg2.errors.UndefinedTable, psycopg2.errors.UndefinedColumn) as error:
             telemetry.warning("the database is not migrated", sqlstate=error.pgcode)
             raise errors.Unavailable("The database is not migrated.") from error
@@ -85,34 +115,14 @@ class Database:
         finally:
             self._turns.release()
 
-    def _in_transaction(self) -> Iterator[Connection]:
-        connection = self._begun()
+    def _borrowed(self) -> Iterator[Connection]:
+        connection = self._take_idle() or self._connect()
         try:
             yield connection
-            with connection.cursor() as cursor:
-                cursor.execute("COMMIT")
         except BaseException:
             self._roll_back(connection)
             raise
-        self._idle.append(connection)
-
-    def _begun(self) -> Connection:
-        """A connection with its transaction begun; one that died while idle is replaced once."""
-        connection = self._take_idle()
-        if connection:
-            try:
-                self._begin_on(connection)
-            except (psycopg2.OperationalError, psycopg2.InterfaceError):
-                connection.close()
-            else:
-                return connection
-        connection = self._connect()
-        self._begin_on(connection)
-        return connection
-
-    def _begin_on(self, connection: Connection) -> None:
-        with connection.cursor() as cursor:
-            cursor.execute(self._begin)
+        self._put_back(connection)
 
     def _take_idle(self) -> Connection | None:
         while self._idle:
@@ -129,7 +139,8 @@ class Database:
         connection = psycopg2.connect(
             self._dsn,
             connect_timeout=max(2, round(self._timing.connect)),  # libpq takes no less than 2 s
-            cursor_factory=psycopg2.extras.NamedTupleCursor,
+            connection_factory=_Connection,
+            cursor_factory=_Cursor,
             application_name="ksef-proxy",
         )
         connection.autocommit = True  # BEGIN and COMMIT are sent by us, BEGIN with its settings
@@ -137,12 +148,16 @@ class Database:
 
     def _roll_back(self, connection: Connection) -> None:
         try:
-            with connection.cursor() as cursor:
-                cursor.execute("ROLLBACK")
+            if connection.info.transaction_status != TRANSACTION_STATUS_IDLE:
+                _execute(connection, "ROLLBACK")
         except psycopg2.Error:
             connection.close()
         else:
-            self._idle.append(connection)
+            self._put_back(connection)
+
+    def _put_back(self, connection: Connection) -> None:
+        connection.idle_since = clock.monotonic()
+        self._idle.append(connection)
 
     def close(self) -> None:
         """Close the idle connections."""
@@ -151,8 +166,20 @@ class Database:
 
 
 def _is_alive(connection: Connection) -> bool:
-    """Whether the server has not hung up: an idle connection has nothing to read until it has."""
-    if connection.closed:
+    """Whether the server has not hung up: an idle connection has nothing to read until it has.
+
+    What lies between may drop a connection without a word, so that one idle for long is tried.
+    """
+    if connection.closed or select.select([connection.fileno()], [], [], 0)[0]:
         return False
-    readable, _, _ = select.select([connection.fileno()], [], [], 0)
-    return not readable
+    if clock.monotonic() - connection.idle_since > _TRIED_AFTER:
+        try:
+            _execute(connection, "SELECT")
+        except psycopg2.Error:
+            return False
+    return True
+
+
+def _execute(connection: Connection, statement: str) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(statement)

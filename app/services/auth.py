@@ -178,26 +178,24 @@ def set_token(parts: Parts, place: Place, ksef_token: str) -> None:
     """Store a KSeF token as the company's credential, sealed."""
     if not ksef_token or not ksef_token.isprintable():
         raise errors.OperatorError("A KSeF token is one line of printable characters.")
-    with parts.db.transaction() as connection:
-        queries.put_credential(
-            connection,
-            **place.columns,
-            method="token",
-            secret=_seal(parts, place, ksef_token, "credential"),
-            certificate_valid_until=None,
-        )
+    parts.db.run(
+        queries.put_credential,
+        **place.columns,
+        method="token",
+        secret=_seal(parts, place, ksef_token, "credential"),
+        certificate_valid_until=None,
+    )
 
 
 def set_certificate(parts: Parts, place: Place, certificate: Certificate) -> None:
     """Store a certificate and its key as the company's credential, sealed."""
-    with parts.db.transaction() as connection:
-        queries.put_credential(
-            connection,
-            **place.columns,
-            method="certificate",
-            secret=_seal(parts, place, certificate.to_json(), "credential"),
-            certificate_valid_until=certificate.valid_until,
-        )
+    parts.db.run(
+        queries.put_credential,
+        **place.columns,
+        method="certificate",
+        secret=_seal(parts, place, certificate.to_json(), "credential"),
+        certificate_valid_until=certificate.valid_until,
+    )
 
 
 def log_in(parts: Parts, place: Place, *, by_operator: bool = False) -> KsefSession:
@@ -238,8 +236,7 @@ def _log_in(parts: Parts, place: Place, lease: Lease, by_operator: bool) -> None
 def list_sessions(parts: Parts) -> Sequence[Any]:
     """Every stored credential and the session it has: company_nip, environment, method,
     authenticated_at, access_ and refresh_token_valid_until, refused_code, refused_at."""
-    with parts.db.transaction() as connection:
-        return list(queries.list_sessions(connection))
+    return parts.db.rows(queries.list_sessions)
 
 
 def current_session(parts: Parts, place: Place) -> KsefSession:
@@ -324,8 +321,7 @@ def _renew_once(
         if renewed is None:
             renewed = _logged_in_again(parts, place, lease)
     except errors.KsefFailure:
-        with parts.db.transaction() as connection:
-            queries.note_failed_renewal(connection, **place.columns, version=row.version)
+        parts.db.run(queries.note_failed_renewal, **place.columns, version=row.version)
         raise
     with parts.db.transaction() as connection:
         if lease.holds(connection):
@@ -356,10 +352,9 @@ def _refreshed(parts: Parts, place: Place, row: Any) -> dict[str, Any] | None:
 
 def _logged_in_again(parts: Parts, place: Place, lease: Lease) -> dict[str, Any]:
     """The columns after a silent login in place of an ended session; refused, it is over."""
-    with parts.db.transaction() as connection:
-        wait = queries.claim_silent_login(
-            connection, **place.columns, seconds=parts.timing.silent_login
-        )
+    wait = parts.db.run(
+        queries.claim_silent_login, **place.columns, seconds=parts.timing.silent_login
+    )
     if wait is not None and wait > 0:
         raise errors.KsefError(
             "The KSeF session ended, and the last login in its place was a moment ago.",
@@ -384,8 +379,7 @@ def _logged_in_again(parts: Parts, place: Place, lease: Lease) -> dict[str, Any]
 @contextmanager
 def _refusal_noted(parts: Parts, place: Place, lease: Lease, *, repeat: bool) -> Iterator[None]:
     """Log in inside: a refusal is kept beside the credential, and repeated instead of a login."""
-    with parts.db.transaction() as connection:
-        kept = queries.get_refusal(connection, **place.columns)
+    kept = parts.db.run(queries.get_refusal, **place.columns)
     if repeat and kept is not None and kept.code is not None:
         blocked = kept.code == BLOCKED
         if blocked or kept.refused_for < parts.timing.refused_pause:
@@ -424,8 +418,7 @@ def _new_tokens(parts: Parts, place: Place) -> tuple[str, Tokens]:
 
 def _tokens_for_credential(parts: Parts, place: Place) -> tuple[str, Tokens]:
     """A login with what is stored: by which method, and what it gave."""
-    with parts.db.transaction() as connection:
-        credential = queries.get_credential(connection, **place.columns)
+    credential = parts.db.run(queries.get_credential, **place.columns)
     if credential is None:
         raise errors.NoKsefCredential(
             "No KSeF credential is stored for this company in this environment."
@@ -499,8 +492,7 @@ def _turns(parts: Parts) -> Iterator[None]:
 
 
 def _row(parts: Parts, place: Place) -> Any:
-    with parts.db.transaction() as connection:
-        return queries.get_session(connection, **place.columns)
+    return parts.db.run(queries.get_session, **place.columns)
 
 
 def _require(row: Any) -> Any:
@@ -526,8 +518,7 @@ def _told(row: Any) -> KsefSession:
 
 
 def _forget(parts: Parts, place: Place) -> None:
-    with parts.db.transaction() as connection:
-        queries.delete_session(connection, **place.columns)
+    parts.db.run(queries.delete_session, **place.columns)
 
 
 def _sealed(parts: Parts, place: Place, tokens: Tokens) -> dict[str, Any]:

@@ -51,8 +51,7 @@ def link_history(parts: Parts, place: Place, progress: Progress) -> Summary:
 def archive_upos(parts: Parts, place: Place, progress: Progress) -> Summary:
     """Fetch the UPO of every linked invoice that has none in the archive."""
     outages.refuse_if_simulated(parts, place)
-    with parts.db.transaction() as connection:
-        total: int = queries.count_missing_upos(connection, **place.columns)
+    total: int = parts.db.run(queries.count_missing_upos, **place.columns)
     seen = done = failed = 0
     reason = None
     for name in _missing_upos(parts, place):
@@ -88,14 +87,11 @@ def _sessions(parts: Parts, place: Place) -> Iterator[str]:
 def _missing_upos(parts: Parts, place: Place) -> Iterator[upo.UpoName]:
     after = ""
     while True:
-        with parts.db.transaction() as connection:
-            rows = list(
-                queries.missing_upos(
-                    connection,
-                    **place.columns,
-                    after=after,
-                )
-            )
+        rows = parts.db.rows(
+            queries.missing_upos,
+            **place.columns,
+            after=after,
+        )
         if not rows:
             return
         for row in rows:

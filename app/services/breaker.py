@@ -85,8 +85,7 @@ class Breaker:
         try:
             row = self._known()
             if row is None or self._is_news(row):
-                with self._db.transaction() as connection:
-                    queries.note_answer(connection, environment=self._environment)
+                self._db.run(queries.note_answer, environment=self._environment)
                 if row is not None and row.opened_at is not None:
                     telemetry.info("KSeF answers again", environment=self._environment)
         except errors.Unavailable:
@@ -107,12 +106,11 @@ class Breaker:
     def _after(self, error: errors.KsefFailure) -> Evidence:
         if error.means is errors.Means.BLOCKED:
             error.retry_after = math.ceil(self._timing.outage_pause)
-            with self._db.transaction() as connection:
-                queries.pause(
-                    connection,
-                    environment=self._environment,
-                    seconds=self._timing.outage_pause,
-                )
+            self._db.run(
+                queries.pause,
+                environment=self._environment,
+                seconds=self._timing.outage_pause,
+            )
         elif error.means is errors.Means.DOWN:
             self._count()
             self._ask_latarnia()
@@ -120,8 +118,7 @@ class Breaker:
         return evidence_of(self._known(), self._timing)
 
     def _count(self) -> None:
-        with self._db.transaction() as connection:
-            queries.count_failure(connection, environment=self._environment)
+        self._db.run(queries.count_failure, environment=self._environment)
 
     def _confirm(self) -> None:
         """Opens the breaker where enough calls failed, and the public keys cannot be had either."""
@@ -129,19 +126,17 @@ class Breaker:
         if row is None or row.opened_at is not None or row.consecutive_failures < FAILURES:
             return
         if self._take_probe() and self._try() is errors.Means.DOWN:
-            with self._db.transaction() as connection:
-                queries.open_breaker(connection, environment=self._environment, failures=FAILURES)
+            self._db.run(queries.open_breaker, environment=self._environment, failures=FAILURES)
             telemetry.warning("KSeF is down: calls fail at once", environment=self._environment)
 
     def _take_probe(self) -> bool:
-        with self._db.transaction() as connection:
-            taken = queries.take_probe(
-                connection,
-                environment=self._environment,
-                failures=FAILURES,
-                after=self._timing.outage_after,
-                every=self._timing.outage_probe_every,
-            )
+        taken = self._db.run(
+            queries.take_probe,
+            environment=self._environment,
+            failures=FAILURES,
+            after=self._timing.outage_after,
+            every=self._timing.outage_probe_every,
+        )
         return taken is not None
 
     def _is_back(self) -> bool:
@@ -175,23 +170,20 @@ class Breaker:
         """Once a minute for all replicas; an answer that does not come is unknown, at once."""
         if self._lighthouse is None:
             return
-        with self._db.transaction() as connection:
-            taken = queries.take_latarnia(
-                connection, environment=self._environment, every=self._timing.latarnia_every
-            )
+        taken = self._db.run(
+            queries.take_latarnia, environment=self._environment, every=self._timing.latarnia_every
+        )
         if taken is None:
             return
         said = self._lighthouse.ask()
-        with self._db.transaction() as connection:
-            queries.keep_latarnia(
-                connection,
-                environment=self._environment,
-                latarnia=None if said is None else orjson.dumps(said).decode(),
-            )
+        self._db.run(
+            queries.keep_latarnia,
+            environment=self._environment,
+            latarnia=None if said is None else orjson.dumps(said).decode(),
+        )
 
     def _known(self) -> Any:
-        with self._db.transaction() as connection:
-            return queries.known(connection, environment=self._environment)
+        return self._db.run(queries.known, environment=self._environment)
 
     def _is_news(self, row: Any) -> bool:
         noted = timedelta(seconds=self._timing.answer_noted)

@@ -52,14 +52,11 @@ def import_csv(parts: Parts, place: Place, lines: Iterable[str]) -> Imported:
 
 def list_rows(parts: Parts, place: Place, *, unlinked: bool) -> Sequence[Any]:
     """The company's rows of both tables; with `unlinked` only those without a session."""
-    with parts.db.transaction() as connection:
-        return list(
-            queries.list_rows(
-                connection,
-                **place.columns,
-                unlinked=unlinked,
-            )
-        )
+    return parts.db.rows(
+        queries.list_rows,
+        **place.columns,
+        unlinked=unlinked,
+    )
 
 
 def _read(lines: Iterable[str]) -> list[dict[str, str]]:

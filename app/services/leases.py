@@ -20,10 +20,9 @@ class Lease:
 
     def extend(self, parts: Parts, seconds: float) -> bool:
         """Keep it for so long from now; false where it was taken over."""
-        with parts.db.transaction() as connection:
-            kept = queries.extend_lease(
-                connection, name=self.name, holder=self.holder, seconds=seconds
-            )
+        kept = parts.db.run(
+            queries.extend_lease, name=self.name, holder=self.holder, seconds=seconds
+        )
         return kept is not None
 
     def holds(self, connection: Connection) -> bool:
@@ -45,13 +44,12 @@ def try_lease(parts: Parts, name: str, seconds: float | None = None) -> Iterator
     after it began. No connection is held meanwhile.
     """
     lease = Lease(name, str(uuid.uuid4()))
-    with parts.db.transaction() as connection:
-        taken = queries.take_lease(
-            connection,
-            name=name,
-            holder=lease.holder,
-            seconds=parts.timing.lease if seconds is None else seconds,
-        )
+    taken = parts.db.run(
+        queries.take_lease,
+        name=name,
+        holder=lease.holder,
+        seconds=parts.timing.lease if seconds is None else seconds,
+    )
     try:
         yield lease if taken is not None else None
     finally:
@@ -61,7 +59,6 @@ def try_lease(parts: Parts, name: str, seconds: float | None = None) -> Iterator
 
 def _release(parts: Parts, lease: Lease) -> None:
     try:
-        with parts.db.transaction() as connection:
-            queries.release_lease(connection, name=lease.name, holder=lease.holder)
+        parts.db.run(queries.release_lease, name=lease.name, holder=lease.holder)
     except errors.Unavailable:
         telemetry.warning("a lease was not given back and will run out", name=lease.name[:5])

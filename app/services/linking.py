@@ -35,42 +35,35 @@ def link(
         for invoice in invoices
         if (original := invoice.duplicate_of) and original.ksef_number not in accepted
     }
-    found = {
-        **place.columns,
-        "session_reference_number": reference_number,
-    }
-    by_number: dict[str, Any] = {
-        "ksef_numbers": [*accepted, *duplicates],
-        "duplicates": orjson.dumps(duplicates).decode(),
-    }
-    by_reference = {
-        "reference_numbers": [reference_number, *(i.reference_number for i in invoices)]
-    }
+    where = {**place.columns, "session_reference_number": reference_number}
+    originals = orjson.dumps(duplicates).decode()
+    numbers = [*accepted, *duplicates]
+    references = [reference_number, *(invoice.reference_number for invoice in invoices)]
     with parts.db.transaction() as connection:
-        if not queries.unlinked(connection, **found, **by_number, **by_reference):
-            return Linked(0, 0)
-        synced = list(queries.lock_synced(connection, **found, **by_number))
+        synced = list(
+            queries.lock_synced(connection, **where, ksef_numbers=numbers, duplicates=originals)
+        )
         if synced:
-            by_number["ksef_numbers"] = [row.ksef_number for row in synced]
-            queries.link_synced(connection, **found, **by_number)
-        offline = list(queries.lock_offline(connection, **found, **by_reference))
+            queries.link_synced(connection, **where, places=_places(synced), duplicates=originals)
+        offline = list(queries.lock_offline(connection, **where, reference_numbers=references))
         if offline:
-            queries.link_offline(connection, **found, ids=[row.id for row in offline])
-    _report(place, reference_number, synced, offline)
+            queries.link_offline(connection, **where, places=_places(offline))
+    _report(place, reference_number, [*synced, *offline])
     return Linked(len(synced), len(offline))
 
 
-def _report(place: Place, reference_number: str, *changed: Sequence[Any]) -> None:
-    telemetry.info(
-        "linked",
-        **place.log_fields,
-        session=reference_number,
-        rows=sum(map(len, changed)),
-    )
-    for row in (row for rows in changed for row in rows if row.previous is not None):
-        telemetry.warning(
-            "a row was linked to another session before",
-            **place.log_fields,
-            session=reference_number,
-            previous=row.previous,
-        )
+def _places(rows: Sequence[Any]) -> list[str]:
+    return [row.place for row in rows]
+
+
+def _report(place: Place, reference_number: str, linked: Sequence[Any]) -> None:
+    if linked:
+        telemetry.info("linked", **place.log_fields, session=reference_number, rows=len(linked))
+    for row in linked:
+        if row.previous is not None:
+            telemetry.warning(
+                "a row was linked to another session before",
+                **place.log_fields,
+                session=reference_number,
+                previous=row.previous,
+            )

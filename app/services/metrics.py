@@ -10,5 +10,4 @@ from app.services.parts import Parts
 def by_environment(parts: Parts) -> Sequence[Any]:
     """For each environment: certificate_days (or None), refused_credentials, active_sessions,
     breaker_open. Nothing names a company."""
-    with parts.db.transaction() as connection:
-        return list(queries.by_environment(connection))
+    return parts.db.rows(queries.by_environment)

@@ -29,8 +29,7 @@ def current_outage(parts: Parts, place: Place) -> Mapping[str, Any]:
 
 def evidence(parts: Parts, environment: str) -> Mapping[str, Any]:
     """What is known of a real outage, from what is stored; nobody is asked."""
-    with parts.db.transaction() as connection:
-        row = queries.known(connection, environment=environment)
+    row = parts.db.run(queries.known, environment=environment)
     return evidence_of(row, parts.timing)
 
 
@@ -44,28 +43,25 @@ def simulate(
 ) -> Mapping[str, Any]:
     """Begin, or change, a simulation for one company, or for all with `company_nip=None`."""
     _refuse_production(environment)
-    with parts.db.transaction() as connection:
-        row = queries.simulate(
-            connection,
-            environment=environment,
-            company_nip=company_nip,
-            message=message,
-            ends_at=ends_at,
-        )
+    row = parts.db.run(
+        queries.simulate,
+        environment=environment,
+        company_nip=company_nip,
+        message=message,
+        ends_at=ends_at,
+    )
     return _simulated(row)
 
 
 def clear(parts: Parts, environment: str, *, company_nip: str) -> None:
     """End the company's own simulation; one for all companies is ended by command only."""
     _refuse_production(environment)
-    with parts.db.transaction() as connection:
-        queries.clear_simulation(connection, environment=environment, company_nip=company_nip)
+    parts.db.run(queries.clear_simulation, environment=environment, company_nip=company_nip)
 
 
 def clear_all(parts: Parts, environment: str) -> int:
     """End every simulation of an environment; how many there were."""
-    with parts.db.transaction() as connection:
-        ended: int = queries.clear_simulations(connection, environment=environment)
+    ended: int = parts.db.run(queries.clear_simulations, environment=environment)
     return ended
 
 
@@ -101,8 +97,7 @@ def _refuse_production(environment: str) -> None:
 
 
 def _simulation(parts: Parts, place: Place) -> Mapping[str, Any] | None:
-    with parts.db.transaction() as connection:
-        row = queries.active_simulation(connection, **place.columns)
+    row = parts.db.run(queries.active_simulation, **place.columns)
     return _simulated(row) if row else None
 
 

@@ -74,8 +74,7 @@ def require(parts: Parts, place: Place, group: str, *, patience: float, share: f
 
 def refuse_if_blocked(parts: Parts, place: Place, group: str) -> None:
     """KsefRateLimited where KSeF answered 429 after a call was set aside and before it is sent."""
-    with parts.db.transaction() as connection:
-        seconds = queries.blocked_for(connection, **_where(place, group))
+    seconds = parts.db.run(queries.blocked_for, **_where(place, group))
     if seconds is not None:
         raise _used_up(seconds)
 
@@ -88,21 +87,17 @@ def block(parts: Parts, place: Place, group: str, seconds: int) -> None:
         group=group,
         seconds=seconds,
     )
-    with parts.db.transaction() as connection:
-        queries.block_group(connection, **_where(place, group), seconds=seconds)
+    parts.db.run(queries.block_group, **_where(place, group), seconds=seconds)
 
 
 def used_share(parts: Parts, place: Place, *groups: str) -> float:
     """How much of the hour's quota is used, of the most used group: 0 none, 1 all of our part."""
-    with parts.db.transaction() as connection:
-        rows = list(
-            queries.used(
-                connection,
-                **place.columns,
-                quota_groups=list(groups),
-                seconds=3600.0 * parts.timing.quota_scale,
-            )
-        )
+    rows = parts.db.rows(
+        queries.used,
+        **place.columns,
+        quota_groups=list(groups),
+        seconds=3600.0 * parts.timing.quota_scale,
+    )
     hourly = [_limits(row, row.quota_group, parts.quota_share).per_hour for row in rows]
     return max(row.used / most if most > 0 else 0.0 for row, most in zip(rows, hourly, strict=True))
 
@@ -122,21 +117,18 @@ def read_limits(parts: Parts, place: Place, limits: dict[str, Limits]) -> None:
 
 def limits_are_fresh(parts: Parts, place: Place) -> bool:
     """Whether the company's own limits were read within a day."""
-    with parts.db.transaction() as connection:
-        fresh: bool = queries.limits_are_fresh(connection, **place.columns)
+    fresh: bool = parts.db.run(queries.limits_are_fresh, **place.columns)
     return fresh
 
 
 def show(parts: Parts, place: Place) -> Sequence[Any]:
     """The groups that were used: limits, calls of the last minute and hour, blocked until."""
-    with parts.db.transaction() as connection:
-        return list(queries.show_groups(connection, **place.columns))
+    return parts.db.rows(queries.show_groups, **place.columns)
 
 
 def clear(parts: Parts, place: Place) -> int:
     """Lift the blocks of a company's groups; how many there were."""
-    with parts.db.transaction() as connection:
-        lifted: int = queries.unblock_groups(connection, **place.columns)
+    lifted: int = parts.db.run(queries.unblock_groups, **place.columns)
     return lifted
 
 

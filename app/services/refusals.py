@@ -25,14 +25,12 @@ def remembered(parts: Parts, place: Place, question: str) -> Iterator[None]:
         yield
     except tuple(_KINDS.values()) as error:
         raise _keep(parts, place, question, error) from error
-    with parts.db.transaction() as connection:
-        queries.forget_refusal(connection, **_where(place, question))
+    parts.db.run(queries.forget_refusal, **_where(place, question))
 
 
 def repeat(parts: Parts, place: Place, question: str) -> None:
     """Refuse again what KSeF refused a moment ago."""
-    with parts.db.transaction() as connection:
-        row = queries.get_refusal(connection, **_where(place, question))
+    row = parts.db.run(queries.get_refusal, **_where(place, question))
     if row is not None:
         raise _error(row.code, row.detail, row.ksef, row.left_for)
 
@@ -40,16 +38,15 @@ def repeat(parts: Parts, place: Place, question: str) -> None:
 def _keep(parts: Parts, place: Place, question: str, error: errors.Missing) -> errors.Missing:
     """The error to be raised, with the time after which asking again is worth it."""
     ksef = dataclasses.asdict(error.ksef) if error.ksef else {}
-    with parts.db.transaction() as connection:
-        left_for = queries.put_refusal(
-            connection,
-            **_where(place, question),
-            code=error.code,
-            detail=error.detail,
-            ksef=orjson.dumps(ksef).decode(),
-            least=parts.timing.refusal_least,
-            most=parts.timing.refusal_most,
-        )
+    left_for = parts.db.run(
+        queries.put_refusal,
+        **_where(place, question),
+        code=error.code,
+        detail=error.detail,
+        ksef=orjson.dumps(ksef).decode(),
+        least=parts.timing.refusal_least,
+        most=parts.timing.refusal_most,
+    )
     return _error(error.code, error.detail, ksef, left_for)
 
 

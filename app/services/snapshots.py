@@ -24,6 +24,7 @@ class Snapshot:
 
     `age`, `asked_ago` (since KSeF was last asked at all), `unchanged_for` and `listed_for` are
     seconds at the moment of reading; `next_check_after` is None where nothing will change any more.
+    `linked`: every row of the company that belongs to it was seen to say so.
     """
 
     reference_number: str
@@ -36,6 +37,7 @@ class Snapshot:
     unchanged_for: float = 0.0
     listed_for: float | None = None
     next_check_after: int | None = None
+    linked: bool = False
 
     @property
     def final(self) -> bool:
@@ -60,15 +62,13 @@ class Snapshot:
 
 def database_now(parts: Parts) -> datetime:
     """The present moment, by the clock that all replicas share."""
-    with parts.db.transaction() as connection:
-        moment: datetime = queries.database_now(connection)
+    moment: datetime = parts.db.run(queries.database_now)
     return moment
 
 
 def load(parts: Parts, place: Place, reference_number: str) -> Snapshot | None:
     """The kept answer, whole; download links are not part of it."""
-    with parts.db.transaction() as connection:
-        row = queries.get_session(connection, **_where(place, reference_number))
+    row = parts.db.run(queries.get_session, **_where(place, reference_number))
     if row is None:
         return None
     return Snapshot(
@@ -81,13 +81,13 @@ def load(parts: Parts, place: Place, reference_number: str) -> Snapshot | None:
         asked_ago=row.asked_ago,
         unchanged_for=row.unchanged_for,
         listed_for=row.listed_for,
+        linked=row.linked,
     )
 
 
 def mark_asked(parts: Parts, place: Place, reference_number: str, asked_at: datetime) -> None:
     """Note that KSeF was asked in vain: the earlier answer is given until it is worth it again."""
-    with parts.db.transaction() as connection:
-        queries.mark_asked(connection, **_where(place, reference_number), asked_at=asked_at)
+    parts.db.run(queries.mark_asked, **_where(place, reference_number), asked_at=asked_at)
 
 
 def store(parts: Parts, place: Place, new: Snapshot, old: Snapshot | None) -> None:
@@ -204,8 +204,7 @@ def _kept_invoice(
 
 def _kept_links(parts: Parts, place: Place, reference_number: str) -> dict[str, tuple[str, str]]:
     """The kept links by KSeF number or page: each with the end of its validity."""
-    with parts.db.transaction() as connection:
-        sealed = queries.get_links(connection, **_where(place, reference_number))
+    sealed = parts.db.run(queries.get_links, **_where(place, reference_number))
     if sealed is None:
         return {}
     try:

@@ -26,14 +26,13 @@ def check_session(
 
     Raises OutageSimulation, NoActiveKsefSession, SessionNotFound, and what the gateway raises.
     """
-    with parts.db.one_transaction():
-        outages.refuse_if_simulated(parts, place)
-        if known := _known(parts, place, reference_number):
-            linking.link(parts, place, reference_number, known.invoices)
-            return known
-    new = _new(parts, place, bearer or ActiveSession(parts, place), reference_number)
-    linking.link(parts, place, reference_number, new.invoices)
-    return new
+    outages.refuse_if_simulated(parts, place)
+    snapshot = _known(parts, place, reference_number) or _new(
+        parts, place, bearer or ActiveSession(parts, place), reference_number
+    )
+    if not snapshot.linked:
+        linking.link(parts, place, reference_number, snapshot.invoices)
+    return snapshot
 
 
 def _known(parts: Parts, place: Place, reference_number: str) -> Snapshot | None:

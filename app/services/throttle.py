@@ -15,13 +15,12 @@ ALLOWED = 10
 
 def refuse_if_throttled(parts: Parts, email: str, address: str) -> None:
     """Unauthorized, with the time to wait, after ALLOWED failures within `timing.failed_logins`."""
-    with parts.db.transaction() as connection:
-        wait = queries.throttled_for(
-            connection,
-            who=_who(email, address),
-            before=ALLOWED - 1,
-            seconds=parts.timing.failed_logins,
-        )
+    wait = parts.db.run(
+        queries.throttled_for,
+        who=_who(email, address),
+        before=ALLOWED - 1,
+        seconds=parts.timing.failed_logins,
+    )
     if wait is not None and wait > 0:
         telemetry.warning("a caller fails to log in again and again, and is put off")
         raise errors.Unauthorized(retry_after=math.ceil(wait))
@@ -29,10 +28,9 @@ def refuse_if_throttled(parts: Parts, email: str, address: str) -> None:
 
 def note_failure(parts: Parts, email: str, address: str) -> None:
     """Count a failure; those that are too old to count go."""
-    with parts.db.transaction() as connection:
-        queries.note_failed_login(
-            connection, who=_who(email, address), seconds=parts.timing.failed_logins
-        )
+    parts.db.run(
+        queries.note_failed_login, who=_who(email, address), seconds=parts.timing.failed_logins
+    )
 
 
 def _who(email: str, address: str) -> bytes:

@@ -36,28 +36,24 @@ def refresh(parts: Parts, place: Place, bearer: ActiveSession) -> bool:
             listed = _list(parts, place, bearer, stale)
         except (errors.KsefRateLimited, errors.KsefError, errors.KsefInvalidResponse):
             return False
-        with parts.db.transaction() as connection:
-            queries.confirm_sessions(
-                connection,
-                **place.columns,
-                reference_numbers=[session.reference_number for session in listed],
-                sessions=[
-                    orjson.dumps(wire.session_json(session.status)).decode() for session in listed
-                ],
-                checked_at=checked_at,
-            )
+        parts.db.run(
+            queries.confirm_sessions,
+            **place.columns,
+            reference_numbers=[session.reference_number for session in listed],
+            sessions=[
+                orjson.dumps(wire.session_json(session.status)).decode() for session in listed
+            ],
+            checked_at=checked_at,
+        )
     return True
 
 
 def _stale(parts: Parts, place: Place) -> Sequence[Any]:
-    with parts.db.transaction() as connection:
-        return list(
-            queries.stale_moving(
-                connection,
-                **place.columns,
-                seconds=parts.timing.fresh_least,
-            )
-        )
+    return parts.db.rows(
+        queries.stale_moving,
+        **place.columns,
+        seconds=parts.timing.fresh_least,
+    )
 
 
 def _list(

@@ -50,10 +50,10 @@ def fetch_upo(
     InvoiceNotFound, UpoIntegrity, KsefInvalidResponse, and what the gateway raises.
     """
     name = UpoName(reference_number, ksef_number=ksef_number)
-    with parts.db.one_transaction():
-        outages.refuse_if_simulated(parts, place)
-        document = archived(parts, place, name)
-    document = document or fetch(parts, place, name, ActiveSession(parts, place))
+    outages.refuse_if_simulated(parts, place)
+    document = archived(parts, place, name) or fetch(
+        parts, place, name, ActiveSession(parts, place)
+    )
     return _handed_out(document, doc_type)
 
 
@@ -77,8 +77,7 @@ def fetch_session_upo(
 
 def archived(parts: Parts, place: Place, name: UpoName) -> bytes | None:
     """The document from the archive."""
-    with parts.db.transaction() as connection:
-        row = queries.get_upo(connection, **_where(place, name))
+    row = parts.db.run(queries.get_upo, **_where(place, name))
     return bytes(row.content) if row else None
 
 
@@ -218,13 +217,12 @@ def _check_belongs(upo: Upo, place: Place, name: UpoName) -> None:
 def _archive(parts: Parts, place: Place, name: UpoName, document: bytes) -> None:
     """Keep a checked document. One that cannot be kept is handed out all the same."""
     try:
-        with parts.db.transaction() as connection:
-            queries.put_upo(
-                connection,
-                **_where(place, name),
-                content=document,
-                sha256=hashlib.sha256(document).hexdigest(),
-            )
+        parts.db.run(
+            queries.put_upo,
+            **_where(place, name),
+            content=document,
+            sha256=hashlib.sha256(document).hexdigest(),
+        )
     except errors.Unavailable:
         telemetry.warning("a UPO could not be archived", environment=place.environment)
 

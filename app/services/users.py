@@ -32,8 +32,7 @@ def authenticate(parts: Parts, email: str, password: str, *, address: str = "") 
     ago.
     """
     email = _normal(email)
-    with parts.db.transaction() as connection:
-        user = queries.get_user(connection, email=email) if "\0" not in email else None
+    user = parts.db.run(queries.get_user, email=email) if "\0" not in email else None
     if user is not None and user.disabled_at is not None:
         user = None
     stored = user.password_hash if user else None
@@ -52,9 +51,8 @@ def add_company(parts: Parts, nip: str, name: str) -> None:
         raise OperatorError(f"{nip} is not a NIP: ten digits, the last of them a check digit.")
     if not name.strip():
         raise OperatorError("A company needs a name.")
-    with parts.db.transaction() as connection:
-        if queries.add_company(connection, nip=nip, name=name.strip()) is None:
-            raise OperatorError(f"Company {nip} is there already.")
+    if parts.db.run(queries.add_company, nip=nip, name=name.strip()) is None:
+        raise OperatorError(f"Company {nip} is there already.")
 
 
 def add_user(parts: Parts, *, email: str, nip: str, role: str, password: str | None) -> str:
@@ -66,14 +64,13 @@ def add_user(parts: Parts, *, email: str, nip: str, role: str, password: str | N
         raise OperatorError(f"A password has at least {_MIN_PASSWORD} characters.")
     password = password or secrets.token_urlsafe(18)
     require_company(parts, nip)
-    with parts.db.transaction() as connection:
-        added = queries.add_user(
-            connection,
-            email=email,
-            company_nip=nip,
-            role=role,
-            password_hash=parts.passwords.hash(password),
-        )
+    added = parts.db.run(
+        queries.add_user,
+        email=email,
+        company_nip=nip,
+        role=role,
+        password_hash=parts.passwords.hash(password),
+    )
     if added is None:
         raise OperatorError(f"User {email} is there already.")
     return password
@@ -81,22 +78,19 @@ def add_user(parts: Parts, *, email: str, nip: str, role: str, password: str | N
 
 def disable_user(parts: Parts, email: str) -> None:
     """Shut a user out, from its next request on."""
-    with parts.db.transaction() as connection:
-        if queries.disable_user(connection, email=_normal(email)) is None:
-            raise OperatorError(f"There is no user {email}.")
+    if parts.db.run(queries.disable_user, email=_normal(email)) is None:
+        raise OperatorError(f"There is no user {email}.")
 
 
 def list_users(parts: Parts) -> Sequence[Any]:
     """All users: email, company_nip, role, created_at, disabled_at."""
-    with parts.db.transaction() as connection:
-        return list(queries.list_users(connection))
+    return parts.db.rows(queries.list_users)
 
 
 def require_company(parts: Parts, nip: str) -> None:
     """OperatorError where there is no company with this NIP."""
-    with parts.db.transaction() as connection:
-        if queries.get_company(connection, nip=nip) is None:
-            raise OperatorError(f"There is no company {nip}: add it with `company add`.")
+    if parts.db.run(queries.get_company, nip=nip) is None:
+        raise OperatorError(f"There is no company {nip}: add it with `company add`.")
 
 
 def is_nip(text: str) -> bool:

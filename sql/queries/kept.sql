@@ -1,6 +1,7 @@
 -- name: get_session(company_nip, environment, reference_number)^
 -- A session with its invoices, in one statement: between two of them a newer answer may be stored.
 -- How old the answer is, is decided by the database's clock, the same for every replica.
+-- linked: whether linking would write nothing: the cheap look of each answer from the store.
 SELECT
     session,
     checked_at,
@@ -9,8 +10,30 @@ SELECT
     extract(epoch FROM clock_timestamp() - asked_at)::float8 AS asked_ago,
     extract(epoch FROM clock_timestamp() - changed_at)::float8 AS unchanged_for,
     extract(epoch FROM clock_timestamp() - listed_at)::float8 AS listed_for,
-    (
-        SELECT json_agg(
+    told.invoices,
+    NOT EXISTS (
+        SELECT FROM synced_invoices AS synced
+        WHERE synced.company_nip = kept.company_nip
+          AND synced.environment = kept.environment
+          AND synced.ksef_number = ANY (told.accepted)
+          AND synced.session_reference_number IS DISTINCT FROM kept.reference_number
+    ) AND NOT EXISTS (
+        SELECT FROM synced_invoices AS synced
+        WHERE synced.company_nip = kept.company_nip
+          AND synced.environment = kept.environment
+          AND synced.ksef_number = ANY (told.originals)
+          AND synced.session_reference_number IS NULL
+    ) AND NOT EXISTS (
+        SELECT FROM offline_invoices AS offline
+        WHERE offline.company_nip = kept.company_nip
+          AND offline.environment = kept.environment
+          AND offline.ksef_reference_number = ANY (kept.reference_number || told.reference_numbers)
+          AND offline.session_reference_number IS DISTINCT FROM kept.reference_number
+    ) AS linked
+FROM kept_sessions AS kept
+CROSS JOIN LATERAL (
+    SELECT
+        json_agg(
             json_build_array(
                 invoice.ordinal_number,
                 invoice.reference_number,
@@ -20,13 +43,16 @@ SELECT
                 invoice.status
             )
             ORDER BY invoice.ordinal_number
-        )::text
-        FROM kept_invoices AS invoice
-        WHERE invoice.company_nip = kept.company_nip
-          AND invoice.environment = kept.environment
-          AND invoice.session_reference_number = kept.reference_number
-    ) AS invoices
-FROM kept_sessions AS kept
+        )::text AS invoices,
+        array_agg(invoice.ksef_number) FILTER (WHERE invoice.status @> '{"code": 200}') AS accepted,
+        array_agg(invoice.status #>> '{extensions,originalKsefNumber}')
+            FILTER (WHERE invoice.status ? 'extensions') AS originals,
+        array_agg(invoice.reference_number) AS reference_numbers
+    FROM kept_invoices AS invoice
+    WHERE invoice.company_nip = kept.company_nip
+      AND invoice.environment = kept.environment
+      AND invoice.session_reference_number = kept.reference_number
+) AS told
 WHERE company_nip = :company_nip
   AND environment = :environment
   AND reference_number = :reference_number;

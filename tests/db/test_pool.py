@@ -1,5 +1,7 @@
-"""Connections and transactions, on a real PostgreSQL."""
+"""Connections, transactions and single statements, on a real PostgreSQL."""
 
+import os
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -196,6 +198,20 @@ class TestLostConnections:
             work(connection)
         assert companies(database) == []
 
+    def test_an_idle_one_that_was_lost_without_a_word_is_tried_and_replaced(
+        self, pool: Database, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        pid = backend(pool)
+        ours, theirs = socket.socketpair()
+        os.dup2(ours.fileno(), pool._idle[0].fileno())
+        ours.close()
+        hangs_up = threading.Thread(target=lambda: theirs.recv(1) and theirs.close())
+        hangs_up.start()
+        later = clock.monotonic() + 60
+        monkeypatch.setattr(clock, "monotonic", lambda: later)
+        assert backend(pool) != pid
+        hangs_up.join()
+
     def test_one_that_was_closed_is_replaced(self, pool: Database) -> None:
         pid = backend(pool)
         pool._idle[0].close()
@@ -238,35 +254,45 @@ def test_the_service_has_no_right_to_change_the_schema(pool: Database) -> None:
             run(pool, statement)
 
 
-class TestOneTransaction:
-    def test_holds_all_of_the_thread_and_nothing_of_another(
+def add(connection: Any, *, nip: str) -> str:
+    """As a named query is called."""
+    fetch(connection, insert(nip))
+    return nip
+
+
+def several(connection: Any) -> Iterator[int]:
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT generate_series(1, 3)")
+        yield from (row[0] for row in cursor)
+
+
+class TestOneStatement:
+    def test_is_committed_by_itself(self, pool: Database, database: Any) -> None:
+        assert pool.run(add, nip="5265877635") == "5265877635"
+        assert companies(database) == ["5265877635"]
+
+    def test_rows_are_all_there_when_the_connection_is_given_back(self, pool: Database) -> None:
+        assert pool.rows(several) == [1, 2, 3]
+
+    def test_has_the_limits_of_a_transaction_and_leaves_none(
         self, pool: Database, database: Any
     ) -> None:
-        others: list[int] = []
-        with pool.one_transaction():
-            with pool.transaction() as connection:
-                fetch(connection, insert("5265877635"))
-            assert companies(database) == [], "not committed yet"
-            pid = backend(pool)
-            assert backend(pool) == pid
-            thread = threading.Thread(target=lambda: others.append(backend(pool)))
-            thread.start()
-            thread.join()
-        assert companies(database) == ["5265877635"]
-        assert others != [pid]
+        def limits(connection: Any) -> tuple[str, str]:
+            return fetch(connection, "SHOW statement_timeout"), fetch(
+                connection, "SHOW lock_timeout"
+            )
 
-    def test_is_rolled_back_whole(self, pool: Database, database: Any) -> None:
-        def fail_later() -> None:
-            run_insert(pool)
-            raise ValueError("later")
+        assert pool.run(limits) == ("3s", "100ms")
+        [connection] = pool._idle
+        assert limits(connection) == ("0", "0")
+        assert connection.notices == [], "such as: SET LOCAL outside of a transaction"
 
-        with pytest.raises(ValueError, match="later"), pool.one_transaction():
-            fail_later()
+    def test_that_breaks_a_rule_is_taken_back_and_the_connection_stays(
+        self, pool: Database, database: Any
+    ) -> None:
+        pid = backend(pool)
+        for _ in range(2):
+            with pytest.raises(psycopg2.errors.CheckViolation):
+                pool.run(add, nip="none")
         assert companies(database) == []
-        run_insert(pool)
-        assert companies(database) == ["5265877635"], "the next one stands by itself"
-
-
-def run_insert(pool: Database) -> None:
-    with pool.transaction() as connection:
-        fetch(connection, insert("5265877635"))
+        assert backend(pool) == pid
