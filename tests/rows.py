@@ -102,7 +102,10 @@ class Write:
 
 
 class WriteLog:
-    """What PostgreSQL itself counted, with triggers that fire once a statement."""
+    """What PostgreSQL itself counted, with triggers that fire once a statement.
+
+    A statement that writes no row is not in it.
+    """
 
     def __init__(self, database: Any) -> None:
         self._database = database
@@ -124,7 +127,7 @@ def counted_writes(database: Any) -> Iterator[WriteLog]:
         " table_name text, operation text, rows bigint)",
         "CREATE FUNCTION log_write() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$ BEGIN"
         " INSERT INTO write_log (table_name, operation, rows)"
-        " SELECT TG_TABLE_NAME, TG_OP, count(*) FROM written; RETURN NULL; END $$",
+        " SELECT TG_TABLE_NAME, TG_OP, count(*) FROM written HAVING count(*) > 0; RETURN NULL; END $$",
     ]
     for table in (SYNCED, OFFLINE):
         for operation, rows in (("INSERT", "NEW"), ("UPDATE", "NEW"), ("DELETE", "OLD")):

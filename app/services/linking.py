@@ -1,12 +1,13 @@
 """The session reference sync: the company's rows learn in which KSeF session they went."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import orjson
 
 from app import telemetry
+from app.db.pool import Connection
 from app.db.queries import linking as queries
 from app.ksef.wire import SessionInvoice
 from app.services.parts import Parts, Place
@@ -36,34 +37,56 @@ def link(
         if (original := invoice.duplicate_of) and original.ksef_number not in accepted
     }
     where = {**place.columns, "session_reference_number": reference_number}
-    originals = orjson.dumps(duplicates).decode()
-    numbers = [*accepted, *duplicates]
-    references = [reference_number, *(invoice.reference_number for invoice in invoices)]
     with parts.db.transaction() as connection:
-        synced = list(
-            queries.lock_synced(connection, **where, ksef_numbers=numbers, duplicates=originals)
+        synced = _all(
+            queries.link_synced,
+            connection,
+            **where,
+            ksef_numbers=[*accepted, *duplicates],
+            duplicates=orjson.dumps(duplicates).decode(),
         )
-        if synced:
-            queries.link_synced(connection, **where, places=_places(synced), duplicates=originals)
-        offline = list(queries.lock_offline(connection, **where, reference_numbers=references))
-        if offline:
-            queries.link_offline(connection, **where, places=_places(offline))
-    _report(place, reference_number, [*synced, *offline])
-    return Linked(len(synced), len(offline))
+        offline = _all(
+            queries.link_offline,
+            connection,
+            **where,
+            reference_numbers=[reference_number, *(i.reference_number for i in invoices)],
+        )
+    linked = Linked(_count(synced), _count(offline))
+    _report(place, reference_number, linked, [*synced, *offline])
+    return linked
 
 
-def _places(rows: Sequence[Any]) -> list[str]:
-    return [row.place for row in rows]
+def _all(
+    link: Callable[..., Iterable[Any]], connection: Connection, **values: Any
+) -> Sequence[Sequence[Any]]:
+    """What each round of a linking statement told, until every row that it found was written."""
+    rounds = []
+    while rows := list(link(connection, **values)):
+        rounds.append(rows)
+        if rows[0].linked == sum(row.found for row in rows):
+            break
+    return rounds
 
 
-def _report(place: Place, reference_number: str, linked: Sequence[Any]) -> None:
-    if linked:
-        telemetry.info("linked", **place.log_fields, session=reference_number, rows=len(linked))
-    for row in linked:
-        if row.previous is not None:
-            telemetry.warning(
-                "a row was linked to another session before",
-                **place.log_fields,
-                session=reference_number,
-                previous=row.previous,
-            )
+def _count(rounds: Sequence[Sequence[Any]]) -> int:
+    return sum(rows[0].linked for rows in rounds)
+
+
+def _report(
+    place: Place, reference_number: str, linked: Linked, rounds: Sequence[Sequence[Any]]
+) -> None:
+    if rounds:
+        telemetry.info(
+            "linked",
+            **place.log_fields,
+            session=reference_number,
+            rows=linked.synced + linked.offline,
+        )
+    for row in (row for rows in rounds for row in rows if row.previous is not None):
+        telemetry.warning(
+            "rows were linked to another session before",
+            **place.log_fields,
+            session=reference_number,
+            previous=row.previous,
+            rows=row.found,
+        )

@@ -216,11 +216,12 @@ def test_accepted_invoice_replaces_a_wrong_session_and_the_log_says_so(
     replaced = [
         line
         for line in capsys.readouterr().err.splitlines()
-        if "a row was linked to another session before" in line
+        if "rows were linked to another session before" in line
     ]
     assert len(replaced) == 1
     assert f'"previous":"{OTHER_SESSION}"' in replaced[0]
     assert f'"session":"{SESSION}"' in replaced[0]
+    assert '"rows":1' in replaced[0]
     assert '"level":"warning"' in replaced[0]
     assert NIP not in replaced[0]
 
@@ -429,23 +430,27 @@ def test_erp_s_role_puts_in_reads_and_changes_its_own_columns(database: Any, par
 # -- several at once ------------------------------------------------------------------------
 
 
-def test_rows_are_locked_in_the_order_of_their_numbers(
-    database: Any, settings: Any, parts: Parts
-) -> None:
+@pytest.fixture
+def patient(parts: Parts, settings: Any) -> Iterator[Parts]:
+    """Waits for locks for longer than a test takes."""
+    timing = replace(settings.timing, lock_timeout=20.0, statement_timeout=20.0)
+    patient = create_app(replace(settings, timing=timing)).extensions[EXTENSION][1]
+    yield patient
+    patient.db.close()
+
+
+def test_rows_are_locked_in_the_order_of_their_numbers(database: Any, patient: Parts) -> None:
     """L8. With one row held by somebody else, exactly those before it are locked meanwhile."""
     numbers = [number(i) for i in range(40)]
     random.Random(8).shuffle(numbers)  # how they lie on disk says nothing of their order
     add_synced(database, HERE, numbers)
     database.execute(f"ANALYZE {SYNCED}")  # so few rows are read as they lie, not by the index
     held = sorted(numbers)[25]
-    timing = replace(settings.timing, lock_timeout=20.0, statement_timeout=20.0)
-    patient = create_app(replace(settings, timing=timing))
-    patient_parts = patient.extensions[EXTENSION][1]
 
     with closing(psycopg2.connect(database.owner_dsn)) as holder, holder.cursor() as cursor:
         cursor.execute(f"SELECT FROM {SYNCED} WHERE ksef_number = %s FOR UPDATE", (held,))
         checking = threading.Thread(
-            target=link, args=(patient_parts, HERE, SESSION, [accepted(n) for n in numbers])
+            target=link, args=(patient, HERE, SESSION, [accepted(n) for n in numbers])
         )
         checking.start()
         wait_until_somebody_waits_for_a_lock(database)
@@ -455,7 +460,30 @@ def test_rows_are_locked_in_the_order_of_their_numbers(
 
     assert set(numbers) - {n for (n,) in free} == {n for n in numbers if n <= held}
     assert set(synced_sessions(database, HERE).values()) == {SESSION}
-    patient_parts.db.close()
+
+
+@pytest.mark.parametrize("table", [SYNCED, OFFLINE])
+def test_rows_that_the_erp_changes_at_the_same_moment_are_linked_too(
+    database: Any, patient: Parts, table: str
+) -> None:
+    invoices = [accepted(number(i)) for i in range(3)]
+    add_synced(database, HERE, [number(i) for i in range(3)])
+    add_offline(database, HERE, [invoice.reference_number for invoice in invoices])
+    done: list[Linked] = []
+
+    with closing(psycopg2.connect(database.owner_dsn)) as erp, erp.cursor() as cursor:
+        cursor.execute(f"UPDATE {table} SET invoice_number = 'FV/new' || ctid::text")
+        checking = threading.Thread(
+            target=lambda: done.append(link(patient, HERE, SESSION, invoices)), daemon=True
+        )
+        checking.start()
+        wait_until_somebody_waits_for_a_lock(database)
+        erp.commit()
+        checking.join(20)
+
+    assert done == [Linked(3, 3)]
+    assert set(synced_sessions(database, HERE).values()) == {SESSION}
+    assert {session for _, session in offline_sessions(database, HERE)} == {SESSION}
 
 
 def wait_until_somebody_waits_for_a_lock(database: Any) -> None:
