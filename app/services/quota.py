@@ -6,6 +6,7 @@ aside, and the delay varies: every window is reckoned longer by `Timing.quota_ji
 """
 
 import math
+from bisect import bisect_right, insort
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,8 @@ from app import clock, errors, telemetry
 from app.db.queries import limits as queries
 from app.ksef.limits import PUBLISHED, Limits
 from app.services.parts import Parts, Place
+
+_EXACT = 0.001  # seconds within which two moments of the ledger are the same
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,38 +161,49 @@ def _delays(
     blocked_for: float | None,
     parts: Parts,
 ) -> list[float]:
-    """Seconds from now at which each of the next `units` calls may go.
-
-    A window of n seconds with a limit of L lets a call go when the L-th newest before it is n
-    seconds old.
-    """
-    windows = limits.windows()
-    skips = [max(0, limit - units) for _, limit in windows]
-    takes = [limit - skip for (_, limit), skip in zip(windows, skips, strict=True)]
-    rows = queries.recent_calls(connection, **where, skips=skips, takes=takes) if windows else ()
-    ages = [row.ages for row in rows]
+    """Seconds from now at which each of the next `units` calls may go."""
+    windows = [
+        (seconds * parts.timing.quota_scale + parts.timing.quota_jitter, limit)
+        for seconds, limit in limits.windows()
+    ]
+    most = max((limit for _, limit in windows), default=0)
+    calls = (queries.recent_calls(connection, **where, most=2 * most) if most else None) or []
     delays: list[float] = []
-    for unit in range(units):
-        earliest = max(blocked_for or 0.0, delays[-1] if delays else 0.0, 0.0)
-        for (seconds, limit), known in zip(windows, ages, strict=True):
-            length = seconds * parts.timing.quota_scale + parts.timing.quota_jitter
-            decisive = _nth_newest(known, delays, limit - max(0, limit - units), unit)
-            if decisive is not None:
-                earliest = max(earliest, decisive + length)
-        delays.append(earliest)
+    for _ in range(units):
+        start = max(blocked_for or 0.0, delays[-1] if delays else 0.0, 0.0)
+        delays.append(_first_moment(calls, start, windows))
+        insort(calls, delays[-1])
     return delays
 
 
-def _nth_newest(ages: Sequence[float], new: Sequence[float], taken: int, unit: int) -> float | None:
-    """The moment, in seconds from now, of the call that decides over the `unit`-th new one.
+def _first_moment(
+    calls: Sequence[float], start: float, windows: Sequence[tuple[float, int]]
+) -> float:
+    """The first moment from `start` on at which a call fits in among the others, in all windows.
 
-    `ages` holds the `taken` calls of before that can decide, newest first; after them the new
-    calls themselves do.
+    `calls`: ascending moments, of which some may lie after it; `windows`: (seconds, calls).
     """
-    if unit >= taken:
-        return new[unit - taken]
-    index = taken - 1 - unit
-    return -ages[index] if index < len(ages) else None
+    moment = start
+    while True:
+        fits = max((_try(calls, moment, *window) for window in windows), default=moment)
+        if fits <= moment:
+            return moment
+        moment = fits
+
+
+def _try(calls: Sequence[float], moment: float, seconds: float, limit: int) -> float:
+    """The moment where a call may go then, else a later one to be tried.
+
+    It may not where `limit` + 1 calls, itself among them, would go within the window's seconds.
+    """
+    at = bisect_right(calls, moment)
+    for first in range(min(at, len(calls) - limit), max(0, at - limit) - 1, -1):
+        begin = calls[first] if first < at else moment
+        last = first + limit
+        end = moment if last == at else calls[last - 1]
+        if end - begin < seconds - _EXACT:
+            return calls[first] + seconds
+    return moment
 
 
 def _where(place: Place, group: str) -> dict[str, str]:

@@ -14,23 +14,18 @@ FROM quota_groups
 WHERE company_nip = :company_nip AND environment = :environment AND quota_group = :quota_group
 FOR UPDATE;
 
--- name: recent_calls(company_nip, environment, quota_group, skips, takes)
--- For each window, the ages in seconds of the calls that decide when the next ones may go: skip and
--- take count from the newest call back.
-SELECT
-    asked.number,
-    ARRAY(
-        SELECT extract(epoch FROM clock_timestamp() - reserved_at)::float8
-        FROM quota_calls
-        WHERE company_nip = :company_nip
-          AND environment = :environment
-          AND quota_group = :quota_group
-        ORDER BY reserved_at DESC
-        OFFSET asked.skip
-        LIMIT asked.take
-    ) AS ages
-FROM unnest(:skips::integer[], :takes::integer[]) WITH ORDINALITY AS asked (skip, take, number)
-ORDER BY asked.number;
+-- name: recent_calls(company_nip, environment, quota_group, most)$
+-- When the newest calls go or went, in seconds from now, the earliest first. Some are still to come.
+SELECT array_agg(moment ORDER BY moment)
+FROM (
+    SELECT extract(epoch FROM reserved_at - statement_timestamp())::float8 AS moment
+    FROM quota_calls
+    WHERE company_nip = :company_nip
+      AND environment = :environment
+      AND quota_group = :quota_group
+    ORDER BY reserved_at DESC
+    LIMIT :most
+) AS newest;
 
 -- name: blocked_for(company_nip, environment, quota_group)$
 -- Seconds for which no call of the group may go; null where none is in the way.

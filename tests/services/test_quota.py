@@ -4,6 +4,8 @@ import threading
 from dataclasses import replace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from app import clock, errors
 from app.ksef import limits
@@ -55,6 +57,35 @@ def test_ten_pages_are_set_aside_together_and_spread_over_the_second(parts):
 
     assert delays == sorted(delays)
     assert delays[8] < 0.5 < 1.0 < delays[9] < 1.3
+
+
+def test_a_page_that_goes_late_waits_for_none_that_goes_later_still(parts):
+    slots = quota.reserve(parts, PLACE, limits.INVOICE_LIST, 10, patience=2)
+    for late in slots[1:9]:
+        now = clock.monotonic()
+        [anew] = quota.reserve(parts, PLACE, limits.INVOICE_LIST, patience=2, instead_of=late)
+        assert anew.moment - now < 0.5
+
+
+WINDOWS = st.lists(
+    st.tuples(st.integers(1, 20).map(float), st.integers(1, 4)), min_size=1, max_size=3
+)
+
+
+@given(calls=st.lists(st.integers(-25, 15).map(float), max_size=12).map(sorted), windows=WINDOWS)
+def test_the_first_moment_is_the_first_that_breaks_no_window(calls, windows):
+    def breaks(moment):
+        others = sorted([*calls, moment])
+        return any(
+            first <= moment <= last and last - first < seconds
+            for seconds, limit in windows
+            for first, last in zip(others, others[limit:], strict=False)
+        )
+
+    def first_by_trying():
+        return next(m for m in range(200) if not breaks(float(m)))
+
+    assert quota._first_moment(calls, 0.0, windows) == first_by_trying()
 
 
 def test_minute_window(parts):
