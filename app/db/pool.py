@@ -4,21 +4,32 @@ A pool of our own, because psycopg2's raises at once when it is empty and connec
 its lock: this one waits for a bounded time and connects outside of any lock.
 """
 
+import functools
+import math
 import select
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import psycopg2
 import psycopg2.errors
 import psycopg2.extras
+from psycopg2 import extensions
 
-from app import errors, telemetry
+from app import clock, errors, telemetry
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 Connection = Any  # psycopg2's connection; its type stubs fit neither our cursors nor aiosql
+
+_RETRIES = 3
+_GRACE = 0.25  # seconds for which the server's own timeouts are waited for
+_HANG_PAUSE = 1.0  # seconds for which a server that hung is not waited for again
+_BROKEN_OFF = (psycopg2.errors.DeadlockDetected, psycopg2.errors.SerializationFailure)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +42,25 @@ class PoolTiming:
     statement: float
 
 
+def retried(work: Callable[P, T]) -> Callable[P, T]:
+    """Do the work again, up to three times, where PostgreSQL broke its transaction off (BrokenOff).
+
+    For work that is nothing but one transaction, so that what was broken off left no trace. Inside
+    of `one_transaction` it is the block that has to be done again, not this part of it.
+    """
+
+    @functools.wraps(work)
+    def do(*args: P.args, **kwargs: P.kwargs) -> T:
+        for _ in range(_RETRIES):
+            try:
+                return work(*args, **kwargs)
+            except errors.BrokenOff as broken_off:
+                telemetry.info("a transaction is done again", reason=broken_off.detail)
+        return work(*args, **kwargs)
+
+    return do
+
+
 class Database:
     """PostgreSQL at `dsn`, through at most `size` connections at a time."""
 
@@ -40,8 +70,11 @@ class Database:
         self._turns = threading.BoundedSemaphore(size)
         self._idle: deque[Connection] = deque()
         self._shared = threading.local()
+        self._hung_until = -math.inf
         self._begin = (
-            f"BEGIN; SET LOCAL lock_timeout = {round(timing.lock * 1000)};"
+            # Whatever the database's default is: our statements are written for this one.
+            "BEGIN ISOLATION LEVEL READ COMMITTED;"
+            f" SET LOCAL lock_timeout = {round(timing.lock * 1000)};"
             f" SET LOCAL statement_timeout = {round(timing.statement * 1000)}"
         )
 
@@ -49,8 +82,9 @@ class Database:
     def transaction(self) -> Iterator[Connection]:
         """A transaction: committed at the end of the block, rolled back when it raises.
 
-        Raises Unavailable when there is no connection, no turn at one in time, or PostgreSQL
-        breaks off. Never hold one across a call to KSeF.
+        Raises Unavailable when there is no connection, no turn at one in time, or no answer of
+        PostgreSQL; BrokenOff where it chose this transaction to end a deadlock. Never hold one
+        across a call to KSeF.
         """
         shared = getattr(self._shared, "connection", None)
         if shared is not None:
@@ -72,6 +106,8 @@ class Database:
                 self._shared.connection = None
 
     def _new_transaction(self) -> Iterator[Connection]:
+        if clock.monotonic() < self._hung_until:
+            raise errors.Unavailable("The database did not answer a moment ago.")
         if not self._turns.acquire(timeout=self._timing.wait):
             raise errors.Unavailable("The service is busy: no database connection is free.")
         try:
@@ -79,6 +115,13 @@ class Database:
         except (psycopg2.errors.UndefinedTable, psycopg2.errors.UndefinedColumn) as error:
             telemetry.warning("the database is not migrated", sqlstate=error.pgcode)
             raise errors.Unavailable("The database is not migrated.") from error
+        except _HangsError as error:
+            # What a request tidies up after a failure would each time wait for as long again.
+            self._hung_until = clock.monotonic() + _HANG_PAUSE
+            telemetry.warning("the database hangs")
+            raise errors.Unavailable("The database does not answer.") from error
+        except _BROKEN_OFF as error:
+            raise errors.BrokenOff(f"PostgreSQL says {error.pgcode}.") from error
         except (psycopg2.OperationalError, psycopg2.InternalError) as error:  # Internal: read-only
             telemetry.warning("database failure", kind=type(error).__name__, sqlstate=error.pgcode)
             raise errors.Unavailable("The database does not answer.") from error
@@ -102,6 +145,8 @@ class Database:
         if connection:
             try:
                 self._begin_on(connection)
+            except _HangsError:
+                raise
             except (psycopg2.OperationalError, psycopg2.InterfaceError):
                 connection.close()
             else:
@@ -128,10 +173,11 @@ class Database:
     def _connect(self) -> Connection:
         connection = psycopg2.connect(
             self._dsn,
-            connect_timeout=max(2, round(self._timing.connect)),  # libpq takes no less than 2 s
+            connection_factory=functools.partial(_Connection, patience=self._timing.connect),
             cursor_factory=psycopg2.extras.NamedTupleCursor,
             application_name="ksef-proxy",
         )
+        connection.patience = self._timing.statement + _GRACE
         connection.autocommit = True  # BEGIN and COMMIT are sent by us, BEGIN with its settings
         return connection
 
@@ -148,6 +194,39 @@ class Database:
         """Close the idle connections."""
         while self._idle:
             self._idle.pop().close()
+
+
+class _HangsError(psycopg2.OperationalError):
+    """The server holds the connection and says nothing."""
+
+
+class _Connection(extensions.connection):
+    """One that waits for an answer of the server for at most `patience` seconds."""
+
+    def __init__(self, dsn: str, *, patience: float) -> None:
+        self.patience = patience
+        super().__init__(dsn)
+
+
+def _wait(connection: Any) -> None:
+    """Wait for the server's answer: libpq itself would wait for one that hangs for ever.
+
+    psycopg2 closes the connection where this raises.
+    """
+    until = clock.monotonic() + getattr(connection, "patience", math.inf)
+    while (state := connection.poll()) != extensions.POLL_OK:
+        left = until - clock.monotonic()
+        if left <= 0:
+            raise _HangsError("no answer in time")
+        poller = select.poll()
+        poller.register(
+            connection.fileno(),
+            select.POLLIN if state == extensions.POLL_READ else select.POLLOUT,
+        )
+        poller.poll(None if left == math.inf else math.ceil(left * 1000))
+
+
+extensions.set_wait_callback(_wait)
 
 
 def _is_alive(connection: Connection) -> bool:

@@ -5,6 +5,7 @@ from dataclasses import replace
 from datetime import datetime
 
 from app import errors
+from app.db.pool import retried
 from app.ksef import limits
 from app.ksef.gateway import SESSION, SESSION_INVOICE, SESSION_INVOICES, Gateway
 from app.ksef.listing import all_invoices
@@ -26,14 +27,21 @@ def check_session(
 
     Raises OutageSimulation, NoActiveKsefSession, SessionNotFound, and what the gateway raises.
     """
+    if known := _known_and_linked(parts, place, reference_number):
+        return known
+    new = _new(parts, place, bearer or ActiveSession(parts, place), reference_number)
+    linking.link(parts, place, reference_number, new.invoices)
+    return new
+
+
+@retried
+def _known_and_linked(parts: Parts, place: Place, reference_number: str) -> Snapshot | None:
+    """What is answered from the database alone, in one transaction."""
     with parts.db.one_transaction():
         outages.refuse_if_simulated(parts, place)
         if known := _known(parts, place, reference_number):
             linking.link(parts, place, reference_number, known.invoices)
-            return known
-    new = _new(parts, place, bearer or ActiveSession(parts, place), reference_number)
-    linking.link(parts, place, reference_number, new.invoices)
-    return new
+        return known
 
 
 def _known(parts: Parts, place: Place, reference_number: str) -> Snapshot | None:
