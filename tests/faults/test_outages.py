@@ -66,6 +66,7 @@ LATARNIAS = {
     "down": False,
     "hang": False,
     "HTML": False,
+    "403": False,
     "garbage": False,
     "unknown status": False,
 }
@@ -106,6 +107,8 @@ def set_latarnia(control: Control, environment: str, said: str) -> None:
             control.fault("hang", service="latarnia", times=None, seconds=3)
         case "HTML":
             control.fault("html-200", service="latarnia", times=None)
+        case "403":
+            control.fault("waf-403", service="latarnia", times=None)
         case "garbage":
             control.set_latarnia(environment, "FAILURE", messages=[{"id": 7}])
         case "unknown status":
@@ -177,10 +180,11 @@ TABLE = [
     (trouble, said)
     for trouble in TROUBLES
     for said in LATARNIAS
-    if trouble == "5xx" or said not in ("hang", "HTML", "unknown status", "FAILURE to come")
+    if trouble == "5xx" or said not in ("hang", "HTML", "403", "unknown status", "FAILURE to come")
 ]
 
 
+@pytest.mark.fault(30)
 @pytest.mark.parametrize(("trouble", "said"), TABLE)
 def test_table(
     services: dict[bool, str],
@@ -241,6 +245,7 @@ def test_table(
         assert told == body["outage"]
 
 
+@pytest.mark.fault(31)
 @pytest.mark.parametrize("said", LATARNIAS)
 def test_where_ksef_answers_latarnia_changes_nothing(
     services: dict[bool, str],
@@ -262,6 +267,7 @@ def test_where_ksef_answers_latarnia_changes_nothing(
     assert [call for call in control.calls() if call.service == "latarnia"] == []
 
 
+@pytest.mark.fault(32)
 def test_simulation_is_409_also_for_what_is_stored_and_asks_nobody(
     services: dict[bool, str],
     http: requests.Session,
@@ -287,6 +293,7 @@ def test_simulation_is_409_also_for_what_is_stored_and_asks_nobody(
     assert control.calls() == []
 
 
+@pytest.mark.fault(1, 6)
 def test_three_replicas_share_one_breaker_and_one_probe(
     start: Callable[..., Any],
     http: requests.Session,

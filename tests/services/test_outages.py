@@ -290,6 +290,7 @@ def is_latarnia(call: Any) -> bool:
     return bool(call.service == "latarnia")
 
 
+@pytest.mark.fault(30)
 def test_latarnia_is_asked_once_a_minute_by_all_replicas_and_after_a_failure_only(
     ask: Any, control: Control, replica: Any, database: Any
 ) -> None:
