@@ -27,7 +27,7 @@ T = TypeVar("T")
 Connection = Any  # psycopg2's connection; its type stubs fit neither our cursors nor aiosql
 
 _RETRIES = 3
-_GRACE = 0.25  # seconds for which the server's own timeouts are waited for
+_GRACE = 1.0  # seconds for which the server's own timeouts are waited for
 _HANG_PAUSE = 1.0  # seconds for which a server that hung is not waited for again
 _BROKEN_OFF = (psycopg2.errors.DeadlockDetected, psycopg2.errors.SerializationFailure)
 
@@ -54,8 +54,8 @@ def retried(work: Callable[P, T]) -> Callable[P, T]:
         for _ in range(_RETRIES):
             try:
                 return work(*args, **kwargs)
-            except errors.BrokenOff as broken_off:
-                telemetry.info("a transaction is done again", reason=broken_off.detail)
+            except errors.BrokenOff:
+                continue
         return work(*args, **kwargs)
 
     return do
@@ -121,7 +121,8 @@ class Database:
             telemetry.warning("the database hangs")
             raise errors.Unavailable("The database does not answer.") from error
         except _BROKEN_OFF as error:
-            raise errors.BrokenOff(f"PostgreSQL says {error.pgcode}.") from error
+            telemetry.warning("the database broke a transaction off", sqlstate=error.pgcode)
+            raise errors.BrokenOff("The database could not do that beside other work.") from error
         except (psycopg2.OperationalError, psycopg2.InternalError) as error:  # Internal: read-only
             telemetry.warning("database failure", kind=type(error).__name__, sqlstate=error.pgcode)
             raise errors.Unavailable("The database does not answer.") from error

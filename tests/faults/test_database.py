@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import psycopg2
 import pytest
 
 from sandbox import postgres
@@ -20,7 +19,7 @@ from tests.answers import HttpAnswer, assert_problem
 from tests.conftest import PROJECT, DatabaseServer, TestDatabase, migrated
 from tests.faults.conftest import BOTH, ENDPOINTS, GRACE, NIP, TIMING, Asker, Logged, StartReplicas
 from tests.journeys.conftest import RunningService
-from tests.rows import SYNCED
+from tests.rows import SYNCED, one_connection
 
 # KSeF may take its time, so that PostgreSQL can fail meanwhile.
 PATIENT = replace(TIMING, ksef_call=6.0, request=12.0)
@@ -179,6 +178,12 @@ def test_hanging_once_ksef_was_asked(asker: Asker, server: Server) -> None:
 # -- deadlock, serialization failure --------------------------------------------------------
 
 
+WAITS_FOR_LOCK = (
+    "SELECT pid FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+    " AND application_name = 'ksef-proxy'"
+)
+
+
 @pytest.mark.fault(26)
 @pytest.mark.parametrize("stored", [False, True], ids=["cold", "stored"])
 def test_deadlock_with_a_transaction_of_the_erp(asker: Asker, stored: bool) -> None:
@@ -188,12 +193,18 @@ def test_deadlock_with_a_transaction_of_the_erp(asker: Asker, stored: bool) -> N
         asker.database.execute(f"UPDATE {SYNCED} SET session_reference_number = NULL")
     first, second = sorted(asker.session.ksef_numbers)
     change = f"UPDATE {SYNCED} SET invoice_number = 'x' WHERE ksef_number = '{{}}'"
-    with ThreadPoolExecutor() as pool, connected(asker) as erp, erp.cursor() as cursor:
-        cursor.execute(change.format(second))
+    with (
+        ThreadPoolExecutor() as pool,
+        one_connection(asker.database) as watcher,
+        one_connection(asker.database) as erp,
+    ):
+        erp.execute("SET deadlock_timeout = '1min'")  # so that it is the service that gives way
+        erp.execute("BEGIN")
+        erp.execute(change.format(second))
         asked = pool.submit(asker.ask, "status")
-        wait_until(lambda: waiting_for_locks(asker))
-        cursor.execute(change.format(first))  # the ring: PostgreSQL breaks off who waited longer
-        erp.commit()
+        wait_until(lambda: watcher.execute(WAITS_FOR_LOCK))
+        erp.execute(change.format(first))
+        erp.execute("COMMIT")
         answer = asked.result()
     assert answer.status_code == 200, answer.text
     assert all(asker.linked())
@@ -203,22 +214,6 @@ def test_deadlock_with_a_transaction_of_the_erp(asker: Asker, stored: bool) -> N
     ]
     deadlocks = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"
     wait_until(lambda: asker.database.execute(deadlocks)[0][0] > 0)
-
-
-@contextmanager
-def connected(asker: Asker) -> Iterator[Any]:
-    connection = psycopg2.connect(asker.database.erp_dsn)
-    try:
-        yield connection
-    finally:
-        connection.close()
-
-
-def waiting_for_locks(asker: Asker) -> list[Any]:
-    return asker.database.execute(
-        "SELECT pid FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
-        " AND application_name = 'ksef-proxy'"
-    )
 
 
 @contextmanager

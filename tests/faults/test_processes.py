@@ -150,7 +150,7 @@ def test_wrong_clock_changes_no_answer(clocks: Asker, endpoint: str) -> None:
 @pytest.mark.fault(24)
 def test_wrong_clock_logs_in_and_refreshes_like_the_others(clocks: Asker) -> None:
     for replica in clocks.replicas:
-        clocks.control.rotate_keys("test")  # what is valid since a moment ago is valid
+        clocks.control.rotate_keys("test")
         clocks.control.expire_bearers("test", nip=NIP)
         session = clocks.control.seed_session("test", NIP)
         assert clocks.ask("status", session, of=replica).status_code == 200
