@@ -1,11 +1,12 @@
 # Works with GNU make 3.81, which macOS ships.
 
-.PHONY: help run test check bench chaos serve lock clean
+.PHONY: help run test faults check bench chaos serve lock clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo 'make run     the whole service on this machine, with demo data   (PORT=8080)'
 	@echo 'make test    the test suite                                      (ARGS="tests/upo -x")'
+	@echo 'make faults  what must hold when KSeF, the network or the database fail, a line a row'
 	@echo 'make check   format, lint, types, import rules, then the test suite'
 	@echo 'make bench   measures the service against the sandbox, ten minutes  (ARGS="a c")'
 	@echo 'make chaos   kills 200 workers under load and looks at what is left  (ARGS=20)'
@@ -19,6 +20,9 @@ run: .venv/.complete
 
 test: .venv/.complete
 	@.venv/bin/pytest $(ARGS)
+
+faults: .venv/.complete
+	@.venv/bin/python -m tests.faults $(ARGS)
 
 check: .venv/.complete
 	.venv/bin/ruff format --check .

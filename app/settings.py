@@ -64,7 +64,7 @@ class Timing:
     refusal_most: float = 60.0
     database_connect: float = 3.0
     pool_wait: float = 1.0
-    lock_timeout: float = 1.0
+    lock_timeout: float = 1.5  # more than the second after which PostgreSQL looks for a deadlock
     statement_timeout: float = 3.0
     failed_logins: float = 900.0  # ten failures in so long, and a user's address is put off
     password_cache: float = 60.0

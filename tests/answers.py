@@ -2,9 +2,30 @@
 
 from typing import Any
 
+import requests
+
 LEAKS = ("Traceback", "psycopg", "SELECT", "127.0.0.1", "localhost", "Bearer ", 'File "', "<html")
 EVIDENCE = {"established", "since", "consecutiveFailures", "source", "messages", "duty"}
 ALWAYS = {"type", "title", "status", "detail", "code", "requestId"}
+
+
+class HttpAnswer:
+    """An answer of `requests` in the clothes of one of Flask's test client."""
+
+    def __init__(self, response: requests.Response) -> None:
+        self.status_code = response.status_code
+        self.headers = response.headers
+        self.content_type = response.headers.get("Content-Type")
+        self.text = response.text
+        self.seconds = response.elapsed.total_seconds()
+        self._response = response
+
+    @property
+    def json(self) -> Any:
+        return self._response.json()
+
+    def get_json(self, force: bool = False) -> Any:
+        return self._response.json()
 
 
 def assert_problem(

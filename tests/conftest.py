@@ -35,6 +35,13 @@ PROJECT = Path(__file__).parents[1]
 ROLES = ("ksef_proxy", "erp")  # made by the first migration, without login
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Write the rows of the fault matrix beside each test, where `make faults` reads them."""
+    for item in items:
+        rows = {row for mark in item.iter_markers("fault") for row in mark.args}
+        item.user_properties += [("fault", row) for row in sorted(rows)]
+
+
 @dataclass(frozen=True, slots=True)
 class DatabaseServer:
     """A PostgreSQL in which tests may make databases; `admin_dsn` is one of its databases."""
@@ -142,9 +149,15 @@ def empty_database(database_server: DatabaseServer) -> Iterator[TestDatabase]:
 
 @pytest.fixture(scope="session")
 def _migrated_database(database_server: DatabaseServer) -> Iterator[tuple[TestDatabase, str]]:
-    """The database that `database` hands out, and the statement that empties it."""
-    with database_server.scratch() as name:
-        database = TestDatabase(database_server, name)
+    with migrated(database_server) as made:
+        yield made
+
+
+@contextmanager
+def migrated(server: DatabaseServer) -> Iterator[tuple[TestDatabase, str]]:
+    """A database that `database` can hand out, and the statement that empties it."""
+    with server.scratch() as name:
+        database = TestDatabase(server, name)
         migrate(database.owner_dsn)
         # Only a superuser may take on any role.
         database.execute(f"GRANT {', '.join(ROLES)} TO CURRENT_USER")

@@ -127,7 +127,8 @@ def counted_writes(database: Any) -> Iterator[WriteLog]:
         " table_name text, operation text, rows bigint)",
         "CREATE FUNCTION log_write() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$ BEGIN"
         " INSERT INTO write_log (table_name, operation, rows)"
-        " SELECT TG_TABLE_NAME, TG_OP, count(*) FROM written HAVING count(*) > 0; RETURN NULL; END $$",
+        " SELECT TG_TABLE_NAME, TG_OP, count(*) FROM written HAVING count(*) > 0;"
+        " RETURN NULL; END $$",
     ]
     for table in (SYNCED, OFFLINE):
         for operation, rows in (("INSERT", "NEW"), ("UPDATE", "NEW"), ("DELETE", "OLD")):

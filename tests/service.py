@@ -118,7 +118,7 @@ def _apps() -> dict[str, Flask]:
 
 @pytest.fixture
 def app(settings: Settings, _apps: dict[str, Flask]) -> Iterator[Flask]:
-    key = repr(settings)
+    key = f"{settings.database_url} {settings!r}"  # the one does not show in the other
     if key not in _apps:
         _apps[key] = create_app(settings)
     telemetry.configure(settings.log_level)  # to the standard error of this test

@@ -1,12 +1,13 @@
 """One HTTP exchange with KSeF: sent, read within its bounds, its status turned into our errors."""
 
 import email.utils
+import http.client
 import http.cookiejar
 import re
 import ssl
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC
+from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -38,7 +39,7 @@ _SIGNS_OF_AN_OUTAGE = (
     ConnectionAbortedError,
     BrokenPipeError,
     urllib3.exceptions.ReadTimeoutError,
-    urllib3.exceptions.IncompleteRead,
+    http.client.IncompleteRead,  # urllib3's is one of them
     requests.ReadTimeout,
 )
 _OUR_OWN_TROUBLE = (ssl.SSLError, requests.exceptions.SSLError, requests.exceptions.ProxyError)
@@ -303,7 +304,7 @@ def _refusal(answer: Answer) -> errors.KsefFailure:
     said = _what_ksef_said(answer)
     status = answer.status
     if status == 429:
-        wait = _retry_after(answer.headers.get("Retry-After"))
+        wait = _retry_after(answer.headers)
         return errors.KsefRateLimited(
             "KSeF's quota for this company is used up.", retry_after=wait, ksef=said
         )
@@ -361,21 +362,25 @@ def _short(value: Any) -> str | None:
     return value[:500] if isinstance(value, str) and value else None
 
 
-def _retry_after(header: str | None) -> int:
-    """Seconds to wait, never truncated: the header holds seconds or a date."""
-    if header is None:
-        return DEFAULT_RETRY_AFTER
-    text = header.strip()
+def _retry_after(headers: Mapping[str, str]) -> int:
+    """Seconds to wait, never truncated: the header holds seconds, or a date by KSeF's clock."""
+    text = headers.get("Retry-After", "").strip()
     if text.isascii() and text.isdigit():
         return _LONGEST_RETRY_AFTER if len(text) > 10 else _bounded(int(text))
+    moment = _date(text)
+    if moment is None:
+        return DEFAULT_RETRY_AFTER
+    wait = (moment - (_date(headers.get("Date", "")) or clock.now())).total_seconds()
+    return _bounded(round(wait)) if wait > 0 else DEFAULT_RETRY_AFTER
+
+
+def _date(text: str) -> datetime | None:
+    """The moment of an HTTP date; None where it is none."""
     try:
         moment = email.utils.parsedate_to_datetime(text)
     except (ValueError, OverflowError):
-        return DEFAULT_RETRY_AFTER
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=UTC)
-    wait = (moment - clock.now()).total_seconds()
-    return _bounded(round(wait)) if wait > 0 else DEFAULT_RETRY_AFTER
+        return None
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 def _bounded(seconds: int) -> int:

@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 
 from app import telemetry
-from app.db.pool import Connection
+from app.db.pool import Connection, retried
 from app.db.queries import linking as queries
 from app.ksef.wire import SessionInvoice
 from app.services.parts import Parts, Place
@@ -21,6 +21,7 @@ class Linked:
     offline: int
 
 
+@retried
 def link(
     parts: Parts, place: Place, reference_number: str, invoices: Sequence[SessionInvoice]
 ) -> Linked:

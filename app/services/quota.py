@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from app import clock, errors, telemetry
+from app.db.pool import retried
 from app.db.queries import limits as queries
 from app.ksef.limits import PUBLISHED, Limits
 from app.services.parts import Parts, Place
@@ -27,6 +28,7 @@ class Slot:
     moment: float
 
 
+@retried
 def reserve(
     parts: Parts,
     place: Place,

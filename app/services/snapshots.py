@@ -10,6 +10,7 @@ import orjson
 
 from app import telemetry
 from app.crypto import SealError
+from app.db.pool import retried
 from app.db.queries import kept as queries
 from app.ksef import wire
 from app.ksef.wire import SUCCESS, Link, SessionInvoice, SessionStatus
@@ -90,6 +91,7 @@ def mark_asked(parts: Parts, place: Place, reference_number: str, asked_at: date
     parts.db.run(queries.mark_asked, **_where(place, reference_number), asked_at=asked_at)
 
 
+@retried
 def store(parts: Parts, place: Place, new: Snapshot, old: Snapshot | None) -> None:
     """Keep an answer in place of an older one; a newer one, or a final one, stays as it is."""
     where = _where(place, new.reference_number)

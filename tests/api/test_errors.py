@@ -415,6 +415,7 @@ def test_503_on_a_database_without_the_schema(
         assert "0001_initial" in body["detail"]
 
 
+@pytest.mark.fault(25)
 @BOTH
 def test_503_when_no_connection_is_free(
     settings: Settings, company: Company, control: Any, path: Any, endpoint: str

@@ -171,6 +171,7 @@ def test_body_that_is_no_object_is_refused(company: Company, database: Any, data
 # -- whom it meets --------------------------------------------------------------------------
 
 
+@pytest.mark.fault(32)
 def test_both_endpoints_answer_409_with_the_details_and_call_nobody(
     company: Company, control: Any, asked: Any
 ) -> None:
@@ -269,6 +270,7 @@ def test_public_status_does_not_tell_of_one_company_s_simulation(company: Compan
     assert NIP not in response.text
 
 
+@pytest.mark.fault(32)
 @pytest.mark.parametrize("company_nip", ["NULL", f"'{NIP}'"])
 def test_production_row_forced_into_the_table_is_ignored_and_logged(
     make_company: Callable[..., Company],
@@ -301,6 +303,7 @@ def test_production_row_forced_into_the_table_is_ignored_and_logged(
         )
 
 
+@pytest.mark.fault(32)
 def test_table_refuses_a_simulation_of_production(database: Any) -> None:
     with pytest.raises(Exception, match="never_production"):
         database.execute(

@@ -143,6 +143,7 @@ def test_environments(refused: Refused, subtests: Any) -> None:
                 refused(f"/auth/{quote(value, safe='')}", "environment", method=method)
 
 
+@pytest.mark.fault(33)
 def test_reference_numbers(refused: Refused, subtests: Any) -> None:
     for value in NO_SESSION:
         with subtests.test(value=value):
@@ -150,6 +151,7 @@ def test_reference_numbers(refused: Refused, subtests: Any) -> None:
             refused(upo_path(session=value), "referenceNumber", unseen=value)
 
 
+@pytest.mark.fault(33)
 def test_ksef_numbers(refused: Refused, subtests: Any) -> None:
     for value in NO_NUMBER:
         with subtests.test(value=value):
@@ -162,6 +164,7 @@ def test_document_types(refused: Refused, subtests: Any) -> None:
             refused(f"{upo_path()}?docType={quote(value)}", "docType")
 
 
+@pytest.mark.fault(33)
 def test_a_repeated_parameter(refused: Refused) -> None:
     refused(f"{upo_path()}?docType=xml&docType=pdf", "docType")
     refused(f"{upo_path()}?docType=xml&docType=xml", "docType")

@@ -10,7 +10,7 @@ import psycopg2
 import pytest
 
 from app import clock, errors
-from app.db.pool import Database, PoolTiming
+from app.db.pool import Database, PoolTiming, retried
 
 QUICK = PoolTiming(connect=2, wait=0.05, lock=0.1, statement=3)
 PATIENT = PoolTiming(connect=2, wait=10, lock=0.1, statement=3)
@@ -246,6 +246,69 @@ class TestNoDatabase:
 
     def test_nothing_is_asked_for_before_the_first_transaction(self, make_pool: MakePool) -> None:
         make_pool(dsn="host=/nowhere")
+
+
+class TestHangingServer:
+    def test_is_not_waited_for_longer_than_the_connection_may_take(
+        self, make_pool: MakePool
+    ) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as silent:
+            host, port = silent.getsockname()
+            timing = PoolTiming(connect=0.3, wait=1, lock=1, statement=1)
+            pool = make_pool(dsn=f"host={host} port={port} dbname=x sslmode=disable", timing=timing)
+            began = clock.monotonic()
+            with pytest.raises(errors.Unavailable, match="does not answer"):
+                run(pool, "SELECT 1")
+            assert 0.3 <= clock.monotonic() - began < 2
+            with pytest.raises(errors.Unavailable, match="a moment ago"):
+                run(pool, "SELECT 1")
+
+
+class TestRetried:
+    @pytest.mark.parametrize(("failures", "runs"), [(0, 1), (1, 2), (3, 4), (4, 4)])
+    @pytest.mark.parametrize("sqlstate", ["40P01", "40001"])
+    def test_three_times_at_most(
+        self, pool: Database, database: Any, sqlstate: str, failures: int, runs: int
+    ) -> None:
+        seen = []
+
+        @retried
+        def work() -> None:
+            seen.append(1)
+            with pool.transaction() as connection:
+                fetch(connection, insert("5265877635"))
+                if len(seen) <= failures:
+                    fetch(connection, f"DO $$ BEGIN RAISE SQLSTATE '{sqlstate}'; END $$")
+
+        if failures < 4:
+            work()
+        else:
+            with pytest.raises(errors.BrokenOff):
+                work()
+        assert len(seen) == runs
+        assert companies(database) == (["5265877635"] if failures < 4 else [])
+
+    def test_other_failures_are_not_retried(self, pool: Database) -> None:
+        seen = []
+
+        @retried
+        def work() -> None:
+            seen.append(1)
+            run(pool, "SELEC")
+
+        with pytest.raises(psycopg2.errors.SyntaxError):
+            work()
+        assert len(seen) == 1
+
+    def test_isolation_is_not_left_to_the_database_s_default(
+        self, pool: Database, database: Any
+    ) -> None:
+        setting = f"ALTER DATABASE {database.name} SET default_transaction_isolation"
+        database.execute(f"{setting} = 'serializable'")
+        try:
+            assert run(pool, "SHOW transaction_isolation") == "read committed"
+        finally:
+            database.execute(f"{setting} TO DEFAULT")
 
 
 def test_the_service_has_no_right_to_change_the_schema(pool: Database) -> None:

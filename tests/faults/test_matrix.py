@@ -1,219 +1,237 @@
-"""FAULTS.md's matrix, rows 2 to 6, 9, 18, 20, 21, 23: what an ERP is told, and what KSeF gets.
+"""Rows 1 to 6, 9, 10, 18 of the fault matrix: calls that fail.
 
-`within`: seconds (scaled) before and after which no answer may come. `calls`: how many reach KSeF,
-None where the fault stands before it.
+Each fault of a call is met cold, with a final answer in store and with an earlier one; and with
+Latarnia saying that KSeF is down, which makes a 409 of what looks like an outage.
 """
 
 import time
-from dataclasses import dataclass, field, replace
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 
-from app import create_app
-from app.api.context import EXTENSION
-from app.ksef.transport import DEFAULT_RETRY_AFTER
-from sandbox.relay import Cut, Drip, Hang, Mode, Refuse, Reset
-from tests.faults.conftest import NIP, Asker
+from sandbox.relay import Cut, Drip, Hang, Mode, Pass, Refuse, Reset
+from tests.answers import assert_problem
+from tests.faults.conftest import BOTH, ENDPOINTS, GRACE, NIP, TIMING, Asker, Logged
 
-CALL = 1.0  # the deadline of one call, in this folder
-GRACE = 2.0
 UNREACHABLE, INVALID, ERROR = "ksef_unreachable", "ksef_invalid_response", "ksef_error"
-REFRESH = "POST /{environment}/v2/auth/token/refresh"
-LOGIN = "POST /{environment}/v2/auth/ksef-token"
-ENDPOINTS = ("status", "upo")
 
 
 @dataclass(frozen=True)
-class Row:
-    """A fault, by KSeF itself or on the way, and what must come of it."""
+class Fault:
+    """A fault, by KSeF itself or on the way, and what must come of it.
 
+    `calls`: how many reach KSeF, None where the fault stands before it. `down`: it looks like an
+    outage of KSeF. `at_deadline`: no answer comes before the deadline of a call.
+    """
+
+    row: int
     name: str
     codes: tuple[str, ...]
     calls: int | None
     mode: Mode | None = None
-    fault: dict[str, Any] = field(default_factory=dict)
-    not_before: float = 0.0
+    order: dict[str, Any] = field(default_factory=dict)
+    down: bool = True
+    at_deadline: bool = False
     only: str | None = None
 
-    def strike(self, asker: Asker, times: int | None = None) -> None:
+    def strike(self, asker: Asker) -> None:
         if self.mode is not None:
             asker.relay.drop()
             asker.relay.mode = self.mode
         else:
-            asker.control.fault(**self.fault, path="/sessions/", times=times)
+            asker.control.fault(**self.order, path="/sessions/", times=None)
 
 
-def by_ksef(name: str, code: str | tuple[str, ...], calls: int, kind: str, **options: Any) -> Row:
-    not_before = options.pop("not_before", 0.0)
-    only = options.pop("only", None)
-    codes = (code,) if isinstance(code, str) else code
-    fault = {"kind": kind, **options}
-    return Row(name, codes, calls, fault=fault, not_before=not_before, only=only)
+def by_ksef(
+    row: int,
+    name: str,
+    codes: str | tuple[str, ...],
+    calls: int,
+    kind: str,
+    *,
+    down: bool = True,
+    at_deadline: bool = False,
+    only: str | None = None,
+    **options: Any,
+) -> Fault:
+    codes = (codes,) if isinstance(codes, str) else codes
+    order = {"kind": kind, **options}
+    return Fault(row, name, codes, calls, None, order, down, at_deadline, only)
 
 
-FIELD = "successfulInvoiceCount"
-ROWS = [
-    Row("1 refused", (UNREACHABLE,), None, mode=Refuse()),
-    Row("3 reset before the server", (UNREACHABLE,), None, mode=Reset()),
-    by_ksef("3 reset before headers", UNREACHABLE, 2, "reset"),
-    Row("4 reset in the headers", (UNREACHABLE,), 1, mode=Reset(after=20)),
-    Row("4 end in the headers", (UNREACHABLE, INVALID), 1, mode=Cut(after=20)),
-    Row("4 end in the body", (UNREACHABLE,), 1, mode=Cut(after=400)),
-    by_ksef("4 short Content-Length", UNREACHABLE, 1, "truncated"),
-    by_ksef("4 reset in the body", UNREACHABLE, 1, "cut-mid-body"),
-    by_ksef("4 cut chunk", UNREACHABLE, 1, "cut-chunk"),
-    by_ksef("4 early end, no length", (INVALID, "upo_integrity"), 1, "no-length"),
-    Row("5 never answers", (UNREACHABLE,), None, mode=Hang(), not_before=CALL),
-    Row("5 drips", (UNREACHABLE,), 1, mode=Drip(20), not_before=CALL),
-    by_ksef("5 dripping header", UNREACHABLE, 1, "drip", part="header", not_before=CALL),
-    by_ksef("5 dripping body", UNREACHABLE, 1, "drip", not_before=CALL),
-    by_ksef("6 500", ERROR, 1, "status", status=500, body="<html>secret page</html>"),
+def on_the_way(
+    row: int, name: str, calls: int | None, mode: Mode, *, at_deadline: bool = False
+) -> Fault:
+    return Fault(row, name, (UNREACHABLE,), calls, mode, at_deadline=at_deadline)
+
+
+PAGE = "<html>secret page</html>"
+JSON = {"title": "Internal Server Error", "status": 500, "detail": "…"}
+FAULTS = [
+    on_the_way(1, "refused", None, Refuse()),
+    on_the_way(3, "reset before the server", None, Reset()),
+    by_ksef(3, "reset before headers", UNREACHABLE, 2, "reset"),
+    on_the_way(4, "reset in the headers", 1, Reset(after=20)),
+    # What came is read as an answer without a body.
+    Fault(4, "end in the headers", (INVALID,), 1, Cut(after=20), down=False),
+    on_the_way(4, "end in the body", 1, Cut(after=400)),
+    by_ksef(4, "short Content-Length", UNREACHABLE, 1, "truncated"),
+    by_ksef(4, "reset in the body", UNREACHABLE, 1, "cut-mid-body"),
+    by_ksef(4, "cut chunk", UNREACHABLE, 1, "cut-chunk"),
+    by_ksef(4, "early end, no length", (INVALID, "upo_integrity"), 1, "no-length", down=False),
+    on_the_way(5, "never answers", None, Hang(), at_deadline=True),
+    on_the_way(5, "drips", 1, Drip(20), at_deadline=True),
+    by_ksef(5, "dripping header", UNREACHABLE, 1, "drip", part="header", at_deadline=True),
+    by_ksef(5, "dripping body", UNREACHABLE, 1, "drip", at_deadline=True),
+    by_ksef(6, "500 HTML", ERROR, 1, "status", status=500, body=PAGE),
+    by_ksef(6, "500 JSON", ERROR, 1, "status", status=500, body=JSON),
     *(
-        by_ksef(f"6 {status}", ERROR, 2, "status", status=status, body="<html>secret page</html>")
-        for status in (502, 503, 504)
+        by_ksef(6, f"{code} {kind}", ERROR, 2, "status", status=code, body=body)
+        for code in (502, 503, 504)
+        for kind, body in (("HTML", PAGE), ("JSON", JSON))
     ),
-    by_ksef("6 503 HTML", ERROR, 2, "html-503"),
-    by_ksef("9 truncated JSON", INVALID, 1, "invalid-json"),
-    by_ksef("9 NaN", INVALID, 1, "status", status=200, body='{"status": NaN}'),
-    by_ksef("9 deep", INVALID, 1, "status", status=200, body="[" * 200 + "]" * 200),
-    by_ksef("9 missing field", INVALID, 1, "drop-field", field="status", only="status"),
-    by_ksef("9 wrong type", INVALID, 1, "set-field", field="status.code", value="x", only="status"),
-    by_ksef("18 permissions", ERROR, 1, "forbidden"),
-    by_ksef("18 address", ERROR, 1, "forbidden", reasonCode="ip-not-allowed"),
-    by_ksef("7 limited", "ksef_rate_limited", 1, "rate-limited"),
+    by_ksef(9, "truncated JSON", INVALID, 1, "invalid-json", down=False),
+    by_ksef(9, "NaN", INVALID, 1, "status", status=200, body='{"status": NaN}', down=False),
+    by_ksef(9, "deep", INVALID, 1, "status", status=200, body="[" * 200 + "]" * 200, down=False),
+    by_ksef(9, "no field", INVALID, 1, "drop-field", field="status", only="status", down=False),
+    by_ksef(
+        9,
+        "wrong type",
+        INVALID,
+        1,
+        "set-field",
+        field="status.code",
+        value="x",
+        only="status",
+        down=False,
+    ),
+    by_ksef(10, "200 HTML", INVALID, 1, "html-200"),
+    by_ksef(18, "permissions", ERROR, 1, "forbidden", down=False),
+    by_ksef(18, "address", ERROR, 1, "forbidden", reasonCode="ip-not-allowed", down=False),
 ]
+
+
+def case(fault: Fault, *others: Any) -> Any:
+    name = "-".join(map(str, [f"{fault.row} {fault.name}", *others]))
+    return pytest.param(fault, *others, id=name, marks=pytest.mark.fault(fault.row))
+
+
 CASES = [
-    pytest.param(row, endpoint, id=f"{row.name}-{endpoint}")
-    for row in ROWS
+    case(fault, endpoint)
+    for fault in FAULTS
     for endpoint in ENDPOINTS
-    if row.only in (None, endpoint)
+    if fault.only in (None, endpoint)
 ]
 
 
-@pytest.mark.parametrize(("row", "endpoint"), CASES)
-def test_cold(asker: Asker, row: Row, endpoint: str, logged: list[str]) -> None:
-    row.strike(asker)
+def assert_failed(answer: Any, fault: Fault, *, outage: bool) -> None:
+    """The failure of the matrix: a 409 where an outage is established and the fault fits it."""
+    code = answer.json["code"]
+    also = {"ksef"} & set(answer.json)
+    if outage and fault.down:
+        assert_problem(answer, 409, "ksef_outage", also=also)
+    else:
+        assert code in fault.codes, answer.json
+        assert_problem(answer, 502, code, also=also)
+    assert "html" not in answer.text
+
+
+@pytest.mark.parametrize(("fault", "endpoint"), CASES)
+def test_cold(asker: Asker, fault: Fault, endpoint: str, logged: Logged) -> None:
+    fault.strike(asker)
     began = time.monotonic()
     answer = asker.ask(endpoint)
     took = time.monotonic() - began
 
-    assert answer.status_code == 502, answer.json
-    assert answer.json["code"] in row.codes
-    assert answer.mimetype == "application/problem+json"
-    assert "html" not in answer.text
-    assert row.not_before <= took <= row.not_before + GRACE
-    if row.calls is not None:
-        assert len(asker.calls()) == row.calls
-    if row.codes == ("ksef_rate_limited",):
-        assert answer.headers["Retry-After"] == str(DEFAULT_RETRY_AFTER)
+    assert_failed(answer, fault, outage=False)
+    deadline = TIMING.ksef_call if fault.at_deadline else 0.0
+    assert deadline <= took <= deadline + GRACE
+    if fault.calls is not None:
+        assert len(asker.calls()) == fault.calls
     assert asker.wrote_nothing()
-    assert logged  # `asker` looks for secrets in it
+    assert answer.json["requestId"] in logged.text()  # `asker` looks for secrets there
 
 
-@pytest.mark.parametrize(("row", "endpoint"), CASES)
-def test_with_a_stored_answer(asker: Asker, row: Row, endpoint: str) -> None:
+@pytest.mark.parametrize("fault", [case(fault) for fault in FAULTS])
+def test_cold_while_latarnia_says_outage(asker: Asker, fault: Fault) -> None:
+    asker.control.set_latarnia("test", "FAILURE")
+    fault.strike(asker)
+    for endpoint in ENDPOINTS if not fault.only and not fault.at_deadline else ("status",):
+        assert_failed(asker.ask(endpoint), fault, outage=True)
+    assert asker.wrote_nothing()
+
+
+@pytest.mark.parametrize(("fault", "endpoint"), CASES)
+def test_with_a_final_answer_in_store(asker: Asker, fault: Fault, endpoint: str) -> None:
     asker.keep_answers()
-    row.strike(asker)
+    stored = asker.stored()
+    fault.strike(asker)
     assert asker.ask(endpoint).status_code == 200
     assert asker.calls() == []
+    assert asker.stored() == stored
 
 
-@pytest.mark.parametrize("endpoint", ENDPOINTS)
+@pytest.mark.parametrize("fault", [case(fault) for fault in FAULTS])
+def test_earlier_answer_stays_as_it_is(asker: Asker, fault: Fault) -> None:
+    """That of a moving session is no answer to a failure, and nothing of it is lost."""
+    moving = asker.control.seed_session("test", NIP, state="moving", invoices=2)
+    assert asker.ask("status", moving).status_code == 200
+    stored = asker.stored()
+    fault.strike(asker)
+    assert_failed(asker.ask("status", moving), fault, outage=False)
+    assert asker.stored() == stored
+    asker.relay.drop()
+    asker.relay.mode = Pass()
+    asker.control.clear_faults()
+    assert asker.ask("status", moving).json["checkedAt"] not in str(stored)
+
+
+@pytest.mark.fault(3)
+@BOTH
 @pytest.mark.parametrize(
     "fault", [{"kind": "reset"}, {"kind": "html-503"}, {"kind": "status", "status": 502}]
 )
 def test_what_passes_is_asked_once_more(asker: Asker, fault: Any, endpoint: str) -> None:
-    """Row 3: 200 after one retry; the quota paid for both calls."""
+    """200 after one retry; the quota paid for both calls."""
     asker.control.fault(**fault, path="/sessions/", times=1)
     assert asker.ask(endpoint).status_code == 200
-    group = "sessionMisc"
     [(spent,)] = asker.database.execute(
-        f"SELECT count(*) FROM quota_calls WHERE quota_group = '{group}'"
+        "SELECT count(*) FROM quota_calls WHERE quota_group = 'sessionMisc'"
     )
     # The status check asks sessionMisc for the session, and another group for its invoices.
     assert spent == 2
 
 
+@pytest.mark.fault(5)
+def test_threads_are_free_after_the_deadline(asker: Asker) -> None:
+    """More callers than one replica has threads, before a KSeF that never answers."""
+    asker.relay.drop()
+    asker.relay.mode = Hang()
+    replica, limit = asker.replicas[0], TIMING.request + GRACE
+    sessions = [asker.control.seed_session("test", NIP) for _ in range(6)]
+    with ThreadPoolExecutor(len(sessions)) as callers:
+        asked = [callers.submit(asker.ask, "status", one, of=replica) for one in sessions]
+        assert {answer.result().status_code for answer in asked} <= {502, 503}
+    began = time.monotonic()
+    assert asker.get("/livez", of=replica).status_code == 200
+    assert time.monotonic() - began <= limit
+    asker.relay.drop()
+    asker.relay.mode = Pass()
+    assert asker.ask("status", of=replica).status_code == 200
+
+
+@pytest.mark.fault(9)
 def test_field_that_is_wrong_is_named_and_unknown_ones_are_not_looked_at(asker: Asker) -> None:
-    """Row 9."""
     asker.control.fault("set-field", path="/sessions/", field="status.code", value="x")
     assert "code" in asker.ask("status").json["detail"]
     asker.control.fault("set-field", path="/sessions/", field="brandNew", value={"a": 1})
     assert asker.ask("status").status_code == 200
 
 
-def test_reason_of_a_refusal_is_told(asker: Asker) -> None:
-    """Row 18."""
+@pytest.mark.fault(18)
+@BOTH
+def test_reason_of_a_refusal_is_told(asker: Asker, endpoint: str) -> None:
     asker.control.fault("forbidden", path="/sessions/", reasonCode="ip-not-allowed")
-    assert "adresu IP" in asker.ask("status").json["detail"]
-
-
-@pytest.mark.parametrize("endpoint", ENDPOINTS)
-def test_access_token_that_ended(asker: Asker, endpoint: str) -> None:
-    """Row 20."""
-    asker.control.expire_bearers("test", kind="access", nip=NIP)
-    assert asker.ask(endpoint).status_code == 200
-    counts = asker.control.call_counts()
-    assert counts[REFRESH] == 1
-    assert LOGIN not in counts
-
-
-@pytest.mark.parametrize("endpoint", ENDPOINTS)
-def test_refresh_token_that_ended(asker: Asker, endpoint: str) -> None:
-    """Row 21: one silent login."""
-    asker.control.expire_bearers("test", nip=NIP)
-    assert asker.ask(endpoint).status_code == 200
-    assert asker.control.call_counts()[LOGIN] == 1
-
-
-@pytest.mark.parametrize("endpoint", ENDPOINTS)
-@pytest.mark.parametrize("code", [415, 425, 450, 460, 480])
-def test_credential_that_is_refused(asker: Asker, endpoint: str, code: int) -> None:
-    """Rows 21 and 23: 404 from then on, and KSeF is not asked again."""
-    asker.control.set_token_outcome("test", code, nip=NIP)
-    asker.control.expire_bearers("test", nip=NIP)
-    for _ in range(3):
-        answer = asker.ask(endpoint)
-        assert (answer.status_code, answer.json["code"]) == (404, "no_active_ksef_session")
-    assert asker.control.call_counts()[LOGIN] == 1
-    if code == 480:
-        asker.control.clear_calls()
-        answer = asker.company.request("POST", "/auth/test")
-        assert (answer.status_code, answer.json["code"]) == (502, "ksef_error")
-        assert answer.json["ksef"]["code"] == 480
-        assert asker.control.calls() == []
-
-
-def test_waf_on_the_refresh_keeps_the_tokens(asker: Asker) -> None:
-    """Row 19, as far as tokens go."""
-    asker.control.fault("waf-403", path="/auth/token/refresh")
-    asker.control.expire_bearers("test", kind="access", nip=NIP)
-    assert asker.ask("status").status_code == 502
-    asker.database.execute("UPDATE outages SET paused_until = NULL")
-    assert asker.ask("status").status_code == 200
-    assert LOGIN not in asker.control.call_counts()
-
-
-def test_login_that_is_stuck_ends_at_the_deadline(asker: Asker, settings: Any) -> None:
-    """Row 23: the request's deadline, whatever the login's own is."""
-    asker.control.settings(authPolls=100_000)
-    asker.control.expire_bearers("test", nip=NIP)
-    limit = settings.timing.request
-    began = time.monotonic()
-    answer = asker.ask("status")
-    took = time.monotonic() - began
-    assert (answer.status_code, answer.json["code"]) == (502, UNREACHABLE)
-    assert limit - 0.5 <= took <= limit + GRACE
-
-
-def test_name_that_is_not_resolved(settings: Any, asker: Asker) -> None:
-    """Row 1: our own trouble, told in time and not tried again."""
-    urls = {**settings.ksef_urls, "test": "http://ksef.invalid/test/v2"}
-    app = create_app(replace(settings, ksef_urls=urls))
-    asker.company = replace(asker.company, client=app.test_client())
-    began = time.monotonic()
-    answer = asker.ask("status")
-    assert (answer.status_code, answer.json["code"]) == (502, UNREACHABLE)
-    assert time.monotonic() - began <= settings.timing.ksef_connect + GRACE
-    app.extensions[EXTENSION][1].db.close()
+    assert "adresu IP" in asker.ask(endpoint).json["detail"]

@@ -1,11 +1,12 @@
 """409 or 502, over real sockets: what KSeF does, times what Latarnia says; and three replicas."""
 
+import math
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -15,12 +16,22 @@ import requests
 from app.services import status, upo
 from app.services.parts import Parts
 from sandbox.control import Control
-from tests.answers import assert_problem
-from tests.faults.outages_timing import TIMING
-from tests.journeys.conftest import running_service
-from tests.service import Company
+from tests.answers import HttpAnswer, assert_problem
+from tests.faults.conftest import serve
+from tests.journeys.conftest import RunningService
+from tests.service import QUICK, Company
 
 NIP = "5265877635"
+TIMING = replace(
+    QUICK,
+    retry_left=math.inf,  # no call is repeated: each failure is one
+    ksef_connect=0.5,
+    ksef_call=0.5,
+    outage_after=0.5,
+    outage_probe=0.5,
+    outage_probe_every=1.0,
+    latarnia=0.5,
+)
 KEYS = "GET /{environment}/v2/security/public-key-certificates"
 NO_OUTAGE = {"established": False, "consecutiveFailures": 0, "source": None, "duty": None}
 
@@ -55,6 +66,7 @@ LATARNIAS = {
     "down": False,
     "hang": False,
     "HTML": False,
+    "403": False,
     "garbage": False,
     "unknown status": False,
 }
@@ -95,6 +107,8 @@ def set_latarnia(control: Control, environment: str, said: str) -> None:
             control.fault("hang", service="latarnia", times=None, seconds=3)
         case "HTML":
             control.fault("html-200", service="latarnia", times=None)
+        case "403":
+            control.fault("waf-403", service="latarnia", times=None)
         case "garbage":
             control.set_latarnia(environment, "FAILURE", messages=[{"id": 7}])
         case "unknown status":
@@ -116,13 +130,13 @@ def start(
 ) -> Callable[..., Any]:
     """Starts a replica: KSeF test is the sandbox, demo a closed port, prod a name of nobody."""
 
-    def running(**settings: str) -> Any:
-        return running_service(
+    def running(**settings: str) -> AbstractContextManager[RunningService]:
+        return serve(
             _migrated_database[0],
             running_sandbox,
             secret_key,
             tmp_path_factory.mktemp("service") / "log",
-            application="tests.faults.outages_wsgi:app",
+            TIMING,
             KSEF_URL_DEMO=f"http://127.0.0.1:{closed_port()}/v2",
             KSEF_URL_PROD="https://ksef.invalid/v2",
             **settings,
@@ -150,26 +164,13 @@ def http() -> Iterator[requests.Session]:
         yield session
 
 
-class Answer:
-    """A `requests` response in the clothes that `assert_problem` knows."""
-
-    def __init__(self, response: requests.Response) -> None:
-        self.status_code = response.status_code
-        self.headers = response.headers
-        self.content_type = response.headers.get("Content-Type")
-        self.text = response.text
-        self.seconds = response.elapsed.total_seconds()
-        self._response = response
-
-    def get_json(self, force: bool = False) -> Any:
-        return self._response.json()
-
-
 @contextmanager
-def asking(http: requests.Session, company: Company, url: str) -> Iterator[Callable[..., Answer]]:
-    def get(path: str) -> Answer:
+def asking(
+    http: requests.Session, company: Company, url: str
+) -> Iterator[Callable[..., HttpAnswer]]:
+    def get(path: str) -> HttpAnswer:
         response = http.get(url + path, headers=company.authorization, timeout=10)
-        return Answer(response)
+        return HttpAnswer(response)
 
     yield get
 
@@ -179,10 +180,11 @@ TABLE = [
     (trouble, said)
     for trouble in TROUBLES
     for said in LATARNIAS
-    if trouble == "5xx" or said not in ("hang", "HTML", "unknown status", "FAILURE to come")
+    if trouble == "5xx" or said not in ("hang", "HTML", "403", "unknown status", "FAILURE to come")
 ]
 
 
+@pytest.mark.fault(30)
 @pytest.mark.parametrize(("trouble", "said"), TABLE)
 def test_table(
     services: dict[bool, str],
@@ -243,6 +245,7 @@ def test_table(
         assert told == body["outage"]
 
 
+@pytest.mark.fault(31)
 @pytest.mark.parametrize("said", LATARNIAS)
 def test_where_ksef_answers_latarnia_changes_nothing(
     services: dict[bool, str],
@@ -264,6 +267,7 @@ def test_where_ksef_answers_latarnia_changes_nothing(
     assert [call for call in control.calls() if call.service == "latarnia"] == []
 
 
+@pytest.mark.fault(32)
 def test_simulation_is_409_also_for_what_is_stored_and_asks_nobody(
     services: dict[bool, str],
     http: requests.Session,
@@ -289,6 +293,7 @@ def test_simulation_is_409_also_for_what_is_stored_and_asks_nobody(
     assert control.calls() == []
 
 
+@pytest.mark.fault(1, 6)
 def test_three_replicas_share_one_breaker_and_one_probe(
     start: Callable[..., Any],
     http: requests.Session,

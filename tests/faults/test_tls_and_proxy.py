@@ -8,7 +8,7 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,13 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from app import errors
+from app import create_app, errors
+from app.api.context import EXTENSION
 from app.ksef.retry import NoAnswer
 from app.ksef.transport import Transport
+from app.settings import Settings
+from tests.answers import assert_problem
+from tests.faults.conftest import ENDPOINTS, Asker
 
 KEYS = "/security/public-key-certificates"
 NOW = datetime.now(UTC)
@@ -183,18 +187,49 @@ def test_ca_of_the_settings_is_trusted(secure_ksef: Door, ca: Ca) -> None:
     assert secure_ksef.connections == 1
 
 
-@pytest.mark.parametrize("wrong", ["expired", "another host", "unknown CA"])
-def test_connection_that_is_not_secure(
-    door: Open, sandbox: Any, ca: Ca, tmp_path: Path, control: Any, wrong: str
-) -> None:
-    """Row 2: no retry, no way around it, and nothing was sent."""
+@pytest.fixture(params=["expired", "another host", "unknown CA"])
+def insecure(
+    request: pytest.FixtureRequest, door: Open, sandbox: Any, ca: Ca, tmp_path: Path
+) -> tuple[Door, str | None]:
+    """The sandbox behind TLS that proves nothing, and the CAs to trust."""
     certificate = {
         "expired": lambda: ca.issue(tmp_path, ends=timedelta(days=-1)),
         "another host": lambda: ca.issue(tmp_path, host="192.0.2.1"),
         "unknown CA": lambda: ca.issue(tmp_path),
-    }[wrong]()
+    }[request.param]()
     tls = door(certificate=certificate, target=urlsplit(sandbox.url).port)
-    bundle = None if wrong == "unknown CA" else str(ca.bundle)
+    return tls, None if request.param == "unknown CA" else str(ca.bundle)
+
+
+@pytest.mark.fault(2)
+@pytest.mark.parametrize("stored", [False, True], ids=["cold", "stored"])
+def test_endpoints_before_a_ksef_that_is_not_secure(
+    asker: Asker, insecure: tuple[Door, str | None], settings: Settings, stored: bool
+) -> None:
+    if stored:
+        asker.keep_answers()
+    tls, bundle = insecure
+    urls = {**settings.ksef_urls, "test": f"https://127.0.0.1:{tls.port}/test/v2"}
+    app = create_app(replace(settings, ksef_urls=urls, ksef_ca_bundle=bundle))
+    client = app.test_client()
+    asker.control.set_latarnia("test", "FAILURE")
+    for number, endpoint in enumerate(ENDPOINTS, 1):
+        answer = client.get(asker.path(endpoint), headers=asker.company.authorization)
+        if stored:
+            assert answer.status_code == 200
+        else:
+            assert_problem(answer, 502, "ksef_unreachable")
+            assert answer.json["outage"]["consecutiveFailures"] == 0
+            assert tls.connections == number
+    app.extensions[EXTENSION][1].db.close()
+    assert asker.calls() == []
+    assert stored or asker.wrote_nothing()
+
+
+@pytest.mark.fault(2)
+def test_connection_that_is_not_secure(insecure: tuple[Door, str | None], control: Any) -> None:
+    """No retry, no way around it, and nothing was sent."""
+    tls, bundle = insecure
     ksef = transport(f"https://127.0.0.1:{tls.port}", ca_bundle=bundle)
     with pytest.raises(errors.KsefUnreachable, match="No secure connection") as failure:
         ksef.retry.once(lambda: ksef.send("GET", KEYS, bearer="secret"))

@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,11 +43,12 @@ def running_service(
     log: Path,
     *,
     application: str = "tests.wsgi:app",
+    before: Sequence[str] = (),
     **settings: str,
 ) -> Iterator[Any]:
     """Starts the service, waits until it is ready, and stops it at the end.
 
-    `settings` are variables in place of the usual ones.
+    `settings` are variables in place of the usual ones, `before` a command that runs gunicorn.
     """
     port = _free_port()
     environment = {
@@ -64,7 +65,7 @@ def running_service(
     }
     with log.open("wb") as stderr:
         process = subprocess.Popen(
-            [sys.executable, "-m", "gunicorn", "--config", "app/gunicorn.py", application],
+            [*before, sys.executable, "-m", "gunicorn", "--config", "app/gunicorn.py", application],
             cwd=PROJECT,
             env=environment,
             stdout=stderr,

@@ -399,6 +399,7 @@ def raw(url: str, request: bytes) -> bytes:
         return connection.recv(4096).split(b"\r\n")[0]
 
 
+@pytest.mark.fault(33)
 @pytest.mark.parametrize(
     ("request_bytes", "status"),
     [
@@ -416,6 +417,7 @@ def test_requests_out_of_bounds_are_refused_by_the_server(
     assert raw(service.url, request_bytes).split(b" ")[1] == status
 
 
+@pytest.mark.fault(33)
 @pytest.mark.parametrize(
     ("reference", "status"),
     [("..", 400), ("..%2f..%2fetc", 404), ("20260101-SO-X%0d%0aA:b", 400), ("%00", 400)],
@@ -449,6 +451,7 @@ def test_log_names_no_company_no_invoice_and_no_secret(
     assert erp.company.authorization["Authorization"] not in log
 
 
+@pytest.mark.fault(29)
 def test_request_in_flight_is_finished_when_the_service_is_stopped(
     start_service: Any,
     http: requests.Session,

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+import pytest
 
 from app import clock
 from bench import chaos
@@ -79,5 +80,6 @@ def test_replicas_ask_ksef_once_a_window_and_never_too_often(tmp_path: Path) -> 
         assert [call for call in calls if call.status == 429] == []
 
 
+@pytest.mark.fault(28)
 def test_twenty_killed_workers_leave_no_trace() -> None:
     assert chaos.run(20, replicas=2) == []

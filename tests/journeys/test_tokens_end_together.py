@@ -82,6 +82,7 @@ def refreshes(control: Any) -> dict[tuple[str, str], int]:
     return found
 
 
+@pytest.mark.fault(22)
 @pytest.mark.parametrize("how", ["by the clock", "refused by KSeF"])
 def test_access_tokens_that_end_together_are_refreshed_once_each(
     replicas: list[RunningService],
@@ -106,6 +107,7 @@ def test_access_tokens_that_end_together_are_refreshed_once_each(
     assert {environment for environment, _ in counted} == {"test", "demo"}
 
 
+@pytest.mark.fault(22)
 def test_refreshing_worker_is_killed(
     replicas: list[RunningService],
     questions: list[tuple[Company, str]],

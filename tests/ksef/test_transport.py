@@ -271,6 +271,16 @@ class TestRetryAfter:
         error = refused(ksef, transport, status=429, headers={"Retry-After": in_an_hour()})
         assert 3590 <= error.retry_after <= 3601
 
+    @pytest.mark.fault(7, 24)
+    def test_a_date_is_reckoned_by_ksef_s_clock(
+        self, ksef: responses.RequestsMock, transport: Transport
+    ) -> None:
+        headers = {
+            "Date": "Wed, 21 Oct 2015 07:28:00 GMT",
+            "Retry-After": "Wed, 21 Oct 2015 07:29:40 GMT",
+        }
+        assert refused(ksef, transport, status=429, headers=headers).retry_after == 100
+
     @pytest.mark.parametrize("digits", [10, 20, 5000])
     def test_more_than_anybody_can_wait_is_still_a_number_that_sql_and_json_hold(
         self, ksef: responses.RequestsMock, transport: Transport, digits: int
@@ -280,7 +290,7 @@ class TestRetryAfter:
 
     @given(st.text(max_size=60) | st.from_regex(r"\w{3}, \d+ Jan \d+ \d+:\d+:\d+ [+-]?\w+"))
     def test_any_text_is_a_wait_of_a_second_or_more(self, header: str) -> None:
-        assert module._retry_after(header) >= 1
+        assert module._retry_after({"Retry-After": header}) >= 1
 
     def test_the_words_of_a_429_are_kept(
         self, ksef: responses.RequestsMock, transport: Transport

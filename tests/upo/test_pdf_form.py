@@ -223,6 +223,7 @@ def test_a_column_narrower_than_a_character_still_ends() -> None:
     assert wrap("ab", _Monospaced(), 1.0, 0.5) == ("a", "b")
 
 
+@pytest.mark.fault(34)
 def test_values_at_the_limits_of_the_parser_give_a_pdf_of_whole_pages() -> None:
     wide = "W" * 512
     documents = tuple(

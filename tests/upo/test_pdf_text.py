@@ -186,6 +186,7 @@ def test_english_has_the_same_values_and_no_polish_label() -> None:
     assert "1of1" in text
 
 
+@pytest.mark.fault(34)
 def test_ten_thousand_documents_keep_all_numbers_and_hashes_whole() -> None:
     sample = samples.upo(count=10_000)
     pdf = render(sample.xml())
@@ -217,6 +218,7 @@ def test_rows_stay_whole_at_the_end_of_a_page(name: str) -> None:
     assert all(any(row in page for page in pages) for row in rows)
 
 
+@pytest.mark.fault(34)
 @pytest.mark.parametrize(
     ("text", "shown"),
     [
