@@ -23,6 +23,7 @@ Errors are raised where they are understood and turned into HTTP in one place
     │   ├── KsefInvalidResponse     ksef_invalid_response
     │   └── UpoIntegrity            upo_integrity
     └── Unavailable             503 unavailable
+        └── NotWritable
 
     OperatorError: a command cannot be carried out; never reaches HTTP.
 """
@@ -173,6 +174,10 @@ class UpoIntegrity(KsefFailure):
 
 class Unavailable(ProxyError):
     status, code, title = 503, "unavailable", "Service unavailable"
+
+
+class NotWritable(Unavailable):
+    """The database answers, and takes nothing: read-only, its disk full, or a right is missing."""
 
 
 class OperatorError(Exception):

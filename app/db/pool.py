@@ -18,6 +18,12 @@ import psycopg2.extras
 
 from app import errors, telemetry
 
+_NOT_WRITABLE = (
+    psycopg2.errors.ReadOnlySqlTransaction,
+    psycopg2.errors.DiskFull,
+    psycopg2.errors.InsufficientPrivilege,
+)
+
 Connection = Any  # psycopg2's connection; its type stubs fit neither our cursors nor aiosql
 
 
@@ -50,7 +56,8 @@ class Database:
         """A transaction: committed at the end of the block, rolled back when it raises.
 
         Raises Unavailable when there is no connection, no turn at one in time, or PostgreSQL
-        breaks off. Never hold one across a call to KSeF.
+        breaks off, and NotWritable when it is there and takes nothing. Never hold one across a
+        call to KSeF.
         """
         shared = getattr(self._shared, "connection", None)
         if shared is not None:
@@ -79,7 +86,10 @@ class Database:
         except (psycopg2.errors.UndefinedTable, psycopg2.errors.UndefinedColumn) as error:
             telemetry.warning("the database is not migrated", sqlstate=error.pgcode)
             raise errors.Unavailable("The database is not migrated.") from error
-        except (psycopg2.OperationalError, psycopg2.InternalError) as error:  # Internal: read-only
+        except _NOT_WRITABLE as error:
+            telemetry.warning("the database takes nothing", sqlstate=error.pgcode)
+            raise errors.NotWritable("The database cannot be written to.") from error
+        except (psycopg2.OperationalError, psycopg2.InternalError) as error:
             telemetry.warning("database failure", kind=type(error).__name__, sqlstate=error.pgcode)
             raise errors.Unavailable("The database does not answer.") from error
         finally:

@@ -7,7 +7,8 @@ from typing import Any
 
 from app.db.queries import users as queries
 from app.errors import OperatorError, Unauthorized
-from app.services import throttle
+from app.services import audit, throttle
+from app.services.audit import What
 from app.services.parts import Parts
 
 ROLES = ("admin", "technical")
@@ -41,7 +42,7 @@ def authenticate(parts: Parts, email: str, password: str, *, address: str = "") 
         throttle.refuse_if_throttled(parts, email, address)
         right = parts.passwords.verify(password, stored)
         if user is None or not right:
-            throttle.note_failure(parts, email, address)
+            throttle.note_failure(parts, email, address, user.company_nip if user else None)
             raise Unauthorized
     return Caller(user.email, user.company_nip, user.role)
 
@@ -55,6 +56,7 @@ def add_company(parts: Parts, nip: str, name: str) -> None:
     with parts.db.transaction() as connection:
         if queries.add_company(connection, nip=nip, name=name.strip()) is None:
             raise OperatorError(f"Company {nip} is there already.")
+        audit.note(connection, What.COMPANY_ADDED, company_nip=nip)
 
 
 def add_user(parts: Parts, *, email: str, nip: str, role: str, password: str | None) -> str:
@@ -74,16 +76,19 @@ def add_user(parts: Parts, *, email: str, nip: str, role: str, password: str | N
             role=role,
             password_hash=parts.passwords.hash(password),
         )
-    if added is None:
-        raise OperatorError(f"User {email} is there already.")
+        if added is None:
+            raise OperatorError(f"User {email} is there already.")
+        audit.note(connection, What.USER_ADDED, company_nip=nip, detail=f"{email} {role}")
     return password
 
 
 def disable_user(parts: Parts, email: str) -> None:
     """Shut a user out, from its next request on."""
     with parts.db.transaction() as connection:
-        if queries.disable_user(connection, email=_normal(email)) is None:
+        user = queries.disable_user(connection, email=_normal(email))
+        if user is None:
             raise OperatorError(f"There is no user {email}.")
+        audit.note(connection, What.USER_DISABLED, company_nip=user.company_nip, detail=user.email)
 
 
 def list_users(parts: Parts) -> Sequence[Any]:
