@@ -437,6 +437,7 @@ def rotate_keys() -> None:
 
 
 @click.command("purge")
+@with_appcontext
 @told_plainly
 def purge() -> None:
     """Delete kept answers and archived UPOs older than DOCUMENT_RETENTION_DAYS; for cron.
@@ -455,7 +456,9 @@ audit_group = AppGroup("audit", help="Who did what, when.")
 
 @audit_group.command("list")
 @click.option("--nip", help="Only of this company")
-@click.option("--what", type=click.Choice(list(audit.What)), help="Only these acts")
+@click.option(
+    "--what", type=click.Choice([act.value for act in audit.What]), help="Only these acts"
+)
 @click.option("--since", type=click.DateTime(), help="UTC, for example 2026-12-31T18:00:00")
 @click.option("--most", type=click.IntRange(1), default=100, show_default=True, help="So many rows")
 @told_plainly
