@@ -518,11 +518,16 @@ def _tell(summary: backfill.Summary, what: str) -> None:
 
 
 def _table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
-    lines = [header, *rows]
+    """In columns. What others wrote (a message, an invoice's number) cannot steer the terminal."""
+    lines = [header, *(tuple(map(_printable, row)) for row in rows)]
     widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
     for line in lines:
         cells = [text.ljust(width) for text, width in zip(line, widths, strict=True)]
         click.echo("  ".join(cells).rstrip())
+
+
+def _printable(text: str) -> str:
+    return "".join(sign if sign.isprintable() else "?" for sign in text)
 
 
 def _moment(moment: datetime | None) -> str:

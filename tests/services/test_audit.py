@@ -338,6 +338,14 @@ def test_commands_list_and_purge(app: Any, database: Any, parts: Parts) -> None:
     assert len(rows(database)) == 1501
 
 
+def test_listed_message_cannot_steer_the_terminal(app: Any, company: Company) -> None:
+    message = "drill\x1b[2J\nforged line"
+    company.request("PUT", "/outages/test/simulation", json={"message": message})
+    listed = app.test_cli_runner().invoke(args=["audit", "list"])
+    assert "drill?[2J?forged line" in listed.stdout
+    assert len(listed.stdout.splitlines()) == 2
+
+
 def test_owner_purges_in_batches(app: Any, settings: Any, database: Any, parts: Parts) -> None:
     database.execute(
         "INSERT INTO audit (at, who, what) SELECT now() - interval '31 days', 'old', 'ksef_login'"
