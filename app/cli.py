@@ -135,8 +135,7 @@ def remove_company(nip: str, yes: bool) -> None:
     click.echo(f"Its {has.rows_that_stay} invoice rows stay.")
     if not yes and click.prompt("Type its NIP to remove it") != nip:
         raise errors.OperatorError("That is another NIP: nothing was removed.")
-    removed = companies.remove(parts(), nip)
-    for name in removed.not_revoked:
+    for name in companies.remove(parts(), nip):
         click.echo(f"KSeF did not end the session in {name}; it ends by itself within a week")
     click.echo(f"company {nip} removed")
 

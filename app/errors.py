@@ -177,7 +177,8 @@ class Unavailable(ProxyError):
 
 
 class NotWritable(Unavailable):
-    """The database answers, and takes nothing: read-only, its disk full, or a right is missing."""
+    """The database answers, and takes nothing: read-only, its disk full, a right is missing, or
+    somebody else holds what would be changed."""
 
 
 class OperatorError(Exception):

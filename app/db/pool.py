@@ -22,6 +22,7 @@ _NOT_WRITABLE = (
     psycopg2.errors.ReadOnlySqlTransaction,
     psycopg2.errors.DiskFull,
     psycopg2.errors.InsufficientPrivilege,
+    psycopg2.errors.LockNotAvailable,  # somebody works on a table or a row, and reading may go on
 )
 
 Connection = Any  # psycopg2's connection; its type stubs fit neither our cursors nor aiosql

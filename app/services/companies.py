@@ -11,8 +11,11 @@ from app.services.parts import Parts, Place
 
 @dataclass(frozen=True, slots=True)
 class Holdings:
-    """What a company has here. `logged_in`: the environments in which it has a KSeF session;
-    `rows_that_stay`: its invoice rows in both tables."""
+    """What a company has here.
+
+    `logged_in`: the environments in which it has a KSeF session; `rows_that_stay`: its invoice
+    rows in both tables.
+    """
 
     users: int
     credentials: int
@@ -20,14 +23,6 @@ class Holdings:
     answers: int
     upos: int
     rows_that_stay: int
-
-
-@dataclass(frozen=True, slots=True)
-class Removed:
-    """What went with a company; `not_revoked`: environments whose KSeF session KSeF did not end."""
-
-    documents: documents.Deleted
-    not_revoked: tuple[str, ...]
 
 
 def holdings(parts: Parts, nip: str) -> Holdings:
@@ -41,14 +36,15 @@ def holdings(parts: Parts, nip: str) -> Holdings:
     )
 
 
-def remove(parts: Parts, nip: str) -> Removed:
+def remove(parts: Parts, nip: str) -> list[str]:
     """Remove a company: users, credentials, KSeF sessions, documents, the quota's ledger.
 
     Its invoice rows and their links stay. Broken off in the middle of the documents it goes on
-    when it is called again. Raises OperatorError as `holdings` does.
+    when it is called again. Returns the environments whose KSeF session could not be revoked;
+    raises OperatorError as `holdings` does.
     """
     had = holdings(parts, nip)
-    not_revoked = tuple(name for name in had.logged_in if not _revoked(parts, Place(nip, name)))
+    not_revoked = [name for name in had.logged_in if not _revoked(parts, Place(nip, name))]
     with parts.db.transaction() as connection:
         for remove_from in (
             queries.remove_sessions,
@@ -68,7 +64,8 @@ def remove(parts: Parts, nip: str) -> Removed:
             detail=f"{had.users} users, {had.credentials} credentials, {had.answers} answers, "
             f"{had.upos} UPOs",
         )
-    return Removed(documents.delete(parts, company_nip=nip), not_revoked)
+    documents.delete(parts, company_nip=nip)
+    return not_revoked
 
 
 def _revoked(parts: Parts, place: Place) -> bool:

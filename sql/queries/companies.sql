@@ -1,7 +1,7 @@
 -- What goes with a company. Its invoice rows stay, with their sessions.
 
 -- name: holdings(nip)^
--- No row where there is no company; removed with nothing left counts as none.
+-- No row where there never was such a company.
 SELECT
     (SELECT count(*) FROM users WHERE company_nip = nip) AS users,
     (SELECT count(*) FROM ksef_credentials WHERE company_nip = nip) AS credentials,

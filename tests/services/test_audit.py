@@ -200,7 +200,18 @@ def test_archived_one_is_handed_out_where_the_audit_alone_takes_nothing(
         database.execute("GRANT INSERT ON audit TO ksef_proxy")
 
 
-def test_archived_one_costs_one_statement_more_than_none(
+def test_archived_one_is_handed_out_while_somebody_works_on_the_audit(
+    company: Company, receipt: tuple[str, str], database: Any
+) -> None:
+    reference, number = receipt
+    path = f"/invoices/test/status/{reference}/{number}/upo"
+    first = company.get(path)
+    with closing(psycopg2.connect(database.owner_dsn)) as owner, owner.cursor() as cursor:
+        cursor.execute("LOCK TABLE audit")
+        assert company.get(path).json == first.json
+
+
+def test_archived_one_costs_no_statement_more(
     company: Company, receipt: tuple[str, str], parts: Parts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The row is written by the statement that reads the document."""
