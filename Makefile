@@ -1,6 +1,6 @@
 # Works with GNU make 3.81, which macOS ships.
 
-.PHONY: help run test faults check bench chaos serve lock clean
+.PHONY: help run test faults check bench chaos serve lock audit clean
 .DEFAULT_GOAL := help
 
 help:
@@ -12,6 +12,7 @@ help:
 	@echo 'make chaos   kills 200 workers under load and looks at what is left  (ARGS=20)'
 	@echo 'make serve   production start: gunicorn, settings from the environment'
 	@echo 'make lock    write requirements*.txt from requirements*.in       (ARGS=--upgrade)'
+	@echo 'make audit   known vulnerabilities of the pinned requirements (asks PyPI; not part of CI)'
 	@echo 'make clean   remove the environment, the caches, the data of make run'
 	@echo 'PYTHON=…     which Python makes the environment; any from 3.11 on'
 
@@ -47,6 +48,12 @@ lock: .venv/.service
 
 COMPILE = .venv/bin/uv pip compile --quiet --universal --python-version 3.11 \
 	--generate-hashes --no-header --no-emit-index-url $(ARGS)
+
+# --strict: a package that the service does not know is a failure, not a clean bill.
+audit: .venv/.service
+	$(PIP) install --quiet uv
+	.venv/bin/uvx --quiet pip-audit --strict --require-hashes --disable-pip --progress-spinner off \
+		-r requirements.txt -r requirements-dev.txt
 
 clean:
 	rm -rf .venv .run .test .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

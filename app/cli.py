@@ -16,9 +16,12 @@ from app import clock, errors
 from app.api.context import parts, settings
 from app.db import migrate
 from app.services import (
+    audit,
     auth,
     backfill,
     certificates,
+    companies,
+    documents,
     invoices,
     keys,
     outages,
@@ -50,6 +53,8 @@ def register(app: Flask) -> None:
         upo_group,
         quota_group,
         rotate_keys,
+        purge,
+        audit_group,
     ):
         app.cli.add_command(command)
 
@@ -112,6 +117,27 @@ def add_company(nip: str, name: str) -> None:
     """Enter a company by its NIP."""
     users.add_company(parts(), nip, name)
     click.echo(f"company {nip} added")
+
+
+@company.command("remove")
+@click.argument("nip")
+@click.option("--yes", is_flag=True, help="Do not ask")
+@told_plainly
+def remove_company(nip: str, yes: bool) -> None:
+    """Remove a company with its users, credentials, KSeF sessions and documents.
+
+    Its invoice rows stay, linked as they are. May be broken off and begun again.
+    """
+    has = companies.holdings(parts(), nip)
+    logged_in = f" (logged in to {', '.join(has.logged_in)})" if has.logged_in else ""
+    click.echo(f"{nip} has {has.users} users and {has.credentials} credentials{logged_in},")
+    click.echo(f"{has.answers} kept answers and {has.upos} archived UPOs: all of that is removed.")
+    click.echo(f"Its {has.rows_that_stay} invoice rows stay.")
+    if not yes and click.prompt("Type its NIP to remove it") != nip:
+        raise errors.OperatorError("That is another NIP: nothing was removed.")
+    for name in companies.remove(parts(), nip):
+        click.echo(f"KSeF did not end the session in {name}; it ends by itself within a week")
+    click.echo(f"company {nip} removed")
 
 
 user = AppGroup("user", help="Users, each of one company.")
@@ -409,6 +435,67 @@ def rotate_keys() -> None:
         )
 
 
+@click.command("purge")
+@with_appcontext
+@told_plainly
+def purge() -> None:
+    """Delete kept answers and archived UPOs older than DOCUMENT_RETENTION_DAYS; for cron.
+
+    Links in the companies' rows stay. May be broken off and begun again, beside live traffic.
+    """
+    days = settings().document_retention_days
+    if days is None:
+        raise errors.OperatorError("DOCUMENT_RETENTION_DAYS is not set: documents are kept.")
+    deleted = documents.purge(parts(), days)
+    click.echo(f"{deleted.answers} kept answers and {deleted.upos} archived UPOs deleted")
+
+
+audit_group = AppGroup("audit", help="Who did what, when.")
+
+
+@audit_group.command("list")
+@click.option("--nip", help="Only of this company")
+@click.option(
+    "--what", type=click.Choice([act.value for act in audit.What]), help="Only these acts"
+)
+@click.option("--since", type=click.DateTime(), help="UTC, for example 2026-12-31T18:00:00")
+@click.option("--most", type=click.IntRange(1), default=100, show_default=True, help="So many rows")
+@told_plainly
+def list_audit(nip: str | None, what: str | None, since: datetime | None, most: int) -> None:
+    """Who did what, the newest first."""
+    since = since.replace(tzinfo=UTC) if since else None
+    _table(
+        ("at", "who", "what", "nip", "environment", "detail", "address", "request"),
+        [
+            (
+                _moment(row.at),
+                row.who,
+                row.what,
+                row.company_nip or "",
+                row.environment or "",
+                row.detail or "",
+                row.address or "",
+                row.request_id or "",
+            )
+            for row in audit.newest(parts(), nip=nip, what=what, since=since, most=most)
+        ],
+    )
+
+
+@audit_group.command("purge")
+@click.option("--days", required=True, type=click.IntRange(1), help="Keep so many days")
+@told_plainly
+def purge_audit(days: int) -> None:
+    """Delete older rows of the audit; with a DATABASE_URL of the database's owner."""
+    try:
+        deleted = audit.purge(parts(), days)
+    except errors.NotWritable as error:
+        raise errors.OperatorError(
+            "Only the owner of the database may do that; the service's role may not."
+        ) from error
+    click.echo(f"{deleted} rows deleted")
+
+
 @contextmanager
 def _progress(what: str) -> Iterator[backfill.Progress]:
     """A line that counts, on a terminal only."""
@@ -430,11 +517,16 @@ def _tell(summary: backfill.Summary, what: str) -> None:
 
 
 def _table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
-    lines = [header, *rows]
+    """In columns. What others wrote (a message, an invoice's number) cannot steer the terminal."""
+    lines = [header, *(tuple(map(_printable, row)) for row in rows)]
     widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
     for line in lines:
         cells = [text.ljust(width) for text, width in zip(line, widths, strict=True)]
         click.echo("  ".join(cells).rstrip())
+
+
+def _printable(text: str) -> str:
+    return "".join(sign if sign.isprintable() else "?" for sign in text)
 
 
 def _moment(moment: datetime | None) -> str:

@@ -23,7 +23,8 @@ Errors are raised where they are understood and turned into HTTP in one place
     │   ├── KsefInvalidResponse     ksef_invalid_response
     │   └── UpoIntegrity            upo_integrity
     └── Unavailable             503 unavailable
-        └── BrokenOff               the same, where repeating did not help
+        ├── BrokenOff               the same, where repeating did not help
+        └── NotWritable
 
     OperatorError: a command cannot be carried out; never reaches HTTP.
 """
@@ -178,6 +179,11 @@ class Unavailable(ProxyError):
 
 class BrokenOff(Unavailable):
     """PostgreSQL broke a transaction off for the sake of another one: it may be done again."""
+
+
+class NotWritable(Unavailable):
+    """The database answers, and takes nothing: read-only, its disk full, a right is missing, or
+    somebody else holds what would be changed."""
 
 
 class OperatorError(Exception):

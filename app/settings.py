@@ -98,6 +98,7 @@ class Settings:
     metrics_public: bool = False
     latarnia_urls: Mapping[str, str] = field(default_factory=dict)
     message_language: str = "en"
+    document_retention_days: int | None = None  # None: for ever
     timing: Timing = field(default_factory=Timing)
 
 
@@ -168,6 +169,7 @@ def from_environment(environ: Mapping[str, str] | None = None) -> Settings:
         log_level=reader.read("LOG_LEVEL", _log_level) or "INFO",
         latarnia_urls=latarnia_urls,
         message_language=reader.read("MESSAGE_LANGUAGE", _language) or "en",
+        document_retention_days=reader.read("DOCUMENT_RETENTION_DAYS", _positive),
     )
     if reader.problems:
         raise SettingsError("Settings: " + "; ".join(reader.problems) + ".")

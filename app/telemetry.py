@@ -3,6 +3,7 @@
 import contextvars
 import logging
 import sys
+import traceback
 from datetime import UTC, datetime
 from typing import Any
 
@@ -42,6 +43,16 @@ def masked_nip(nip: str) -> str:
     return f"{nip[:3]}*****{nip[-2:]}"
 
 
+def _places(error: BaseException | None) -> str:
+    """Where it happened, from the first cause on. An exception's own words are left out: they may
+    quote what was worked on, a link, a row, a token."""
+    if error is None:
+        return ""
+    cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    told = "Traceback\n" + "".join(traceback.format_tb(error.__traceback__))
+    return f"{_places(cause)}{told}{type(error).__module__}.{type(error).__qualname__}\n"
+
+
 class _JsonLines(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, Any] = {
@@ -53,5 +64,5 @@ class _JsonLines(logging.Formatter):
             line["requestId"] = identifier
         line.update(getattr(record, "fields", {}))
         if record.exc_info:
-            line["exception"] = self.formatException(record.exc_info)
+            line["exception"] = _places(record.exc_info[1])
         return orjson.dumps(line, default=str).decode()

@@ -58,12 +58,14 @@ def test_everything_set(tmp_path: Path) -> None:
         LATARNIA_URL_TEST="http://127.0.0.1:8100/latarnia/test/",
         LATARNIA_URL_PROD="https://latarnia.example",
         MESSAGE_LANGUAGE="PL",
+        DOCUMENT_RETENTION_DAYS="400",
     )
     assert settings.latarnia_urls == {
         "test": "http://127.0.0.1:8100/latarnia/test",
         "prod": "https://latarnia.example",
     }
     assert settings.message_language == "pl"
+    assert settings.document_retention_days == 400
     assert settings.secret_keys == (b"n" * 32, b"k" * 32)
     assert settings.ksef_urls == {
         "test": "http://127.0.0.1:8100/test/v2",
@@ -129,6 +131,7 @@ def test_all_problems_are_told_together() -> None:
         ("RESPONSE_TIMEZONE", "Europe"),
         ("WEB_THREADS", "0"),
         ("WEB_THREADS", "-1"),
+        ("DOCUMENT_RETENTION_DAYS", "0"),
         ("WEB_THREADS", "8.0"),
         ("WEB_THREADS", "٨"),
     ],

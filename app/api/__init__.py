@@ -13,6 +13,7 @@ from app import clock, telemetry
 from app.api import auth, invoices, metrics, ops, outages, problems, status, upo
 from app.api.context import settings
 from app.api.responses import json_response
+from app.services import audit
 from app.version import VERSION
 
 BLUEPRINTS = (
@@ -71,6 +72,8 @@ def _begin() -> None:
 def _end(response: Response) -> Response:
     response.headers["X-Request-ID"] = telemetry.request_id.get() or ""
     response.headers["X-Content-Type-Options"] = "nosniff"
+    if "ETag" not in response.headers:
+        response.headers["Cache-Control"] = "no-store"
     response.headers["Content-Security-Policy"] = "default-src 'none'; frame-ancestors 'none'"
     telemetry.info("request", **_log_line(response))
     return response
@@ -79,6 +82,7 @@ def _end(response: Response) -> Response:
 def _close(_error: BaseException | None) -> None:
     if time_given := g.pop("time", None):
         time_given.close()
+    audit.actor.set(audit.Actor())
 
 
 def _log_line(response: Response) -> dict[str, Any]:

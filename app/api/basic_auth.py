@@ -6,9 +6,10 @@ from typing import Any, TypeVar, cast
 
 from flask import g, request
 
-from app import errors
+from app import errors, telemetry
 from app.api.client_address import client_address
 from app.api.context import parts, settings
+from app.services import audit
 from app.services.parts import Place
 from app.services.users import ROLES, Caller, authenticate
 
@@ -49,6 +50,7 @@ def _authenticate() -> None:
         settings().forwarded_allow_ips,
     )
     g.caller = authenticate(parts(), given.username, given.password, address=address)
+    audit.actor.set(audit.Actor(g.caller.email, address or None, telemetry.request_id.get()))
 
 
 def place_of(path: dict[str, str]) -> Place:

@@ -40,9 +40,7 @@ def metrics(_query: dict[str, str]) -> Response:
     """Gauges by environment; no label names a company."""
     registry = CollectorRegistry()
     registry.register(_ByEnvironment(by_environment(parts())))
-    response = Response(generate_latest(registry), mimetype=MEDIA_TYPE)
-    response.headers["Cache-Control"] = "no-store"
-    return response
+    return Response(generate_latest(registry), mimetype=MEDIA_TYPE)
 
 
 class _ByEnvironment(Collector):

@@ -16,9 +16,8 @@ def json_response(
     headers: Mapping[str, str] | None = None,
     mimetype: str = "application/json",
 ) -> Response:
-    """The body as JSON; never stored by anybody in between unless `headers` say otherwise."""
+    """The body as JSON."""
     response = Response(orjson.dumps(body), status=status, mimetype=mimetype)
-    response.headers["Cache-Control"] = "no-store"
     response.headers.update(headers or {})
     return response
 

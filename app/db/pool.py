@@ -27,6 +27,13 @@ from app import clock, errors, telemetry
 P = ParamSpec("P")
 T = TypeVar("T")
 
+_NOT_WRITABLE = (
+    psycopg2.errors.ReadOnlySqlTransaction,
+    psycopg2.errors.DiskFull,
+    psycopg2.errors.InsufficientPrivilege,
+    psycopg2.errors.LockNotAvailable,  # somebody works on a table or a row, and reading may go on
+)
+
 Connection = Any  # psycopg2's connection; its type stubs fit neither our cursors nor aiosql
 
 _RETRIES = 3
@@ -83,8 +90,8 @@ class Database:
         """A transaction: committed at the end of the block, rolled back when it raises.
 
         Raises Unavailable when there is no connection, no turn at one in time, or no answer of
-        PostgreSQL; BrokenOff where it chose this transaction to end a deadlock. Never hold one
-        across a call to KSeF.
+        PostgreSQL; BrokenOff where it chose this transaction to end a deadlock; NotWritable where
+        it is there and takes nothing. Never hold one across a call to KSeF.
         """
         with self._connection() as connection:
             # Whatever the database's default is: our statements are written for this level.
@@ -128,7 +135,10 @@ class Database:
         except _BROKEN_OFF as error:
             telemetry.warning("the database broke a transaction off", sqlstate=error.pgcode)
             raise errors.BrokenOff("The database could not do that beside other work.") from error
-        except (psycopg2.OperationalError, psycopg2.InternalError) as error:  # Internal: read-only
+        except _NOT_WRITABLE as error:
+            telemetry.warning("the database takes nothing", sqlstate=error.pgcode)
+            raise errors.NotWritable("The database cannot be written to.") from error
+        except (psycopg2.OperationalError, psycopg2.InternalError) as error:
             telemetry.warning("database failure", kind=type(error).__name__, sqlstate=error.pgcode)
             raise errors.Unavailable("The database does not answer.") from error
         finally:

@@ -12,7 +12,10 @@ def _load(resource: str) -> Any:  # aiosql makes the attributes at run time
     return aiosql.from_path(FOLDER / f"{resource}.sql", "psycopg2")
 
 
+audit = _load("audit")
 auth = _load("auth")
+companies = _load("companies")
+documents = _load("documents")
 invoices = _load("invoices")
 kept = _load("kept")
 keys = _load("keys")

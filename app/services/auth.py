@@ -28,7 +28,8 @@ from app.ksef.certificates import Certificate
 from app.ksef.gateway import REVOKE, Route, TokensLost
 from app.ksef.transport import DEFAULT_RETRY_AFTER, KsefTokenRejected
 from app.ksef.wire import Tokens
-from app.services import quota
+from app.services import audit, quota
+from app.services.audit import What
 from app.services.leases import Lease, try_lease
 from app.services.parts import Parts, Place
 
@@ -178,24 +179,28 @@ def set_token(parts: Parts, place: Place, ksef_token: str) -> None:
     """Store a KSeF token as the company's credential, sealed."""
     if not ksef_token or not ksef_token.isprintable():
         raise errors.OperatorError("A KSeF token is one line of printable characters.")
-    parts.db.run(
-        queries.put_credential,
-        **place.columns,
-        method="token",
-        secret=_seal(parts, place, ksef_token, "credential"),
-        certificate_valid_until=None,
-    )
+    with parts.db.transaction() as connection:
+        queries.put_credential(
+            connection,
+            **place.columns,
+            method="token",
+            secret=_seal(parts, place, ksef_token, "credential"),
+            certificate_valid_until=None,
+        )
+        audit.note(connection, What.CREDENTIAL_STORED, **place.columns, detail="token")
 
 
 def set_certificate(parts: Parts, place: Place, certificate: Certificate) -> None:
     """Store a certificate and its key as the company's credential, sealed."""
-    parts.db.run(
-        queries.put_credential,
-        **place.columns,
-        method="certificate",
-        secret=_seal(parts, place, certificate.to_json(), "credential"),
-        certificate_valid_until=certificate.valid_until,
-    )
+    with parts.db.transaction() as connection:
+        queries.put_credential(
+            connection,
+            **place.columns,
+            method="certificate",
+            secret=_seal(parts, place, certificate.to_json(), "credential"),
+            certificate_valid_until=certificate.valid_until,
+        )
+        audit.note(connection, What.CREDENTIAL_STORED, **place.columns, detail="certificate")
 
 
 def log_in(parts: Parts, place: Place, *, by_operator: bool = False) -> KsefSession:
@@ -221,6 +226,7 @@ def _log_in(parts: Parts, place: Place, lease: Lease, by_operator: bool) -> None
     with _refusal_noted(parts, place, lease, repeat=not by_operator):
         method, tokens = _new_tokens(parts, place)
     with parts.db.transaction() as connection:
+        audit.note(connection, What.KSEF_LOGIN, **place.columns, detail=method)
         if not lease.holds(connection):
             return
         queries.put_session(
@@ -317,13 +323,16 @@ def _renew_once(
     if row.version != known_version:
         return
     try:
-        renewed = None if by_login else _refreshed(parts, place, row)
-        if renewed is None:
-            renewed = _logged_in_again(parts, place, lease)
+        refreshed = None if by_login else _refreshed(parts, place, row)
+        renewed = refreshed or _logged_in_again(parts, place, lease)
     except errors.KsefFailure:
         parts.db.run(queries.note_failed_renewal, **place.columns, version=row.version)
         raise
     with parts.db.transaction() as connection:
+        if refreshed is None:
+            audit.note(
+                connection, What.KSEF_SILENT_LOGIN, **place.columns, detail=renewed["method"]
+            )
         if lease.holds(connection):
             queries.renew_session(connection, **place.columns, version=row.version, **renewed)
 
@@ -393,6 +402,8 @@ def _refusal_noted(parts: Parts, place: Place, lease: Lease, *, repeat: bool) ->
     except LoginRefused as error:
         if kept is not None and error.ksef is not None and error.ksef.code is not None:
             with parts.db.transaction() as connection:
+                code = str(error.ksef.code)
+                audit.note(connection, What.KSEF_LOGIN_REFUSED, **place.columns, detail=code)
                 if lease.holds(connection):
                     queries.note_refusal(
                         connection,
@@ -518,7 +529,9 @@ def _told(row: Any) -> KsefSession:
 
 
 def _forget(parts: Parts, place: Place) -> None:
-    parts.db.run(queries.delete_session, **place.columns)
+    with parts.db.transaction() as connection:
+        queries.delete_session(connection, **place.columns)
+        audit.note(connection, What.KSEF_LOGOUT, **place.columns)
 
 
 def _sealed(parts: Parts, place: Place, tokens: Tokens) -> dict[str, Any]:

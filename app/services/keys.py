@@ -11,6 +11,7 @@ from typing import Any
 from app import telemetry
 from app.crypto import SealError
 from app.db.queries import keys as queries
+from app.services import audit
 from app.services.parts import Parts
 
 _BATCH = 100
@@ -101,6 +102,8 @@ def rotate(parts: Parts, progress: Progress) -> Rotation:
                 break
             after = (rows[-1].company_nip, rows[-1].environment, rows[-1].name)
             progress(sealed + unreadable, total)
+    with parts.db.transaction() as connection:
+        audit.note(connection, audit.What.KEYS_ROTATED, detail=f"{sealed} secrets")
     return Rotation(sealed, unreadable)
 
 

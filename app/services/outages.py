@@ -6,7 +6,8 @@ from typing import Any
 
 from app import errors, telemetry
 from app.db.queries import outages as queries
-from app.services import wording
+from app.services import audit, wording
+from app.services.audit import What
 from app.services.breaker import NO_OUTAGE as NO_OUTAGE
 from app.services.breaker import evidence_of, rfc3339, state_of
 from app.services.parts import Parts, Place
@@ -43,25 +44,41 @@ def simulate(
 ) -> Mapping[str, Any]:
     """Begin, or change, a simulation for one company, or for all with `company_nip=None`."""
     _refuse_production(environment)
-    row = parts.db.run(
-        queries.simulate,
-        environment=environment,
-        company_nip=company_nip,
-        message=message,
-        ends_at=ends_at,
-    )
+    with parts.db.transaction() as connection:
+        row = queries.simulate(
+            connection,
+            environment=environment,
+            company_nip=company_nip,
+            message=message,
+            ends_at=ends_at,
+        )
+        audit.note(
+            connection,
+            What.SIMULATION_STARTED,
+            company_nip=company_nip,
+            environment=environment,
+            detail=message,
+        )
     return _simulated(row)
 
 
 def clear(parts: Parts, environment: str, *, company_nip: str) -> None:
     """End the company's own simulation; one for all companies is ended by command only."""
     _refuse_production(environment)
-    parts.db.run(queries.clear_simulation, environment=environment, company_nip=company_nip)
+    with parts.db.transaction() as connection:
+        where = {"environment": environment, "company_nip": company_nip}
+        if queries.clear_simulation(connection, **where):
+            audit.note(connection, What.SIMULATION_ENDED, **where)
 
 
 def clear_all(parts: Parts, environment: str) -> int:
     """End every simulation of an environment; how many there were."""
-    ended: int = parts.db.run(queries.clear_simulations, environment=environment)
+    with parts.db.transaction() as connection:
+        ended: int = queries.clear_simulations(connection, environment=environment)
+        if ended:
+            audit.note(
+                connection, What.SIMULATION_ENDED, environment=environment, detail=str(ended)
+            )
     return ended
 
 

@@ -113,6 +113,8 @@ def store(parts: Parts, place: Place, new: Snapshot, old: Snapshot | None) -> No
             or wire.session_json(old.session) != wire.session_json(new.session),
             listed=new.listed,
         )
+        if stored:  # for the first time; `old`, if any, was purged meanwhile with its invoices
+            changed = list(new.invoices)
         if stored is not None and changed:
             queries.put_invoices(connection, **_columns(place, new.reference_number, changed))
 

@@ -9,7 +9,7 @@ from app import errors, telemetry
 from app.db.queries import upo as queries
 from app.ksef.gateway import SESSION, UPO, UPO_PAGE, Document
 from app.ksef.wire import SessionStatus
-from app.services import flight, outages, refusals, snapshots
+from app.services import audit, flight, outages, refusals, snapshots
 from app.services.auth import ActiveSession
 from app.services.parts import Parts, Place
 from app.upo.pdf import render_upo
@@ -51,10 +51,49 @@ def fetch_upo(
     """
     name = UpoName(reference_number, ksef_number=ksef_number)
     outages.refuse_if_simulated(parts, place)
-    document = archived(parts, place, name) or fetch(
-        parts, place, name, ActiveSession(parts, place)
-    )
+    document = _known(parts, place, name, doc_type)
+    if document is None:
+        document = fetch(parts, place, name, ActiveSession(parts, place))
+        _audit(parts, place, name, doc_type)
     return _handed_out(document, doc_type)
+
+
+def _known(parts: Parts, place: Place, name: UpoName, doc_type: DocType) -> bytes | None:
+    """The archived document, its download audited; or read only, where nothing can be written."""
+    try:
+        row = parts.db.run(
+            queries.hand_out_upo,
+            **_where(place, name),
+            **audit.actor.get().columns,
+            what=audit.What.UPO_DOWNLOADED,
+            detail=_download(name, doc_type),
+        )
+    except errors.NotWritable:
+        _say_it_is_not_audited(place)
+        return archived(parts, place, name)
+    return bytes(row.content) if row else None
+
+
+def _audit(parts: Parts, place: Place, name: UpoName, doc_type: DocType) -> None:
+    """Write down who had a document; where that fails, it is handed out all the same."""
+    try:
+        with parts.db.transaction() as connection:
+            audit.note(
+                connection,
+                audit.What.UPO_DOWNLOADED,
+                **place.columns,
+                detail=_download(name, doc_type),
+            )
+    except errors.Unavailable:
+        _say_it_is_not_audited(place)
+
+
+def _download(name: UpoName, doc_type: DocType) -> str:
+    return " ".join(filter(None, (name.reference_number, name.key, doc_type)))
+
+
+def _say_it_is_not_audited(place: Place) -> None:
+    telemetry.warning("the download of a UPO could not be audited", **place.log_fields)
 
 
 def fetch_session_upo(
@@ -72,6 +111,7 @@ def fetch_session_upo(
             parts, place, name, ActiveSession(parts, place)
         )
         files.append((page, _handed_out(document, doc_type)))
+    _audit(parts, place, UpoName(reference_number), doc_type)
     return files
 
 

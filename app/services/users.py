@@ -7,7 +7,8 @@ from typing import Any
 
 from app.db.queries import users as queries
 from app.errors import OperatorError, Unauthorized
-from app.services import throttle
+from app.services import audit, throttle
+from app.services.audit import What
 from app.services.parts import Parts
 
 ROLES = ("admin", "technical")
@@ -40,7 +41,7 @@ def authenticate(parts: Parts, email: str, password: str, *, address: str = "") 
         throttle.refuse_if_throttled(parts, email, address)
         right = parts.passwords.verify(password, stored)
         if user is None or not right:
-            throttle.note_failure(parts, email, address)
+            throttle.note_failure(parts, email, address, user.company_nip if user else None)
             raise Unauthorized
     return Caller(user.email, user.company_nip, user.role)
 
@@ -51,8 +52,10 @@ def add_company(parts: Parts, nip: str, name: str) -> None:
         raise OperatorError(f"{nip} is not a NIP: ten digits, the last of them a check digit.")
     if not name.strip():
         raise OperatorError("A company needs a name.")
-    if parts.db.run(queries.add_company, nip=nip, name=name.strip()) is None:
-        raise OperatorError(f"Company {nip} is there already.")
+    with parts.db.transaction() as connection:
+        if queries.add_company(connection, nip=nip, name=name.strip()) is None:
+            raise OperatorError(f"Company {nip} is there already.")
+        audit.note(connection, What.COMPANY_ADDED, company_nip=nip)
 
 
 def add_user(parts: Parts, *, email: str, nip: str, role: str, password: str | None) -> str:
@@ -64,22 +67,27 @@ def add_user(parts: Parts, *, email: str, nip: str, role: str, password: str | N
         raise OperatorError(f"A password has at least {_MIN_PASSWORD} characters.")
     password = password or secrets.token_urlsafe(18)
     require_company(parts, nip)
-    added = parts.db.run(
-        queries.add_user,
-        email=email,
-        company_nip=nip,
-        role=role,
-        password_hash=parts.passwords.hash(password),
-    )
-    if added is None:
-        raise OperatorError(f"User {email} is there already.")
+    with parts.db.transaction() as connection:
+        added = queries.add_user(
+            connection,
+            email=email,
+            company_nip=nip,
+            role=role,
+            password_hash=parts.passwords.hash(password),
+        )
+        if added is None:
+            raise OperatorError(f"User {email} is there already.")
+        audit.note(connection, What.USER_ADDED, company_nip=nip, detail=f"{email} {role}")
     return password
 
 
 def disable_user(parts: Parts, email: str) -> None:
     """Shut a user out, from its next request on."""
-    if parts.db.run(queries.disable_user, email=_normal(email)) is None:
-        raise OperatorError(f"There is no user {email}.")
+    with parts.db.transaction() as connection:
+        user = queries.disable_user(connection, email=_normal(email))
+        if user is None:
+            raise OperatorError(f"There is no user {email}.")
+        audit.note(connection, What.USER_DISABLED, company_nip=user.company_nip, detail=user.email)
 
 
 def list_users(parts: Parts) -> Sequence[Any]:

@@ -75,7 +75,8 @@ WHERE company_nip = :company_nip
 SELECT clock_timestamp();
 
 -- name: put_session(company_nip, environment, reference_number, session, links, final, checked_at, changed, listed)$
--- A late older answer never replaces a newer one: no row where there is a newer one.
+-- A late older answer never replaces a newer one: no row where there is a newer one; else whether it
+-- is kept for the first time.
 -- changed, listed: whether KSeF's answer differs from the kept one, and whether it was listed anew.
 INSERT INTO kept_sessions AS kept (
     company_nip, environment, reference_number,
@@ -95,7 +96,7 @@ ON CONFLICT (company_nip, environment, reference_number) DO UPDATE SET
     changed_at = CASE WHEN :changed THEN excluded.checked_at ELSE kept.changed_at END,
     listed_at = coalesce(excluded.listed_at, kept.listed_at)
 WHERE kept.checked_at <= excluded.checked_at AND NOT kept.final
-RETURNING checked_at;
+RETURNING kept.xmax = 0;
 
 -- name: put_invoices(company_nip, environment, session_reference_number, reference_numbers, ordinal_numbers, invoice_numbers, ksef_numbers, acquisition_dates, statuses)!
 INSERT INTO kept_invoices AS kept (

@@ -7,6 +7,24 @@ WHERE company_nip = :company_nip
   AND ksef_number = :ksef_number
   AND page_reference_number = :page_reference_number;
 
+-- name: hand_out_upo(company_nip, environment, session_reference_number, ksef_number, page_reference_number, who, what, detail, request_id, address)^
+-- The document, and in the same statement who had it. The commit does not wait for the disk: a crash
+-- of PostgreSQL loses the audit of the last half second at most.
+WITH found AS (
+    SELECT content
+    FROM upos
+    WHERE company_nip = :company_nip
+      AND environment = :environment
+      AND session_reference_number = :session_reference_number
+      AND ksef_number = :ksef_number
+      AND page_reference_number = :page_reference_number
+), audited AS (
+    INSERT INTO audit (who, what, company_nip, environment, detail, request_id, address)
+    SELECT :who, :what, :company_nip, :environment, :detail, :request_id, :address
+    FROM found
+)
+SELECT content, set_config('synchronous_commit', 'off', true) FROM found;
+
 -- name: put_upo(company_nip, environment, session_reference_number, ksef_number, page_reference_number, content, sha256)!
 -- What is archived stays: the first checked document is the one.
 INSERT INTO upos (

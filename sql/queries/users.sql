@@ -1,11 +1,12 @@
 -- name: add_company(nip, name)$
--- The NIP where the company is new; no row where it was there.
+-- The NIP where the company is new, or was removed; no row where it is there.
 INSERT INTO companies (nip, name) VALUES (:nip, :name)
-ON CONFLICT (nip) DO NOTHING
+ON CONFLICT (nip) DO UPDATE SET name = excluded.name, removed_at = NULL
+WHERE companies.removed_at IS NOT NULL
 RETURNING nip;
 
 -- name: get_company(nip)^
-SELECT nip, name FROM companies WHERE nip = :nip;
+SELECT nip, name FROM companies WHERE nip = :nip AND removed_at IS NULL;
 
 -- name: add_user(email, company_nip, role, password_hash)$
 INSERT INTO users (email, company_nip, role, password_hash)
@@ -18,10 +19,10 @@ SELECT id, email, company_nip, role, password_hash, disabled_at
 FROM users
 WHERE email = :email;
 
--- name: disable_user(email)$
+-- name: disable_user(email)^
 UPDATE users SET disabled_at = coalesce(disabled_at, now())
 WHERE email = :email
-RETURNING disabled_at;
+RETURNING email, company_nip;
 
 -- name: list_users()
 SELECT email, company_nip, role, created_at, disabled_at

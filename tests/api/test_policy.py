@@ -109,6 +109,23 @@ class TestRoutes:
         assert {route for route, status in found.items() if status == 403} == ADMINS_ONLY
         assert 401 not in found.values()
 
+    @pytest.mark.parametrize("credentials", [False, True])
+    def test_every_answer_has_its_protective_headers(
+        self, app: Flask, company: Company, credentials: bool
+    ) -> None:
+        """Answers, errors and what Flask answers by itself; nothing is stored without an ETag."""
+        headers = company.authorization if credentials else {}
+        client = app.test_client()
+        asked = {(method, path) for method, _, path in routes(app)}
+        asked |= {("GET", "/nowhere"), ("PATCH", "/status"), ("GET", "/invoices/x/status/y")}
+        for method, path in asked:
+            response = client.open(path, method=method, headers=headers)
+            assert response.headers["X-Content-Type-Options"] == "nosniff", path
+            policy = response.headers["Content-Security-Policy"]
+            assert policy == "default-src 'none'; frame-ancestors 'none'", path
+            stored = "private, no-cache" if "ETag" in response.headers else "no-store"
+            assert response.headers["Cache-Control"] == stored, (method, path)
+
     def test_every_route_is_described_with_who_may_ask(self, app: Flask, document: Any) -> None:
         described = operations(document)
         ours = {

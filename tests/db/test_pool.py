@@ -313,7 +313,7 @@ class TestRetried:
 
 def test_the_service_has_no_right_to_change_the_schema(pool: Database) -> None:
     for statement in ("CREATE TABLE own (x int)", "DROP TABLE companies"):
-        with pytest.raises(psycopg2.errors.InsufficientPrivilege):
+        with pytest.raises(errors.NotWritable):
             run(pool, statement)
 
 

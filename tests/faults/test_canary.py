@@ -1,9 +1,12 @@
 """Nothing secret in anything that is written: a journey and faults, and then every text is read."""
 
 import base64
+import logging
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import requests
 
 from app import clock
 from app.ksef.wire import Token
@@ -69,6 +72,41 @@ def test_canary(asker: Asker, app: Any, settings: Any, logged: Logged) -> None:
     for secret in secrets:
         assert secret not in written
     assert NIP not in logged.text()
+
+
+@pytest.fixture
+def raised(app: Any) -> Iterator[list[Exception]]:
+    """The service fails with these: each asks for one."""
+    waiting: list[Exception] = []
+
+    def fail() -> None:
+        if waiting:
+            raise waiting.pop()
+
+    app.before_request_funcs[None].append(fail)
+    yield waiting
+    app.before_request_funcs[None].remove(fail)
+
+
+def test_words_of_an_exception_are_not_logged(
+    asker: Asker, raised: list[Exception], logged: list[str]
+) -> None:
+    """At any level: its kind and place are, and those of its cause."""
+    secrets = (f"Authorization: Basic {PASSWORD}", "https://x/upo.xml?sig=abc", "token|nip-1")
+    logging.getLogger("ksef_proxy").setLevel("DEBUG")
+    for secret in secrets:
+        cause = ValueError(f"cause {secret}")
+        error = requests.ConnectionError(secret)
+        error.__cause__ = cause
+        raised.append(error)
+        answer = asker.ask("status")
+        assert answer.status_code == 500
+        assert secret not in answer.text
+    written = "".join(logged)
+    for secret in secrets:
+        assert secret not in written
+    for known in ("builtins.ValueError", "requests.exceptions.ConnectionError", "in fail"):
+        assert written.count(known) >= len(secrets)
 
 
 def test_values_of_tokens_are_not_part_of_their_repr() -> None:

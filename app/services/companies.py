@@ -1,0 +1,78 @@
+"""A company that goes: what it has here, and its removal."""
+
+from dataclasses import dataclass
+
+from app import clock, errors
+from app.db.queries import companies as queries
+from app.errors import OperatorError
+from app.services import audit, auth, documents
+from app.services.parts import Parts, Place
+
+
+@dataclass(frozen=True, slots=True)
+class Holdings:
+    """What a company has here.
+
+    `logged_in`: the environments in which it has a KSeF session; `rows_that_stay`: its invoice
+    rows in both tables.
+    """
+
+    users: int
+    credentials: int
+    logged_in: tuple[str, ...]
+    answers: int
+    upos: int
+    rows_that_stay: int
+
+
+def holdings(parts: Parts, nip: str) -> Holdings:
+    """What `remove` would remove; OperatorError where there is no company or nothing of it."""
+    with parts.db.transaction() as connection:
+        row = queries.holdings(connection, nip=nip)
+    if row is None or (row.removed_at is not None and not row.answers + row.upos):
+        raise OperatorError(f"There is no company {nip}.")
+    return Holdings(
+        row.users, row.credentials, tuple(row.logged_in), row.answers, row.upos, row.rows_that_stay
+    )
+
+
+def remove(parts: Parts, nip: str) -> list[str]:
+    """Remove a company: users, credentials, KSeF sessions, documents, the quota's ledger.
+
+    Its invoice rows and their links stay. Broken off in the middle of the documents it goes on
+    when it is called again. Returns the environments whose KSeF session could not be revoked;
+    raises OperatorError as `holdings` does.
+    """
+    had = holdings(parts, nip)
+    not_revoked = [name for name in had.logged_in if not _revoked(parts, Place(nip, name))]
+    with parts.db.transaction() as connection:
+        for remove_from in (
+            queries.remove_sessions,
+            queries.remove_credentials,
+            queries.remove_users,
+            queries.remove_simulations,
+            queries.remove_refusals,
+            queries.remove_calls,
+            queries.remove_limits,
+            queries.mark_removed,
+        ):
+            remove_from(connection, nip=nip)
+        audit.note(
+            connection,
+            audit.What.COMPANY_REMOVED,
+            company_nip=nip,
+            detail=f"{had.users} users, {had.credentials} credentials, {had.answers} answers, "
+            f"{had.upos} UPOs",
+        )
+    documents.delete(parts, company_nip=nip)
+    return not_revoked
+
+
+def _revoked(parts: Parts, place: Place) -> bool:
+    """Whether KSeF has ended the session; it is forgotten here in any case."""
+    try:
+        with clock.within(parts.timing.request):
+            auth.log_out(parts, place)
+    except errors.ProxyError:
+        return False
+    return True

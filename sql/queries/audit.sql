@@ -1,0 +1,20 @@
+-- name: note(who, what, company_nip, environment, detail, request_id, address)!
+INSERT INTO audit (who, what, company_nip, environment, detail, request_id, address)
+VALUES (:who, :what, :company_nip, :environment, :detail, :request_id, :address);
+
+-- name: newest(nip, what, since, most)
+-- Null for nip, what, since: any.
+SELECT at, who, what, company_nip, environment::text, detail, request_id, address
+FROM audit
+WHERE (:nip::text IS NULL OR company_nip = :nip)
+  AND (:what::text IS NULL OR what = :what)
+  AND at >= coalesce(:since::timestamptz, '-infinity')
+ORDER BY at DESC
+LIMIT :most;
+
+-- name: purge(days, batch)!
+-- Not a right of the service's role.
+DELETE FROM audit
+WHERE ctid = ANY (ARRAY(
+    SELECT ctid FROM audit WHERE at < now() - make_interval(days => :days) ORDER BY at LIMIT :batch
+));

@@ -1,0 +1,46 @@
+-- What goes with a company. Its invoice rows stay, with their sessions.
+
+-- name: holdings(nip)^
+-- No row where there never was such a company.
+SELECT
+    (SELECT count(*) FROM users WHERE company_nip = nip) AS users,
+    (SELECT count(*) FROM ksef_credentials WHERE company_nip = nip) AS credentials,
+    (
+        SELECT coalesce(array_agg(environment::text ORDER BY environment), '{}')
+        FROM ksef_sessions
+        WHERE company_nip = nip
+    ) AS logged_in,
+    (SELECT count(*) FROM kept_sessions WHERE company_nip = nip) AS answers,
+    (SELECT count(*) FROM upos WHERE company_nip = nip) AS upos,
+    (SELECT count(*) FROM synced_invoices WHERE company_nip = nip)
+        + (SELECT count(*) FROM offline_invoices WHERE company_nip = nip) AS rows_that_stay,
+    removed_at
+FROM companies
+WHERE nip = :nip;
+
+-- name: remove_sessions(nip)!
+DELETE FROM ksef_sessions WHERE company_nip = :nip;
+
+-- name: remove_credentials(nip)!
+DELETE FROM ksef_credentials WHERE company_nip = :nip;
+
+-- name: remove_users(nip)!
+DELETE FROM users WHERE company_nip = :nip;
+
+-- name: remove_simulations(nip)!
+DELETE FROM outage_simulations WHERE company_nip = :nip;
+
+-- name: remove_refusals(nip)!
+DELETE FROM kept_refusals WHERE company_nip = :nip;
+
+-- name: remove_calls(nip)!
+-- KSeF counts those of the last hour still, also for a company that is added again.
+DELETE FROM quota_calls
+WHERE company_nip = :nip AND reserved_at < clock_timestamp() - interval '2 hours';
+
+-- name: remove_limits(nip)!
+DELETE FROM quota_groups
+WHERE company_nip = :nip AND (blocked_until IS NULL OR blocked_until < clock_timestamp());
+
+-- name: mark_removed(nip)!
+UPDATE companies SET removed_at = coalesce(removed_at, now()) WHERE nip = :nip;
