@@ -16,7 +16,7 @@ import psycopg2
 import psycopg2.errors
 import psycopg2.extras
 
-from app import errors, telemetry
+from app import clock, errors, meters, telemetry
 
 Connection = Any  # psycopg2's connection; its type stubs fit neither our cursors nor aiosql
 
@@ -38,6 +38,7 @@ class Database:
         self._dsn = dsn
         self._timing = timing
         self._turns = threading.BoundedSemaphore(size)
+        meters.pool_size.set(size)
         self._idle: deque[Connection] = deque()
         self._shared = threading.local()
         self._begin = (
@@ -72,7 +73,7 @@ class Database:
                 self._shared.connection = None
 
     def _new_transaction(self) -> Iterator[Connection]:
-        if not self._turns.acquire(timeout=self._timing.wait):
+        if not (self._turns.acquire(blocking=False) or self._turn_in_time()):
             raise errors.Unavailable("The service is busy: no database connection is free.")
         try:
             yield from self._in_transaction()
@@ -84,6 +85,13 @@ class Database:
             raise errors.Unavailable("The database does not answer.") from error
         finally:
             self._turns.release()
+
+    def _turn_in_time(self) -> bool:
+        began = clock.monotonic()
+        given = self._turns.acquire(timeout=self._timing.wait)
+        outcome = "connected" if given else "refused"
+        meters.pool_waits.labels(outcome).observe(clock.monotonic() - began)
+        return given
 
     def _in_transaction(self) -> Iterator[Connection]:
         connection = self._begun()

@@ -6,7 +6,7 @@ from typing import Any
 
 import orjson
 
-from app import telemetry
+from app import meters, telemetry
 from app.db.queries import linking as queries
 from app.ksef.wire import SessionInvoice
 from app.services.parts import Parts, Place
@@ -67,6 +67,8 @@ def _report(place: Place, reference_number: str, *changed: Sequence[Any]) -> Non
         session=reference_number,
         rows=sum(map(len, changed)),
     )
+    for table, rows in zip(("synced_invoices", "offline_invoices"), changed, strict=True):
+        meters.linked_rows.labels(place.environment, table).inc(len(rows))
     for row in (row for rows in changed for row in rows if row.previous is not None):
         telemetry.warning(
             "a row was linked to another session before",

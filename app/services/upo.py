@@ -52,6 +52,7 @@ def fetch_upo(
     name = UpoName(reference_number, ksef_number=ksef_number)
     with parts.db.one_transaction():
         outages.refuse_if_simulated(parts, place)
+        telemetry.answered_from("store")
         document = archived(parts, place, name)
     document = document or fetch(parts, place, name, ActiveSession(parts, place))
     return _handed_out(document, doc_type)
@@ -65,6 +66,7 @@ def fetch_session_upo(
     Raises what `fetch_upo` raises.
     """
     outages.refuse_if_simulated(parts, place)
+    telemetry.answered_from("store")
     files = []
     for page in _pages(parts, place, reference_number):
         name = UpoName(reference_number, page_reference_number=page)
@@ -94,6 +96,7 @@ def fetch(parts: Parts, place: Place, name: UpoName, bearer: ActiveSession) -> b
     def ask() -> bytes:
         with refusals.remembered(parts, place, question):
             document = _from_ksef(parts, place, name, bearer)
+        telemetry.answered_from("fresh")
         if not document.startswith(_PDF):
             _archive(parts, place, name, document)
         return document
