@@ -24,7 +24,7 @@ from app import errors
 
 PREFIX = "ksef_proxy"
 _METHODS = frozenset({"GET", "HEAD", "OPTIONS", "POST", "PUT", "DELETE", "PATCH"})
-_OF_THIS_PROCESS = CollectorRegistry()
+OF_THIS_PROCESS = CollectorRegistry()
 disable_created_metrics()
 
 http_requests = Histogram(
@@ -33,21 +33,21 @@ http_requests = Histogram(
     " kept answer was given (store), KSeF was asked (fresh), or could not be just then (earlier)",
     ("method", "route", "status", "source"),
     namespace=PREFIX,
-    registry=_OF_THIS_PROCESS,
+    registry=OF_THIS_PROCESS,
     buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0),
 )
 http_requests_in_progress = Gauge(
     "http_requests_in_progress",
     "Requests being worked on: threads that are busy",
     namespace=PREFIX,
-    registry=_OF_THIS_PROCESS,
+    registry=OF_THIS_PROCESS,
     multiprocess_mode="livesum",
 )
 http_threads = Gauge(
     "http_threads",
     "Threads that can work on requests, of all live workers",
     namespace=PREFIX,
-    registry=_OF_THIS_PROCESS,
+    registry=OF_THIS_PROCESS,
     multiprocess_mode="livesum",
 )
 ksef_calls = Histogram(
@@ -55,7 +55,7 @@ ksef_calls = Histogram(
     "Calls sent to KSeF: their number and duration, by the quota group that they cost, and outcome",
     ("environment", "group", "outcome"),
     namespace=PREFIX,
-    registry=_OF_THIS_PROCESS,
+    registry=OF_THIS_PROCESS,
     buckets=(0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0),
 )
 linked_rows = Counter(
@@ -63,7 +63,7 @@ linked_rows = Counter(
     "Rows of the ERP that learned their KSeF session",
     ("environment", "table"),
     namespace=PREFIX,
-    registry=_OF_THIS_PROCESS,
+    registry=OF_THIS_PROCESS,
 )
 lease_wait_seconds = Counter(
     "lease_wait_seconds_total",
@@ -71,21 +71,21 @@ lease_wait_seconds = Counter(
     " that logs the same company in (login); its rate is the number of threads that wait",
     ("what",),
     namespace=PREFIX,
-    registry=_OF_THIS_PROCESS,
+    registry=OF_THIS_PROCESS,
 )
 pool_waits = Histogram(
     "database_pool_wait_seconds",
     "Waits for a database connection; only those that did not get one at once",
     ("outcome",),
     namespace=PREFIX,
-    registry=_OF_THIS_PROCESS,
+    registry=OF_THIS_PROCESS,
     buckets=(0.01, 0.05, 0.1, 0.25, 0.5, 1.0),
 )
 pool_size = Gauge(
     "database_pool_size_connections",
     "Database connections that may be open, of all live workers",
     namespace=PREFIX,
-    registry=_OF_THIS_PROCESS,
+    registry=OF_THIS_PROCESS,
     multiprocess_mode="livesum",
 )
 
@@ -97,6 +97,13 @@ def request_answered(
     # Anybody may send any method: each would be a time series of its own.
     known = method if method in _METHODS else "other"
     http_requests.labels(known, route or "none", status, source).observe(seconds)
+
+
+def pool_opened(size: int) -> None:
+    """A pool of so many connections begins; the first wait is then seen as one more than none."""
+    pool_size.set(size)
+    for outcome in ("connected", "refused"):
+        pool_waits.labels(outcome)
 
 
 @contextmanager
@@ -137,5 +144,5 @@ def exposition(shared: Collector) -> bytes:
     try:
         MultiProcessCollector(registry)
     except ValueError:  # no folder: this process is alone
-        registry.register(_OF_THIS_PROCESS)
+        registry.register(OF_THIS_PROCESS)
     return generate_latest(registry)

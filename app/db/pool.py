@@ -38,7 +38,7 @@ class Database:
         self._dsn = dsn
         self._timing = timing
         self._turns = threading.BoundedSemaphore(size)
-        meters.pool_size.set(size)
+        meters.pool_opened(size)
         self._idle: deque[Connection] = deque()
         self._shared = threading.local()
         self._begin = (

@@ -17,6 +17,7 @@ HELP = {
     "refused_credentials": "Stored credentials that KSeF refuses",
     "active_sessions": "Companies that are logged in to KSeF",
     "breaker_open": "1 while KSeF is known to be down",
+    "firewall_blocks": "1 while nothing is sent because KSeF's firewall blocked a call",
     "quota_left_ratio": "What is left of our share of KSeF's hourly quota, 0 to 1,"
     " to the company that has least of it",
     "quota_blocked_companies": "Companies that KSeF's 429 keeps from calling",
@@ -65,6 +66,7 @@ def _from_database(parts: Parts) -> Iterator[Figure]:
         yield Figure("refused_credentials", row.refused_credentials, where)
         yield Figure("active_sessions", row.active_sessions, where)
         yield Figure("breaker_open", row.breaker_open, where)
+        yield Figure("firewall_blocks", row.firewall_blocks, where)
     for row in groups:
         where = {"environment": row.environment, "group": row.quota_group}
         yield Figure("quota_left_ratio", row.quota_left, where)

@@ -16,7 +16,11 @@ SELECT
     ) AS active_sessions,
     EXISTS (
         SELECT FROM outages WHERE outages.environment = known.environment AND opened_at IS NOT NULL
-    ) AS breaker_open
+    ) AS breaker_open,
+    EXISTS (
+        SELECT FROM outages
+        WHERE outages.environment = known.environment AND paused_until > clock_timestamp()
+    ) AS firewall_blocks
 FROM unnest(enum_range(NULL::ksef_environment)) AS known (environment);
 
 -- name: quota_by_group(quota_groups, per_hour, share, seconds)
