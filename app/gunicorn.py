@@ -1,12 +1,32 @@
 """gunicorn's settings: `gunicorn --config app/gunicorn.py wsgi:app`."""
 
 import os
+import select
 import shutil
 import tempfile
 from typing import Any
 
+from gunicorn.workers.gthread import ThreadWorker
+
+
+class Worker(ThreadWorker):  # type: ignore[misc]
+    """gthread, but for its end: whoever comes then is refused, and goes to another replica.
+
+    gunicorn's own keeps the door open and lets nobody in until its last request is done.
+    """
+
+    def set_accept_enabled(self, enabled: bool) -> None:
+        """Called with False, and `alive` false, when the worker begins to end."""
+        super().set_accept_enabled(enabled)
+        if not enabled and not self.alive:
+            for listener in self.sockets:
+                while select.select([listener], [], [], 0)[0]:  # those who had come before
+                    self.accept(listener)
+                listener.close()
+
+
 bind = f"{os.environ.get('HOST', '127.0.0.1')}:{os.environ.get('PORT', '8080')}"
-worker_class = "gthread"
+worker_class = Worker
 workers = int(os.environ.get("WEB_CONCURRENCY", "2"))
 threads = int(os.environ.get("WEB_THREADS", "8"))
 timeout = 60  # a heartbeat for gthread, not a limit on requests: those have their own deadlines
