@@ -53,7 +53,7 @@ def app(settings: Settings) -> Iterator[Flask]:
 def running_nginx(folder: Path, ca: Ca, ports: list[int]) -> Iterator[str]:
     """nginx with the deployed configuration, but for addresses and files; its base URL."""
     port, certificate = free_port(), ca.issue(folder)
-    text = (PROJECT / "deploy/nginx/ksef-proxy.conf").read_text("utf-8")
+    text = "".join(file.read_text("utf-8") for file in (PROJECT / "deploy/nginx").glob("*.conf"))
     for pattern, value in {
         "127.0.0.1:8081": f"127.0.0.1:{ports[0]}",
         "127.0.0.1:8082": f"127.0.0.1:{ports[1]}",
