@@ -38,6 +38,7 @@ def create_app(given: Settings | None = None) -> Flask:
     parts = make_parts(chosen)
     app.extensions[EXTENSION] = (chosen, parts)
     api.register(app)
+    cli.hide_others(app)
     meters.http_threads.set(chosen.web_threads)
     if not cli.is_running():
         outages.report_forbidden(parts)
