@@ -92,7 +92,7 @@ def test_requests_and_calls_are_counted(company: Company, ask: Any, control: Con
     assert grown("ksef_call_duration_seconds_count", **calls, group="sessionMisc") == 1
     assert grown("ksef_call_duration_seconds_count", **calls, group="sessionInvoiceList") == 1
     assert after("http_requests_in_progress") == 1  # that of /metrics itself
-    assert after("http_threads") == 8
+    assert after("http_threads") >= 1
 
 
 @pytest.mark.parametrize(
