@@ -2,13 +2,14 @@
 
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from functools import wraps
 from pathlib import Path
 from typing import Any, TextIO
 
 import click
+import orjson
 from flask import Flask
 from flask.cli import AppGroup, with_appcontext
 
@@ -34,6 +35,7 @@ from app.settings import ENVIRONMENTS, SettingsError
 
 Command = Callable[..., None]
 
+json_option = click.option("--json", "as_json", is_flag=True, help="A JSON list, for programs")
 environment_argument = click.argument("environment", type=click.Choice(ENVIRONMENTS))
 
 
@@ -57,6 +59,11 @@ def register(app: Flask) -> None:
         audit_group,
     ):
         app.cli.add_command(command)
+
+
+def hide_others(app: Flask) -> None:
+    """Take flask-smorest's own commands away: /openapi.json gives the contract."""
+    app.cli.commands.pop("openapi", None)
 
 
 def is_running() -> bool:
@@ -98,7 +105,10 @@ def for_place(command: Command) -> Command:
 @with_appcontext
 @told_plainly
 def migrate_command() -> None:
-    """Bring the database of DATABASE_URL up to date (with a role that owns it)."""
+    """Bring the database up to date.
+
+    DATABASE_URL names it, with a role that owns it.
+    """
     applied = migrate.migrate(settings().database_url)
     for name in applied:
         click.echo(f"applied {name}")
@@ -146,11 +156,14 @@ user = AppGroup("user", help="Users, each of one company.")
 @user.command("add")
 @click.argument("email")
 @click.option("--nip", required=True, help="NIP of the user's company")
-@click.option("--role", required=True, type=click.Choice(users.ROLES))
+@click.option("--role", required=True, type=click.Choice(users.ROLES), help="What it may do")
 @click.option("--password-stdin", is_flag=True, help="Read the password from standard input")
 @told_plainly
 def add_user(email: str, nip: str, role: str, password_stdin: bool) -> None:
-    """Enter a user. Without --password-stdin a strong password is made and shown once."""
+    """Enter a user.
+
+    Without --password-stdin a strong password is made and shown once.
+    """
     given = _line_of(sys.stdin) if password_stdin else None
     password = users.add_user(parts(), email=email, nip=nip, role=role, password=given)
     click.echo(f"user {email} added")
@@ -168,13 +181,15 @@ def disable_user(email: str) -> None:
 
 
 @user.command("list")
+@json_option
 @told_plainly
-def list_users() -> None:
-    """All users."""
+def list_users(as_json: bool) -> None:
+    """Show all users."""
     rows = users.list_users(parts())
     _table(
         ("email", "nip", "role", "state"),
-        [(r.email, r.company_nip, r.role, "disabled" if r.disabled_at else "") for r in rows],
+        [(r.email, r.company_nip, r.role, "disabled" if r.disabled_at else None) for r in rows],
+        as_json,
     )
 
 
@@ -185,35 +200,51 @@ credential = AppGroup("credential", help="With what a company logs in to KSeF.")
 @told_plainly
 @for_place
 def set_token(place: Place) -> None:
-    """Store a KSeF token, sealed; it is read from standard input, or asked for."""
+    """Store a KSeF token, sealed.
+
+    It is read from standard input, or asked for.
+    """
     given = click.prompt("KSeF token", hide_input=True) if sys.stdin.isatty() else None
     auth.set_token(parts(), place, given or _line_of(sys.stdin))
     click.echo(f"KSeF token of {place.company_nip} stored for {place.environment}")
 
 
 @click.command("login")
+@with_appcontext
 @told_plainly
 @for_place
 def log_in(place: Place) -> None:
-    """Log a company in to KSeF; also with a credential that KSeF's security had blocked."""
+    """Log a company in to KSeF.
+
+    Also with a credential that KSeF's security had blocked.
+    """
     session = auth.log_in(parts(), place, by_operator=True)
     until = _moment(session.refresh_token_valid_until)
     click.echo(f"{place.company_nip} is logged in to {place.environment}, until {until}")
 
 
 @click.command("logout")
+@with_appcontext
 @told_plainly
 @for_place
 def log_out(place: Place) -> None:
-    """Revoke a company's KSeF session and forget it; the credential stays."""
+    """Revoke a company's KSeF session.
+
+    The credential stays.
+    """
     auth.log_out(parts(), place)
     click.echo(f"{place.company_nip} is logged out of {place.environment}")
 
 
 @click.command("sessions")
+@with_appcontext
+@json_option
 @told_plainly
-def sessions() -> None:
-    """Who is logged in to KSeF where, since when, until when and with what."""
+def sessions(as_json: bool) -> None:
+    """Show who is logged in to KSeF.
+
+    Where, since when, until when and with what; and which credential KSeF refuses.
+    """
     _table(
         ("nip", "environment", "method", "since", "access until", "refresh until", "state"),
         [
@@ -221,15 +252,16 @@ def sessions() -> None:
                 row.company_nip,
                 row.environment,
                 row.method,
-                _moment(row.authenticated_at),
-                _moment(row.access_token_valid_until),
-                _moment(row.refresh_token_valid_until),
+                row.authenticated_at,
+                row.access_token_valid_until,
+                row.refresh_token_valid_until,
                 f"refused ({row.refused_code}) since {_moment(row.refused_at)}"
                 if row.refused_code
                 else ("logged in" if row.authenticated_at else "logged out"),
             )
             for row in auth.list_sessions(parts())
         ],
+        as_json,
     )
 
 
@@ -256,7 +288,10 @@ def sessions() -> None:
 def set_certificate(
     place: Place, file: Path, key_file: Path | None, passphrase_stdin: bool, no_verify: bool
 ) -> None:
-    """Store a certificate with its private key, sealed, once a login with it has succeeded."""
+    """Store a certificate with its key, sealed.
+
+    Once a login with it has succeeded, unless --no-verify.
+    """
     certificate = certificates.read(
         file.read_bytes(),
         key_file.read_bytes() if key_file else None,
@@ -310,8 +345,11 @@ invoices_group = AppGroup("invoices", help="The company's own invoice rows.")
 @told_plainly
 @for_place
 def import_invoices(file: Path, place: Place) -> None:
-    """Bring in rows from a CSV file with the columns invoice_number, ksef_number,
-    ksef_reference_number."""
+    """Bring in rows from a CSV file.
+
+    Its columns: invoice_number, ksef_number, ksef_reference_number. All of it or nothing; rows
+    that are there already stay as they are.
+    """
     try:
         with file.open(encoding="utf-8-sig", newline="") as lines:
             imported = invoices.import_csv(parts(), place, lines)
@@ -325,10 +363,11 @@ def import_invoices(file: Path, place: Place) -> None:
 
 @invoices_group.command("list")
 @click.option("--unlinked", is_flag=True, help="Only rows without a session")
+@json_option
 @told_plainly
 @for_place
-def list_invoices(place: Place, unlinked: bool) -> None:
-    """The company's rows of both tables."""
+def list_invoices(place: Place, unlinked: bool, as_json: bool) -> None:
+    """Show the company's rows of both tables."""
     rows = invoices.list_rows(parts(), place, unlinked=unlinked)
     _table(
         ("table", "invoice_number", "ksef_number", "ksef_reference_number", "session"),
@@ -336,12 +375,13 @@ def list_invoices(place: Place, unlinked: bool) -> None:
             (
                 r.kind,
                 r.invoice_number,
-                r.ksef_number or "",
-                r.ksef_reference_number or "",
-                r.session_reference_number or "",
+                r.ksef_number,
+                r.ksef_reference_number,
+                r.session_reference_number,
             )
             for r in rows
         ],
+        as_json,
     )
 
 
@@ -350,9 +390,10 @@ def list_invoices(place: Place, unlinked: bool) -> None:
 @told_plainly
 @for_place
 def link(place: Place) -> None:
-    """Link everything that is not linked, from KSeF's own list of the company's sessions.
+    """Link everything that is not linked.
 
-    May be broken off and begun again. Leaves half of KSeF's quota to live traffic.
+    From KSeF's own list of the company's sessions. May be broken off and begun again. Leaves half
+    of KSeF's quota to live traffic.
     """
     with _progress("sessions") as progress:
         summary = backfill.link_history(parts(), place, progress)
@@ -366,9 +407,10 @@ upo_group = AppGroup("upo", help="UPOs.")
 @told_plainly
 @for_place
 def archive_upos(place: Place) -> None:
-    """Fetch the UPOs of linked invoices that the archive lacks.
+    """Fetch the UPOs that the archive lacks.
 
-    May be broken off and begun again. Leaves half of KSeF's quota to live traffic.
+    Those of linked invoices. May be broken off and begun again. Leaves half of KSeF's quota to
+    live traffic.
     """
     with _progress("UPOs") as progress:
         summary = backfill.archive_upos(parts(), place, progress)
@@ -377,11 +419,26 @@ def archive_upos(place: Place) -> None:
 
 @upo_group.command("render")
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option("-o", "--output", required=True, type=click.Path(dir_okay=False, path_type=Path))
-@click.option("--language", type=click.Choice(("pl", "en")), default="pl", show_default=True)
+@click.option(
+    "-o",
+    "--output",
+    required=True,
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Where the PDF is written",
+)
+@click.option(
+    "--language",
+    type=click.Choice(("pl", "en")),
+    default="pl",
+    show_default=True,
+    help="Of the PDF's own words",
+)
 @told_plainly
 def render(file: Path, output: Path, language: str) -> None:
-    """Draw the PDF of a UPO's XML file. Needs no database and no KSeF."""
+    """Draw the PDF of a UPO's XML file.
+
+    Needs no database and no KSeF.
+    """
     output.write_bytes(upo.render(file.read_bytes(), language=language))
     click.echo(f"{output} written")
 
@@ -390,24 +447,30 @@ quota_group = AppGroup("quota", help="KSeF's quota, as all replicas have used it
 
 
 @quota_group.command("show")
+@json_option
 @told_plainly
 @for_place
-def show_quota(place: Place) -> None:
-    """Limits, calls of the last minute and hour, and until when KSeF blocks a group."""
+def show_quota(place: Place, as_json: bool) -> None:
+    """Show the calls and limits of each group.
+
+    Calls of the last minute and hour, limits by second, minute and hour, and until when KSeF
+    blocks a group.
+    """
     _table(
         ("group", "minute", "hour", "limits", "blocked until"),
         [
             (
                 row.quota_group,
-                str(row.used_minute),
-                str(row.used_hour),
+                row.used_minute,
+                row.used_hour,
                 "published"
                 if row.per_hour is None
                 else f"{row.per_second}/{row.per_minute}/{row.per_hour}",
-                row.blocked_until.isoformat(timespec="seconds") if row.blocked_until else "",
+                row.blocked_until,
             )
             for row in quota.show(parts(), place)
         ],
+        as_json,
     )
 
 
@@ -415,16 +478,21 @@ def show_quota(place: Place) -> None:
 @told_plainly
 @for_place
 def clear_quota(place: Place) -> None:
-    """Lift the blocks that KSeF's 429 answers have set; calls are counted on."""
+    """Lift the blocks that KSeF's 429 have set.
+
+    Calls are counted on.
+    """
     click.echo(f"{quota.clear(parts(), place)} block(s) lifted")
 
 
 @click.command("rotate-keys")
+@with_appcontext
 @told_plainly
 def rotate_keys() -> None:
-    """Seal all stored secrets with the first of SECRET_KEYS.
+    """Seal stored secrets with the newest key.
 
-    May be broken off and begun again, while the service runs with the same SECRET_KEYS.
+    The first of SECRET_KEYS. May be broken off and begun again, while the service runs with the
+    same SECRET_KEYS.
     """
     with _progress("secrets") as progress:
         done = keys.rotate(parts(), progress)
@@ -460,25 +528,29 @@ audit_group = AppGroup("audit", help="Who did what, when.")
 )
 @click.option("--since", type=click.DateTime(), help="UTC, for example 2026-12-31T18:00:00")
 @click.option("--most", type=click.IntRange(1), default=100, show_default=True, help="So many rows")
+@json_option
 @told_plainly
-def list_audit(nip: str | None, what: str | None, since: datetime | None, most: int) -> None:
+def list_audit(
+    nip: str | None, what: str | None, since: datetime | None, most: int, as_json: bool
+) -> None:
     """Who did what, the newest first."""
     since = since.replace(tzinfo=UTC) if since else None
     _table(
         ("at", "who", "what", "nip", "environment", "detail", "address", "request"),
         [
             (
-                _moment(row.at),
+                row.at,
                 row.who,
                 row.what,
-                row.company_nip or "",
-                row.environment or "",
-                row.detail or "",
-                row.address or "",
-                row.request_id or "",
+                row.company_nip,
+                row.environment,
+                row.detail,
+                row.address,
+                row.request_id,
             )
             for row in audit.newest(parts(), nip=nip, what=what, since=since, most=most)
         ],
+        as_json,
     )
 
 
@@ -498,16 +570,25 @@ def purge_audit(days: int) -> None:
 
 @contextmanager
 def _progress(what: str) -> Iterator[backfill.Progress]:
-    """A line that counts, on a terminal only."""
+    """A bar, or a count where nobody knows how much there is; on a terminal only."""
+    if not sys.stderr.isatty():
+        yield lambda _done, _total: None
+        return
+    with ExitStack() as shown:
+        bars: list[Any] = []
 
-    def show(done: int, total: int | None) -> None:
-        if sys.stderr.isatty():
-            of = f" of {total}" if total is not None else ""
-            click.echo(f"\r{done}{of} {what}", err=True, nl=False)
+        def show(done: int, total: int | None) -> None:
+            if total is None:
+                click.echo(f"\r{done} {what}", err=True, nl=False)
+                return
+            if not bars:
+                bar = click.progressbar(length=total, label=what, show_pos=True, file=sys.stderr)
+                bars.append(shown.enter_context(bar))
+            bars[0].update(done - bars[0].pos)
 
-    yield show
-    if sys.stderr.isatty():
-        click.echo("", err=True)
+        yield show
+        if not bars:
+            click.echo("", err=True)
 
 
 def _tell(summary: backfill.Summary, what: str) -> None:
@@ -516,16 +597,27 @@ def _tell(summary: backfill.Summary, what: str) -> None:
         raise errors.OperatorError(f"{summary.failed} failed, the last one: {summary.reason}")
 
 
-def _table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
-    """In columns. What others wrote (a message, an invoice's number) cannot steer the terminal."""
-    lines = [header, *(tuple(map(_printable, row)) for row in rows)]
+def _table(header: tuple[str, ...], rows: list[tuple[Any, ...]], as_json: bool) -> None:
+    """Columns for a person, or a JSON list with an object a row.
+
+    What others wrote (a message, an invoice's number) cannot steer the terminal.
+    """
+    if as_json:
+        names = [name.replace(" ", "_") for name in header]
+        objects = [dict(zip(names, row, strict=True)) for row in rows]
+        click.echo(orjson.dumps(objects, option=orjson.OPT_INDENT_2))
+        return
+    lines = [header, *(tuple(map(_cell, row)) for row in rows)]
     widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
     for line in lines:
         cells = [text.ljust(width) for text, width in zip(line, widths, strict=True)]
         click.echo("  ".join(cells).rstrip())
 
 
-def _printable(text: str) -> str:
+def _cell(value: Any) -> str:
+    if isinstance(value, datetime):
+        return _moment(value)
+    text = "" if value is None else str(value)
     return "".join(sign if sign.isprintable() else "?" for sign in text)
 
 

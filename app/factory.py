@@ -4,7 +4,7 @@ from threading import BoundedSemaphore
 
 from flask import Flask
 
-from app import api, cli, settings, telemetry
+from app import api, cli, meters, settings, telemetry
 from app.api.context import EXTENSION
 from app.crypto import Vault
 from app.db.pool import Database, PoolTiming
@@ -38,6 +38,8 @@ def create_app(given: Settings | None = None) -> Flask:
     parts = make_parts(chosen)
     app.extensions[EXTENSION] = (chosen, parts)
     api.register(app)
+    cli.hide_others(app)
+    meters.http_threads.set(chosen.web_threads)
     if not cli.is_running():
         outages.report_forbidden(parts)
     return app

@@ -1,9 +1,32 @@
 """gunicorn's settings: `gunicorn --config app/gunicorn.py wsgi:app`."""
 
 import os
+import select
+import shutil
+import tempfile
+from typing import Any
+
+from gunicorn.workers.gthread import ThreadWorker
+
+
+class Worker(ThreadWorker):  # type: ignore[misc]
+    """gthread, but for its end: whoever comes then is refused, and goes to another replica.
+
+    gunicorn's own keeps the door open and lets nobody in until its last request is done.
+    """
+
+    def set_accept_enabled(self, enabled: bool) -> None:
+        """Called with False, and `alive` false, when the worker begins to end."""
+        super().set_accept_enabled(enabled)
+        if not enabled and not self.alive:
+            for listener in self.sockets:
+                while select.select([listener], [], [], 0)[0]:  # those who had come before
+                    self.accept(listener)
+                listener.close()
+
 
 bind = f"{os.environ.get('HOST', '127.0.0.1')}:{os.environ.get('PORT', '8080')}"
-worker_class = "gthread"
+worker_class = Worker
 workers = int(os.environ.get("WEB_CONCURRENCY", "2"))
 threads = int(os.environ.get("WEB_THREADS", "8"))
 timeout = 60  # a heartbeat for gthread, not a limit on requests: those have their own deadlines
@@ -14,3 +37,33 @@ limit_request_fields = 40
 limit_request_field_size = 4096
 control_socket_disable = True
 accesslog = None  # the application logs each request itself
+
+# gunicorn's own events as lines like all others.
+logconfig_dict = {
+    "formatters": {"lines": {"()": "app.telemetry.formatter"}},
+    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "lines"}},
+    "root": {"handlers": ["stderr"]},
+    "loggers": {
+        "gunicorn.error": {"handlers": ["stderr"], "level": "INFO", "propagate": False},
+    },
+}
+
+# prometheus-client looks for the name when it is imported, which only workers do, after this.
+_METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
+
+
+def on_starting(_server: Any) -> None:
+    """A fresh folder, in which the workers add up what they count."""
+    os.environ[_METRICS_FOLDER] = tempfile.mkdtemp(prefix="ksef-proxy-metrics-")
+
+
+def child_exit(_server: Any, worker: Any) -> None:
+    """What a worker was doing when it ended is no longer being done; what it counted stays."""
+    from prometheus_client.multiprocess import mark_process_dead
+
+    mark_process_dead(worker.pid)
+
+
+def on_exit(_server: Any) -> None:
+    """The counts end with gunicorn."""
+    shutil.rmtree(os.environ[_METRICS_FOLDER], ignore_errors=True)

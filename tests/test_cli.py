@@ -12,6 +12,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import click
+import orjson
 import pytest
 from click.testing import Result
 from flask import Flask
@@ -20,6 +22,7 @@ from app import create_app, errors
 from app.api.context import EXTENSION
 from app.services import auth, certificates, users
 from app.services.parts import Parts, Place
+from tests.api.test_policy import commands
 from tests.certificates import make
 from tests.rows import SYNCED
 from tests.upo import samples
@@ -516,3 +519,33 @@ def test_missing_settings_are_told_in_one_sentence() -> None:
     told = without_settings("user", "list")
     assert told.returncode == 1
     assert told.stderr == "Error: Settings: DATABASE_URL is missing; SECRET_KEYS is missing.\n"
+
+
+def test_lists_for_programs(run: Run, parts: Parts, company: None) -> None:
+    users.add_user(parts, email=EMAIL, nip=NIP, role="admin", password=PASSWORD)
+    auth.set_token(parts, Place(NIP, "test"), "a token")
+    given = done(run("user", "list", "--json"))
+    assert orjson.loads(given) == [{"email": EMAIL, "nip": NIP, "role": "admin", "state": None}]
+    [session] = orjson.loads(done(run("sessions", "--json")))
+    assert (session["nip"], session["refresh_until"]) == (NIP, None)
+    assert orjson.loads(done(run("quota", "show", *PLACE, "--json"))) == []
+    assert orjson.loads(done(run("invoices", "list", *PLACE, "--json"))) == []
+
+
+def test_every_command_has_a_short_help_that_is_whole(app: Flask) -> None:
+    for words, command in commands(app.cli):
+        text = command.get_short_help_str(limit=60)
+        assert not text.endswith("..."), words
+        assert text.endswith(".") or text.endswith("?"), words
+        for option in (one for one in command.params if isinstance(one, click.Option)):
+            assert option.help, (words, option.name)
+
+
+def test_no_commands_of_libraries_but_flasks_own(app: Flask) -> None:
+    assert "openapi" not in app.cli.commands
+
+
+def test_wrong_usage_is_2_and_a_refusal_1(run: Run) -> None:
+    refused(run("user", "add", EMAIL), "Missing option", code=2)
+    refused(run("nonsense"), "No such command", code=2)
+    refused(run("quota", "show", *PLACE), "no company", code=1)

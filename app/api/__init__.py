@@ -9,7 +9,7 @@ from typing import Any
 from flask import Flask, Response, g, request
 from flask_smorest import Api
 
-from app import clock, telemetry
+from app import clock, meters, telemetry
 from app.api import auth, invoices, metrics, ops, outages, problems, status, upo
 from app.api.context import settings
 from app.api.responses import json_response
@@ -64,7 +64,9 @@ def register(app: Flask) -> None:
 def _begin() -> None:
     given = request.headers.get("X-Request-ID", "")
     telemetry.request_id.set(given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex)
+    telemetry.course.set(telemetry.Course())
     g.began = time.perf_counter()
+    meters.http_requests_in_progress.inc()
     g.time = ExitStack()
     g.time.enter_context(clock.within(settings().timing.request))
 
@@ -75,28 +77,39 @@ def _end(response: Response) -> Response:
     if "ETag" not in response.headers:
         response.headers["Cache-Control"] = "no-store"
     response.headers["Content-Security-Policy"] = "default-src 'none'; frame-ancestors 'none'"
-    telemetry.info("request", **_log_line(response))
+    _report(response)
     return response
 
 
 def _close(_error: BaseException | None) -> None:
     if time_given := g.pop("time", None):
+        meters.http_requests_in_progress.dec()
         time_given.close()
     audit.actor.set(audit.Actor())
 
 
-def _log_line(response: Response) -> dict[str, Any]:
-    """What the log says of a request: the route and never the path, which names invoices."""
+def _report(response: Response) -> None:
+    """One line in the log: the route and never the path, which names invoices."""
+    seconds = time.perf_counter() - g.began
+    route = request.url_rule.rule if request.url_rule else None
+    course = telemetry.course.get() or telemetry.Course()
+    source = course.source if response.status_code < 400 else ""
+    meters.request_answered(request.method, route, response.status_code, source, seconds)
     line: dict[str, Any] = {
         "method": request.method,
-        "route": str(request.url_rule) if request.url_rule else None,
+        "route": route,
         "status": response.status_code,
-        "ms": round((time.perf_counter() - g.began) * 1000, 1),
+        "ms": round(seconds * 1000, 1),
+        "ksefCalls": course.ksef_calls,
     }
+    if source:
+        line["source"] = source
     if environment := (request.view_args or {}).get("environment"):
         line["environment"] = environment[:16]
     if caller := g.get("caller"):
-        line["company"] = telemetry.masked_nip(caller.company_nip)
+        masked = telemetry.masked_nip(caller.company_nip)
+        line["company"] = masked
+        line["user"] = caller.email.replace(caller.company_nip, masked)
     if code := g.get("error_code"):
         line["code"] = code
-    return line
+    telemetry.info("request", **line)

@@ -1,25 +1,19 @@
 """GET /metrics, for Prometheus."""
 
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 from flask import Response
-from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from app import meters
 from app.api.basic_auth import require_role
 from app.api.blueprint import Blueprint
 from app.api.context import parts, settings
-from app.services.metrics import by_environment
+from app.services.metrics import HELP, Figure, figures
 
 MEDIA_TYPE = "text/plain"
-_GAUGES = {
-    "certificate_days": "Days until the first of the stored KSeF certificates ends",
-    "refused_credentials": "Stored credentials that KSeF refuses",
-    "active_sessions": "Companies that are logged in to KSeF",
-    "breaker_open": "1 while KSeF is known to be down",
-}
 
 
 def _require_role_unless_public() -> None:
@@ -36,21 +30,23 @@ blueprint = Blueprint(
 @blueprint.takes()
 @blueprint.response(200, {"type": "string"}, content_type=MEDIA_TYPE)
 @blueprint.problems({})
-def metrics(_query: dict[str, str]) -> Response:
-    """Gauges by environment; no label names a company."""
-    registry = CollectorRegistry()
-    registry.register(_ByEnvironment(by_environment(parts())))
-    return Response(generate_latest(registry), mimetype=MEDIA_TYPE)
+def prometheus(_query: dict[str, str]) -> Response:
+    """What this replica has counted, and what all have in common; no label names a company."""
+    body = meters.exposition(_Shared(list(figures(parts()))))
+    return Response(body, content_type=CONTENT_TYPE_PLAIN_0_0_4)
 
 
-class _ByEnvironment(Collector):
-    def __init__(self, rows: Sequence[Any]) -> None:
-        self._rows = rows
+class _Shared(Collector):
+    def __init__(self, found: Sequence[Figure]) -> None:
+        self._found = found
 
     def collect(self) -> Iterable[GaugeMetricFamily]:
-        for name, words in _GAUGES.items():
-            gauge = GaugeMetricFamily(f"ksef_proxy_{name}", words, labels=["environment"])
-            for row in self._rows:
-                if (value := getattr(row, name)) is not None:
-                    gauge.add_metric([row.environment], float(value))
+        for name, words in HELP.items():
+            of_name = [figure for figure in self._found if figure.name == name]
+            if not of_name:
+                continue
+            labels = list(of_name[0].labels)
+            gauge = GaugeMetricFamily(f"{meters.PREFIX}_{name}", words, labels=labels)
+            for figure in of_name:
+                gauge.add_metric(list(figure.labels.values()), float(figure.value))
             yield gauge

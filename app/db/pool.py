@@ -22,7 +22,7 @@ import psycopg2.errors
 import psycopg2.extras
 from psycopg2 import extensions
 
-from app import clock, errors, telemetry
+from app import clock, errors, meters, telemetry
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -78,6 +78,7 @@ class Database:
         self._dsn = dsn
         self._timing = timing
         self._turns = threading.BoundedSemaphore(size)
+        meters.pool_opened(size)
         self._idle: deque[Connection] = deque()
         self._hung_until = -math.inf
         self._limits = (
@@ -120,7 +121,7 @@ class Database:
         """A live connection, rolled back when the block raises."""
         if clock.monotonic() < self._hung_until:
             raise errors.Unavailable("The database did not answer a moment ago.")
-        if not self._turns.acquire(timeout=self._timing.wait):
+        if not (self._turns.acquire(blocking=False) or self._turn_in_time()):
             raise errors.Unavailable("The service is busy: no database connection is free.")
         try:
             yield from self._borrowed()
@@ -143,6 +144,13 @@ class Database:
             raise errors.Unavailable("The database does not answer.") from error
         finally:
             self._turns.release()
+
+    def _turn_in_time(self) -> bool:
+        began = clock.monotonic()
+        given = self._turns.acquire(timeout=self._timing.wait)
+        outcome = "connected" if given else "refused"
+        meters.pool_waits.labels(outcome).observe(clock.monotonic() - began)
+        return given
 
     def _borrowed(self) -> Iterator[Connection]:
         connection = self._take_idle() or self._connect()

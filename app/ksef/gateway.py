@@ -6,11 +6,11 @@ what it does not find is an HTTP 400 with a code.
 
 import base64
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 from urllib.parse import quote
 
 from app import errors
@@ -118,25 +118,28 @@ class Gateway:
         self._transport = transport
         self.retry = transport.retry
 
+    def _send(self, route: Route, values: Sequence[str] = (), **kwargs: Any) -> Answer:
+        """Send a call; `values` fill in its path, the rest is as `Transport.send` takes it."""
+        return self._transport.send(
+            route.method, route.path(*values), group=route.quota_group, **kwargs
+        )
+
     def public_keys(self) -> list[wire.PublicKey]:
         """KSeF's public keys, for all usages."""
-        answer = self.retry.once(
-            lambda: self._transport.send(PUBLIC_KEYS.method, PUBLIC_KEYS.path())
-        )
+        answer = self.retry.once(lambda: self._send(PUBLIC_KEYS))
         return wire.reading(wire.public_keys, answer.json())
 
     def challenge(self) -> wire.Challenge:
         """A fresh challenge; it lives for ten minutes."""
-        answer = self._transport.send(CHALLENGE.method, CHALLENGE.path())
+        answer = self._send(CHALLENGE)
         return wire.reading(wire.challenge, answer.json())
 
     def start_login_with_token(
         self, *, nip: str, challenge: str, encrypted_token: bytes, public_key_id: str
     ) -> wire.StartedLogin:
         """Answer a challenge with a KSeF token, encrypted for the public key named."""
-        answer = self._transport.send(
-            LOGIN_WITH_TOKEN.method,
-            LOGIN_WITH_TOKEN.path(),
+        answer = self._send(
+            LOGIN_WITH_TOKEN,
             json={
                 "challenge": challenge,
                 "contextIdentifier": {"type": "Nip", "value": nip},
@@ -148,17 +151,15 @@ class Gateway:
 
     def start_login_with_certificate(self, signed_request: bytes) -> wire.StartedLogin:
         """Answer a challenge with a signed `AuthTokenRequest` document."""
-        answer = self._transport.send(
-            LOGIN_WITH_CERTIFICATE.method, LOGIN_WITH_CERTIFICATE.path(), xml=signed_request
-        )
+        answer = self._send(LOGIN_WITH_CERTIFICATE, xml=signed_request)
         return wire.reading(wire.started_login, answer.json())
 
     def login_status(self, login: wire.StartedLogin) -> wire.Status:
         """How far a login is: 100 in progress, 200 done, else refused."""
         answer = self.retry.once(
-            lambda: self._transport.send(
-                LOGIN_STATUS.method,
-                LOGIN_STATUS.path(login.reference_number),
+            lambda: self._send(
+                LOGIN_STATUS,
+                [login.reference_number],
                 bearer=login.operation_token.value,
             )
         )
@@ -170,9 +171,7 @@ class Gateway:
         TokensLost where its answer did not come, or not whole: they cannot be asked for again.
         """
         try:
-            answer = self._transport.send(
-                REDEEM.method, REDEEM.path(), bearer=login.operation_token.value
-            )
+            answer = self._send(REDEEM, bearer=login.operation_token.value)
             return wire.reading(wire.tokens, answer.json())
         except (errors.KsefUnreachable, errors.KsefInvalidResponse) as error:
             raise TokensLost(error) from error
@@ -183,21 +182,17 @@ class Gateway:
 
     def refresh(self, refresh_token: str) -> wire.Token:
         """A new access token. The refresh token stays as it is."""
-        answer = self.retry.once(
-            lambda: self._transport.send(REFRESH.method, REFRESH.path(), bearer=refresh_token)
-        )
+        answer = self.retry.once(lambda: self._send(REFRESH, bearer=refresh_token))
         return wire.reading(wire.access_token, answer.json())
 
     def revoke(self, bearer: str) -> None:
         """End the login that the bearer belongs to."""
-        self._transport.send(REVOKE.method, REVOKE.path(), bearer=bearer)
+        self._send(REVOKE, bearer=bearer)
 
     def session_status(self, bearer: str, reference_number: str) -> wire.SessionStatus:
         """What became of a session. SessionNotFound where this company has none of that number."""
         with _refused_as(_NO_SESSION):
-            answer = self._transport.send(
-                SESSION.method, SESSION.path(reference_number), bearer=bearer
-            )
+            answer = self._send(SESSION, [reference_number], bearer=bearer)
         return wire.reading(wire.session_status, answer.json())
 
     def session_invoices(
@@ -205,9 +200,9 @@ class Gateway:
     ) -> wire.InvoicePage:
         """One page of a session's invoices, up to PAGE_SIZE of them."""
         with _refused_as(_NO_SESSION):
-            answer = self._transport.send(
-                SESSION_INVOICES.method,
-                SESSION_INVOICES.path(reference_number),
+            answer = self._send(
+                SESSION_INVOICES,
+                [reference_number],
                 bearer=bearer,
                 params={"pageSize": str(PAGE_SIZE)},
                 headers=_continuation(continuation_token),
@@ -229,9 +224,8 @@ class Gateway:
             params["dateCreatedFrom"] = created_from.isoformat()
         if modified_from:
             params["dateModifiedFrom"] = modified_from.isoformat()
-        answer = self._transport.send(
-            SESSIONS.method,
-            SESSIONS.path(),
+        answer = self._send(
+            SESSIONS,
             bearer=bearer,
             params=params,
             headers=_continuation(continuation_token),
@@ -243,24 +237,24 @@ class Gateway:
     ) -> wire.SessionInvoice:
         """One invoice of a session."""
         with _refused_as(_NO_SESSION):
-            answer = self._transport.send(
-                SESSION_INVOICE.method,
-                SESSION_INVOICE.path(reference_number, invoice_reference_number),
+            answer = self._send(
+                SESSION_INVOICE,
+                [reference_number, invoice_reference_number],
                 bearer=bearer,
             )
         return wire.reading(wire.invoice, answer.json())
 
     def rate_limits(self, bearer: str) -> dict[str, limits.Limits]:
         """The company's limits, by group."""
-        answer = self._transport.send(RATE_LIMITS.method, RATE_LIMITS.path(), bearer=bearer)
+        answer = self._send(RATE_LIMITS, bearer=bearer)
         return wire.reading(wire.rate_limits, answer.json())
 
     def upo_page(self, bearer: str, reference_number: str, page: str) -> Document:
         """A page of the session's collective UPO."""
         with _refused_as({**_NO_UPO, VALIDATION_FAILED: errors.UpoNotAvailable}):
-            answer = self._transport.send(
-                UPO_PAGE.method,
-                UPO_PAGE.path(reference_number, page),
+            answer = self._send(
+                UPO_PAGE,
+                [reference_number, page],
                 bearer=bearer,
                 limit=UPO_LIMIT,
             )
@@ -282,9 +276,9 @@ class Gateway:
             else errors.SessionNotFound
         )
         with _refused_as({**_NO_UPO, VALIDATION_FAILED: malformed}):
-            answer = self._transport.send(
-                UPO.method,
-                UPO.path(reference_number, ksef_number),
+            answer = self._send(
+                UPO,
+                [reference_number, ksef_number],
                 bearer=bearer,
                 limit=UPO_LIMIT,
             )

@@ -15,7 +15,7 @@ import orjson
 import requests
 import urllib3
 
-from app import clock, errors, telemetry
+from app import clock, errors, meters, telemetry
 from app.ksef import wall_clock
 from app.ksef.retry import NoAnswer, Retry
 from app.version import VERSION
@@ -99,6 +99,7 @@ class Transport:
         method: str,
         path: str,
         *,
+        group: str | None = None,
         bearer: str | None = None,
         params: Mapping[str, str] | None = None,
         headers: Mapping[str, str] | None = None,
@@ -110,6 +111,7 @@ class Transport:
 
         Raises KsefUnreachable, KsefRateLimited, KsefTokenRejected, KsefInvalidResponse, and
         KsefError for every other refusal or failure, with what KSeF said in `ksef`.
+        `group` is the quota that the call costs, for the metrics.
         """
         sent_headers = {"X-Error-Format": "problem-details", **(headers or {})}
         if bearer is not None:
@@ -119,30 +121,32 @@ class Transport:
         seconds = min(self._call, clock.time_left())
         if seconds <= 0:
             raise errors.KsefUnreachable("KSeF did not answer in time.")
-        with wall_clock.exchange(seconds, connect=self._connect) as exchange:
-            try:
-                with self._session.request(
-                    method,
-                    self._url + path,
-                    params=params,
-                    headers=sent_headers,
-                    json=json,
-                    data=xml,
-                    timeout=seconds,
-                    allow_redirects=False,
-                    stream=True,
-                ) as response:
-                    body = _read(response, limit, exchange.until)
-            except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
-                raise self._unreachable(method, path, error, exchange.answered) from None
-        answer = Answer(response.status_code, body, response.headers)
-        if warning := response.headers.get("X-System-Warning"):
-            telemetry.warning("KSeF warns", environment=self.environment, text=warning[:500])
-        if answer.status not in _ACCEPTED:
-            raise _refusal(answer)
-        if _is_html(answer):
-            raise _page_in_place_of_an_answer(answer)
-        return answer
+        telemetry.ksef_called()
+        with meters.ksef_call(self.environment, group):
+            with wall_clock.exchange(seconds, connect=self._connect) as exchange:
+                try:
+                    with self._session.request(
+                        method,
+                        self._url + path,
+                        params=params,
+                        headers=sent_headers,
+                        json=json,
+                        data=xml,
+                        timeout=seconds,
+                        allow_redirects=False,
+                        stream=True,
+                    ) as response:
+                        body = _read(response, limit, exchange.until)
+                except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
+                    raise self._unreachable(method, path, error, exchange.answered) from None
+            answer = Answer(response.status_code, body, response.headers)
+            if warning := response.headers.get("X-System-Warning"):
+                telemetry.warning("KSeF warns", environment=self.environment, text=warning[:500])
+            if answer.status not in _ACCEPTED:
+                raise _refusal(answer)
+            if _is_html(answer):
+                raise _page_in_place_of_an_answer(answer)
+            return answer
 
     def download(self, url: str, *, limit: int) -> Answer | None:
         """Fetch a download link; None where it is not KSeF's, or does not bring a document.
@@ -152,6 +156,13 @@ class Transport:
         if not self._is_ours(url):
             telemetry.warning("a download link leads elsewhere", environment=self.environment)
             return None
+        telemetry.ksef_called()
+        began = clock.monotonic()
+        answer = self._downloaded(url, limit)
+        meters.downloaded(self.environment, answer is not None, clock.monotonic() - began)
+        return answer
+
+    def _downloaded(self, url: str, limit: int) -> Answer | None:
         seconds = min(self._download, clock.time_left())
         try:
             with (

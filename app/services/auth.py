@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
-from app import clock, errors, telemetry
+from app import clock, errors, meters, telemetry
 from app.crypto import SealError
 from app.db.queries import auth as queries
 from app.ksef import limits
@@ -500,6 +500,7 @@ def _turns(parts: Parts) -> Iterator[None]:
                 retry_after=parts.timing.retry_after,
             )
         clock.sleep(parts.timing.lease_poll)
+        meters.lease_wait_seconds.labels("login").inc(parts.timing.lease_poll)
 
 
 def _row(parts: Parts, place: Place) -> Any:

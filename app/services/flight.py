@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
-from app import clock, errors
+from app import clock, errors, meters
 from app.services.leases import try_lease
 from app.services.parts import Parts, Place
 
@@ -36,6 +36,7 @@ def single(
             return found
         with _a_place_to_wait(parts):
             clock.sleep(parts.timing.lease_poll)
+            meters.lease_wait_seconds.labels("question").inc(parts.timing.lease_poll)
     raise errors.Unavailable(
         "Another request is still asking KSeF the same.", retry_after=parts.timing.retry_after
     )

@@ -6,7 +6,7 @@ from typing import Any
 
 import orjson
 
-from app import telemetry
+from app import meters, telemetry
 from app.db.pool import Connection, retried
 from app.db.queries import linking as queries
 from app.ksef.wire import SessionInvoice
@@ -53,6 +53,8 @@ def link(
             reference_numbers=[reference_number, *(i.reference_number for i in invoices)],
         )
     linked = Linked(_count(synced), _count(offline))
+    meters.linked_rows.labels(place.environment, "synced_invoices").inc(linked.synced)
+    meters.linked_rows.labels(place.environment, "offline_invoices").inc(linked.offline)
     _report(place, reference_number, linked, [*synced, *offline])
     return linked
 

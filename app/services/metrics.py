@@ -1,13 +1,75 @@
 """Figures for monitoring, from the database: the same whichever replica is asked."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
+from app import errors
 from app.db.queries import metrics as queries
+from app.ksef.limits import PUBLISHED
 from app.services.parts import Parts
+from app.version import VERSION
+
+HELP = {
+    "build_info": "1, with the version of the service",
+    "database_up": "1 where the database answers; without it the figures below are missing",
+    "certificate_end_timestamp_seconds": "When the first of the stored KSeF certificates ends",
+    "refused_credentials": "Stored credentials that KSeF refuses",
+    "active_sessions": "Companies that are logged in to KSeF",
+    "breaker_open": "1 while KSeF is known to be down",
+    "firewall_blocks": "1 while nothing is sent because KSeF's firewall blocked a call",
+    "quota_left_ratio": "What is left of our share of KSeF's hourly quota, 0 to 1,"
+    " to the company that has least of it",
+    "quota_blocked_companies": "Companies that KSeF's 429 keeps from calling",
+    "upo_archive_documents": "UPOs in the archive; an estimate above a hundred thousand",
+    "upo_archive_bytes": "Bytes of the archive on disk, indexes included",
+}
 
 
-def by_environment(parts: Parts) -> Sequence[Any]:
-    """For each environment: certificate_days (or None), refused_credentials, active_sessions,
-    breaker_open. Nothing names a company."""
-    return parts.db.rows(queries.by_environment)
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """The present value of one of HELP; no label names a company."""
+
+    name: str
+    value: float
+    labels: Mapping[str, str]
+
+
+def figures(parts: Parts) -> Iterator[Figure]:
+    """What the replicas have in common. Where the database is down, that, and nothing else."""
+    yield Figure("build_info", 1, {"version": VERSION})
+    try:
+        found = list(_from_database(parts))
+    except errors.Unavailable:
+        found = [Figure("database_up", 0, {})]
+    yield from found
+
+
+def _from_database(parts: Parts) -> Iterator[Figure]:
+    with parts.db.transaction() as connection:
+        environments = list(queries.by_environment(connection))
+        groups = list(
+            queries.quota_by_group(
+                connection,
+                quota_groups=list(PUBLISHED),
+                per_hour=[limits.per_hour for limits in PUBLISHED.values()],
+                share=parts.quota_share,
+                seconds=3600.0 * parts.timing.quota_scale,
+            )
+        )
+        archive: Any = queries.archive(connection)
+    yield Figure("database_up", 1, {})
+    for row in environments:
+        where = {"environment": row.environment}
+        if row.certificate_end is not None:
+            yield Figure("certificate_end_timestamp_seconds", row.certificate_end, where)
+        yield Figure("refused_credentials", row.refused_credentials, where)
+        yield Figure("active_sessions", row.active_sessions, where)
+        yield Figure("breaker_open", row.breaker_open, where)
+        yield Figure("firewall_blocks", row.firewall_blocks, where)
+    for row in groups:
+        where = {"environment": row.environment, "group": row.quota_group}
+        yield Figure("quota_left_ratio", row.quota_left, where)
+        yield Figure("quota_blocked_companies", row.blocked, where)
+    yield Figure("upo_archive_documents", archive.documents, {})
+    yield Figure("upo_archive_bytes", archive.bytes, {})

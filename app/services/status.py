@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
 
-from app import errors
+from app import errors, telemetry
 from app.ksef import limits
 from app.ksef.gateway import SESSION, SESSION_INVOICE, SESSION_INVOICES, Gateway
 from app.ksef.listing import all_invoices
@@ -26,6 +26,7 @@ def check_session(
 
     Raises OutageSimulation, NoActiveKsefSession, SessionNotFound, and what the gateway raises.
     """
+    telemetry.answered_from("store")
     outages.refuse_if_simulated(parts, place)
     snapshot = _known(parts, place, reference_number) or _new(
         parts, place, bearer or ActiveSession(parts, place), reference_number
@@ -51,6 +52,7 @@ def _new(parts: Parts, place: Place, bearer: ActiveSession, reference_number: st
 
     def look_beside() -> Snapshot | None:
         if kept := snapshots.load(parts, place, reference_number):
+            telemetry.answered_from("earlier")
             return _dated(kept, _window(parts, place, kept))
         refusals.repeat(parts, place, question)
         return None
@@ -71,6 +73,7 @@ def _new(parts: Parts, place: Place, bearer: ActiveSession, reference_number: st
 
 def _ask(parts: Parts, place: Place, bearer: ActiveSession, reference_number: str) -> Snapshot:
     kept = snapshots.load(parts, place, reference_number)
+    telemetry.answered_from("fresh")
     try:
         if kept and together.refresh(parts, place, bearer):
             kept = snapshots.load(parts, place, reference_number) or kept
@@ -82,8 +85,11 @@ def _ask(parts: Parts, place: Place, bearer: ActiveSession, reference_number: st
     except errors.KsefRateLimited as error:
         if kept is None:
             raise
+        telemetry.answered_from("earlier")
         return replace(kept, next_check_after=error.retry_after or DEFAULT_RETRY_AFTER)
-    if asked is not kept:
+    if asked is kept:
+        telemetry.answered_from("earlier")
+    else:
         snapshots.store(parts, place, asked, kept)
     return asked if asked.final else _dated(asked, _window(parts, place, asked))
 

@@ -50,6 +50,7 @@ def fetch_upo(
     InvoiceNotFound, UpoIntegrity, KsefInvalidResponse, and what the gateway raises.
     """
     name = UpoName(reference_number, ksef_number=ksef_number)
+    telemetry.answered_from("store")
     outages.refuse_if_simulated(parts, place)
     document = _known(parts, place, name, doc_type)
     if document is None:
@@ -104,6 +105,7 @@ def fetch_session_upo(
     Raises what `fetch_upo` raises.
     """
     outages.refuse_if_simulated(parts, place)
+    telemetry.answered_from("store")
     files = []
     for page in _pages(parts, place, reference_number):
         name = UpoName(reference_number, page_reference_number=page)
@@ -133,6 +135,7 @@ def fetch(parts: Parts, place: Place, name: UpoName, bearer: ActiveSession) -> b
     def ask() -> bytes:
         with refusals.remembered(parts, place, question):
             document = _from_ksef(parts, place, name, bearer)
+        telemetry.answered_from("fresh")
         if not document.startswith(_PDF):
             _archive(parts, place, name, document)
         return document

@@ -1,12 +1,12 @@
 -- name: by_environment()
--- certificate_days: until the first of the stored certificates ends; null where there is none.
+-- certificate_end: of the stored certificates the first one's; null where there is none.
 SELECT
     environment,
     (
-        SELECT extract(epoch FROM min(certificate_valid_until) - now())::float8 / 86400
+        SELECT extract(epoch FROM min(certificate_valid_until))::float8
         FROM ksef_credentials
         WHERE ksef_credentials.environment = known.environment
-    ) AS certificate_days,
+    ) AS certificate_end,
     (
         SELECT count(*) FROM ksef_credentials
         WHERE ksef_credentials.environment = known.environment AND refused_code IS NOT NULL
@@ -16,5 +16,49 @@ SELECT
     ) AS active_sessions,
     EXISTS (
         SELECT FROM outages WHERE outages.environment = known.environment AND opened_at IS NOT NULL
-    ) AS breaker_open
+    ) AS breaker_open,
+    EXISTS (
+        SELECT FROM outages
+        WHERE outages.environment = known.environment AND paused_until > clock_timestamp()
+    ) AS firewall_blocks
 FROM unnest(enum_range(NULL::ksef_environment)) AS known (environment);
+
+-- name: quota_by_group(quota_groups, per_hour, share, seconds)
+-- For each group: what is left of our share of the hour, 0 to 1, to the company that has least; and
+-- how many companies KSeF's 429 blocks. per_hour: the groups' published limits; -1: no limit.
+WITH used AS (
+    SELECT company_nip, environment, quota_group, count(*) AS calls
+    FROM quota_calls
+    WHERE reserved_at > clock_timestamp() - make_interval(secs => :seconds)
+    GROUP BY company_nip, environment, quota_group
+),
+allowed AS (
+    SELECT
+        company_nip, environment, quota_group, blocked_until,
+        coalesce(quota_groups.per_hour, published.per_hour) AS per_hour
+    FROM quota_groups
+    JOIN unnest(:quota_groups::text[], :per_hour::integer[]) AS published (quota_group, per_hour)
+        USING (quota_group)
+)
+SELECT
+    environment,
+    quota_group,
+    min(
+        CASE WHEN per_hour < 0 THEN 1 ELSE
+            greatest(0, 1 - coalesce(used.calls, 0) / greatest(1, floor(per_hour * :share)))
+        END
+    )::float8 AS quota_left,
+    count(*) FILTER (WHERE blocked_until > clock_timestamp()) AS blocked
+FROM allowed
+LEFT JOIN used USING (company_nip, environment, quota_group)
+GROUP BY environment, quota_group;
+
+-- name: archive()^
+-- Bytes on disk, indexes included. Many documents are not counted one by one, but as the planner
+-- estimates them.
+SELECT
+    CASE WHEN reltuples < 100000 THEN (SELECT count(*) FROM upos) ELSE reltuples END::float8
+        AS documents,
+    pg_total_relation_size(oid) AS bytes
+FROM pg_class
+WHERE oid = 'upos'::regclass;

@@ -44,13 +44,14 @@ def running_service(
     *,
     application: str = "tests.wsgi:app",
     before: Sequence[str] = (),
+    port: int | None = None,
     **settings: str,
 ) -> Iterator[Any]:
     """Starts the service, waits until it is ready, and stops it at the end.
 
     `settings` are variables in place of the usual ones, `before` a command that runs gunicorn.
     """
-    port = _free_port()
+    port = port or free_port()
     environment = {
         "PATH": os.environ.get("PATH", ""),
         "DATABASE_URL": database.service_dsn,
@@ -88,7 +89,7 @@ def running_service(
 _ENVIRONMENTS = ("test", "demo", "prod")
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         port: int = taken.getsockname()[1]

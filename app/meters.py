@@ -1,0 +1,148 @@
+"""What a worker counts and measures for Prometheus.
+
+The workers of one gunicorn write into files of a folder that `app/gunicorn.py` makes, and any of
+them can tell the sums. What all replicas have in common comes from the database instead
+(`app.services.metrics`). No label names a company, an invoice or a user.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from time import perf_counter
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    disable_created_metrics,
+    generate_latest,
+)
+from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.registry import Collector
+
+from app import errors
+
+PREFIX = "ksef_proxy"
+_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "POST", "PUT", "DELETE", "PATCH"})
+OF_THIS_PROCESS = CollectorRegistry()
+disable_created_metrics()
+
+http_requests = Histogram(
+    "http_request_duration_seconds",
+    "Requests answered: their number and duration, by route template; source says whether a"
+    " kept answer was given (store), KSeF was asked (fresh), or could not be just then (earlier)",
+    ("method", "route", "status", "source"),
+    namespace=PREFIX,
+    registry=OF_THIS_PROCESS,
+    buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0),
+)
+http_requests_in_progress = Gauge(
+    "http_requests_in_progress",
+    "Requests being worked on: threads that are busy",
+    namespace=PREFIX,
+    registry=OF_THIS_PROCESS,
+    multiprocess_mode="livesum",
+)
+http_threads = Gauge(
+    "http_threads",
+    "Threads that can work on requests, of all live workers",
+    namespace=PREFIX,
+    registry=OF_THIS_PROCESS,
+    multiprocess_mode="livesum",
+)
+ksef_calls = Histogram(
+    "ksef_call_duration_seconds",
+    "Calls sent to KSeF: their number and duration, by the quota group that they cost, and outcome",
+    ("environment", "group", "outcome"),
+    namespace=PREFIX,
+    registry=OF_THIS_PROCESS,
+    buckets=(0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0),
+)
+linked_rows = Counter(
+    "linked_rows_total",
+    "Rows of the ERP that learned their KSeF session",
+    ("environment", "table"),
+    namespace=PREFIX,
+    registry=OF_THIS_PROCESS,
+)
+lease_wait_seconds = Counter(
+    "lease_wait_seconds_total",
+    "Seconds that requests spent waiting for another one that asks KSeF the same (question), or"
+    " that logs the same company in (login); its rate is the number of threads that wait",
+    ("what",),
+    namespace=PREFIX,
+    registry=OF_THIS_PROCESS,
+)
+pool_waits = Histogram(
+    "database_pool_wait_seconds",
+    "Waits for a database connection; only those that did not get one at once",
+    ("outcome",),
+    namespace=PREFIX,
+    registry=OF_THIS_PROCESS,
+    buckets=(0.01, 0.05, 0.1, 0.25, 0.5, 1.0),
+)
+pool_size = Gauge(
+    "database_pool_size_connections",
+    "Database connections that may be open, of all live workers",
+    namespace=PREFIX,
+    registry=OF_THIS_PROCESS,
+    multiprocess_mode="livesum",
+)
+
+
+def request_answered(
+    method: str, route: str | None, status: int, source: str, seconds: float
+) -> None:
+    """A request was answered; `route` is the template, None where no route fits."""
+    # Anybody may send any method: each would be a time series of its own.
+    known = method if method in _METHODS else "other"
+    http_requests.labels(known, route or "none", status, source).observe(seconds)
+
+
+def pool_opened(size: int) -> None:
+    """A pool of so many connections begins; the first wait is then seen as one more than none."""
+    pool_size.set(size)
+    for outcome in ("connected", "refused"):
+        pool_waits.labels(outcome)
+
+
+@contextmanager
+def ksef_call(environment: str, group: str | None) -> Iterator[None]:
+    """Measures the call to KSeF in the block; `group`: the quota that it costs, if any."""
+    began = perf_counter()
+    outcome = "failed"
+    try:
+        yield
+        outcome = "ok"
+    except errors.KsefFailure as error:
+        outcome = _outcome(error)
+        raise
+    finally:
+        ksef_calls.labels(environment, group or "none", outcome).observe(perf_counter() - began)
+
+
+def downloaded(environment: str, successful: bool, seconds: float) -> None:
+    """A download link was followed, which costs no quota."""
+    outcome = "ok" if successful else "failed"
+    ksef_calls.labels(environment, "download", outcome).observe(seconds)
+
+
+def _outcome(error: errors.KsefFailure) -> str:
+    if isinstance(error, errors.KsefRateLimited):
+        return "rate_limited"
+    if isinstance(error, errors.KsefUnreachable):
+        return "unreachable"
+    if error.means is errors.Means.BLOCKED:
+        return "blocked"
+    return "refused" if error.means is errors.Means.ANSWERS else "failed"
+
+
+def exposition(shared: Collector) -> bytes:
+    """Prometheus' text: what the workers have counted, and what is `shared` by all replicas."""
+    registry = CollectorRegistry()
+    registry.register(shared)
+    try:
+        MultiProcessCollector(registry)
+    except ValueError:  # no folder: this process is alone
+        registry.register(OF_THIS_PROCESS)
+    return generate_latest(registry)

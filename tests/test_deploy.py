@@ -1,0 +1,67 @@
+"""The files of deploy/ fit each other and the service, as far as can be told without running them.
+
+nginx's run in tests/journeys/test_upgrade.py.
+"""
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.api.test_policy import setting_names
+
+PROJECT = Path(__file__).parents[1]
+DEPLOY = PROJECT / "deploy"
+
+
+@pytest.fixture(scope="module")
+def compose() -> Any:
+    return yaml.safe_load((DEPLOY / "docker/compose.yml").read_text("utf-8"))["services"]
+
+
+def test_compose_hands_over_settings_that_there_are(compose: Any) -> None:
+    for name in ("migrate", "ksef-proxy-1", "ksef-proxy-2"):
+        assert set(compose[name]["environment"]) <= setting_names()
+
+
+def test_compose_mounts_files_that_there_are(compose: Any) -> None:
+    for service in compose.values():
+        for volume in service.get("volumes", ()):
+            source = volume.split(":")[0]
+            if source.startswith(".") and "tls/" not in source:
+                assert (DEPLOY / "docker" / source).is_file(), source
+
+
+def test_nginx_and_replicas_of_compose_know_each_others_addresses(compose: Any) -> None:
+    def address(name: str) -> str:
+        return str(compose[name]["networks"]["default"]["ipv4_address"])
+
+    known = re.findall(r"server ([\d.]+):8080", (DEPLOY / "docker/replicas.conf").read_text())
+    replicas = [name for name in compose if name.startswith("ksef-proxy")]
+    assert [address(name) for name in replicas] == known
+    for name in replicas:
+        assert compose[name]["environment"]["FORWARDED_ALLOW_IPS"] == address("nginx")
+
+
+def test_image_is_made_of_files_that_are_let_in() -> None:
+    dockerfile = (DEPLOY / "docker/Dockerfile").read_text("utf-8")
+    ignored = (DEPLOY / "docker/Dockerfile.dockerignore").read_text("utf-8")
+    copied = re.findall(r"^COPY (?!--from)(\S+)", dockerfile, re.MULTILINE)
+    assert "app" in copied
+    assert sorted(copied) == sorted(re.findall(r"^!(\S+)", ignored, re.MULTILINE))
+    assert all((PROJECT / name).exists() for name in copied)
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd")
+def test_systemd_takes_the_unit(tmp_path: Path) -> None:
+    unit = (DEPLOY / "systemd/ksef-proxy@.service").read_text("utf-8")
+    installed = tmp_path / "ksef-proxy@8081.service"
+    installed.write_text(unit.replace("/opt/ksef-proxy/.venv/bin/gunicorn", "/bin/true"))
+    done = subprocess.run(
+        ["systemd-analyze", "verify", installed], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
