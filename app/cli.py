@@ -134,9 +134,10 @@ def add_company(nip: str, name: str) -> None:
 @click.option("--yes", is_flag=True, help="Do not ask")
 @told_plainly
 def remove_company(nip: str, yes: bool) -> None:
-    """Remove a company with its users, credentials, KSeF sessions and documents.
+    """Remove a company with its users and documents.
 
-    Its invoice rows stay, linked as they are. May be broken off and begun again.
+    Its credentials and KSeF sessions go too. Its invoice rows stay, linked as they are. May be
+    broken off and begun again.
     """
     has = companies.holdings(parts(), nip)
     logged_in = f" (logged in to {', '.join(has.logged_in)})" if has.logged_in else ""
