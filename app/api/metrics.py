@@ -34,15 +34,16 @@ blueprint = Blueprint(
 
 @blueprint.route("/metrics")
 @blueprint.takes()
-@blueprint.response(200, {"type": "string"}, content_type=MEDIA_TYPE)
-@blueprint.problems({})
+@blueprint.answers({"type": "string"}, "Prometheus' text format", content_type=MEDIA_TYPE)
+@blueprint.problems()
 def metrics(_query: dict[str, str]) -> Response:
-    """Gauges by environment; no label names a company."""
+    """Figures for Prometheus.
+
+    Gauges by environment; no label names a company. Public where `METRICS_PUBLIC=1`.
+    """
     registry = CollectorRegistry()
     registry.register(_ByEnvironment(by_environment(parts())))
-    response = Response(generate_latest(registry), mimetype=MEDIA_TYPE)
-    response.headers["Cache-Control"] = "no-store"
-    return response
+    return Response(generate_latest(registry), mimetype=MEDIA_TYPE)
 
 
 class _ByEnvironment(Collector):

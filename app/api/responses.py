@@ -16,11 +16,8 @@ def json_response(
     headers: Mapping[str, str] | None = None,
     mimetype: str = "application/json",
 ) -> Response:
-    """The body as JSON; never stored by anybody in between unless `headers` say otherwise."""
-    response = Response(orjson.dumps(body), status=status, mimetype=mimetype)
-    response.headers["Cache-Control"] = "no-store"
-    response.headers.update(headers or {})
-    return response
+    """The body as JSON."""
+    return Response(orjson.dumps(body), status=status, mimetype=mimetype, headers=headers)
 
 
 def local_time(moment: datetime | None, zone: ZoneInfo) -> str | None:
