@@ -55,7 +55,7 @@ def register(app: Flask) -> None:
     }
     app.url_map.merge_slashes = False  # a doubled slash is a wrong path, not a redirect
     api = _Api(app, spec_kwargs={"flask_plugin": openapi.Paths()})
-    openapi.register(api.spec)
+    openapi.register(api)
     for blueprint in BLUEPRINTS:
         api.register_blueprint(blueprint)
     app.register_blueprint(docs.blueprint)

@@ -95,7 +95,11 @@ class Blueprint(SmorestBlueprint):  # type: ignore[misc]
 
     def problems(self, *kinds: type[errors.ProxyError]) -> Callable[[View], View]:
         """Describe who may ask, and the errors beside those that every call may have."""
-        always = {errors.InvalidParameter, errors.Unavailable, errors.ProxyError}
+        always: set[type[errors.ProxyError]] = {
+            errors.InvalidParameter,
+            errors.Unavailable,
+            errors.ProxyError,
+        }
         if not self.public:
             always |= {errors.Unauthorized, errors.Forbidden}
 

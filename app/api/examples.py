@@ -26,7 +26,7 @@ _DUPLICATE = {
         "referenceNumber": "20260901-SO-00000009F9-0000000007-01",
     },
 }
-_NO_OUTAGE = {
+_NO_OUTAGE: dict[str, Any] = {
     "established": False,
     "since": None,
     "consecutiveFailures": 0,

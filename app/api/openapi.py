@@ -4,8 +4,9 @@ from collections import defaultdict
 from collections.abc import Iterable
 from typing import Any
 
-from apispec import APISpec
+from flask_smorest import Api
 from flask_smorest.spec.plugins import FlaskPlugin
+from marshmallow.fields import Field
 
 from app import errors
 from app.api import examples
@@ -158,8 +159,10 @@ class Paths(FlaskPlugin):  # type: ignore[misc]
         return str(self.flaskpath2openapi(rule.rule))
 
 
-def register(spec: APISpec) -> None:
+def register(api: Api) -> None:
     """Put what operations refer to by name into the document's components."""
+    spec = api.spec
+    api.ma_plugin.converter.add_parameter_attribute_function(_example)
     spec.components.security_scheme(
         "basic",
         {"type": "http", "scheme": "basic", "description": "E-mail address and password"},
@@ -172,6 +175,11 @@ def register(spec: APISpec) -> None:
         spec.components.example(name, {"value": value})
     for kind, advice in ADVICE.items():
         spec.components.example(kind.code, {"summary": kind.title, "value": _problem(kind, advice)})
+
+
+def _example(_converter: Any, field: Field[Any], **_: Any) -> dict[str, Any]:
+    """Where Swagger UI looks for what it fills in."""
+    return {"example": given[0]} if (given := field.metadata.get("examples")) else {}
 
 
 def problems(kinds: Iterable[type[errors.ProxyError]]) -> dict[int, dict[str, Any]]:
