@@ -144,8 +144,9 @@ _PARAMETERS: dict[str, dict[str, Any]] = {
         "schema": _TEXT,
     },
     "X-Request-ID": {
-        "description": "An id of your own for the log (letters, digits, `.`, `_`, `-`)",
-        "schema": {**_TEXT, "pattern": "^[A-Za-z0-9._-]{1,64}$"},
+        "description": "An id of your own for the log: up to 64 of A-Z, a-z, 0-9, `.`, `_`, `-`;"
+        " for anything else a new one is made",
+        "schema": _TEXT,
     },
 }
 
