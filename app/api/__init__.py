@@ -31,14 +31,16 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
 class _Api(Api):  # type: ignore[misc]
     """flask-smorest's API; errors are answered, and described, by `problems` alone."""
 
-    ERROR_SCHEMA = Problem
     DEFAULT_ERROR_RESPONSE_NAME = None
 
     def _register_error_handlers(self) -> None:
         pass
 
+    def _register_responses(self) -> None:
+        pass
+
     def _register_pagination_header(self) -> None:
-        pass  # nor a schema that nothing uses
+        pass  # it brings a schema that nothing uses
 
 
 def register(app: Flask) -> None:
@@ -56,6 +58,7 @@ def register(app: Flask) -> None:
     app.url_map.merge_slashes = False  # a doubled slash is a wrong path, not a redirect
     api = _Api(app, spec_kwargs={"flask_plugin": openapi.Paths()})
     openapi.register(api)
+    api.spec.components.schema("Problem", schema=Problem)
     for blueprint in BLUEPRINTS:
         api.register_blueprint(blueprint)
     app.register_blueprint(docs.blueprint)

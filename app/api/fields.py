@@ -46,7 +46,11 @@ def environment() -> fields.String:
     return fields.String(
         required=True,
         validate=validate.OneOf(ENVIRONMENTS, error="Must be one of: {choices}."),
-        metadata={"description": "KSeF environment", "examples": ["test"]},
+        metadata={
+            "description": "KSeF environment",
+            "title": "Environment",
+            "examples": ["test"],
+        },
     )
 
 

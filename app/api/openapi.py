@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from typing import Any
 
+from apispec import APISpec
 from flask_smorest import Api
 from flask_smorest.spec.plugins import FlaskPlugin
 from marshmallow.fields import Field
@@ -163,7 +164,13 @@ class Paths(FlaskPlugin):  # type: ignore[misc]
 def register(api: Api) -> None:
     """Put what operations refer to by name into the document's components."""
     spec = api.spec
-    api.ma_plugin.converter.add_parameter_attribute_function(_example)
+    converter = api.ma_plugin.converter
+    converter.add_parameter_attribute_function(_example)
+
+    def named_choice(_converter: Any, field: Field[Any], ret: dict[str, Any]) -> dict[str, Any]:
+        return _named_choice(spec, field, ret)
+
+    converter.add_attribute_function(named_choice)
     spec.components.security_scheme(
         "basic",
         {"type": "http", "scheme": "basic", "description": "E-mail address and password"},
@@ -181,6 +188,22 @@ def register(api: Api) -> None:
 def _example(_converter: Any, field: Field[Any], **_: Any) -> dict[str, Any]:
     """Where Swagger UI looks for what it fills in."""
     return {"example": given[0]} if (given := field.metadata.get("examples")) else {}
+
+
+def _named_choice(spec: APISpec, field: Field[Any], ret: dict[str, Any]) -> dict[str, Any]:
+    """A choice with a title becomes a schema of its own: one type in a generated client."""
+    name = ret.get("title")
+    if not name or "enum" not in ret:
+        return {}
+    values = [value for value in ret["enum"] if value is not None]
+    if name not in spec.components.schemas:
+        spec.components.schema(name, {"type": "string", "enum": values})
+    about = {key: ret[key] for key in ("description", "default", "examples") if key in ret}
+    ret.clear()
+    reference = {"$ref": f"#/components/schemas/{name}"}
+    if field.allow_none:
+        return {**about, "oneOf": [reference, {"type": "null"}]}
+    return {**about, **reference}
 
 
 def problems(kinds: Iterable[type[errors.ProxyError]]) -> dict[int, dict[str, Any]]:

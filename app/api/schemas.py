@@ -52,7 +52,7 @@ class UpoQuery(Strict):
         data_key="docType",
         load_default="xml",
         validate=validate.OneOf(("xml", "pdf"), error="Must be one of: {choices}."),
-        metadata={"description": "The document's format"},
+        metadata={"description": "The document's format", "title": "DocType"},
     )
 
 
@@ -97,11 +97,12 @@ def _nullable(description: str) -> fields.String:
     return fields.String(required=True, allow_none=True, metadata={"description": description})
 
 
-def _one_of(description: str, *values: str) -> fields.String:
+def _one_of(title: str, description: str, *values: str) -> fields.String:
+    """The title is the type's name in generated clients: one for all members of a kind."""
     return fields.String(
         required=True,
         validate=validate.OneOf(values),
-        metadata={"description": description},
+        metadata={"title": title, "description": description},
     )
 
 
@@ -195,8 +196,10 @@ class SessionAnswer(Answer):
 class UpoAnswer(Answer):
     ksefNumber = _text("The KSeF number asked for")
     referenceNumber = _text("The session asked for")
-    docType = _one_of("The document's format", "xml", "pdf")
-    contentType = _one_of("Its media type", "application/xml", "application/pdf")
+    docType = _one_of("DocType", "The document's format", "xml", "pdf")
+    contentType = _one_of(
+        "DocumentMediaType", "Its media type", "application/xml", "application/pdf"
+    )
     content = _text("The document, Base64", format="byte", contentEncoding="base64")
     fileName = _text("A name to store it under")
 
@@ -209,8 +212,10 @@ class UpoPageAnswer(Answer):
 
 class SessionUpoAnswer(Answer):
     referenceNumber = _text("The session asked for")
-    docType = _one_of("The document's format", "xml", "pdf")
-    contentType = _one_of("Its media type", "application/xml", "application/pdf")
+    docType = _one_of("DocType", "The document's format", "xml", "pdf")
+    contentType = _one_of(
+        "DocumentMediaType", "Its media type", "application/xml", "application/pdf"
+    )
     pages = fields.List(fields.Nested(UpoPageAnswer), required=True)
 
 
@@ -236,7 +241,7 @@ class InvoiceQuery(Strict):
 
 
 class FoundRow(Answer):
-    table = _one_of("The table of the row", "synced_invoices", "offline_invoices")
+    table = _one_of("RowTable", "The table of the row", "synced_invoices", "offline_invoices")
     invoiceNumber = _text("The seller's number of the invoice")
     ksefNumber = _nullable("KSeF number")
     ksefReferenceNumber = _nullable("Reference number, in offline_invoices")
@@ -265,9 +270,9 @@ class FoundAnswer(Answer):
 
 
 class KsefSessionAnswer(Answer):
-    environment = _one_of("KSeF environment", *ENVIRONMENTS)
+    environment = _one_of("Environment", "KSeF environment", *ENVIRONMENTS)
     nip = _text("The company's NIP", pattern="^[0-9]{10}$")
-    method = _one_of("With what the company was logged in", "token", "certificate")
+    method = _one_of("LoginMethod", "With what the company was logged in", "token", "certificate")
     authenticatedAt = _moment("When the company was logged in")
     accessTokenValidUntil = _moment("End of the access token; it is renewed before")
     refreshTokenValidUntil = _moment("End of the refresh token; a new login replaces it")
@@ -282,7 +287,9 @@ class OutageMessage(Answer):
     text = _text("Text")
     start = _moment("Begin")
     end = _moment("End", nullable=True)
-    category = _one_of("What kind of outage", "FAILURE", "TOTAL_FAILURE", "MAINTENANCE")
+    category = _one_of(
+        "OutageCategory", "What kind of outage", "FAILURE", "TOTAL_FAILURE", "MAINTENANCE"
+    )
 
 
 class Outage(Answer):
@@ -297,7 +304,7 @@ class Outage(Answer):
         required=True,
         allow_none=True,
         validate=validate.OneOf(("simulation", "latarnia", "breaker")),
-        metadata={"description": "Who established the outage"},
+        metadata={"title": "OutageSource", "description": "Who established the outage"},
     )
     messages = fields.List(
         fields.Nested(OutageMessage),
@@ -311,18 +318,21 @@ class Outage(Answer):
             ("next_working_day_after_end", "seven_working_days_after_end", "none")
         ),
         metadata={
-            "description": "By when offline invoices must be sent to KSeF, where Latarnia set it"
+            "title": "OutageDuty",
+            "description": "By when offline invoices must be sent to KSeF, where Latarnia set it",
         },
     )
 
 
 class OutageAnswer(Answer):
-    environment = _one_of("KSeF environment", *ENVIRONMENTS)
+    environment = _one_of("Environment", "KSeF environment", *ENVIRONMENTS)
     outage = fields.Nested(Outage, required=True)
 
 
 def _state(environment: str) -> fields.String:
-    return _one_of(f"KSeF's {environment}", "available", "outage", "simulation", "unknown")
+    return _one_of(
+        "EnvironmentState", f"KSeF's {environment}", "available", "outage", "simulation", "unknown"
+    )
 
 
 class EnvironmentStates(Answer):
@@ -337,7 +347,7 @@ class ServiceStatus(Answer):
 
 
 class Health(Answer):
-    status = _one_of("Always ok; else there is a problem", "ok")
+    status = _one_of("HealthStatus", "Always ok; else there is a problem", "ok")
 
 
 class KsefSaid(Answer):
@@ -356,7 +366,7 @@ class Problem(Answer):
     title = _text("The code in words")
     status = fields.Integer(required=True, metadata={"description": "The HTTP status"})
     detail = _text("What happened, for a person")
-    code = _one_of("What happened, for a program", *openapi.CODES)
+    code = _one_of("ProblemCode", "What happened, for a program", *openapi.CODES)
     requestId = _text("Stands in the log, and in X-Request-ID")
     errors = fields.Dict(
         keys=fields.String(),

@@ -36,8 +36,9 @@ def fits(document: Any) -> Fits:
     """Assert that an answer is one that the document describes, without a member more."""
     closed = deepcopy(document)
     for schema in closed["components"]["schemas"].values():
-        assert schema["type"] == "object"
-        schema["additionalProperties"] = False
+        assert schema["type"] == "object" or schema["enum"]
+        if schema["type"] == "object":
+            schema["additionalProperties"] = False
     headers = closed["components"]["headers"]
 
     def check(answer: TestResponse, template: str, method: str = "get") -> Any:
@@ -70,7 +71,7 @@ def test_every_parameter_of_a_path_is_described_once_and_by_its_pattern(document
             described = [p for p in operation["parameters"] if p["in"] == "path"]
             names = [parameter["name"] for parameter in described]
             assert sorted(names) == sorted(part[1:-1] for part in path.split("/") if "{" in part)
-            assert all({"enum", "pattern"} & {*p["schema"]} for p in described), path
+            assert all({"$ref", "pattern"} & {*p["schema"]} for p in described), path
 
 
 def operations(document: Any) -> Iterator[tuple[str, Any]]:
@@ -90,7 +91,7 @@ def test_everything_is_explained(document: Any) -> None:
     for parameter in parameters:
         assert parameter["description"], parameter["name"]
     for kind, schema in document["components"]["schemas"].items():
-        for name, member in schema["properties"].items():
+        for name, member in schema.get("properties", {}).items():
             assert "description" in member or "$ref" in str(member), (kind, name)
 
 
