@@ -198,7 +198,9 @@ def _named_choice(spec: APISpec, field: Field[Any], ret: dict[str, Any]) -> dict
     values = [value for value in ret["enum"] if value is not None]
     if name not in spec.components.schemas:
         spec.components.schema(name, {"type": "string", "enum": values})
-    about = {key: ret[key] for key in ("description", "default", "examples") if key in ret}
+    about: dict[str, Any] = {
+        key: ret[key] for key in ("description", "default", "examples") if key in ret
+    }
     ret.clear()
     reference = {"$ref": f"#/components/schemas/{name}"}
     if field.allow_none:
