@@ -10,9 +10,10 @@ from flask import Flask, Response, g, request
 from flask_smorest import Api
 
 from app import clock, meters, telemetry
-from app.api import auth, invoices, metrics, ops, outages, problems, status, upo
+from app.api import auth, docs, invoices, metrics, openapi, ops, outages, problems, status, upo
 from app.api.context import settings
 from app.api.responses import json_response
+from app.api.schemas import Problem
 from app.services import audit
 from app.version import VERSION
 
@@ -26,9 +27,6 @@ BLUEPRINTS = (
     ops.blueprint,
 )
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
-_DESCRIPTION = (
-    "Stands between the ERP systems of a company and KSeF, the Polish national e-invoicing system."
-)
 
 
 class _Api(Api):  # type: ignore[misc]
@@ -39,6 +37,12 @@ class _Api(Api):  # type: ignore[misc]
     def _register_error_handlers(self) -> None:
         pass
 
+    def _register_responses(self) -> None:
+        pass
+
+    def _register_pagination_header(self) -> None:
+        pass  # it brings a schema that nothing uses
+
 
 def register(app: Flask) -> None:
     """Give the application its routes, its errors, its OpenAPI document and its log."""
@@ -46,14 +50,19 @@ def register(app: Flask) -> None:
         "API_TITLE": "ksef-proxy",
         "API_VERSION": VERSION,
         "OPENAPI_VERSION": "3.1.0",
-        "API_SPEC_OPTIONS": {"info": {"description": _DESCRIPTION}},
+        "API_SPEC_OPTIONS": {
+            "info": {"description": openapi.DESCRIPTION},
+            "servers": [{"url": "/"}],
+        },
         "MAX_CONTENT_LENGTH": 64 * 2**10,
     }
     app.url_map.merge_slashes = False  # a doubled slash is a wrong path, not a redirect
-    api = _Api(app)
+    api = _Api(app, spec_kwargs={"flask_plugin": openapi.Paths()})
+    openapi.register(api)
+    api.spec.components.schema("Problem", schema=Problem)
     for blueprint in BLUEPRINTS:
         api.register_blueprint(blueprint)
-    api.spec.components.security_scheme("basic", {"type": "http", "scheme": "basic"})
+    app.register_blueprint(docs.blueprint)
     app.add_url_rule("/openapi.json", "openapi", lambda: json_response(api.spec.to_dict()))
     problems.register(app)
     app.before_request(_begin)
@@ -73,10 +82,11 @@ def _begin() -> None:
 
 def _end(response: Response) -> Response:
     response.headers["X-Request-ID"] = telemetry.request_id.get() or ""
+    response.headers.setdefault("Cache-Control", "no-store")
     response.headers["X-Content-Type-Options"] = "nosniff"
-    if "ETag" not in response.headers:
-        response.headers["Cache-Control"] = "no-store"
-    response.headers["Content-Security-Policy"] = "default-src 'none'; frame-ancestors 'none'"
+    response.headers.setdefault(
+        "Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'"
+    )
     _report(response)
     return response
 

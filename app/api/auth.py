@@ -1,7 +1,11 @@
 """/auth/{environment}: the company's session with KSeF."""
 
+from functools import partial
+
 from flask import Response
 
+from app import errors
+from app.api import openapi
 from app.api.basic_auth import place_of
 from app.api.blueprint import Blueprint
 from app.api.context import parts, settings
@@ -13,16 +17,19 @@ from app.services.parts import Place
 
 blueprint = Blueprint("auth", description="The company's session with KSeF")
 
-_OUTAGE = "`outage_simulation`, `ksef_outage`"
-_KSEF_FAILS = "`ksef_error`, `ksef_rate_limited`, `ksef_unreachable`, `ksef_invalid_response`"
+_ANSWER = partial(blueprint.answers, KsefSessionAnswer, examples=("ksef-session",))
 
 
 @blueprint.route("/auth/<environment>", methods=["POST"])
 @blueprint.takes(EnvironmentPath)
-@blueprint.response(200, KsefSessionAnswer)
-@blueprint.problems({404: "`no_ksef_credential`", 409: _OUTAGE, 502: _KSEF_FAILS})
+@_ANSWER("The company is logged in")
+@blueprint.problems(errors.NoKsefCredential, *openapi.KSEF_ASKED)
 def log_in(path: dict[str, str], _query: dict[str, str], **_url: str) -> Response:
-    """Log the company in to KSeF with its stored credential; a live session is given as it is."""
+    """Log the company in to KSeF with its stored certificate or KSeF token.
+
+    A live session is given as it is; calls at the same time make one login. Once is enough: the
+    session is renewed until it is ended (`DELETE`) or KSeF refuses the credential.
+    """
     place = place_of(path)
     outages.refuse_if_simulated(parts(), place)
     return _answer(place, auth.log_in(parts(), place))
@@ -30,20 +37,26 @@ def log_in(path: dict[str, str], _query: dict[str, str], **_url: str) -> Respons
 
 @blueprint.route("/auth/<environment>", methods=["GET"])
 @blueprint.takes(EnvironmentPath)
-@blueprint.response(200, KsefSessionAnswer)
-@blueprint.problems({404: "`no_active_ksef_session`"})
-def show_session(path: dict[str, str], _query: dict[str, str], **_url: str) -> Response:
-    """The company's active KSeF session; token values are never shown."""
+@_ANSWER("The company is logged in")
+@blueprint.problems(errors.NoActiveKsefSession)
+def ksef_session(path: dict[str, str], _query: dict[str, str], **_url: str) -> Response:
+    """The company's active KSeF session.
+
+    With what it was begun, since when, until when; the tokens themselves are never shown.
+    """
     place = place_of(path)
     return _answer(place, auth.current_session(parts(), place))
 
 
 @blueprint.route("/auth/<environment>", methods=["DELETE"])
 @blueprint.takes(EnvironmentPath)
-@blueprint.response(204)
-@blueprint.problems({404: "`no_active_ksef_session`", 409: _OUTAGE, 502: _KSEF_FAILS})
+@blueprint.answers(None, "The session is ended", status=204)
+@blueprint.problems(errors.NoActiveKsefSession, *openapi.KSEF_ASKED)
 def log_out(path: dict[str, str], _query: dict[str, str], **_url: str) -> Response:
-    """Revoke the company's session at KSeF and forget it."""
+    """Revoke the company's session at KSeF and forget it.
+
+    What is kept is answered all the same: final sessions and UPOs.
+    """
     place = place_of(path)
     outages.refuse_if_simulated(parts(), place)
     auth.log_out(parts(), place)

@@ -1,7 +1,7 @@
 """The blueprint of the house: strict parameters, and a description of every answer."""
 
-from collections.abc import Callable, Mapping
-from typing import Any, NoReturn, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn, TypeVar, cast
 
 import flask
 from flask_smorest import Blueprint as SmorestBlueprint
@@ -9,9 +9,8 @@ from marshmallow import RAISE, Schema, ValidationError
 from webargs.flaskparser import FlaskParser
 
 from app import errors
-from app.api import basic_auth
-from app.api.problems import MEDIA_TYPE
-from app.api.schemas import NoQuery, Problem
+from app.api import basic_auth, openapi
+from app.api.schemas import NoQuery
 
 View = TypeVar("View", bound=Callable[..., Any])
 
@@ -71,18 +70,46 @@ class Blueprint(SmorestBlueprint):  # type: ignore[misc]
 
         return decorate
 
-    def problems(self, answers: Mapping[int, str]) -> Callable[[View], View]:
-        """Describe who may ask, and the errors: their codes, by HTTP status."""
-        always = {503: "`unavailable`", 500: "`internal_error`", 400: "`invalid_parameter`"}
+    def answers(
+        self,
+        schema: type[Schema] | dict[str, Any] | None,
+        description: str,
+        *headers: str,
+        status: int = 200,
+        content_type: str | None = None,
+        examples: Sequence[str] = (),
+    ) -> Callable[[View], View]:
+        """Describe a good answer; headers and examples are named as `app.api.openapi` has them."""
+        return cast(
+            Callable[[View], View],
+            self.alt_response(
+                status,
+                schema=schema,
+                description=description,
+                content_type=content_type,
+                headers={name: name for name in (*openapi.ALWAYS, *headers)},
+                examples={name: name for name in examples} or None,
+                success=True,
+            ),
+        )
+
+    def problems(self, *kinds: type[errors.ProxyError]) -> Callable[[View], View]:
+        """Describe who may ask, and the errors beside those that every call may have."""
+        always: set[type[errors.ProxyError]] = {
+            errors.InvalidParameter,
+            errors.Unavailable,
+            errors.ProxyError,
+        }
         if not self.public:
-            always |= {401: "`unauthorized`", 403: "`forbidden`"}
+            always |= {errors.Unauthorized, errors.Forbidden}
 
         def decorate(view: View) -> View:
-            view = self.doc(security=[] if self.public else [{"basic": []}])(view)
-            for status, codes in sorted({**always, **answers}.items()):
-                view = self.alt_response(
-                    status, schema=Problem, description=codes, content_type=MEDIA_TYPE
-                )(view)
+            view = self.doc(
+                security=[] if self.public else [{"basic": []}],
+                operationId=openapi.camel_case(view.__name__),
+            )(view)
+            for status, answer in openapi.problems({*always, *kinds}).items():
+                view = self.alt_response(status, **answer)(view)
             return view
 
         return decorate

@@ -9,6 +9,7 @@ from functools import partial
 
 from marshmallow import ValidationError, fields, validate
 
+from app.api import examples
 from app.settings import ENVIRONMENTS
 
 _DATE = "2[0-9]{3}(0[1-9]|1[0-2])(0[1-9]|[12][0-9]|3[01])"
@@ -45,7 +46,11 @@ def environment() -> fields.String:
     return fields.String(
         required=True,
         validate=validate.OneOf(ENVIRONMENTS, error="Must be one of: {choices}."),
-        metadata={"description": "KSeF environment"},
+        metadata={
+            "description": "KSeF environment",
+            "title": "Environment",
+            "examples": ["test"],
+        },
     )
 
 
@@ -60,7 +65,7 @@ def reference_number() -> fields.String:
         metadata={
             "description": "Reference number of the KSeF session (online or batch)",
             "pattern": f"^{REFERENCE_NUMBER}$",
-            "example": "20260101-SO-0123456789-0123456789-01",
+            "examples": [examples.SESSION],
         },
     )
 
@@ -74,6 +79,6 @@ def ksef_number(*, required: bool = True) -> fields.String:
         metadata={
             "description": "KSeF number of the invoice",
             "pattern": f"^{KSEF_NUMBER}$",
-            "example": "5265877635-20250826-0100001AF629-AF",
+            "examples": [examples.INVOICE],
         },
     )

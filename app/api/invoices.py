@@ -18,12 +18,13 @@ blueprint = Blueprint("invoices", description="The company's invoices, by their 
 
 @blueprint.route("/invoices/<environment>")
 @blueprint.takes(EnvironmentPath, InvoiceQuery)
-@blueprint.response(200, FoundAnswer)
-@blueprint.problems({})
+@blueprint.answers(FoundAnswer, "What was found, maybe nothing", examples=("found-invoice",))
+@blueprint.problems()
 def find_invoice(path: dict[str, str], query: dict[str, str], **_url: str) -> Response:
     """What is known of an invoice, by one of its numbers: the company's rows and kept answers.
 
-    KSeF is not asked.
+    Give exactly one of `ksefNumber` and `invoiceNumber`. KSeF is not asked: an invoice of a session
+    that was never checked is not known here.
     """
     place = place_of(path)
     found = find(

@@ -28,10 +28,14 @@ blueprint = Blueprint(
 
 @blueprint.route("/metrics")
 @blueprint.takes()
-@blueprint.response(200, {"type": "string"}, content_type=MEDIA_TYPE)
-@blueprint.problems({})
+@blueprint.answers({"type": "string"}, "Prometheus' text format", content_type=MEDIA_TYPE)
+@blueprint.problems()
 def prometheus(_query: dict[str, str]) -> Response:
-    """What this replica has counted, and what all have in common; no label names a company."""
+    """Figures for Prometheus.
+
+    What this replica has counted, and what all have in common; no label names a company. Public
+    where `METRICS_PUBLIC=1`.
+    """
     body = meters.exposition(_Shared(list(figures(parts()))))
     return Response(body, content_type=CONTENT_TYPE_PLAIN_0_0_4)
 

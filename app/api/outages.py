@@ -18,10 +18,15 @@ blueprint = Blueprint("outages", description="Outages of KSeF, real and simulate
 
 @blueprint.route("/outages/<environment>", methods=["GET"])
 @blueprint.takes(EnvironmentPath)
-@blueprint.response(200, OutageAnswer)
-@blueprint.problems({})
-def show_outage(path: dict[str, str], _query: dict[str, str], **_url: str) -> Response:
-    """What is known of an outage, for the caller's company."""
+@blueprint.answers(
+    OutageAnswer, "What is known", examples=("no-outage", "outage", "simulated-outage")
+)
+@blueprint.problems()
+def outage(path: dict[str, str], _query: dict[str, str], **_url: str) -> Response:
+    """What is known of an outage, real or simulated, for the caller's company.
+
+    Only what is stored is told: KSeF and Latarnia are asked when a call fails.
+    """
     return _answer(path["environment"], outages.current_outage(parts(), place_of(path)))
 
 
@@ -29,30 +34,37 @@ def show_outage(path: dict[str, str], _query: dict[str, str], **_url: str) -> Re
 @admins_only
 @blueprint.takes(EnvironmentPath)
 @blueprint.arguments(SimulationBody, location="json")
-@blueprint.response(200, OutageAnswer)
-@blueprint.problems({403: "`forbidden`, `simulation_forbidden` (prod)"})
-def simulate(
+@blueprint.answers(OutageAnswer, "The simulation holds", examples=("simulated-outage",))
+@blueprint.problems(errors.SimulationForbidden)
+def simulate_outage(
     path: dict[str, str], _query: dict[str, str], body: dict[str, Any], **_url: str
 ) -> Response:
-    """Simulate an outage for the caller's company (admin; test and demo only)."""
+    """Simulate an outage for the caller's company (role admin; test and demo only).
+
+    Until it ends, every call that may need KSeF is answered with 409 `outage_simulation`. Calling
+    again changes the message and the end.
+    """
     _require_future(body["ends_at"])
-    outage = outages.simulate(
+    simulated = outages.simulate(
         parts(),
         path["environment"],
         company_nip=caller().company_nip,
         message=body["message"],
         ends_at=body["ends_at"],
     )
-    return _answer(path["environment"], outage)
+    return _answer(path["environment"], simulated)
 
 
 @blueprint.route("/outages/<environment>/simulation", methods=["DELETE"])
 @admins_only
 @blueprint.takes(EnvironmentPath)
-@blueprint.response(204)
-@blueprint.problems({403: "`forbidden`, `simulation_forbidden` (prod)"})
+@blueprint.answers(None, "There is no simulation of this company any more", status=204)
+@blueprint.problems(errors.SimulationForbidden)
 def end_simulation(path: dict[str, str], _query: dict[str, str], **_url: str) -> Response:
-    """End the simulation of the caller's company (admin)."""
+    """End the simulation of the caller's company (role admin).
+
+    There need not be one. One for all companies is ended by an operator's command only.
+    """
     outages.clear(parts(), path["environment"], company_nip=caller().company_nip)
     return Response(status=204)
 

@@ -9,10 +9,9 @@ from werkzeug.exceptions import HTTPException
 
 from app import errors, telemetry
 from app.api.context import parts, settings
+from app.api.openapi import PROBLEM
 from app.api.responses import json_response
 from app.services import outages, wording
-
-MEDIA_TYPE = "application/problem+json"
 
 
 def register(app: Flask) -> None:
@@ -63,6 +62,8 @@ def _evidence(environment: str) -> Mapping[str, Any]:
 def _http_exception(error: HTTPException) -> Response:
     """Flask's own errors: unknown route, wrong method, a body that is no JSON."""
     status = HTTPStatus(error.code or 500)
+    if status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:  # what a body may be is said in one way
+        status = HTTPStatus.BAD_REQUEST
     code = "invalid_parameter" if status == 400 else status.phrase.lower().replace(" ", "_")
     headers = {name: value for name, value in error.get_headers() if name == "Allow"}
     return _problem(status, code, status.phrase, status.description or status.phrase, {}, headers)
@@ -98,4 +99,4 @@ def _problem(
         **extra,
     }
     g.error_code = code  # for the request's line in the log
-    return json_response(body, status=status, headers=headers, mimetype=MEDIA_TYPE)
+    return json_response(body, status=status, headers=headers, mimetype=PROBLEM)

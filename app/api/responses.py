@@ -17,9 +17,7 @@ def json_response(
     mimetype: str = "application/json",
 ) -> Response:
     """The body as JSON."""
-    response = Response(orjson.dumps(body), status=status, mimetype=mimetype)
-    response.headers.update(headers or {})
-    return response
+    return Response(orjson.dumps(body), status=status, mimetype=mimetype, headers=headers)
 
 
 def local_time(moment: datetime | None, zone: ZoneInfo) -> str | None:

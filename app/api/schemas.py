@@ -7,9 +7,11 @@ them, see `app.api.responses`). Both make `/openapi.json`.
 from datetime import UTC, datetime
 from typing import Any
 
-from marshmallow import RAISE, Schema, ValidationError, fields, validate, validates_schema
+from marshmallow import EXCLUDE, RAISE, Schema, ValidationError, fields, validate, validates_schema
 
 from app.api import fields as own
+from app.api import openapi
+from app.settings import ENVIRONMENTS
 
 MESSAGE_LENGTH = 1000
 LAST_MOMENT = datetime(9998, 12, 31, tzinfo=UTC)  # in any time zone still of a year of Python's
@@ -20,6 +22,13 @@ class Strict(Schema):
 
     class Meta:
         unknown = RAISE
+
+
+class Answer(Schema):
+    """What callers get: members may be added at any time, and callers overlook them."""
+
+    class Meta:
+        unknown = EXCLUDE
 
 
 class EnvironmentPath(Strict):
@@ -43,7 +52,7 @@ class UpoQuery(Strict):
         data_key="docType",
         load_default="xml",
         validate=validate.OneOf(("xml", "pdf"), error="Must be one of: {choices}."),
-        metadata={"description": "The document's format"},
+        metadata={"description": "The document's format", "title": "DocType"},
     )
 
 
@@ -60,7 +69,12 @@ def _can_be_told(moment: datetime) -> None:
 
 class SimulationBody(Strict):
     message = fields.String(
-        required=True, validate=[validate.Length(1, MESSAGE_LENGTH), _can_be_stored]
+        required=True,
+        validate=[validate.Length(1, MESSAGE_LENGTH), _can_be_stored],
+        metadata={
+            "description": "What callers are told, in `detail` and in `outage`",
+            "examples": ["Rehearsal until noon"],
+        },
     )
     ends_at = fields.AwareDateTime(
         data_key="endsAt",
@@ -68,7 +82,10 @@ class SimulationBody(Strict):
         allow_none=True,
         format="iso",
         validate=_can_be_told,
-        metadata={"description": "RFC 3339, with offset, in the future"},
+        metadata={
+            "description": "When it ends by itself: RFC 3339, with offset, in the future",
+            "examples": ["2099-01-01T12:00:00+01:00"],
+        },
     )
 
 
@@ -78,6 +95,23 @@ def _text(description: str, **metadata: Any) -> fields.String:
 
 def _nullable(description: str) -> fields.String:
     return fields.String(required=True, allow_none=True, metadata={"description": description})
+
+
+def _one_of(title: str, description: str, *values: str) -> fields.String:
+    """The title is the type's name in generated clients: one for all members of a kind."""
+    return fields.String(
+        required=True,
+        validate=validate.OneOf(values),
+        metadata={"title": title, "description": description},
+    )
+
+
+def _seconds(description: str) -> fields.Integer:
+    return fields.Integer(metadata={"description": description, "minimum": 0})
+
+
+def _flag(description: str) -> fields.Boolean:
+    return fields.Boolean(required=True, metadata={"description": description})
 
 
 def _count(description: str) -> fields.Integer:
@@ -92,7 +126,18 @@ def _moment(description: str, *, nullable: bool = False) -> fields.DateTime:
     )
 
 
-class SessionStatusCode(Schema):
+def _local_time(description: str, *, nullable: bool = False) -> fields.String:
+    return fields.String(
+        required=True,
+        allow_none=nullable,
+        metadata={
+            "description": f"{description} (YYYY-MM-DD HH:MM:SS in the response time zone)",
+            "pattern": r"^\d{4}-\d{2}-\d{2} \d{2}:\d{2}:\d{2}$",
+        },
+    )
+
+
+class SessionStatusCode(Answer):
     code = fields.Integer(
         required=True,
         metadata={"description": "KSeF's code: 100, 150, 170 still moving; from 200 on final"},
@@ -101,37 +146,39 @@ class SessionStatusCode(Schema):
 
 
 class InvoiceStatusCode(SessionStatusCode):
-    details = fields.List(fields.String(), required=True)
+    details = fields.List(
+        fields.String(), required=True, metadata={"description": "KSeF's details, maybe none"}
+    )
 
 
-class DuplicateOf(Schema):
+class DuplicateOf(Answer):
     ksefNumber = _text("KSeF number of the original invoice")
     referenceNumber = _text("Session in which the original was sent")
 
 
-class SessionInvoice(Schema):
-    ordinalNumber = fields.Integer(required=True)
+class SessionInvoice(Answer):
+    ordinalNumber = _count("Place of the invoice in the session, from 1")
     invoiceNumber = _nullable("The seller's number of the invoice")
     ksefNumber = _nullable("Null while the invoice is moving, or where it was rejected")
-    acquisitionDate = _nullable("YYYY-MM-DD HH:MM:SS in the response time zone")
+    acquisitionDate = _local_time("When KSeF gave the invoice its number", nullable=True)
     status = fields.Nested(InvoiceStatusCode, required=True)
     referenceNumber = _text("KSeF's own reference number of the invoice")
     duplicateOf = fields.Nested(DuplicateOf, metadata={"description": "Only with code 440"})
 
 
-class UpoPageReference(Schema):
+class UpoPageReference(Answer):
     referenceNumber = _text("Reference number of a page of the session's collective UPO")
 
 
-class SessionUpo(Schema):
+class SessionUpo(Answer):
     pages = fields.List(fields.Nested(UpoPageReference), required=True)
 
 
-class SessionAnswer(Schema):
+class SessionAnswer(Answer):
     referenceNumber = _text("The reference number asked for")
     status = fields.Nested(SessionStatusCode, required=True)
-    dateCreated = _text("YYYY-MM-DD HH:MM:SS in the response time zone")
-    dateUpdated = _text("YYYY-MM-DD HH:MM:SS in the response time zone")
+    dateCreated = _local_time("When the session was begun")
+    dateUpdated = _local_time("When KSeF last changed it")
     totalInvoiceCount = _count("Invoices of the session")
     successfulInvoiceCount = _count("Accepted invoices")
     failedInvoiceCount = _count("Rejected invoices")
@@ -141,37 +188,33 @@ class SessionAnswer(Schema):
         metadata={"description": "All invoices of the session (up to 10,000), by ordinalNumber"},
     )
     checkedAt = _moment("When KSeF was last asked")
-    final = fields.Boolean(
-        required=True, metadata={"description": "Nothing of this answer will change any more"}
-    )
-    nextCheckAfter = fields.Integer(
-        metadata={"description": "Seconds until asking again is worth it; only while moving"}
-    )
+    final = _flag("Nothing of this answer will change any more")
+    nextCheckAfter = _seconds("Seconds until asking again is worth it; only while moving")
     upo = fields.Nested(SessionUpo, required=True)
 
 
-class UpoAnswer(Schema):
+class UpoAnswer(Answer):
     ksefNumber = _text("The KSeF number asked for")
     referenceNumber = _text("The session asked for")
-    docType = fields.String(required=True, validate=validate.OneOf(("xml", "pdf")))
-    contentType = fields.String(
-        required=True, validate=validate.OneOf(("application/xml", "application/pdf"))
+    docType = _one_of("DocType", "The document's format", "xml", "pdf")
+    contentType = _one_of(
+        "DocumentMediaType", "Its media type", "application/xml", "application/pdf"
     )
-    content = _text("The document, Base64", format="byte")
+    content = _text("The document, Base64", format="byte", contentEncoding="base64")
     fileName = _text("A name to store it under")
 
 
-class UpoPageAnswer(Schema):
+class UpoPageAnswer(Answer):
     referenceNumber = _text("Reference number of the page")
     fileName = _text("A name to store it under")
-    content = _text("The document, Base64", format="byte")
+    content = _text("The document, Base64", format="byte", contentEncoding="base64")
 
 
-class SessionUpoAnswer(Schema):
+class SessionUpoAnswer(Answer):
     referenceNumber = _text("The session asked for")
-    docType = fields.String(required=True, validate=validate.OneOf(("xml", "pdf")))
-    contentType = fields.String(
-        required=True, validate=validate.OneOf(("application/xml", "application/pdf"))
+    docType = _one_of("DocType", "The document's format", "xml", "pdf")
+    contentType = _one_of(
+        "DocumentMediaType", "Its media type", "application/xml", "application/pdf"
     )
     pages = fields.List(fields.Nested(UpoPageAnswer), required=True)
 
@@ -184,7 +227,10 @@ class InvoiceQuery(Strict):
             validate.Length(1, 256),
             validate.Predicate("isprintable", error="Not printable."),
         ],
-        metadata={"description": "The seller's number of the invoice"},
+        metadata={
+            "description": "The seller's number of the invoice",
+            "examples": ["FV/2026/09/001"],
+        },
     )
 
     @validates_schema
@@ -194,10 +240,8 @@ class InvoiceQuery(Strict):
             raise ValidationError("Give ksefNumber or invoiceNumber.", "ksefNumber")
 
 
-class FoundRow(Schema):
-    table = fields.String(
-        required=True, validate=validate.OneOf(("synced_invoices", "offline_invoices"))
-    )
+class FoundRow(Answer):
+    table = _one_of("RowTable", "The table of the row", "synced_invoices", "offline_invoices")
     invoiceNumber = _text("The seller's number of the invoice")
     ksefNumber = _nullable("KSeF number")
     ksefReferenceNumber = _nullable("Reference number, in offline_invoices")
@@ -207,24 +251,28 @@ class FoundRow(Schema):
 
 class FoundInvoice(SessionInvoice):
     sessionReferenceNumber = _text("The session that holds the invoice")
-    final = fields.Boolean(required=True)
+    final = _flag("Nothing of the session will change any more")
     checkedAt = _moment("When KSeF was last asked after the session")
-    upoArchived = fields.Boolean(required=True)
+    upoArchived = _flag("The UPO is given without asking KSeF")
 
 
-class FoundAnswer(Schema):
-    rows = fields.List(fields.Nested(FoundRow), required=True)
-    answers = fields.List(fields.Nested(FoundInvoice), required=True)
-
-
-class KsefSessionAnswer(Schema):
-    environment = _text("KSeF environment")
-    nip = _text("The company's NIP")
-    method = fields.String(
+class FoundAnswer(Answer):
+    rows = fields.List(
+        fields.Nested(FoundRow),
         required=True,
-        validate=validate.OneOf(("token", "certificate")),
-        metadata={"description": "With what the company was logged in"},
+        metadata={"description": "The company's own rows of the invoice"},
     )
+    answers = fields.List(
+        fields.Nested(FoundInvoice),
+        required=True,
+        metadata={"description": "The invoice in the kept answers of KSeF, by session"},
+    )
+
+
+class KsefSessionAnswer(Answer):
+    environment = _one_of("Environment", "KSeF environment", *ENVIRONMENTS)
+    nip = _text("The company's NIP", pattern="^[0-9]{10}$")
+    method = _one_of("LoginMethod", "With what the company was logged in", "token", "certificate")
     authenticatedAt = _moment("When the company was logged in")
     accessTokenValidUntil = _moment("End of the access token; it is renewed before")
     refreshTokenValidUntil = _moment("End of the refresh token; a new login replaces it")
@@ -234,16 +282,20 @@ class KsefSessionAnswer(Schema):
     )
 
 
-class OutageMessage(Schema):
+class OutageMessage(Answer):
     title = _text("Title")
     text = _text("Text")
     start = _moment("Begin")
     end = _moment("End", nullable=True)
-    category = _text("FAILURE, TOTAL_FAILURE or MAINTENANCE")
+    category = _one_of(
+        "OutageCategory", "What kind of outage", "FAILURE", "TOTAL_FAILURE", "MAINTENANCE"
+    )
 
 
-class Outage(Schema):
-    established = fields.Boolean(required=True)
+class Outage(Answer):
+    established = _flag(
+        "KSeF is known to be down, or so simulated; else there is suspicion at most"
+    )
     since = _moment(
         "Begin of the outage, or of the failures where none is established", nullable=True
     )
@@ -252,9 +304,13 @@ class Outage(Schema):
         required=True,
         allow_none=True,
         validate=validate.OneOf(("simulation", "latarnia", "breaker")),
-        metadata={"description": "Who established the outage"},
+        metadata={"title": "OutageSource", "description": "Who established the outage"},
     )
-    messages = fields.List(fields.Nested(OutageMessage), required=True)
+    messages = fields.List(
+        fields.Nested(OutageMessage),
+        required=True,
+        metadata={"description": "What Latarnia, or the simulation, says of it"},
+    )
     duty = fields.String(
         required=True,
         allow_none=True,
@@ -262,52 +318,61 @@ class Outage(Schema):
             ("next_working_day_after_end", "seven_working_days_after_end", "none")
         ),
         metadata={
-            "description": "By when offline invoices must be sent to KSeF, where Latarnia set it"
+            "title": "OutageDuty",
+            "description": "By when offline invoices must be sent to KSeF, where Latarnia set it",
         },
     )
 
 
-class OutageAnswer(Schema):
-    environment = _text("KSeF environment")
+class OutageAnswer(Answer):
+    environment = _one_of("Environment", "KSeF environment", *ENVIRONMENTS)
     outage = fields.Nested(Outage, required=True)
 
 
-class ServiceStatus(Schema):
-    version = _text("Version of the service")
-    environments = fields.Dict(
-        keys=fields.String(),
-        values=fields.String(
-            validate=validate.OneOf(("available", "outage", "simulation", "unknown"))
-        ),
-        required=True,
+def _state(environment: str) -> fields.String:
+    return _one_of(
+        "EnvironmentState", f"KSeF's {environment}", "available", "outage", "simulation", "unknown"
     )
 
 
-class Health(Schema):
-    status = _text("ok")
+class EnvironmentStates(Answer):
+    test = _state("test environment")
+    demo = _state("demo environment")
+    prod = _state("production")
 
 
-class KsefSaid(Schema):
-    httpStatus = fields.Integer(required=True)
-    code = fields.Integer(allow_none=True, required=True)
+class ServiceStatus(Answer):
+    version = _text("Version of the service")
+    environments = fields.Nested(EnvironmentStates, required=True)
+
+
+class Health(Answer):
+    status = _one_of("HealthStatus", "Always ok; else there is a problem", "ok")
+
+
+class KsefSaid(Answer):
+    httpStatus = fields.Integer(required=True, metadata={"description": "KSeF's HTTP status"})
+    code = fields.Integer(
+        required=True, allow_none=True, metadata={"description": "KSeF's own code, if it gave one"}
+    )
     description = _nullable("KSeF's own words")
     traceId = _nullable("KSeF's trace id, for its support")
 
 
-class Problem(Schema):
+class Problem(Answer):
     """RFC 9457, with the members of the contract."""
 
     type = _text("urn:ksef-proxy:problem:{code}")
     title = _text("The code in words")
-    status = fields.Integer(required=True)
+    status = fields.Integer(required=True, metadata={"description": "The HTTP status"})
     detail = _text("What happened, for a person")
-    code = _text("What happened, for a program")
+    code = _one_of("ProblemCode", "What happened, for a program", *openapi.CODES)
     requestId = _text("Stands in the log, and in X-Request-ID")
     errors = fields.Dict(
         keys=fields.String(),
         values=fields.List(fields.String()),
         metadata={"description": "What is wrong, by parameter"},
     )
-    retryAfter = fields.Integer(metadata={"description": "Seconds, as in Retry-After"})
+    retryAfter = _seconds("Seconds until asking again is worth it; also in Retry-After")
     ksef = fields.Nested(KsefSaid)
     outage = fields.Nested(Outage)

@@ -7,6 +7,8 @@ from zoneinfo import ZoneInfo
 import orjson
 from flask import Response, request
 
+from app import errors
+from app.api import openapi
 from app.api.basic_auth import place_of
 from app.api.blueprint import Blueprint
 from app.api.context import parts, settings
@@ -17,19 +19,30 @@ from app.services.status import SessionInvoice, Snapshot, check_session
 blueprint = Blueprint("status", description="What became of a session sent to KSeF")
 
 
-@blueprint.route("/invoices/<environment>/status/<referenceNumber>")
-@blueprint.takes(SessionPath)
-@blueprint.response(200, SessionAnswer)
-@blueprint.alt_response(304, description="The answer is the one that If-None-Match names")
-@blueprint.problems(
-    {
-        404: "`no_active_ksef_session`, `session_not_found`",
-        409: "`outage_simulation`, `ksef_outage`",
-        502: "`ksef_error`, `ksef_rate_limited`, `ksef_unreachable`, `ksef_invalid_response`",
-    }
+@blueprint.route(
+    "/invoices/<environment>/status/<referenceNumber>", parameters=[openapi.IF_NONE_MATCH]
 )
+@blueprint.takes(SessionPath)
+@blueprint.answers(
+    SessionAnswer,
+    "The session as KSeF has it, or had it `Age` seconds ago",
+    *openapi.CACHED,
+    "Age",
+    examples=("finished-session", "moving-session"),
+)
+@blueprint.answers(
+    None, "The answer is the one that If-None-Match names", *openapi.CACHED, "Age", status=304
+)
+@blueprint.problems(errors.NoActiveKsefSession, errors.SessionNotFound, *openapi.KSEF_ASKED)
 def session_status(path: dict[str, str], _query: dict[str, str], **_url: str) -> Response:
-    """What became of a session, with all its invoices; the company's rows are linked to it."""
+    """What became of a session, with all its invoices.
+
+    A session that KSeF still works on is a 200 with its moving code (100, 150, 170) and
+    `nextCheckAfter`; with `final: true` nothing will change any more, and KSeF is not asked again.
+
+    Before the answer is sent, the company's rows are linked to the session and committed:
+    `synced_invoices` by their KSeF number, `offline_invoices` by their reference number.
+    """
     place = place_of(path)
     snapshot = check_session(parts(), place, path["reference_number"])
     return _answer(snapshot, settings().response_timezone)

@@ -5,6 +5,8 @@ import hashlib
 
 from flask import Response, request
 
+from app import errors
+from app.api import openapi
 from app.api.basic_auth import place_of
 from app.api.blueprint import Blueprint
 from app.api.context import parts
@@ -14,35 +16,39 @@ from app.services.upo import DocType, UpoFile, fetch_session_upo, fetch_upo
 
 MEDIA_TYPES = {"xml": "application/xml", "pdf": "application/pdf"}
 _BINARY = {"type": "string", "format": "binary"}
-_PROBLEMS = {
-    404: "`no_active_ksef_session`, `session_not_found`, `upo_not_available`",
-    409: "`outage_simulation`, `ksef_outage`",
-    502: "`ksef_error`, `ksef_rate_limited`, `ksef_unreachable`, `ksef_invalid_response`, "
-    "`upo_integrity`",
-}
+_UNCHANGED = "The document is the one that If-None-Match names"
+_DOCUMENT = "The UPO: in JSON, or the document itself where `Accept` names its own type"
+_PROBLEMS = (
+    errors.NoActiveKsefSession,
+    errors.SessionNotFound,
+    errors.UpoNotAvailable,
+    errors.UpoIntegrity,
+    *openapi.KSEF_ASKED,
+)
 
 blueprint = Blueprint("upo", description="The UPO, KSeF's official receipt of an invoice")
 
 
-@blueprint.route("/invoices/<environment>/status/<referenceNumber>/<ksefNumber>/upo")
+@blueprint.route(
+    "/invoices/<environment>/status/<referenceNumber>/<ksefNumber>/upo",
+    parameters=[openapi.IF_NONE_MATCH],
+)
 @blueprint.takes(UpoPath, UpoQuery)
-@blueprint.response(
-    200,
-    UpoAnswer,
-    description="The UPO in JSON; the document itself where Accept names its own type",
-)
-@blueprint.alt_response(200, schema=_BINARY, content_type="application/pdf", success=True)
-@blueprint.alt_response(200, schema=_BINARY, content_type="application/xml", success=True)
-@blueprint.alt_response(304, description="The document is the one that If-None-Match names")
-@blueprint.problems(
-    _PROBLEMS
-    | {
-        404: "`no_active_ksef_session`, `session_not_found`, `upo_not_available`, "
-        "`invoice_not_found`"
-    }
-)
-def upo(path: dict[str, str], query: dict[str, str], **_url: str) -> Response:
-    """The UPO of an invoice: KSeF's signed XML, unchanged, or a PDF of it."""
+@blueprint.answers(UpoAnswer, _DOCUMENT, *openapi.CACHED, examples=("upo-pdf",))
+@blueprint.answers(_BINARY, _DOCUMENT, "Content-Disposition", content_type="application/pdf")
+@blueprint.answers(_BINARY, _DOCUMENT, "Content-Disposition", content_type="application/xml")
+@blueprint.answers(None, _UNCHANGED, *openapi.CACHED, status=304)
+@blueprint.problems(errors.InvoiceNotFound, *_PROBLEMS)
+def invoice_upo(path: dict[str, str], query: dict[str, str], **_url: str) -> Response:
+    """The UPO of an invoice: KSeF's signed XML, unchanged, or a PDF of it.
+
+    It is handed out only if KSeF's hash fits and it is of the session, the company and the KSeF
+    number asked for; then it is kept, and given from there ever after.
+
+    Without an `Accept` that names the document's own type (`application/pdf` with `docType=pdf`,
+    `application/xml` with `docType=xml`; a wildcard does not) the answer is JSON, the document in
+    Base64. The XML is the official document; the PDF shows it.
+    """
     place = place_of(path)
     file = fetch_upo(
         parts(), place, path["reference_number"], path["ksef_number"], _doc_type(query)
@@ -50,12 +56,24 @@ def upo(path: dict[str, str], query: dict[str, str], **_url: str) -> Response:
     return _answer(file, path["reference_number"], path["ksef_number"])
 
 
-@blueprint.route("/invoices/<environment>/status/<referenceNumber>/upo")
+@blueprint.route(
+    "/invoices/<environment>/status/<referenceNumber>/upo", parameters=[openapi.IF_NONE_MATCH]
+)
 @blueprint.takes(SessionPath, UpoQuery)
-@blueprint.response(200, SessionUpoAnswer)
-@blueprint.problems(_PROBLEMS)
+@blueprint.answers(
+    SessionUpoAnswer,
+    "The pages of the collective UPO",
+    *openapi.CACHED,
+    examples=("session-upo-xml",),
+)
+@blueprint.answers(None, _UNCHANGED, *openapi.CACHED, status=304)
+@blueprint.problems(*_PROBLEMS)
 def session_upo(path: dict[str, str], query: dict[str, str], **_url: str) -> Response:
-    """The collective UPO of a session, page by page."""
+    """The collective UPO of a session, page by page.
+
+    KSeF signs each page by itself (up to 10,000 invoices), so that they cannot be joined. There is
+    none before the session is final and accepted.
+    """
     place = place_of(path)
     reference_number = path["reference_number"]
     doc_type = _doc_type(query)

@@ -1,8 +1,10 @@
 """The document describes what is answered: it is valid, and real answers fit it."""
 
 import base64
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
 from copy import deepcopy
+from http import HTTPStatus
 from typing import Any
 
 import pytest
@@ -11,6 +13,8 @@ from jsonschema import Draft202012Validator, FormatChecker
 from openapi_spec_validator import OpenAPIV31SpecValidator, validate
 from werkzeug.test import TestResponse
 
+from app.api.examples import INVOICE, SESSION
+from app.api.schemas import UpoPath
 from sandbox.control import Control
 from tests.service import Company
 
@@ -32,11 +36,15 @@ def fits(document: Any) -> Fits:
     """Assert that an answer is one that the document describes, without a member more."""
     closed = deepcopy(document)
     for schema in closed["components"]["schemas"].values():
-        assert schema["type"] == "object"
-        schema["additionalProperties"] = False
+        assert schema["type"] == "object" or schema["enum"]
+        if schema["type"] == "object":
+            schema["additionalProperties"] = False
+    headers = closed["components"]["headers"]
 
     def check(answer: TestResponse, template: str, method: str = "get") -> Any:
         described = closed["paths"][template][method]["responses"][str(answer.status_code)]
+        required = {name for name in described["headers"] if headers[name].get("required")}
+        assert required <= {*answer.headers.keys()} & {*headers} <= {*described["headers"]}
         if answer.status_code in (204, 304):
             assert "content" not in described
             assert answer.data == b""
@@ -63,13 +71,71 @@ def test_every_parameter_of_a_path_is_described_once_and_by_its_pattern(document
             described = [p for p in operation["parameters"] if p["in"] == "path"]
             names = [parameter["name"] for parameter in described]
             assert sorted(names) == sorted(part[1:-1] for part in path.split("/") if "{" in part)
-            assert all({"enum", "pattern"} & {*p["schema"]} for p in described), path
+            assert all({"$ref", "pattern"} & {*p["schema"]} for p in described), path
 
 
-def test_every_field_and_parameter_of_the_contract_is_explained(document: Any) -> None:
-    for template in (STATUS, UPO):
-        for parameter in document["paths"][template]["get"]["parameters"]:
-            assert parameter["description"], parameter["name"]
+def operations(document: Any) -> Iterator[tuple[str, Any]]:
+    for path, item in document["paths"].items():
+        for method, operation in item.items():
+            if method != "parameters":
+                yield f"{method} {path}", operation
+
+
+def test_everything_is_explained(document: Any) -> None:
+    parameters = [*document["components"]["parameters"].values()]
+    for name, operation in operations(document):
+        parameters += operation.get("parameters", [])
+        assert {"summary", "description", "operationId"} <= operation.keys(), name
+        for status, answer in operation["responses"].items():
+            assert answer["description"] != HTTPStatus(int(status)).phrase, (name, status)
+    for parameter in parameters:
+        assert parameter["description"], parameter["name"]
+    for kind, schema in document["components"]["schemas"].items():
+        for name, member in schema.get("properties", {}).items():
+            assert "description" in member or "$ref" in str(member), (kind, name)
+
+
+def test_operations_have_names_of_their_own(document: Any) -> None:
+    names = [operation["operationId"] for _, operation in operations(document)]
+    assert len({*names}) == len(names)
+
+
+def test_a_throttled_caller_is_told_of_retry_after(document: Any) -> None:
+    for name, operation in operations(document):
+        if operation["security"]:
+            headers = operation["responses"]["401"]["headers"]
+            assert {"Retry-After", "WWW-Authenticate"} <= headers.keys(), name
+
+
+def test_examples_fit_their_schemas(document: Any) -> None:
+    components = document["components"]
+    shown = set()
+    for name, operation in operations(document):
+        for status, answer in operation["responses"].items():
+            for content in answer.get("content", {}).values():
+                for example in content.get("examples", {}):
+                    shown.add(example)
+                    schema = {**content["schema"], "components": components}
+                    value = components["examples"][example]["value"]
+                    Draft202012Validator(schema, format_checker=FormatChecker()).validate(value)
+                    assert value.get("status") in (int(status), None) or status == "200", name
+    assert shown == components["examples"].keys()
+
+
+def test_examples_of_parameters_are_accepted(document: Any) -> None:
+    seen = set()
+    for _, operation in operations(document):
+        for parameter in operation.get("parameters", []):
+            for example in parameter["schema"].get("examples", ()):
+                seen.add(parameter["name"])
+                assert re.search(parameter["schema"].get("pattern", ""), example)
+    assert seen >= {"environment", "referenceNumber", "ksefNumber", "invoiceNumber"}
+    assert (
+        UpoPath().validate(
+            {"environment": "test", "referenceNumber": SESSION, "ksefNumber": INVOICE}
+        )
+        == {}
+    )
 
 
 def test_sessions(fits: Fits, company: Company, control: Control) -> None:
@@ -122,8 +188,10 @@ def test_documents_themselves(
     media_type = f"application/{doc_type}"
     answer = company.get(f"{path}?docType={doc_type}", headers={"Accept": media_type})
     assert answer.content_type == media_type
-    described = document["paths"][UPO]["get"]["responses"]["200"]["content"]
-    assert described[media_type]["schema"] == {"type": "string", "format": "binary"}
+    described = document["paths"][UPO]["get"]["responses"]["200"]
+    assert described["content"][media_type]["schema"] == {"type": "string", "format": "binary"}
+    assert answer.headers["Content-Disposition"].startswith("attachment")
+    assert "Content-Disposition" in described["headers"]
 
 
 def test_the_ksef_session(fits: Fits, company: Company) -> None:

@@ -1,0 +1,42 @@
+"""GET /docs: the contract to read and to try, in Swagger UI, all of it from this service."""
+
+from pathlib import Path
+
+import flask_swagger_ui
+from flask import Blueprint, Response, send_from_directory
+
+_OURS = Path(__file__).with_name("swagger_ui")
+_SWAGGER_UI = Path(flask_swagger_ui.__file__).with_name("dist")
+_FILES = {
+    "start.js": _OURS,
+    "swagger-ui-bundle.js": _SWAGGER_UI,
+    "swagger-ui.css": _SWAGGER_UI,
+    "favicon-32x32.png": _SWAGGER_UI,
+}
+# Nothing inline and nothing from elsewhere. Swagger UI's own pictures stand in its style sheet.
+_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:;"
+    " connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+
+blueprint = Blueprint("docs", __name__)
+
+
+@blueprint.get("/docs")
+def page() -> Response:
+    """The page; it needs no password, what is tried there does."""
+    return _file(_OURS, "index.html")
+
+
+def _serve(folder: Path, name: str) -> None:
+    blueprint.add_url_rule(f"/docs/{name}", name.replace(".", "-"), lambda: _file(folder, name))
+
+
+for _name, _folder in _FILES.items():
+    _serve(_folder, _name)
+
+
+def _file(folder: Path, name: str) -> Response:
+    response = send_from_directory(folder, name)
+    response.headers["Content-Security-Policy"] = _POLICY
+    return response

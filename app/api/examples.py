@@ -1,0 +1,174 @@
+"""Examples of `/openapi.json`. Numbers are those of `make run`, so that they can be tried there."""
+
+from typing import Any
+
+from app import errors
+
+SESSION = "20260915-SO-00000001A1-0000000001-01"
+INVOICE = "5265877635-20260915-20273DF0F2E7-F1"
+_ACCEPTED = {
+    "ordinalNumber": 1,
+    "invoiceNumber": "FV/2026/09/001",
+    "ksefNumber": INVOICE,
+    "acquisitionDate": "2026-09-15 10:00:04",
+    "status": {"code": 200, "description": "Sukces", "details": []},
+    "referenceNumber": "20260915-EE-1B1A52843C-4A334284DC-57",
+}
+_DUPLICATE = {
+    "ordinalNumber": 2,
+    "invoiceNumber": "FV/2026/09/001",
+    "ksefNumber": None,
+    "acquisitionDate": None,
+    "status": {"code": 440, "description": "Duplikat faktury", "details": []},
+    "referenceNumber": "20260915-EE-E852E6C680-055A27E17B-42",
+    "duplicateOf": {
+        "ksefNumber": "5265877635-20260901-71CF780F031B-37",
+        "referenceNumber": "20260901-SO-00000009F9-0000000007-01",
+    },
+}
+_NO_OUTAGE: dict[str, Any] = {
+    "established": False,
+    "since": None,
+    "consecutiveFailures": 0,
+    "source": None,
+    "messages": [],
+    "duty": None,
+}
+_OUTAGE = {
+    "established": True,
+    "since": "2026-09-15T08:00:00+00:00",
+    "consecutiveFailures": 1,
+    "source": "latarnia",
+    "messages": [
+        {
+            "title": "Awaria Krajowego Systemu e-Faktur",
+            "text": "Trwa usuwanie awarii.",
+            "start": "2026-09-15T08:00:00+00:00",
+            "end": None,
+            "category": "FAILURE",
+        }
+    ],
+    "duty": "seven_working_days_after_end",
+}
+_SIMULATION = {
+    **_OUTAGE,
+    "consecutiveFailures": 0,
+    "source": "simulation",
+    "messages": [
+        {
+            "title": "Simulated outage",
+            "text": "Rehearsal until noon",
+            "start": "2026-09-15T08:00:00+00:00",
+            "end": "2026-09-15T10:00:00+00:00",
+            "category": "FAILURE",
+        }
+    ],
+    "duty": None,
+}
+ANSWERS: dict[str, dict[str, Any]] = {
+    "finished-session": {
+        "referenceNumber": SESSION,
+        "status": {"code": 200, "description": "Sesja interaktywna przetworzona pomyślnie"},
+        "dateCreated": "2026-09-15 10:00:00",
+        "dateUpdated": "2026-09-15 10:01:00",
+        "totalInvoiceCount": 2,
+        "successfulInvoiceCount": 1,
+        "failedInvoiceCount": 1,
+        "invoices": [_ACCEPTED, _DUPLICATE],
+        "final": True,
+        "upo": {"pages": [{"referenceNumber": "20260915-EU-F5374C691D-A067A3CF99-DB"}]},
+        "checkedAt": "2026-09-15T10:05:00+02:00",
+    },
+    "moving-session": {
+        "referenceNumber": "20260915-SB-00000001C3-0000000003-01",
+        "status": {"code": 150, "description": "Trwa przetwarzanie"},
+        "dateCreated": "2026-09-15 10:00:00",
+        "dateUpdated": "2026-09-15 10:00:30",
+        "totalInvoiceCount": 0,
+        "successfulInvoiceCount": 0,
+        "failedInvoiceCount": 0,
+        "invoices": [],
+        "final": False,
+        "upo": {"pages": []},
+        "nextCheckAfter": 8,
+        "checkedAt": "2026-09-15T10:00:32+02:00",
+    },
+    "upo-pdf": {
+        "ksefNumber": INVOICE,
+        "referenceNumber": SESSION,
+        "docType": "pdf",
+        "contentType": "application/pdf",
+        "content": "JVBERi0xLjQK",
+        "fileName": f"{INVOICE}-upo.pdf",
+    },
+    "session-upo-xml": {
+        "referenceNumber": SESSION,
+        "docType": "xml",
+        "contentType": "application/xml",
+        "pages": [
+            {
+                "referenceNumber": "20260915-EU-F5374C691D-A067A3CF99-DB",
+                "fileName": "20260915-EU-F5374C691D-A067A3CF99-DB-upo.xml",
+                "content": "PD94bWwgdmVyc2lvbj0iMS4wIj8+",
+            }
+        ],
+    },
+    "found-invoice": {
+        "rows": [
+            {
+                "table": "synced_invoices",
+                "invoiceNumber": "FV/2026/09/001",
+                "ksefNumber": INVOICE,
+                "ksefReferenceNumber": None,
+                "sessionReferenceNumber": SESSION,
+                "linkedAt": "2026-09-15T10:05:00+02:00",
+            }
+        ],
+        "answers": [
+            {
+                **_ACCEPTED,
+                "sessionReferenceNumber": SESSION,
+                "final": True,
+                "checkedAt": "2026-09-15T10:05:00+02:00",
+                "upoArchived": True,
+            }
+        ],
+    },
+    "ksef-session": {
+        "environment": "test",
+        "nip": "5265877635",
+        "method": "certificate",
+        "authenticatedAt": "2026-09-15T09:00:00+02:00",
+        "accessTokenValidUntil": "2026-09-15T10:15:00+02:00",
+        "refreshTokenValidUntil": "2026-09-22T09:00:00+02:00",
+        "certificateValidUntil": "2028-03-01T00:00:00+01:00",
+    },
+    "no-outage": {"environment": "test", "outage": _NO_OUTAGE},
+    "outage": {"environment": "prod", "outage": _OUTAGE},
+    "simulated-outage": {"environment": "test", "outage": _SIMULATION},
+    "service-status": {
+        "version": "0.1.0",
+        "environments": {"test": "simulation", "demo": "unknown", "prod": "available"},
+    },
+    "well": {"status": "ok"},
+}
+EXTRA: dict[type[errors.ProxyError], dict[str, Any]] = {
+    errors.InvalidParameter: {"errors": {"docType": ["Must be one of: xml, pdf."]}},
+    errors.UpoNotAvailable: {"retryAfter": 5},
+    errors.OutageSimulation: {"outage": _SIMULATION},
+    errors.KsefOutage: {"outage": _OUTAGE},
+    errors.KsefError: {
+        "ksef": {
+            "httpStatus": 400,
+            "code": 21001,
+            "description": "Nieczytelna treść.",
+            "traceId": "57ced5f5db1544a7a64eb2acf5e9ba9a",
+        },
+        "outage": _NO_OUTAGE,
+    },
+    errors.KsefRateLimited: {"retryAfter": 840, "outage": _NO_OUTAGE},
+    errors.KsefUnreachable: {"outage": _NO_OUTAGE},
+    errors.KsefInvalidResponse: {"outage": _NO_OUTAGE},
+    errors.UpoIntegrity: {"outage": _NO_OUTAGE},
+    errors.Unavailable: {"retryAfter": 5},
+}

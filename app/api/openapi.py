@@ -1,0 +1,256 @@
+"""What `/openapi.json` says beside the schemas: headers, examples, what to do about an error."""
+
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import Any
+
+from apispec import APISpec
+from flask_smorest import Api
+from flask_smorest.spec.plugins import FlaskPlugin
+from marshmallow.fields import Field
+
+from app import errors
+from app.api import examples
+
+PROBLEM = "application/problem+json"
+DESCRIPTION = """\
+Stands between the ERP systems of a company and KSeF, the Polish national e-invoicing system. It
+answers what became of a session that was sent to KSeF, links the company's own invoice rows to it,
+and gives the official receipt (UPO) of an invoice.
+
+**Who asks.** HTTP Basic, `email:password`, over TLS. A user belongs to one company (NIP) and sees
+nothing of any other; the NIP is never part of an address.
+
+**Polling.** Ask as often as you like: what is final is kept, and KSeF's quota is guarded here.
+While a session moves, `nextCheckAfter` says when asking again is worth it; with `If-None-Match` an
+unchanged answer is a 304.
+
+**Times.** `dateCreated`, `dateUpdated` and `acquisitionDate` are `YYYY-MM-DD HH:MM:SS` in the
+response time zone (Europe/Warsaw unless configured); all others are RFC 3339 with an offset.
+
+**Errors.** All are `application/problem+json` (RFC 9457). Switch on `code`; `detail` is for a
+person. Repeat after `retryAfter` seconds where it is given. On a 409 `ksef_outage` issue invoices
+offline, and `outage.duty` tells by when they must be sent; on a 502 wait and ask again.
+"""
+
+ADVICE: dict[type[errors.ProxyError], str] = {
+    errors.InvalidParameter: (
+        "A parameter or the body is wrong; `errors` says what, by name. Nothing was sent to KSeF."
+        " Correct the request; repeating it will not help."
+    ),
+    errors.Unauthorized: (
+        "The user name or password is missing or wrong. With `retryAfter` there were too many"
+        " failed logins: for so long no further password is looked at."
+    ),
+    errors.Forbidden: "The user's role is not enough for this call.",
+    errors.SimulationForbidden: "An outage of `prod` cannot be simulated.",
+    errors.NoActiveKsefSession: (
+        "The company is not logged in to KSeF in this environment, or KSeF refuses its credential"
+        " (then `ksef.code` says why). Log in with `POST /auth/{environment}`."
+    ),
+    errors.NoKsefCredential: (
+        "Neither a certificate nor a KSeF token is stored for the company: an operator has to"
+        " store one."
+    ),
+    errors.SessionNotFound: "KSeF knows no such session of this company. Check the number.",
+    errors.UpoNotAvailable: (
+        "KSeF has no UPO for these numbers. With `retryAfter` it may still come; without, check"
+        " the numbers and the status of the session."
+    ),
+    errors.InvoiceNotFound: (
+        "KSeF has no such UPO, and the finished session holds no accepted invoice with that number."
+    ),
+    errors.OutageSimulation: (
+        "An outage is being rehearsed; KSeF was not asked. `outage` says since when and why."
+    ),
+    errors.KsefOutage: (
+        "KSeF is down, and that is established. Issue invoices offline; `outage.duty` says by when"
+        " they must be sent."
+    ),
+    errors.KsefError: "KSeF refused or failed; `ksef` tells what it said.",
+    errors.KsefRateLimited: (
+        "KSeF's quota of the company is used up. Ask again after `retryAfter`, not before."
+    ),
+    errors.KsefUnreachable: "There is no connection to KSeF, or no whole answer in time.",
+    errors.KsefInvalidResponse: "KSeF's answer breaks its own contract.",
+    errors.UpoIntegrity: (
+        "The document that KSeF sent is not the one asked for, or was damaged on its way. It was"
+        " not kept."
+    ),
+    errors.Unavailable: (
+        "The service itself cannot answer now: its database, or overload. Repeat after"
+        " `retryAfter`."
+    ),
+    errors.ProxyError: "A fault of the service. Its log has the `requestId`.",
+}
+ELSEWHERE = ("not_found", "method_not_allowed")  # answers to what is no operation
+CODES = [*(kind.code for kind in ADVICE), *ELSEWHERE]
+_MAY_TELL_WHEN_TO_REPEAT = (
+    errors.Unauthorized,
+    errors.UpoNotAvailable,
+    errors.KsefOutage,
+    errors.KsefFailure,
+    errors.Unavailable,
+)
+
+KSEF_ASKED = (  # what may come of it
+    errors.OutageSimulation,
+    errors.KsefOutage,
+    errors.KsefError,
+    errors.KsefRateLimited,
+    errors.KsefUnreachable,
+    errors.KsefInvalidResponse,
+)
+
+ALWAYS = ("X-Request-ID", "Cache-Control")
+CACHED = ("ETag", "Vary")
+_SECONDS = {"type": "integer", "minimum": 0}
+_TEXT = {"type": "string"}
+HEADERS: dict[str, dict[str, Any]] = {
+    "X-Request-ID": {
+        "description": "The request's id in the log: the one that was sent, else a new one",
+        "required": True,
+        "schema": _TEXT,
+    },
+    "Cache-Control": {
+        "description": "`no-store`, or `private, no-cache`: keep it, and ask with If-None-Match",
+        "required": True,
+        "schema": _TEXT,
+    },
+    "ETag": {
+        "description": "For `If-None-Match`. Of a document: its SHA-256 (in JSON: and `-json`)",
+        "required": True,
+        "schema": _TEXT,
+    },
+    "Vary": {"required": True, "schema": _TEXT},
+    "Age": {
+        "description": "Seconds since KSeF was asked (`checkedAt`)",
+        "required": True,
+        "schema": _SECONDS,
+    },
+    "Content-Disposition": {
+        "description": "`attachment` with a file name, where the body is the document itself",
+        "schema": _TEXT,
+    },
+    "Retry-After": {
+        "description": "Seconds until asking again is worth it; `retryAfter` in the body",
+        "schema": _SECONDS,
+    },
+    "WWW-Authenticate": {"description": "Basic", "required": True, "schema": _TEXT},
+}
+IF_NONE_MATCH = "If-None-Match"
+_PARAMETERS: dict[str, dict[str, Any]] = {
+    IF_NONE_MATCH: {
+        "description": "An earlier answer's `ETag`: the answer is a 304 if nothing has changed",
+        "schema": _TEXT,
+    },
+    "X-Request-ID": {
+        "description": "An id of your own for the log: up to 64 of A-Z, a-z, 0-9, `.`, `_`, `-`;"
+        " for anything else a new one is made",
+        "schema": _TEXT,
+    },
+}
+
+
+class Paths(FlaskPlugin):  # type: ignore[misc]
+    """Paths from Flask's rules: each operation describes its own parameters, this the common."""
+
+    def path_helper(self, rule: Any, parameters: list[Any], **_: Any) -> str:
+        """The path as OpenAPI writes it."""
+        parameters.append("X-Request-ID")
+        return str(self.flaskpath2openapi(rule.rule))
+
+
+def register(api: Api) -> None:
+    """Put what operations refer to by name into the document's components."""
+    spec = api.spec
+    converter = api.ma_plugin.converter
+    converter.add_parameter_attribute_function(_example)
+
+    def named_choice(_converter: Any, field: Field[Any], ret: dict[str, Any]) -> dict[str, Any]:
+        return _named_choice(spec, field, ret)
+
+    converter.add_attribute_function(named_choice)
+    spec.components.security_scheme(
+        "basic",
+        {"type": "http", "scheme": "basic", "description": "E-mail address and password"},
+    )
+    for name, header in HEADERS.items():
+        spec.components.header(name, header)
+    for name, parameter in _PARAMETERS.items():
+        spec.components.parameter(name, "header", {"name": name, **parameter})
+    for name, value in examples.ANSWERS.items():
+        spec.components.example(name, {"value": value})
+    for kind, advice in ADVICE.items():
+        spec.components.example(kind.code, {"summary": kind.title, "value": _problem(kind, advice)})
+
+
+def _example(_converter: Any, field: Field[Any], **_: Any) -> dict[str, Any]:
+    """Where Swagger UI looks for what it fills in."""
+    return {"example": given[0]} if (given := field.metadata.get("examples")) else {}
+
+
+def _named_choice(spec: APISpec, field: Field[Any], ret: dict[str, Any]) -> dict[str, Any]:
+    """A choice with a title becomes a schema of its own: one type in a generated client."""
+    name = ret.get("title")
+    if not name or "enum" not in ret:
+        return {}
+    values = [value for value in ret["enum"] if value is not None]
+    if name not in spec.components.schemas:
+        spec.components.schema(name, {"type": "string", "enum": values})
+    about: dict[str, Any] = {
+        key: ret[key] for key in ("description", "default", "examples") if key in ret
+    }
+    ret.clear()
+    reference = {"$ref": f"#/components/schemas/{name}"}
+    if field.allow_none:
+        return {**about, "oneOf": [reference, {"type": "null"}]}
+    return {**about, **reference}
+
+
+def problems(kinds: Iterable[type[errors.ProxyError]]) -> dict[int, dict[str, Any]]:
+    """The answers to these errors, by HTTP status, as `Blueprint.alt_response` takes them."""
+    by_status: dict[int, list[type[errors.ProxyError]]] = defaultdict(list)
+    for kind in (kind for kind in ADVICE if kind in set(kinds)):
+        by_status[kind.status].append(kind)
+    return {status: _answer(status, alike) for status, alike in sorted(by_status.items())}
+
+
+def _answer(status: int, kinds: list[type[errors.ProxyError]]) -> dict[str, Any]:
+    headers = [*ALWAYS]
+    if status == errors.Unauthorized.status:
+        headers.append("WWW-Authenticate")
+    if any(issubclass(kind, _MAY_TELL_WHEN_TO_REPEAT) for kind in kinds):
+        headers.append("Retry-After")
+    return {
+        # Beside the reference, as OpenAPI 3.1 allows: generated clients know one Problem only.
+        "schema": {
+            "$ref": "#/components/schemas/Problem",
+            "properties": {
+                "status": {"const": status},
+                "code": {"enum": [kind.code for kind in kinds]},
+            },
+        },
+        "description": "\n".join(f"- `{kind.code}`: {ADVICE[kind]}" for kind in kinds),
+        "content_type": PROBLEM,
+        "headers": {name: name for name in headers},
+        "examples": {kind.code: kind.code for kind in kinds},
+    }
+
+
+def _problem(kind: type[errors.ProxyError], detail: str) -> dict[str, Any]:
+    return {
+        "type": f"urn:ksef-proxy:problem:{kind.code}",
+        "title": kind.title,
+        "status": kind.status,
+        "detail": detail,
+        "code": kind.code,
+        "requestId": "0f7c2f6f4b9c4a0e8a51d3f2b6f0e7aa",
+        **examples.EXTRA.get(kind, {}),
+    }
+
+
+def camel_case(name: str) -> str:
+    """`session_status` as `sessionStatus`."""
+    first, *others = name.split("_")
+    return first + "".join(map(str.capitalize, others))
