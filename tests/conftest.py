@@ -29,7 +29,7 @@ from sandbox.control import Control
 from sandbox.server import RunningSandbox
 from sandbox.server import start as start_sandbox
 
-pytest_plugins = ["tests.service"]
+pytest_plugins = ["tests.service", "tests.browser"]
 
 PROJECT = Path(__file__).parents[1]
 ROLES = ("ksef_proxy", "erp")  # made by the first migration, without login
