@@ -4,9 +4,9 @@ from threading import BoundedSemaphore
 
 from flask import Flask
 
-from app import api, cli, settings, telemetry
+from app import api, cli, console, settings, telemetry
 from app.api.context import EXTENSION
-from app.crypto import Vault
+from app.crypto import Vault, derived_key
 from app.db.pool import Database, PoolTiming
 from app.ksef.gateway import Gateway
 from app.ksef.latarnia import Latarnia
@@ -38,6 +38,7 @@ def create_app(given: Settings | None = None) -> Flask:
     parts = make_parts(chosen)
     app.extensions[EXTENSION] = (chosen, parts)
     api.register(app)
+    console.register(app, [derived_key(key, "console forms") for key in chosen.secret_keys])
     if not cli.is_running():
         outages.report_forbidden(parts)
     return app

@@ -13,6 +13,7 @@ def _load(resource: str) -> Any:  # aiosql makes the attributes at run time
 
 
 auth = _load("auth")
+console = _load("console")
 invoices = _load("invoices")
 kept = _load("kept")
 keys = _load("keys")
