@@ -1,6 +1,6 @@
 # Works with GNU make 3.81, which macOS ships.
 
-.PHONY: help run test check bench chaos serve lock clean
+.PHONY: help run test check bench chaos screenshots serve lock clean
 .DEFAULT_GOAL := help
 
 help:
@@ -9,6 +9,7 @@ help:
 	@echo 'make check   format, lint, types, import rules, then the test suite'
 	@echo 'make bench   measures the service against the sandbox, ten minutes  (ARGS="a c")'
 	@echo 'make chaos   kills 200 workers under load and looks at what is left  (ARGS=20)'
+	@echo 'make screenshots   the pictures of the console in docs/images; needs Chromium'
 	@echo 'make serve   production start: gunicorn, settings from the environment'
 	@echo 'make lock    write requirements*.txt from requirements*.in       (ARGS=--upgrade)'
 	@echo 'make clean   remove the environment, the caches, the data of make run'
@@ -32,6 +33,9 @@ bench: .venv/.complete
 
 chaos: .venv/.complete
 	@.venv/bin/python -m bench.chaos $(ARGS)
+
+screenshots: .venv/.complete
+	@.venv/bin/python -m bench.screenshots $(ARGS)
 
 serve: .venv/.service
 	@exec .venv/bin/gunicorn --config app/gunicorn.py wsgi:app

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable
 from datetime import timedelta
-from typing import Any
+from typing import Any, cast
 
 from flask import Blueprint, Response, redirect, request, url_for
 from marshmallow import Schema
@@ -68,7 +68,7 @@ def _takes(
     def decorate(view: View) -> View:
         for schema, location in ((form, "form"), (query, "query"), (path, "path")):
             if schema:
-                view = _parser.use_args(schema(), location=location)(view)
+                view = cast(View, _parser.use_args(schema(), location=location)(view))
         return view
 
     return decorate
@@ -295,9 +295,7 @@ def nowhere(**_url: str) -> Response:
 
 
 def _to_environment(path: dict[str, str], done: str) -> Any:
-    return redirect(
-        url_for("console.environment", environment=path["environment"], done=done), 303
-    )
+    return redirect(url_for("console.environment", environment=path["environment"], done=done), 303)
 
 
 def _pages(total: int, size: int) -> int:

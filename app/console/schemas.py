@@ -35,5 +35,7 @@ class Form(Strict):
 
 
 class SimulationForm(Form):
-    message = fields.String(required=True, validate=[validate.Length(1, MESSAGE_LENGTH), _PRINTABLE])
+    message = fields.String(
+        required=True, validate=[validate.Length(1, MESSAGE_LENGTH), _PRINTABLE]
+    )
     minutes = fields.Integer(required=True, validate=validate.OneOf(MINUTES))

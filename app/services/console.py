@@ -28,7 +28,6 @@ class KeptSession:
     reference_number: str
     session: SessionStatus
     final: bool
-    changed_at: datetime
     checked_at: datetime
 
 
@@ -125,9 +124,7 @@ def unlinked(parts: Parts, place: Place, *, skip: int, take: int) -> Page:
     """The company's invoice rows without a session, of the NEWEST, the newest first."""
     with parts.db.transaction() as connection:
         rows = list(
-            queries.unlinked_rows(
-                connection, **place.columns, newest=NEWEST, skip=skip, take=take
-            )
+            queries.unlinked_rows(connection, **place.columns, newest=NEWEST, skip=skip, take=take)
         )
     return Page(rows, rows[0].total if rows else 0)
 
@@ -137,7 +134,6 @@ def _kept(row: Any) -> KeptSession:
         row.reference_number,
         wire.reading(wire.session_status, row.session),
         row.final,
-        row.changed_at,
         row.checked_at,
     )
 

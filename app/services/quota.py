@@ -16,7 +16,6 @@ from app.db.queries import limits as queries
 from app.ksef.limits import PUBLISHED, WINDOWS, Limits
 from app.services.parts import Parts, Place
 
-
 SLOT = 300
 """Seconds of each of the parts into which `last_hour` divides the hour."""
 
@@ -173,12 +172,15 @@ def _use(group: str, row: Any, share: float) -> GroupUse:
     slots = [0] * (WINDOWS[-1] // SLOT)
     for age in ages:
         slots[-1 - min(int(age / SLOT), len(slots) - 1)] += 1
+    per_second, per_minute, per_hour = (sum(age < seconds for age in ages) for seconds in WINDOWS)
     return GroupUse(
         group,
         _limits(row, group, share),
-        *(sum(age < seconds for age in ages) for seconds in WINDOWS),
-        slots=slots,
-        blocked_until=row.blocked_until if row else None,
+        per_second,
+        per_minute,
+        per_hour,
+        slots,
+        row.blocked_until if row else None,
     )
 
 

@@ -15,7 +15,7 @@ WHERE company_nip = :company_nip AND environment = :environment;
 
 -- name: recent_sessions(company_nip, environment, skip, take)
 -- Kept sessions, those that changed last first (by kept_sessions_changed).
-SELECT reference_number, session, final, changed_at, checked_at
+SELECT reference_number, session, final, checked_at
 FROM kept_sessions
 WHERE company_nip = :company_nip AND environment = :environment
 ORDER BY changed_at DESC, reference_number
@@ -29,7 +29,7 @@ WHERE company_nip = :company_nip AND environment = :environment;
 
 -- name: get_session(company_nip, environment, reference_number)^
 -- A kept session without its invoices (by the primary key).
-SELECT reference_number, session, final, changed_at, checked_at
+SELECT reference_number, session, final, checked_at
 FROM kept_sessions
 WHERE company_nip = :company_nip
   AND environment = :environment
