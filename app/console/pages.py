@@ -17,6 +17,7 @@ from app.api.context import parts
 from app.api.fields import KSEF_NUMBER, REFERENCE_NUMBER
 from app.api.schemas import EnvironmentPath, SessionPath, UpoPath
 from app.api.upo import MEDIA_TYPES, cacheable
+from app.console import problems
 from app.console.context import SHOWN_ENVIRONMENTS, finish, form_tokens, place, render
 from app.console.forms import FIELD, is_same_origin
 from app.console.schemas import (
@@ -56,6 +57,7 @@ def _require_own_form() -> None:
 
 
 blueprint.after_request(finish)
+problems.register(blueprint)
 
 
 def _takes(
