@@ -22,7 +22,7 @@ from tests.browser import ARGUMENTS
 
 FOLDER = PROJECT / "docs" / "images"
 DESKTOP, PHONE = 1280, 390
-_COLOURS = 128
+_COLOURS = 256
 _BATCH = "20260909-SB"
 
 
@@ -140,7 +140,8 @@ def _picture(browser: Any, width: int) -> bytes:
 
 def _write(file: Path, png: bytes) -> int:
     """With few colours, so that it is small; its size in bytes."""
-    picture = Image.open(io.BytesIO(png)).convert("RGB").quantize(_COLOURS, dither=0)
+    picture: Image.Image = Image.open(io.BytesIO(png)).convert("RGB")
+    picture = picture.quantize(_COLOURS, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
     picture.save(file, optimize=True)
     return file.stat().st_size
 

@@ -161,6 +161,7 @@ def sessions(path: dict[str, str], query: dict[str, Any], **_url: str) -> Respon
         "sessions.html",
         environment=path["environment"],
         sessions=found,
+        newest=console.NEWEST,
         page=query["page"],
         pages=_pages(found.total, _SESSIONS_PAGE),
     )

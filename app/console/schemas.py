@@ -4,7 +4,7 @@ from marshmallow import fields, validate
 
 from app.api.schemas import MESSAGE_LENGTH, Strict
 from app.console.texts import TEXTS
-from app.services.console import FILTERS
+from app.services.console import FILTERS, NEWEST
 
 NOTICES = ("checked", "simulation_on", "simulation_off")
 MINUTES = (15, 60, 240, 0)
@@ -19,7 +19,7 @@ class Looking(Strict):
 
 
 class Paging(Looking):
-    page = fields.Integer(load_default=1, validate=validate.Range(1, 10_000))
+    page = fields.Integer(load_default=1, validate=validate.Range(1, NEWEST // 50))
 
 
 class InvoicesPaging(Paging):

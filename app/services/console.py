@@ -15,7 +15,7 @@ from app.services.quota import GroupUse
 from app.services.snapshots import kept_invoice
 
 NEWEST = 10_000
-"""So many of the newest rows of each table are looked through for unlinked ones."""
+"""So many sessions are listed, and so many rows of each table looked through for unlinked ones."""
 
 _CODES = {"all": (0, 9999), "accepted": (200, 200), "rejected": (201, 9999), "moving": (0, 199)}
 FILTERS = tuple(_CODES)
@@ -80,10 +80,10 @@ def state(parts: Parts, place: Place) -> State:
 
 
 def sessions(parts: Parts, place: Place, *, skip: int, take: int) -> Page:
-    """The kept sessions, those that changed last first."""
+    """The kept sessions, those that changed last first; counted up to NEWEST."""
     with parts.db.transaction() as connection:
         rows = list(queries.recent_sessions(connection, **place.columns, skip=skip, take=take))
-        total = queries.count_sessions(connection, **place.columns)
+        total = queries.count_sessions(connection, **place.columns, most=NEWEST)
     return Page([_kept(row) for row in rows], total)
 
 

@@ -22,10 +22,14 @@ ORDER BY changed_at DESC, reference_number
 OFFSET :skip
 LIMIT :take;
 
--- name: count_sessions(company_nip, environment)$
+-- name: count_sessions(company_nip, environment, most)$
+-- How many kept sessions there are, counted no further than `most`.
 SELECT count(*)
-FROM kept_sessions
-WHERE company_nip = :company_nip AND environment = :environment;
+FROM (
+    SELECT FROM kept_sessions
+    WHERE company_nip = :company_nip AND environment = :environment
+    LIMIT :most
+) AS counted;
 
 -- name: get_session(company_nip, environment, reference_number)^
 -- A kept session without its invoices (by the primary key).
