@@ -1,6 +1,6 @@
 # Works with GNU make 3.81, which macOS ships.
 
-.PHONY: help run test faults check bench chaos fuzz serve lock audit clean
+.PHONY: help run test faults check bench chaos fuzz screenshots serve lock audit clean
 .DEFAULT_GOAL := help
 
 help:
@@ -11,6 +11,7 @@ help:
 	@echo 'make bench   measures the service against the sandbox, ten minutes  (ARGS="a c")'
 	@echo 'make chaos   kills 200 workers under load and looks at what is left  (ARGS=20)'
 	@echo 'make fuzz    the service against its own OpenAPI, and the models, at length, at random'
+	@echo 'make screenshots   the pictures of the console in docs/images; needs Chromium'
 	@echo 'make serve   production start: gunicorn, settings from the environment'
 	@echo 'make lock    write requirements*.txt from requirements*.in       (ARGS=--upgrade)'
 	@echo 'make audit   known vulnerabilities of the pinned requirements (asks PyPI; not part of CI)'
@@ -43,6 +44,9 @@ FUZZED = tests/journeys/test_fuzz.py tests/services/test_linking_order.py tests/
 
 fuzz: .venv/.complete
 	@.venv/bin/pytest --hypothesis-profile=fuzz -rP $(ARGS) $(FUZZED)
+
+screenshots: .venv/.complete
+	@.venv/bin/python -m bench.screenshots $(ARGS)
 
 serve: .venv/.service
 	@exec .venv/bin/gunicorn --config app/gunicorn.py wsgi:app

@@ -508,9 +508,10 @@ def rotate_keys() -> None:
 @with_appcontext
 @told_plainly
 def purge() -> None:
-    """Delete kept answers and archived UPOs older than DOCUMENT_RETENTION_DAYS; for cron.
+    """Delete documents older than DOCUMENT_RETENTION_DAYS.
 
-    Links in the companies' rows stay. May be broken off and begun again, beside live traffic.
+    Documents are kept answers and archived UPOs. Links in the companies' rows stay. For cron: may
+    be broken off and begun again, beside live traffic.
     """
     days = settings().document_retention_days
     if days is None:
@@ -559,7 +560,10 @@ def list_audit(
 @click.option("--days", required=True, type=click.IntRange(1), help="Keep so many days")
 @told_plainly
 def purge_audit(days: int) -> None:
-    """Delete older rows of the audit; with a DATABASE_URL of the database's owner."""
+    """Delete older rows of the audit.
+
+    Needs a DATABASE_URL of the database's owner.
+    """
     try:
         deleted = audit.purge(parts(), days)
     except errors.NotWritable as error:

@@ -10,7 +10,9 @@ import os
 from collections.abc import Sequence
 
 from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 _KEY_ID = 4
 _NONCE = 12
@@ -50,6 +52,11 @@ class Vault:
             return cipher.decrypt(nonce, body, _binding(company_nip, environment, purpose)).decode()
         except (InvalidTag, ValueError):
             raise SealError("not sealed for this company, environment and purpose") from None
+
+
+def derived_key(key: bytes, purpose: str) -> bytes:
+    """Another key of 32 bytes, for one purpose: every replica that has the first has it too."""
+    return HKDF(hashes.SHA256(), 32, salt=None, info=f"ksef-proxy {purpose}".encode()).derive(key)
 
 
 def _key_id(key: bytes) -> bytes:

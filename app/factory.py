@@ -4,9 +4,9 @@ from threading import BoundedSemaphore
 
 from flask import Flask
 
-from app import api, cli, meters, settings, telemetry
+from app import api, cli, console, meters, settings, telemetry
 from app.api.context import EXTENSION
-from app.crypto import Vault
+from app.crypto import Vault, derived_key
 from app.db.pool import Database, PoolTiming
 from app.ksef.gateway import Gateway
 from app.ksef.latarnia import Latarnia
@@ -40,6 +40,7 @@ def create_app(given: Settings | None = None) -> Flask:
     api.register(app)
     cli.hide_others(app)
     meters.http_threads.set(chosen.web_threads)
+    console.register(app, [derived_key(key, "console forms") for key in chosen.secret_keys])
     if not cli.is_running():
         outages.report_forbidden(parts)
     return app

@@ -7,14 +7,16 @@ logs in with a certificate, elsewhere with a KSeF token.
 
 from __future__ import annotations
 
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
+from datetime import datetime
 
 import psycopg2
 import psycopg2.extras
 
 from app import errors
-from app.services import auth, certificates, users
+from app.ksef import limits
+from app.services import auth, certificates, quota, status, users
 from app.services.parts import Parts, Place
 from app.settings import ENVIRONMENTS
 from sandbox import identifiers
@@ -29,6 +31,25 @@ _WITH_CERTIFICATE = "demo"
 _DOCUMENT_HASH = identifiers.sha256_base64(b"the login document of the demo")
 _CREATED = "2026-09-15T08:00:00+00:00"
 _MOVES_FOR = 60  # seconds, from the start of `make run`
+# What the console finds: sessions of other days, asked after already. Their day and hour, their
+# kind, how many invoices were accepted, and the codes of the others.
+_EARLIER = (
+    ("2026-09-09T06:12:00+00:00", "SB", 318, (440, 440, 450)),
+    ("2026-09-10T09:40:00+00:00", "SO", 12, ()),
+    ("2026-09-11T07:05:00+00:00", "SB", 0, None),
+    ("2026-09-11T07:31:00+00:00", "SB", 96, ()),
+    ("2026-09-14T05:55:00+00:00", "SO", 4, (410,)),
+    ("2026-09-14T12:20:00+00:00", "SO", 27, ()),
+)
+_UNREADABLE_PACKAGE = 430
+_UNTOUCHED = 30  # calls of a group: more than this start makes, less than an hour of polling
+# As if the ERP had polled for an hour: calls of each group in each five minutes, the newest last.
+_POLLED = {
+    limits.SESSION: (6, 9, 14, 22, 31, 26, 18, 12, 9, 15, 21, 8),
+    limits.INVOICE_LIST: (1, 2, 2, 5, 8, 6, 3, 2, 1, 3, 4, 1),
+    limits.INVOICE: (0, 0, 3, 8, 19, 24, 11, 6, 2, 0, 4, 2),
+    limits.SESSION_LIST: (0, 1, 0, 0, 1, 0, 0, 1, 0, 0, 1, 0),
+}
 
 
 @dataclass(frozen=True)
@@ -51,8 +72,10 @@ def prepare(
             _store_certificate(parts, control, certificate)
         else:
             _store_token(parts, control, environment)
-        auth.log_in(parts, Place(NIP, environment))
+        place = Place(NIP, environment)
+        auth.log_in(parts, place)
         _rows(erp_dsn, environment, demo)
+        _ask_after_earlier_sessions(parts, control, place)
     return demos["test"]
 
 
@@ -123,6 +146,68 @@ def _sessions(control: Control, environment: str) -> Demo:
         invoices=[{"invoiceNumber": f"FV/2026/09/20{i}", "status": 150} for i in range(3)],
     )
     return Demo(online, batch, moving)
+
+
+def _ask_after_earlier_sessions(parts: Parts, control: Control, place: Place) -> None:
+    """Sessions whose answers are kept, and an hour of the quota's ledger."""
+    for number, (created, kind, accepted, others) in enumerate(_EARLIER):
+        moment = datetime.fromisoformat(created)
+        codes = [200] * accepted + list(others or ())
+        session = control.seed_session(
+            place.environment,
+            NIP,
+            kind="batch" if kind == "SB" else "online",
+            state="failed" if others is None else "finished",
+            code=_UNREADABLE_PACKAGE if others is None else None,
+            reference_number=identifiers.reference_number(
+                kind, moment.date(), f"{place.environment} {number}"
+            ),
+            date_created=created,
+            invoices=[
+                {"invoiceNumber": f"FV/2026/09/{number}{i:03}", "status": code}
+                for i, code in enumerate(codes, 1)
+            ],
+            login_document_hash=_DOCUMENT_HASH if place.environment == _WITH_CERTIFICATE else None,
+        )
+        _ask_after(parts, place, session)
+    moving = control.seed_session(
+        place.environment,
+        NIP,
+        kind="online",
+        state="moving",
+        reference_number=identifiers.reference_number(
+            "SO", datetime.fromisoformat(_CREATED).date(), f"{place.environment} moving"
+        ),
+        date_created=_CREATED,
+        finishes_after=_MOVES_FOR * 10,
+        invoices=[{}, {}, {"status": 150}, {"status": 150}],
+    )
+    _ask_after(parts, place, moving)
+    if not any(use.per_hour > _UNTOUCHED for use in quota.last_hour(parts, place)):
+        _write_ledger(parts, place)
+
+
+def _ask_after(parts: Parts, place: Place, session: SeededSession) -> None:
+    """Unless an outage, simulated or real, was left on by the run before this one."""
+    with suppress(errors.OutageSimulation, errors.KsefOutage):
+        status.check_session(parts, place, session.reference_number)
+
+
+def _write_ledger(parts: Parts, place: Place) -> None:
+    calls = [
+        (*place.columns.values(), group, (len(counts) - slot) * quota.SLOT - 1 - 5 * i)
+        for group, counts in _POLLED.items()
+        for slot, count in enumerate(counts)
+        for i in range(count)
+    ]
+    with parts.db.transaction() as connection, connection.cursor() as cursor:
+        psycopg2.extras.execute_values(
+            cursor,
+            "INSERT INTO quota_calls (company_nip, environment, quota_group, reserved_at)"
+            " VALUES %s",
+            calls,
+            template="(%s, %s, %s, clock_timestamp() - make_interval(secs => %s))",
+        )
 
 
 def _rows(erp_dsn: str, environment: str, demo: Demo) -> None:

@@ -292,6 +292,7 @@ def _page(port: int, ksef_url: str, database: str, password: str, shown: Demo) -
             "",
             f"    company    {demo.NIP}  {demo.NAME}",
             f"    user       {demo.EMAIL}  password {password}",
+            f"    console    {base}/console  (in a browser, with that user and password)",
             f"    KSeF       the sandbox at {ksef_url} stands in for test, demo and prod",
             f"    logged in  in demo with a certificate ({KEPT / 'certificate.pem'}),",
             "               in test and prod with a KSeF token",

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from app.crypto import SealError, Vault
+from app.crypto import SealError, Vault, derived_key
 
 OLD, NEW = os.urandom(32), os.urandom(32)
 PLACE = {"company_nip": "5265877635", "environment": "test", "purpose": "credential"}
@@ -81,3 +81,10 @@ def test_a_seal_never_says_what_it_holds(vault: Vault) -> None:
     with pytest.raises(SealError) as caught:
         vault.open(vault.seal(SECRET, **PLACE)[:-1], **PLACE)
     assert SECRET not in str(caught.value)
+
+
+def test_a_derived_key_is_the_same_everywhere_and_another_one_for_each_purpose() -> None:
+    assert derived_key(OLD, "forms") == derived_key(OLD, "forms")
+    keys = {OLD, derived_key(OLD, "forms"), derived_key(OLD, "links"), derived_key(NEW, "forms")}
+    assert len(keys) == 4
+    assert {len(key) for key in keys} == {32}

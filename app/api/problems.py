@@ -13,21 +13,39 @@ from app.api.openapi import PROBLEM
 from app.api.responses import json_response
 from app.services import outages, wording
 
+Told = tuple[dict[str, Any], dict[str, str]]
+
 
 def register(app: Flask) -> None:
     """Answer every error of the application with a problem."""
-    app.register_error_handler(errors.ProxyError, _proxy_error)
-    app.register_error_handler(HTTPException, _http_exception)
-    app.register_error_handler(Exception, _unexpected)
+    for kind in (errors.ProxyError, HTTPException, Exception):
+        app.register_error_handler(kind, _answer)
 
 
-def _proxy_error(error: errors.ProxyError) -> Response:
+def _answer(error: Exception) -> Response:
+    body, headers = describe(error, settings().message_language)
+    return json_response(body, status=body["status"], headers=headers, mimetype=PROBLEM)
+
+
+def describe(error: Exception, language: str) -> Told:
+    """The problem as which an error is told, and the headers that go with it.
+
+    `language`, en or pl, is that of `detail` in every 409 and 502.
+    """
+    if isinstance(error, errors.ProxyError):
+        return _proxy_error(error, language)
+    if isinstance(error, HTTPException):
+        return _http_exception(error)
+    return _unexpected()
+
+
+def _proxy_error(error: errors.ProxyError, language: str) -> Told:
     extra: dict[str, Any] = {}
     detail, outage = error.detail, error.outage
     if isinstance(error, errors.KsefFailure | errors.KsefOutage | errors.OutageSimulation):
         environment = (request.view_args or {}).get("environment", "")
         outage = outage or _evidence(environment)
-        detail = wording.told(error, outage, environment, settings().message_language)
+        detail = wording.told(error, outage, environment, language)
     if error.errors:
         extra["errors"] = error.errors
     if error.ksef:
@@ -59,7 +77,7 @@ def _evidence(environment: str) -> Mapping[str, Any]:
         return outages.NO_OUTAGE
 
 
-def _http_exception(error: HTTPException) -> Response:
+def _http_exception(error: HTTPException) -> Told:
     """Flask's own errors: unknown route, wrong method, a body that is no JSON."""
     status = HTTPStatus(error.code or 500)
     if status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:  # what a body may be is said in one way
@@ -69,7 +87,7 @@ def _http_exception(error: HTTPException) -> Response:
     return _problem(status, code, status.phrase, status.description or status.phrase, {}, headers)
 
 
-def _unexpected(_error: Exception) -> Response:
+def _unexpected() -> Told:
     telemetry.exception("internal error")
     return _problem(
         500,
@@ -88,7 +106,7 @@ def _problem(
     detail: str,
     extra: dict[str, Any],
     headers: dict[str, str],
-) -> Response:
+) -> Told:
     body = {
         "type": f"urn:ksef-proxy:problem:{code}",
         "title": title,
@@ -99,4 +117,4 @@ def _problem(
         **extra,
     }
     g.error_code = code  # for the request's line in the log
-    return json_response(body, status=status, headers=headers, mimetype=PROBLEM)
+    return body, headers

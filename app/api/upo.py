@@ -94,14 +94,15 @@ def session_upo(path: dict[str, str], query: dict[str, str], **_url: str) -> Res
             ],
         }
     )
-    return _cacheable(response, f"{tag}-json")
+    return cacheable(response, f"{tag}-json")
 
 
 def _doc_type(query: dict[str, str]) -> DocType:
     return "pdf" if query["doc_type"] == "pdf" else "xml"
 
 
-def _cacheable(response: Response, tag: str) -> Response:
+def cacheable(response: Response, tag: str) -> Response:
+    """The response with its ETag, for the caller alone; a 304 where that is what it has."""
     response.set_etag(tag)
     response.headers["Cache-Control"] = "private, no-cache"
     response.headers["Vary"] = "Accept, Authorization"
@@ -114,7 +115,7 @@ def _answer(file: UpoFile, reference_number: str, ksef_number: str) -> Response:
     if _document_is_wanted(media_type):
         response = Response(file.content, content_type=media_type)
         response.headers["Content-Disposition"] = f'attachment; filename="{name}"'
-        return _cacheable(response, file.sha256)
+        return cacheable(response, file.sha256)
     response = json_response(
         {
             "ksefNumber": ksef_number,
@@ -125,7 +126,7 @@ def _answer(file: UpoFile, reference_number: str, ksef_number: str) -> Response:
             "fileName": name,
         }
     )
-    return _cacheable(response, f"{file.sha256}-json")
+    return cacheable(response, f"{file.sha256}-json")
 
 
 def _document_is_wanted(media_type: str) -> bool:

@@ -15,6 +15,7 @@ def _load(resource: str) -> Any:  # aiosql makes the attributes at run time
 audit = _load("audit")
 auth = _load("auth")
 companies = _load("companies")
+console = _load("console")
 documents = _load("documents")
 invoices = _load("invoices")
 kept = _load("kept")

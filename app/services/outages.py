@@ -28,6 +28,19 @@ def current_outage(parts: Parts, place: Place) -> Mapping[str, Any]:
     return _simulation(parts, place) or evidence(parts, place.environment)
 
 
+def state(parts: Parts, place: Place) -> tuple[str, Mapping[str, Any], datetime | None]:
+    """How this company meets KSeF: `simulation`, `outage`, `available` or `unknown`; the evidence;
+    and when KSeF last answered, as far as that was written down."""
+    simulation = _simulation(parts, place)
+    with parts.db.transaction() as connection:
+        row = queries.known(connection, environment=place.environment)
+    answered_at = row.answered_at if row else None
+    if simulation:
+        return "simulation", simulation, answered_at
+    found = state_of(row, parts.timing) if row else "unknown"
+    return found, evidence_of(row, parts.timing), answered_at
+
+
 def evidence(parts: Parts, environment: str) -> Mapping[str, Any]:
     """What is known of a real outage, from what is stored; nobody is asked."""
     row = parts.db.run(queries.known, environment=environment)

@@ -9,15 +9,18 @@ import math
 from bisect import bisect_right, insort
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from app import clock, errors, telemetry
 from app.db.pool import retried
 from app.db.queries import limits as queries
-from app.ksef.limits import PUBLISHED, Limits
+from app.ksef.limits import PUBLISHED, WINDOWS, Limits
 from app.services.parts import Parts, Place
 
 _EXACT = 0.001  # seconds within which two moments of the ledger are the same
+SLOT = 300
+"""Seconds of each of the parts into which `last_hour` divides the hour."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +29,28 @@ class Slot:
 
     id: int
     moment: float
+
+
+@dataclass(frozen=True, slots=True)
+class GroupUse:
+    """A group's calls of the last second, minute and hour, and what may be used of each.
+
+    `slots`: the hour's calls by five minutes, the oldest first. Of `limits`, our part; below 0 for
+    none.
+    """
+
+    group: str
+    limits: Limits
+    per_second: int
+    per_minute: int
+    per_hour: int
+    slots: Sequence[int]
+    blocked_until: datetime | None
+
+    @property
+    def share(self) -> float:
+        """The used share of the hour: 0 none, 1 all of our part."""
+        return self.per_hour / self.limits.per_hour if self.limits.per_hour > 0 else 0.0
 
 
 @retried
@@ -129,6 +154,30 @@ def limits_are_fresh(parts: Parts, place: Place) -> bool:
 def show(parts: Parts, place: Place) -> Sequence[Any]:
     """The groups that were used: limits, calls of the last minute and hour, blocked until."""
     return parts.db.rows(queries.show_groups, **place.columns)
+
+
+def last_hour(parts: Parts, place: Place) -> Sequence[GroupUse]:
+    """How every group was used in the last hour."""
+    rows = {row.quota_group: row for row in parts.db.rows(queries.last_hour, **place.columns)}
+    return [_use(group, rows.get(group), parts.quota_share) for group in PUBLISHED]
+
+
+def _use(group: str, row: Any, share: float) -> GroupUse:
+    # A call that waits for its turn lies ahead, and counts.
+    ages = [max(0.0, age) for age in row.ages] if row else []
+    slots = [0] * (WINDOWS[-1] // SLOT)
+    for age in ages:
+        slots[-1 - min(int(age / SLOT), len(slots) - 1)] += 1
+    per_second, per_minute, per_hour = (sum(age < seconds for age in ages) for seconds in WINDOWS)
+    return GroupUse(
+        group,
+        _limits(row, group, share),
+        per_second,
+        per_minute,
+        per_hour,
+        slots,
+        row.blocked_until if row else None,
+    )
 
 
 def clear(parts: Parts, place: Place) -> int:

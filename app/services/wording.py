@@ -77,10 +77,15 @@ def told(error: errors.ProxyError, outage: Outage, environment: str, language: s
     if isinstance(error, errors.OutageSimulation):
         return simulation(outage, environment, language)
     if isinstance(error, errors.KsefOutage):
-        since = _SINCE[language, outage["source"]].format(since=outage["since"])
-        return f"{since} {_DUTIES[language][outage['duty']]}"
+        return established(outage, language)
     happened = _POLISH[error.code] if language == "pl" else error.detail
     return f"{happened} {(_AN_OUTAGE if outage['established'] else _NO_OUTAGE)[language]}"
+
+
+def established(outage: Outage, language: str) -> str:
+    """Since when KSeF is down, who says so, and what follows from it."""
+    since = _SINCE[language, outage["source"]].format(since=outage["since"])
+    return f"{since} {_DUTIES[language][outage['duty']]}"
 
 
 def simulation(outage: Outage, environment: str, language: str) -> str:

@@ -126,3 +126,23 @@ LEFT JOIN quota_calls USING (company_nip, environment, quota_group)
 WHERE company_nip = :company_nip AND environment = :environment
 GROUP BY quota_groups.company_nip, quota_groups.environment, quota_groups.quota_group
 ORDER BY quota_groups.quota_group;
+
+-- name: last_hour(company_nip, environment)
+-- Each group with its limits and the ages, in seconds, of its calls of the last hour (by
+-- quota_calls_windows). Waits for nobody.
+SELECT
+    quota_group,
+    per_second,
+    per_minute,
+    per_hour,
+    CASE WHEN blocked_until > clock_timestamp() THEN blocked_until END AS blocked_until,
+    ARRAY(
+        SELECT extract(epoch FROM clock_timestamp() - reserved_at)::float8
+        FROM quota_calls
+        WHERE quota_calls.company_nip = quota_groups.company_nip
+          AND quota_calls.environment = quota_groups.environment
+          AND quota_calls.quota_group = quota_groups.quota_group
+          AND reserved_at > clock_timestamp() - interval '1 hour'
+    ) AS ages
+FROM quota_groups
+WHERE company_nip = :company_nip AND environment = :environment;

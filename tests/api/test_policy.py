@@ -11,6 +11,7 @@ from flask import Flask
 
 from app import errors, settings
 from app.api.context import EXTENSION
+from app.console.context import form_tokens
 from app.settings import Settings
 from sandbox.control import Control
 from tests.service import Company
@@ -23,12 +24,17 @@ DOCS = {
     "/docs/swagger-ui.css",
     "/docs/favicon-32x32.png",
 }
-PUBLIC = {"/status", "/livez", "/readyz", "/openapi.json", *DOCS}
+PUBLIC = {"/status", "/livez", "/readyz", "/openapi.json", "/console/style.css", *DOCS}
+# For people and for machines that read the description: neither stands in it.
+UNDESCRIBED = ("/openapi.json", "/docs", "/console")
 ADMINS_ONLY = {
     ("PUT", "/outages/<environment>/simulation"),
     ("DELETE", "/outages/<environment>/simulation"),
+    ("POST", "/console/<environment>/simulation"),
+    ("POST", "/console/<environment>/simulation/end"),
 }
 PLACEHOLDERS = {
+    "rest": "no/such/page",
     "environment": "test",
     "referenceNumber": "20260115-SO-0123456789-ABCDEF0123-4F",
     "ksefNumber": "5265877635-20250826-0100001AF629-AF",
@@ -44,11 +50,18 @@ def routes(app: Flask) -> Iterator[tuple[str, str, str]]:
             yield method, rule.rule, path
 
 
-def answers(app: Flask, control: Control, headers: Mapping[str, str]) -> dict[tuple[str, str], int]:
-    """The status of every route that is not public, asked with these headers."""
+def answers(
+    app: Flask, control: Control, headers: Mapping[str, str], form: Mapping[str, str] | None = None
+) -> dict[tuple[str, str], int]:
+    """The status of every route that is not public, asked with these headers and this form."""
     client = app.test_client()
     found = {
-        (method, rule): client.open(path, method=method, headers=dict(headers)).status_code
+        (method, rule): client.open(
+            path,
+            method=method,
+            headers=dict(headers),
+            data=form if rule.startswith("/console") else None,
+        ).status_code
         for method, rule, path in routes(app)
         if rule not in PUBLIC
     }
@@ -113,7 +126,10 @@ class TestRoutes:
 
     def test_some_are_for_admins(self, app: Flask, make_company: Any, control: Control) -> None:
         technical = make_company("5265877635", role="technical", logged_in=False)
-        found = answers(app, control, technical.authorization)
+        with app.app_context():
+            form = {"token": form_tokens().token(technical.email)}
+        own = {**technical.authorization, "Sec-Fetch-Site": "same-origin"}
+        found = answers(app, control, own, form)
         assert {route for route, status in found.items() if status == 403} == ADMINS_ONLY
         assert 401 not in found.values()
 
@@ -139,7 +155,7 @@ class TestRoutes:
         ours = {
             (method, rule)
             for method, rule, _ in routes(app)
-            if method not in ("HEAD", "OPTIONS") and rule not in {"/openapi.json", *DOCS}
+            if method not in ("HEAD", "OPTIONS") and not rule.startswith(UNDESCRIBED)
         }
         assert set(described) == ours
         for (method, rule), operation in described.items():

@@ -1,0 +1,302 @@
+"""The pages of the console, and its two forms."""
+
+import re
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any, cast
+
+from flask import Blueprint, Response, redirect, request, url_for
+from marshmallow import Schema
+from werkzeug.exceptions import NotFound
+
+from app import clock, errors
+from app.api import basic_auth
+from app.api.basic_auth import admins_only, caller
+from app.api.blueprint import StrictParser, View
+from app.api.context import parts
+from app.api.fields import KSEF_NUMBER, REFERENCE_NUMBER
+from app.api.schemas import EnvironmentPath, SessionPath, UpoPath
+from app.api.upo import MEDIA_TYPES, cacheable
+from app.console import problems
+from app.console.context import SHOWN_ENVIRONMENTS, finish, form_tokens, place, render
+from app.console.forms import FIELD, is_same_origin
+from app.console.schemas import (
+    MINUTES,
+    Form,
+    InvoicesPaging,
+    Looking,
+    Paging,
+    Searching,
+    SimulationForm,
+)
+from app.services import console, outages, search
+from app.services.status import check_session
+from app.services.upo import DocType, fetch_upo
+
+PAGE = 100
+_SESSIONS_PAGE = 50
+_SHORT = 8
+_ON_A_CARD = 3
+
+blueprint = Blueprint("console", __name__, template_folder="templates")
+_parser = StrictParser()
+
+
+@blueprint.before_request
+def _guard() -> None:
+    basic_auth.require_role()
+    if request.method == "POST":
+        _require_own_form()
+
+
+def _require_own_form() -> None:
+    if not is_same_origin(request):
+        raise errors.Forbidden("The form was not sent from the console.")
+    if not form_tokens().is_good(request.form.get(FIELD, ""), caller().email):
+        raise errors.Forbidden("The form's token is missing, too old, or another user's.")
+
+
+blueprint.after_request(finish)
+problems.register(blueprint)
+
+
+def _takes(
+    path: type[Schema] | None = None,
+    query: type[Schema] = Looking,
+    form: type[Schema] | None = None,
+) -> Callable[[View], View]:
+    """Check path, query and form; the view gets them in this order, each as it was loaded."""
+
+    def decorate(view: View) -> View:
+        for schema, location in ((form, "form"), (query, "query"), (path, "path")):
+            if schema:
+                view = cast(View, _parser.use_args(schema(), location=location)(view))
+        return view
+
+    return decorate
+
+
+@blueprint.get("/console")
+@_takes()
+def overview(_query: dict[str, Any]) -> Response:
+    """Every environment on a card."""
+    cards = []
+    for environment in SHOWN_ENVIRONMENTS:
+        where = place(environment)
+        cards.append(
+            (
+                environment,
+                console.state(parts(), where),
+                console.sessions(parts(), where, skip=0, take=_ON_A_CARD),
+            )
+        )
+    return render("overview.html", cards=cards)
+
+
+@blueprint.get("/console/")
+def with_slash() -> Any:
+    """The address as some people type it."""
+    return redirect(url_for("console.overview"))
+
+
+@blueprint.get("/console/search")
+@_takes(query=Searching)
+def find(query: dict[str, Any]) -> Any:
+    """What is known under a number, in every environment; a known session is opened at once."""
+    number = query["number"].strip()
+    if re.fullmatch(REFERENCE_NUMBER, number, re.ASCII):
+        return _find_session(number)
+    by = "ksef_number" if re.fullmatch(KSEF_NUMBER, number, re.ASCII) else "invoice_number"
+    wanted = {"ksef_number": None, "invoice_number": None, by: number}
+    found = {}
+    if number:
+        found = {name: search.find(parts(), place(name), **wanted) for name in SHOWN_ENVIRONMENTS}
+    found = {name: each for name, each in found.items() if each.rows or each.answers}
+    return render("search.html", number=number, found=found, ask=())
+
+
+def _find_session(number: str) -> Any:
+    kept_in = console.environments_of(parts(), caller().company_nip, number)
+    if len(kept_in) == 1:
+        return redirect(
+            url_for("console.session", environment=kept_in[0], referenceNumber=number), 303
+        )
+    return render("search.html", number=number, found={}, ask=kept_in or SHOWN_ENVIRONMENTS)
+
+
+@blueprint.get("/console/<environment>")
+@_takes(EnvironmentPath)
+def environment(path: dict[str, str], query: dict[str, Any], **_url: str) -> Response:
+    """One environment: its state with the evidence, the quota, recent sessions, unlinked rows."""
+    where = place(path["environment"])
+    state = console.state(parts(), where)
+    sessions = console.sessions(parts(), where, skip=0, take=_SHORT)
+    unlinked = console.unlinked(parts(), where, skip=0, take=_SHORT)
+    return render(
+        "environment.html",
+        environment=where.environment,
+        state=state,
+        sessions=sessions,
+        unlinked=unlinked,
+        newest=console.NEWEST,
+        may_simulate=caller().role == "admin" and where.environment != outages.PRODUCTION,
+        minutes=MINUTES,
+        done=query["done"],
+    )
+
+
+@blueprint.get("/console/<environment>/sessions")
+@_takes(EnvironmentPath, Paging)
+def sessions(path: dict[str, str], query: dict[str, Any], **_url: str) -> Response:
+    """All kept sessions, page by page."""
+    found = console.sessions(
+        parts(),
+        place(path["environment"]),
+        skip=(query["page"] - 1) * _SESSIONS_PAGE,
+        take=_SESSIONS_PAGE,
+    )
+    return render(
+        "sessions.html",
+        environment=path["environment"],
+        sessions=found,
+        newest=console.NEWEST,
+        page=query["page"],
+        pages=_pages(found.total, _SESSIONS_PAGE),
+    )
+
+
+@blueprint.get("/console/<environment>/unlinked")
+@_takes(EnvironmentPath, Paging)
+def unlinked(path: dict[str, str], query: dict[str, Any], **_url: str) -> Response:
+    """The invoice rows without a session, page by page."""
+    found = console.unlinked(
+        parts(), place(path["environment"]), skip=(query["page"] - 1) * PAGE, take=PAGE
+    )
+    return render(
+        "unlinked.html",
+        environment=path["environment"],
+        unlinked=found,
+        newest=console.NEWEST,
+        page=query["page"],
+        pages=_pages(found.total, PAGE),
+    )
+
+
+@blueprint.get("/console/<environment>/sessions/<referenceNumber>")
+@_takes(SessionPath, InvoicesPaging)
+def session(path: dict[str, str], query: dict[str, Any], **_url: str) -> Response:
+    """A kept session with its invoices, page by page."""
+    where, reference_number = place(path["environment"]), path["reference_number"]
+    kept = console.session(parts(), where, reference_number)
+    invoices, counts = console.invoices(
+        parts(),
+        where,
+        reference_number,
+        query["show"],
+        skip=(query["page"] - 1) * PAGE,
+        take=PAGE,
+    )
+    return render(
+        "session.html",
+        environment=where.environment,
+        reference_number=reference_number,
+        kept=kept,
+        invoices=invoices,
+        counts=counts,
+        filters=console.FILTERS,
+        show=query["show"],
+        page=query["page"],
+        pages=_pages(getattr(counts, query["show"]), PAGE),
+        done=query["done"],
+    )
+
+
+@blueprint.post("/console/<environment>/sessions/<referenceNumber>/check")
+@_takes(SessionPath, form=Form)
+def check(path: dict[str, str], _query: dict[str, Any], _form: dict[str, str], **_url: str) -> Any:
+    """Ask KSeF after a session, as the API does, and show it."""
+    check_session(parts(), place(path["environment"]), path["reference_number"])
+    return redirect(
+        url_for(
+            "console.session",
+            environment=path["environment"],
+            referenceNumber=path["reference_number"],
+            done="checked",
+        ),
+        303,
+    )
+
+
+@blueprint.get("/console/<environment>/sessions/<referenceNumber>/<ksefNumber>/upo.pdf")
+@_takes(UpoPath)
+def upo_pdf(path: dict[str, str], _query: dict[str, Any], **_url: str) -> Response:
+    """The UPO of an invoice as a PDF, to be looked at."""
+    return _upo(path, "pdf", "inline")
+
+
+@blueprint.get("/console/<environment>/sessions/<referenceNumber>/<ksefNumber>/upo.xml")
+@_takes(UpoPath)
+def upo_xml(path: dict[str, str], _query: dict[str, Any], **_url: str) -> Response:
+    """The UPO of an invoice as KSeF signed it, to be kept."""
+    return _upo(path, "xml", "attachment")
+
+
+def _upo(path: dict[str, str], doc_type: DocType, disposition: str) -> Response:
+    file = fetch_upo(
+        parts(),
+        place(path["environment"]),
+        path["reference_number"],
+        path["ksef_number"],
+        doc_type,
+    )
+    response = Response(file.content, content_type=MEDIA_TYPES[doc_type])
+    name = f"{path['ksef_number']}-upo.{doc_type}"
+    response.headers["Content-Disposition"] = f'{disposition}; filename="{name}"'
+    # A browser's own viewer of PDF stands on styles and an object of its making.
+    response.headers["Content-Security-Policy"] = (
+        "default-src 'none'; object-src 'self'; style-src 'unsafe-inline'; frame-ancestors 'none'"
+    )
+    return cacheable(response, file.sha256)
+
+
+@blueprint.post("/console/<environment>/simulation")
+@admins_only
+@_takes(EnvironmentPath, form=SimulationForm)
+def begin_simulation(
+    path: dict[str, str], _query: dict[str, Any], form: dict[str, Any], **_url: str
+) -> Any:
+    """Simulate an outage for the caller's company."""
+    minutes = form["minutes"]
+    outages.simulate(
+        parts(),
+        path["environment"],
+        company_nip=caller().company_nip,
+        message=form["message"],
+        ends_at=clock.now() + timedelta(minutes=minutes) if minutes else None,
+    )
+    return _to_environment(path, "simulation_on")
+
+
+@blueprint.post("/console/<environment>/simulation/end")
+@admins_only
+@_takes(EnvironmentPath, form=Form)
+def end_simulation(
+    path: dict[str, str], _query: dict[str, Any], _form: dict[str, str], **_url: str
+) -> Any:
+    """End the simulation of the caller's company."""
+    outages.clear(parts(), path["environment"], company_nip=caller().company_nip)
+    return _to_environment(path, "simulation_off")
+
+
+@blueprint.get("/console/<path:rest>")
+def nowhere(**_url: str) -> Response:
+    """An address that there is not, told as a page."""
+    raise NotFound
+
+
+def _to_environment(path: dict[str, str], done: str) -> Any:
+    return redirect(url_for("console.environment", environment=path["environment"], done=done), 303)
+
+
+def _pages(total: int, size: int) -> int:
+    return max(1, -(-total // size))

@@ -1,0 +1,40 @@
+"""Errors as pages: what happened, what to do, and the number under which the log has it."""
+
+from flask import Blueprint, Response, request
+from werkzeug.exceptions import HTTPException
+
+from app import errors
+from app.api.problems import describe
+from app.console.context import render, words
+from app.console.texts import ENGLISH
+
+
+def register(blueprint: Blueprint) -> None:
+    """Answer every error of the blueprint with a page."""
+    for kind in (errors.ProxyError, HTTPException, Exception):
+        blueprint.register_error_handler(kind, _page)
+
+
+def _page(error: Exception) -> Response:
+    t = words()
+    problem, headers = describe(error, t.language)
+    code = problem["code"]
+    title = t(f"error_{code}" if f"error_{code}" in ENGLISH else "error_other")
+    response = render(
+        "error.html",
+        status=problem["status"],
+        title=title,
+        problem=problem,
+        why=_why(problem["code"], problem["status"], problem["detail"]),
+    )
+    response.headers.update(headers)
+    return response
+
+
+def _why(code: str, status: int, detail: str) -> str:
+    """In the reader's language; what KSeF's failures mean is told in it already."""
+    if status in (409, 502):
+        return detail
+    environment = (request.view_args or {}).get("environment", "…")
+    key = f"why_{code}" if f"why_{code}" in ENGLISH else "why_other"
+    return words()(key, environment=environment)

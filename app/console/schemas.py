@@ -1,0 +1,41 @@
+"""What the console may be asked, checked."""
+
+from marshmallow import fields, validate
+
+from app.api.schemas import MESSAGE_LENGTH, Strict
+from app.console.texts import TEXTS
+from app.services.console import FILTERS, NEWEST
+
+NOTICES = ("checked", "simulation_on", "simulation_off")
+MINUTES = (15, 60, 240, 0)
+"""For how long an outage may be simulated; 0: until it is ended."""
+
+_PRINTABLE = validate.Predicate("isprintable", error="Not printable.")
+
+
+class Looking(Strict):
+    lang = fields.String(validate=validate.OneOf(TEXTS))
+    done = fields.String(load_default=None, validate=validate.OneOf(NOTICES))
+
+
+class Paging(Looking):
+    page = fields.Integer(load_default=1, validate=validate.Range(1, NEWEST // 50))
+
+
+class InvoicesPaging(Paging):
+    show = fields.String(load_default="all", validate=validate.OneOf(FILTERS))
+
+
+class Searching(Looking):
+    number = fields.String(load_default="", validate=[validate.Length(max=256), _PRINTABLE])
+
+
+class Form(Strict):
+    token = fields.String()
+
+
+class SimulationForm(Form):
+    message = fields.String(
+        required=True, validate=[validate.Length(1, MESSAGE_LENGTH), _PRINTABLE]
+    )
+    minutes = fields.Integer(required=True, validate=validate.OneOf(MINUTES))

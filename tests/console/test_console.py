@@ -1,0 +1,615 @@
+"""The console without a browser: who may, what is shown, what is never asked."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from html.parser import HTMLParser
+from typing import Any
+
+import pytest
+from flask import Flask
+from lxml import html as lxml_html
+from werkzeug.test import TestResponse
+
+from app.console.context import form_tokens
+from app.console.forms import FormTokens
+from app.services import console, quota
+from app.services.parts import Parts
+from app.services.status import check_session
+from sandbox.control import Control, SeededSession
+from tests.rows import add_offline, add_synced
+from tests.service import Company
+
+ENGLISH = {"Accept-Language": "en"}
+SAME_ORIGIN = {"Sec-Fetch-Site": "same-origin"}
+PAGES = ("", "/test", "/prod/sessions", "/demo/unlinked", "/search?number=FV/1")
+
+
+def text_of(answer: TestResponse) -> str:
+    """What the page says, on one line, with plain spaces."""
+    page = lxml_html.document_fromstring(answer.text)
+    return " ".join(page.text_content().split())
+
+
+def element(answer: TestResponse, path: str) -> Any:
+    [found] = lxml_html.document_fromstring(answer.text).xpath(path)
+    return found
+
+
+@pytest.fixture
+def tokens(app: Flask) -> FormTokens:
+    with app.app_context():
+        return form_tokens()
+
+
+@pytest.fixture
+def send(tokens: FormTokens) -> Callable[..., TestResponse]:
+    """Sends a form of the console as a browser would; `without` one of its proofs."""
+
+    def post(company: Company, path: str, **fields: str) -> TestResponse:
+        form = {"token": tokens.token(company.email), **fields}
+        return company.request("POST", f"/console{path}", headers=SAME_ORIGIN, data=form)
+
+    return post
+
+
+def asked(parts: Parts, control: Control, company: Company, **order: Any) -> SeededSession:
+    """A session in `test` whose answer is kept."""
+    session = control.seed_session("test", company.nip, **order)
+    check_session(parts, company.place(), session.reference_number)
+    control.clear_calls()
+    return session
+
+
+class TestAnswers:
+    @pytest.mark.parametrize("path", PAGES)
+    def test_pages_are_private_strict_and_whole(self, company: Company, path: str) -> None:
+        answer = company.get(f"/console{path}")
+        assert answer.status_code == 200
+        assert answer.content_type == "text/html; charset=utf-8"
+        assert answer.headers["Cache-Control"] == "no-store"
+        assert answer.headers["Content-Security-Policy"] == (
+            "default-src 'none'; style-src 'self'; img-src 'self' data:; form-action 'self';"
+            " frame-ancestors 'none'; base-uri 'none'"
+        )
+        assert answer.headers["X-Content-Type-Options"] == "nosniff"
+        assert answer.headers["Referrer-Policy"] == "same-origin"
+        assert answer.text.lstrip().startswith("<!doctype html>")
+
+    @pytest.mark.parametrize("path", PAGES)
+    def test_there_is_no_script_no_inline_style_and_nothing_from_elsewhere(
+        self, company: Company, path: str
+    ) -> None:
+        found: list[tuple[str, dict[str, Any]]] = []
+
+        class Elements(HTMLParser):
+            def handle_starttag(self, tag: str, attrs: Any) -> None:
+                found.append((tag, dict(attrs)))
+
+        Elements().feed(company.get(f"/console{path}").text)
+        assert "main" in {tag for tag, _ in found}
+        assert not {"script", "style", "iframe", "object"} & {tag for tag, _ in found}
+        for tag, attributes in found:
+            assert not [name for name in attributes if name == "style" or name.startswith("on")]
+            for name in ("href", "src", "action"):
+                if name in attributes:
+                    assert attributes[name].startswith(("/", "#", "data:image/")), (tag, name)
+
+    def test_the_style_is_public_and_kept_for_long(self, app: Flask) -> None:
+        answer = app.test_client().get("/console/style.css")
+        assert answer.status_code == 200
+        assert answer.content_type == "text/css; charset=utf-8"
+        assert "immutable" in answer.headers["Cache-Control"]
+        assert "http" not in answer.text
+        assert "@import" not in answer.text
+
+    def test_looking_never_asks_ksef(
+        self, parts: Parts, company: Company, control: Control
+    ) -> None:
+        session = asked(parts, control, company, state="moving", invoices=2)
+        for path in (*PAGES, f"/test/sessions/{session.reference_number}", "/test/sessions"):
+            assert company.get(f"/console{path}").status_code == 200
+        assert control.calls() == []
+
+    def test_a_slash_too_many_leads_to_the_overview(self, company: Company) -> None:
+        assert company.get("/console/").headers["Location"] == "/console"
+
+
+class TestErrors:
+    def test_who_is_not_known_gets_a_page_and_is_asked_for_a_password(self, app: Flask) -> None:
+        answer = app.test_client().get("/console", headers={"Accept-Language": "pl"})
+        assert answer.status_code == 401
+        assert answer.headers["WWW-Authenticate"].startswith("Basic ")
+        assert "Zaloguj się" in text_of(answer)
+
+    @pytest.mark.parametrize(
+        ("path", "status", "code", "said"),
+        [
+            ("/nowhere/at/all", 404, "not_found", "There is no such page"),
+            ("/nowhere", 400, "invalid_parameter", "A number or value is wrong"),
+            ("/test/sessions/abc", 400, "invalid_parameter", "A number or value is wrong"),
+            ("/test/sessions?page=0", 400, "invalid_parameter", "A number or value is wrong"),
+            ("/test?a=b", 400, "invalid_parameter", "A number or value is wrong"),
+            ("?lang=de", 400, "invalid_parameter", "A number or value is wrong"),
+        ],
+    )
+    def test_errors_are_pages_with_code_and_request(
+        self, company: Company, path: str, status: int, code: str, said: str
+    ) -> None:
+        answer = company.get(f"/console{path}", headers=ENGLISH)
+        assert answer.status_code == status
+        assert answer.content_type == "text/html; charset=utf-8"
+        text = text_of(answer)
+        assert said in text
+        assert code in text
+        assert answer.headers["X-Request-ID"] in text
+
+    def test_the_database_away(self, company: Company, parts: Parts, database: Any) -> None:
+        assert company.get("/console").status_code == 200
+        database.execute("ALTER TABLE kept_sessions RENAME TO kept_elsewhere")
+        try:
+            answer = company.get("/console/test")
+        finally:
+            database.execute("ALTER TABLE kept_elsewhere RENAME TO kept_sessions")
+        assert answer.status_code == 503
+        assert answer.headers["Retry-After"] == "5"
+        assert "unavailable" in text_of(answer)
+
+    def test_a_role_that_opens_nothing(self, make_company: Any) -> None:
+        auditor = make_company("5265877635", role="auditor", logged_in=False)
+        answer = auditor.get("/console", headers=ENGLISH)
+        assert answer.status_code == 403
+        assert "Not allowed" in text_of(answer)
+
+
+class TestLanguage:
+    def test_the_browser_chooses_until_the_reader_does(self, company: Company) -> None:
+        def heading(path: str, **headers: str) -> tuple[str, str]:
+            answer = company.get(path, headers=headers)
+            return element(answer, "//h1").text, element(answer, "/html").get("lang")
+
+        assert heading("/console") == ("Przegląd", "pl")
+        assert heading("/console", **{"Accept-Language": "de, en;q=0.5"}) == ("Overview", "en")
+        assert heading("/console?lang=en") == ("Overview", "en")
+        assert heading("/console", **{"Accept-Language": "pl"}) == ("Overview", "en")
+        cookie = company.client.get_cookie("lang", path="/console")
+        assert cookie.http_only
+        assert cookie.same_site == "Lax"
+
+    def test_the_link_leads_to_the_same_page(self, company: Company) -> None:
+        answer = company.get("/console/prod/sessions?page=2")
+        path = "//nav[@class='languages']/a[@lang='en']/@href"
+        assert element(answer, path) == "/console/prod/sessions?page=2&lang=en"
+
+
+class TestEnvironments:
+    def test_an_available_ksef_with_its_session_and_quota(
+        self, parts: Parts, company: Company, control: Control
+    ) -> None:
+        asked(parts, control, company, invoices=2)
+        text = text_of(company.get("/console/test?lang=en"))
+        assert "Test Available" in text
+        assert "KSeF answered the last call" in text
+        assert "active until" in text
+        assert "with a KSeF token" in text
+        assert "1 / 180" in text  # the list, of nine tenths of 200
+
+    def test_nothing_is_known_of_what_was_never_called(self, make_company: Any) -> None:
+        company = make_company("5265877635", logged_in=False)
+        text = text_of(company.get("/console/prod?lang=en"))
+        assert "Production Unknown KSeF has not been called yet" in text.replace(
+            " State of KSeF", ""
+        )
+        assert "not logged in" in text
+        assert "No credential is stored" in text
+
+    def test_an_outage_with_its_evidence(self, company: Company, database: Any) -> None:
+        database.execute("DELETE FROM outages")
+        database.execute(
+            "INSERT INTO outages (environment, consecutive_failures, failing_since, opened_at)"
+            " VALUES ('prod', 5, '2026-09-15 08:00Z', '2026-09-15 08:01Z')"
+        )
+        text = text_of(company.get("/console/prod?lang=pl"))
+        assert "Nie odpowiada" in text
+        assert "KSeF nie odpowiada na żadne wywołania od 15.09.2026, 10:00" in text
+        assert "5 nieudanych wywołań z rzędu" in text
+        assert "offline24" in text
+
+    def test_an_announced_maintenance_is_called_so(self, company: Company, database: Any) -> None:
+        database.execute("DELETE FROM outages")
+        database.execute(
+            "INSERT INTO outages (environment, consecutive_failures, failing_since,"
+            " latarnia, latarnia_read_at) VALUES ('prod', 1, now(), $$"
+            '{"status": "MAINTENANCE", "messages": [{"id": "a", "eventId": 7,'
+            ' "category": "MAINTENANCE", "type": "MAINTENANCE_ANNOUNCEMENT",'
+            ' "title": "Prace <serwisowe>", "text": "Nocą.",'
+            ' "start": "2020-01-01T00:00:00Z", "end": "2099-01-01T00:00:00Z", "version": 1,'
+            ' "published": "2020-01-01T00:00:00Z"}]}'
+            "$$, now())"
+        )
+        answer = company.get("/console/prod?lang=pl")
+        assert "Niedostępność" in text_of(answer)
+        assert "Prace <serwisowe>" in text_of(answer)
+
+    def test_a_certificate_that_ends_soon(self, company: Company, database: Any) -> None:
+        database.execute(
+            "UPDATE ksef_credentials SET method = 'certificate',"
+            " certificate_valid_until = now() + interval '12 days 1 hour'"
+        )
+        answer = company.get("/console/test?lang=pl")
+        assert "pozostało 12 dni" in text_of(answer)
+        assert "warn" in element(answer, "//dt[.='Certyfikat']/../dd/span/@class")
+        database.execute(
+            "UPDATE ksef_credentials SET certificate_valid_until = now() - interval '1 day'"
+        )
+        assert "Certificate ended on" in text_of(company.get("/console/test?lang=en"))
+
+    def test_a_refused_credential(self, company: Company, database: Any) -> None:
+        database.execute(
+            "UPDATE ksef_credentials SET refused_code = 450, refused_words = 'Błędny token',"
+            " refused_at = now()"
+        )
+        database.execute("DELETE FROM ksef_sessions")
+        text = text_of(company.get("/console/test?lang=en"))
+        assert "KSeF refuses the credential (450)" in text
+        assert "Błędny token" in text
+
+
+class TestQuota:
+    def test_the_hour_in_five_minutes(self, parts: Parts, company: Company, database: Any) -> None:
+        database.execute("DELETE FROM quota_calls")
+        ages = (0, 30, 100, 299, 301, 3599, 3700, -2)
+        values = ", ".join(
+            f"('{company.nip}', 'test', 'sessionList',"
+            f" clock_timestamp() - interval '{age} seconds')"
+            for age in ages
+        )
+        database.execute(
+            "INSERT INTO quota_calls (company_nip, environment, quota_group, reserved_at)"
+            f" VALUES {values}"
+        )
+        uses = {use.group: use for use in quota.last_hour(parts, company.place())}
+        use = uses["sessionList"]
+        assert list(use.slots) == [1] + [0] * 9 + [1, 5]
+        assert (use.per_minute, use.per_hour) == (3, 7)
+        assert use.limits.per_hour == 54
+        assert use.share == pytest.approx(7 / 54)
+        assert uses["other"].per_hour == 0
+        answer = company.get("/console/test?lang=en")
+        label = "//div[@aria-labelledby='group-sessionList']/*[@role='img']/@aria-label"
+        assert element(answer, label).endswith(": 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 5")
+
+    def test_a_group_that_is_blocked_or_has_no_limit(self, parts: Parts, company: Company) -> None:
+        quota.block(parts, company.place(), "sessionMisc", 600)
+        text = text_of(company.get("/console/test?lang=en"))
+        assert "KSeF has refused more until" in text
+
+
+class TestSessions:
+    def test_a_session_page_by_page_and_by_status(
+        self, parts: Parts, company: Company, control: Control
+    ) -> None:
+        orders: list[dict[str, Any]] = [{} for _ in range(148)]
+        orders += [{"status": 450}, {"status": 440}]
+        session = asked(parts, control, company, kind="batch", invoices=orders)
+        path = f"/console/test/sessions/{session.reference_number}?lang=en"
+
+        def ordinals(query: str) -> list[str]:
+            page = lxml_html.document_fromstring(company.get(path + query).text)
+            return [cell.text for cell in page.xpath("//td[contains(@class, 'ordinal')]")]
+
+        assert ordinals("") == [str(i) for i in range(1, 101)]
+        assert ordinals("&page=2") == [str(i) for i in range(101, 151)]
+        assert ordinals("&show=rejected") == ["149", "150"]
+        assert ordinals("&show=accepted&page=2") == [str(i) for i in range(101, 149)]
+        assert ordinals("&show=moving") == []
+        text = text_of(company.get(path))
+        assert "All 150 Accepted 148 Rejected 2 Processing 0" in text
+        assert "Page 1 of 2" in text
+        assert "Finished, some rejected" in text
+
+    def test_only_accepted_invoices_have_a_upo(
+        self, parts: Parts, company: Company, control: Control
+    ) -> None:
+        session = asked(parts, control, company, invoices=[{}, {"status": 450}])
+        answer = company.get(f"/console/test/sessions/{session.reference_number}")
+        links = lxml_html.document_fromstring(answer.text).xpath("//td//a/@href")
+        base = f"/console/test/sessions/{session.reference_number}/{session.ksef_numbers[0]}/upo"
+        assert links == [f"{base}.pdf", f"{base}.xml"]
+
+    def test_the_list_begins_with_what_changed_last(
+        self, parts: Parts, company: Company, control: Control
+    ) -> None:
+        sessions = [asked(parts, control, company, invoices=1) for _ in range(3)]
+        answer = company.get("/console/test/sessions")
+        shown = lxml_html.document_fromstring(answer.text).xpath("//tbody//a/text()")
+        assert shown == [session.reference_number for session in reversed(sessions)]
+
+    def test_what_an_invoice_is_called_is_never_a_script(
+        self, parts: Parts, company: Company, control: Control, database: Any
+    ) -> None:
+        name = '<script>alert("1")</script>'
+        session = asked(parts, control, company, invoices=[{"invoiceNumber": name}])
+        database.execute("DELETE FROM synced_invoices")
+        database.execute(
+            "INSERT INTO synced_invoices (company_nip, environment, ksef_number, invoice_number)"
+            f" VALUES ('{company.nip}', 'test', '{company.nip}-20260101-ABCDEF-12', $${name}$$)"
+        )
+        for path in (
+            f"/test/sessions/{session.reference_number}",
+            "/test/unlinked",
+            "/search?number=%3Cscript%3Ealert(%221%22)%3C/script%3E",
+        ):
+            answer = company.get(f"/console{path}")
+            assert answer.status_code == 200
+            assert "<script" not in answer.text
+            assert name in text_of(answer)
+
+
+class TestCheck:
+    def test_now_asks_ksef_and_links_as_the_api_does(
+        self, company: Company, control: Control, database: Any, send: Any
+    ) -> None:
+        session = control.seed_session("test", company.nip, invoices=1)
+        add_synced(database, company.place(), session.ksef_numbers)
+        path = f"/test/sessions/{session.reference_number}"
+        assert "No answer for this session" in text_of(company.get(f"/console{path}?lang=en"))
+        control.clear_calls()
+        answer = send(company, f"{path}/check")
+        assert answer.status_code == 303
+        assert control.calls() != []
+        shown = text_of(company.get(answer.headers["Location"]))
+        assert "KSeF was asked" in shown
+        assert "Check with KSeF now" not in shown  # it is final
+        assert "Every row is linked" in text_of(company.get("/console/test"))
+
+    def test_while_simulated_is_a_409_on_a_page(
+        self, company: Company, control: Control, send: Any
+    ) -> None:
+        send(company, "/test/simulation", message="Próba", minutes="15")
+        session = control.seed_session("test", company.nip)
+        control.clear_calls()
+        answer = send(company, f"/test/sessions/{session.reference_number}/check")
+        assert answer.status_code == 409
+        assert "outage_simulation" in text_of(answer)
+        assert control.calls() == []
+
+    def test_what_ksef_does_not_know(self, company: Company, send: Any) -> None:
+        answer = send(company, "/test/sessions/20260115-SO-0123456789-ABCDEF0123-4F/check")
+        assert answer.status_code == 404
+        assert "session_not_found" in text_of(answer)
+
+
+class TestUpo:
+    @pytest.fixture
+    def upo(self, parts: Parts, company: Company, control: Control) -> str:
+        session = asked(parts, control, company, invoices=1)
+        return f"/console/test/sessions/{session.reference_number}/{session.ksef_numbers[0]}/upo"
+
+    def test_a_pdf_opens_and_xml_is_kept(self, company: Company, upo: str) -> None:
+        pdf, xml = company.get(f"{upo}.pdf"), company.get(f"{upo}.xml")
+        assert pdf.data.startswith(b"%PDF-")
+        assert pdf.content_type == "application/pdf"
+        assert pdf.headers["Content-Disposition"].startswith("inline; filename=")
+        assert xml.data.startswith(b"<?xml")
+        assert xml.headers["Content-Disposition"].startswith("attachment; filename=")
+        again = company.get(f"{upo}.pdf", headers={"If-None-Match": pdf.headers["ETag"]})
+        assert again.status_code == 304
+
+    def test_simulation_comes_before_the_archive(
+        self, company: Company, upo: str, send: Any
+    ) -> None:
+        assert company.get(f"{upo}.pdf").status_code == 200
+        send(company, "/test/simulation", message="Próba", minutes="0")
+        answer = company.get(f"{upo}.pdf")
+        assert answer.status_code == 409
+        assert answer.content_type == "text/html; charset=utf-8"
+
+    def test_a_wrong_number_goes_nowhere(
+        self, company: Company, upo: str, control: Control
+    ) -> None:
+        control.clear_calls()
+        answer = company.get(upo[:-5] + "X/upo.pdf")
+        assert answer.status_code == 400
+        assert control.calls() == []
+
+
+class TestSearch:
+    def test_a_kept_session_opens_at_once(
+        self, parts: Parts, company: Company, control: Control
+    ) -> None:
+        session = asked(parts, control, company)
+        answer = company.get(f"/console/search?number=%20{session.reference_number}")
+        assert answer.status_code == 303
+        assert answer.headers["Location"] == f"/console/test/sessions/{session.reference_number}"
+
+    def test_a_session_that_is_not_kept_may_be_asked_for(self, company: Company) -> None:
+        number = "20260115-SO-0123456789-ABCDEF0123-4F"
+        answer = company.get(f"/console/search?number={number}")
+        links = lxml_html.document_fromstring(answer.text).xpath("//main//a/@href")
+        assert links == [
+            f"/console/{environment}/sessions/{number}" for environment in ("prod", "demo", "test")
+        ]
+
+    @pytest.mark.parametrize("by", ["ksef_number", "invoice_number"])
+    def test_an_invoice_by_either_number(
+        self, parts: Parts, company: Company, control: Control, database: Any, by: str
+    ) -> None:
+        session = asked(parts, control, company, invoices=[{"invoiceNumber": "FV 1/ą"}])
+        add_synced(database, company.place(), session.ksef_numbers)
+        number = session.ksef_numbers[0] if by == "ksef_number" else "FV 1/ą"
+        text = text_of(
+            company.get("/console/search", query_string={"number": number, "lang": "en"})
+        )
+        assert "In KSeF's answers" in text
+        assert session.reference_number in text
+        assert ("In the company's rows" in text) == (by == "ksef_number")
+
+    def test_nothing_and_nothing_asked_for(self, company: Company) -> None:
+        assert "Nothing is known" in text_of(company.get("/console/search?number=x&lang=en"))
+        assert "Enter a" in text_of(company.get("/console/search"))
+
+
+class TestUnlinkedRows:
+    def test_of_both_tables_the_newest_first(self, company: Company, database: Any) -> None:
+        add_offline(database, company.place(), ["20260101-SO-X-Y-1", "20260101-SO-X-Y-2"])
+        add_synced(database, company.place(), ["linked"], session="20260101-SO-X-Y-3")
+        text = text_of(company.get("/console/test/unlinked?lang=en"))
+        assert "2 rows" in text
+        assert "OFF/0" in text
+        assert "FV/linked" not in text
+
+    def test_only_the_newest_are_looked_through(
+        self, parts: Parts, company: Company, database: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(console, "NEWEST", 1)
+        add_synced(database, company.place(), ["old"])
+        database.execute("UPDATE synced_invoices SET created_at = now() - interval '1 year'")
+        database.execute(
+            "INSERT INTO synced_invoices (company_nip, environment, ksef_number, invoice_number)"
+            f" VALUES ('{company.nip}', 'test', 'new', 'FV/new')"
+        )
+        page = console.unlinked(parts, company.place(), skip=0, take=10)
+        assert [row.invoice_number for row in page.entries] == ["FV/new"]
+
+
+class TestCompanies:
+    def test_nothing_of_another_company_is_ever_shown(
+        self, parts: Parts, company: Company, make_company: Any, control: Control, database: Any
+    ) -> None:
+        session = asked(parts, control, company, invoices=[{"invoiceNumber": "FV/SECRET"}])
+        add_synced(database, company.place(), ["5265877635-20260101-ABCDEF-12"])
+        add_offline(database, company.place(), ["20260101-SO-X-Y-1"])
+        other = make_company("1111111111", logged_in=False)
+        number, ksef_number = session.reference_number, session.ksef_numbers[0]
+
+        def shown(to: Company) -> str:
+            paths = ("", "/test", "/test/sessions", "/test/unlinked")
+            return "".join(to.get(f"/console{path}").text for path in paths)
+
+        def found(by: Company, wanted: str) -> int:
+            page = by.get("/console/search", query_string={"number": wanted})
+            return len(lxml_html.document_fromstring(page.text).xpath("//table"))
+
+        for wanted in ("FV/SECRET", ksef_number):
+            assert (found(company, wanted), found(other, wanted)) == (1, 0)
+        mine, theirs = shown(company), shown(other)
+        for secret in (number, "OFF/0", "FV/5265", company.nip, company.email):
+            assert secret in mine, secret
+            assert secret not in theirs, secret
+        answer = other.get(f"/console/test/sessions/{number}?lang=en")
+        assert "No answer for this session" in text_of(answer)
+        assert "FV/SECRET" not in answer.text
+        assert (
+            other.get(f"/console/test/sessions/{number}/{ksef_number}/upo.xml").status_code == 404
+        )
+
+
+class TestForms:
+    SIMULATION = "/console/test/simulation"
+    FIELDS = {"message": "Próba", "minutes": "15"}  # noqa: RUF012
+
+    @pytest.mark.parametrize(
+        "headers",
+        [
+            {},
+            {"Sec-Fetch-Site": "cross-site"},
+            {"Sec-Fetch-Site": "same-site"},
+            {"Sec-Fetch-Site": "none"},
+            {"Sec-Fetch-Site": "cross-site", "Origin": "http://localhost"},
+            {"Origin": "http://elsewhere.example"},
+            {"Origin": "http://localhost:8081"},
+            {"Origin": "null"},
+        ],
+        ids=str,
+    )
+    def test_not_from_this_origin(
+        self, company: Company, tokens: FormTokens, headers: dict[str, str]
+    ) -> None:
+        form = {"token": tokens.token(company.email), **self.FIELDS}
+        answer = company.request("POST", self.SIMULATION, headers=headers, data=form)
+        assert answer.status_code == 403
+        assert company.get("/outages/test").get_json()["outage"]["source"] is None
+
+    @pytest.mark.parametrize("headers", [SAME_ORIGIN, {"Origin": "http://localhost"}], ids=str)
+    def test_from_this_origin(
+        self, company: Company, tokens: FormTokens, headers: dict[str, str]
+    ) -> None:
+        form = {"token": tokens.token(company.email), **self.FIELDS}
+        answer = company.request("POST", self.SIMULATION, headers=headers, data=form)
+        assert answer.status_code == 303
+        assert company.get("/outages/test").get_json()["outage"]["source"] == "simulation"
+
+    def test_without_a_token_or_with_another_users(
+        self, company: Company, tokens: FormTokens
+    ) -> None:
+        for token in (
+            "",
+            "x",
+            tokens.token("another@example.com"),
+            tokens.token(company.email)[1:],
+        ):
+            answer = company.request(
+                "POST", self.SIMULATION, headers=SAME_ORIGIN, data={"token": token, **self.FIELDS}
+            )
+            assert answer.status_code == 403, token
+        missing = company.request("POST", self.SIMULATION, headers=SAME_ORIGIN, data=self.FIELDS)
+        assert missing.status_code == 403
+        assert company.get("/outages/test").get_json()["outage"]["source"] is None
+
+    def test_the_pages_own_token_is_good(self, company: Company) -> None:
+        page = company.get("/console/test")
+        token = element(page, "//form[@method='post']//input[@name='token']/@value")
+        answer = company.request(
+            "POST", self.SIMULATION, headers=SAME_ORIGIN, data={"token": token, **self.FIELDS}
+        )
+        assert answer.status_code == 303
+
+    def test_every_replica_and_every_key_that_is_left_knows_a_token(self) -> None:
+        old, new = b"o" * 32, b"n" * 32
+        token = FormTokens([old]).token("a@b.example")
+        assert FormTokens([new, old]).is_good(token, "a@b.example")
+        assert not FormTokens([new]).is_good(token, "a@b.example")
+        assert FormTokens([new]).is_good(FormTokens([new, old]).token("a@b.example"), "a@b.example")
+
+
+class TestSimulation:
+    def test_on_and_off(self, company: Company, send: Any, database: Any) -> None:
+        on = send(company, "/demo/simulation", message="Próba trybu", minutes="60")
+        text = text_of(company.get(on.headers["Location"], headers={"Accept-Language": "en"}))
+        assert "The simulation has begun" in text
+        assert "Próba trybu" in text
+        [(ends_at,)] = database.execute("SELECT ends_at FROM outage_simulations")
+        assert timedelta(minutes=59) < ends_at - datetime.now(UTC) <= timedelta(minutes=60)
+        off = send(company, "/demo/simulation/end")
+        assert "Symulacja zakończona" in text_of(company.get(off.headers["Location"] + "&lang=pl"))
+        assert database.execute("SELECT * FROM outage_simulations") == []
+
+    def test_never_of_production(self, company: Company, send: Any, database: Any) -> None:
+        assert "/simulation" not in company.get("/console/prod").text
+        answer = send(company, "/prod/simulation", message="Próba", minutes="0")
+        assert answer.status_code == 403
+        assert "simulation_forbidden" in text_of(answer)
+        assert send(company, "/prod/simulation/end").status_code == 403
+        assert database.execute("SELECT * FROM outage_simulations") == []
+
+    def test_for_admins_only(self, make_company: Any, send: Any, database: Any) -> None:
+        technical = make_company("5265877635", role="technical", logged_in=False)
+        assert "/simulation" not in technical.get("/console/demo").text
+        answer = send(technical, "/demo/simulation", message="Próba", minutes="0")
+        assert answer.status_code == 403
+        assert database.execute("SELECT * FROM outage_simulations") == []
+
+    @pytest.mark.parametrize(
+        "fields",
+        [
+            {"message": "", "minutes": "15"},
+            {"message": "x" * 1001, "minutes": "15"},
+            {"message": "a\0b", "minutes": "15"},
+            {"message": "a", "minutes": "7"},
+            {"message": "a"},
+            {"message": "a", "minutes": "15", "more": "x"},
+        ],
+        ids=str,
+    )
+    def test_a_wrong_form(self, company: Company, send: Any, fields: dict[str, str]) -> None:
+        assert send(company, "/demo/simulation", **fields).status_code == 400
