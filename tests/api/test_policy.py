@@ -145,8 +145,13 @@ class TestRoutes:
         for method, path in asked:
             response = client.open(path, method=method, headers=headers)
             assert response.headers["X-Content-Type-Options"] == "nosniff", path
-            policy = response.headers["Content-Security-Policy"]
-            assert policy == "default-src 'none'; frame-ancestors 'none'", path
+            policy = response.headers["Content-Security-Policy"].split("; ")
+            assert {"default-src 'none'", "frame-ancestors 'none'"} <= set(policy), path
+            if not path.startswith(("/console", "/docs")):
+                assert len(policy) == 2, path
+            if path in DOCS | {"/console/style.css"}:  # the same for everybody
+                response.close()
+                continue
             stored = "private, no-cache" if "ETag" in response.headers else "no-store"
             assert response.headers["Cache-Control"] == stored, (method, path)
 
