@@ -178,7 +178,8 @@ class Unavailable(ProxyError):
 
 
 class BrokenOff(Unavailable):
-    """PostgreSQL broke a transaction off for the sake of another one: it may be done again."""
+    """PostgreSQL ended a transaction for reasons of its own, a deadlock or a shutdown: it may be
+    done again."""
 
 
 class NotWritable(Unavailable):

@@ -40,7 +40,12 @@ _RETRIES = 3
 _GRACE = 1.0  # seconds for which the server's own timeouts are waited for
 _HANG_PAUSE = 1.0  # seconds for which a server that hung is not waited for again
 _TRIED_AFTER = 5.0  # seconds of idleness after which a connection is tried before it is used
-_BROKEN_OFF = (psycopg2.errors.DeadlockDetected, psycopg2.errors.SerializationFailure)
+_BROKEN_OFF = (
+    psycopg2.errors.DeadlockDetected,
+    psycopg2.errors.SerializationFailure,
+    psycopg2.errors.AdminShutdown,  # most often said to a connection that was idle at the time
+    psycopg2.errors.CrashShutdown,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +96,8 @@ class Database:
         """A transaction: committed at the end of the block, rolled back when it raises.
 
         Raises Unavailable when there is no connection, no turn at one in time, or no answer of
-        PostgreSQL; BrokenOff where it chose this transaction to end a deadlock; NotWritable where
-        it is there and takes nothing. Never hold one across a call to KSeF.
+        PostgreSQL; BrokenOff where it ended this transaction for reasons of its own; NotWritable
+        where it is there and takes nothing. Never hold one across a call to KSeF.
         """
         with self._connection() as connection:
             # Whatever the database's default is: our statements are written for this level.
@@ -233,7 +238,9 @@ class _Cursor(psycopg2.extras.NamedTupleCursor):
     connection: _Connection
 
     def execute(self, query: Any, vars: Any = None) -> None:
-        super().execute(self.connection.before_each + query, vars)  # type: ignore[no-untyped-call]
+        if before := self.connection.before_each:
+            query = before + query
+        super().execute(query, vars)  # type: ignore[no-untyped-call]
 
 
 def _wait(connection: Any) -> None:
