@@ -1,7 +1,8 @@
 """KSeF's limits on requests: groups of calls, each with three rolling windows.
 
 Source: KSeF's documentation of its API limits, and `GET /rate-limits` for a company's own. They are
-counted for a company and an address; pages of a list count each.
+counted for a company and an address; pages of a list count each. One limit more holds for all calls
+of an address together.
 """
 
 from collections.abc import Mapping
@@ -43,3 +44,6 @@ PUBLISHED: Mapping[str, Limits] = {
     SESSION_LIST: Limits(5, 10, 60),
     OTHER: Limits(10, 30, 120),
 }
+
+ADDRESS = Limits(75, NO_LIMIT, NO_LIMIT)
+"""For all companies together; the calls of every replica are taken for those of one address."""

@@ -1,7 +1,8 @@
 """KSeF's quota, kept as one ledger for all replicas: no call goes out that was not set aside first.
 
 Each call is a row with its time, by the database's clock, so that the rolling windows of a
-second, a minute and an hour are exact. A call arrives at KSeF a little later than it was set
+second, a minute and an hour are exact. It counts twice: in its group, for its company, and for the
+address from which all companies call. A call arrives at KSeF a little later than it was set
 aside, and the delay varies: every window is reckoned longer by `Timing.quota_jitter`.
 """
 
@@ -15,7 +16,7 @@ from typing import Any
 from app import clock, errors, telemetry
 from app.db.pool import retried
 from app.db.queries import limits as queries
-from app.ksef.limits import PUBLISHED, WINDOWS, Limits
+from app.ksef.limits import ADDRESS, PUBLISHED, WINDOWS, Limits
 from app.services.parts import Parts, Place
 
 _EXACT = 0.001  # seconds within which two moments of the ledger are the same
@@ -28,6 +29,7 @@ class Slot:
     """A call that was set aside, and when it may go: a moment of `clock.monotonic()`."""
 
     id: int
+    address_id: int
     moment: float
 
 
@@ -71,21 +73,32 @@ def reserve(
     """
     where = _where(place, group)
     ids: Sequence[Any] = ()
+    address_ids: Sequence[Any] = ()
     with parts.db.transaction() as connection:
         row = queries.enter_group(connection, **where)
         if row is None:
             queries.open_group(connection, **where)
             row = queries.enter_group(connection, **where)
+        queries.enter_address(connection, environment=place.environment)
         if instead_of:
             queries.give_back(connection, id=instead_of.id)
-        limits = _limits(row, group, parts.quota_share * share)
-        delays = _delays(connection, where, limits, units, row.blocked_for, parts)
+            queries.give_back_address(connection, id=instead_of.address_id)
+        ledgers = _ledgers(connection, parts, place, group, row, share)
+        delays = _delays(ledgers, units, row.blocked_for)
         if delays[-1] <= patience:
             ids = list(queries.record_calls(connection, **where, delays=delays))
+            address_ids = list(
+                queries.record_address_calls(
+                    connection, environment=place.environment, delays=delays
+                )
+            )
     now = clock.monotonic()
     if delays[-1] > patience:
         raise _used_up(delays[-1])
-    return [Slot(row.id, now + delay) for row, delay in zip(ids, delays, strict=True)]
+    return [
+        Slot(own.id, address.id, now + delay)
+        for own, address, delay in zip(ids, address_ids, delays, strict=True)
+    ]
 
 
 def require(parts: Parts, place: Place, group: str, *, patience: float, share: float) -> None:
@@ -93,11 +106,10 @@ def require(parts: Parts, place: Place, group: str, *, patience: float, share: f
 
     Sets nothing aside: for work that is not worth beginning if it cannot go on.
     """
-    where = _where(place, group)
     with parts.db.transaction() as connection:
-        row = queries.enter_group(connection, **where)
-        limits = _limits(row, group, parts.quota_share * share)
-        [delay] = _delays(connection, where, limits, 1, row.blocked_for if row else None, parts)
+        row = queries.enter_group(connection, **_where(place, group))
+        ledgers = _ledgers(connection, parts, place, group, row, share)
+        [delay] = _delays(ledgers, 1, row.blocked_for if row else None)
     if delay > patience:
         raise _used_up(delay)
 
@@ -195,7 +207,10 @@ def _used_up(seconds: float) -> errors.KsefRateLimited:
 def _limits(row: Any, group: str, share: float) -> Limits:
     """The group's limits, the company's own where they were read, times our share of them."""
     own = (row.per_second, row.per_minute, row.per_hour) if row else (None,) * 3
-    limits = Limits(*own) if None not in own else PUBLISHED[group]
+    return _part_of(Limits(*own) if None not in own else PUBLISHED[group], share)
+
+
+def _part_of(limits: Limits, share: float) -> Limits:
     return Limits(
         *(
             limit if limit < 0 else max(1, math.floor(limit * share))
@@ -204,39 +219,66 @@ def _limits(row: Any, group: str, share: float) -> Limits:
     )
 
 
-def _delays(
-    connection: Any,
-    where: dict[str, str],
-    limits: Limits,
-    units: int,
-    blocked_for: float | None,
-    parts: Parts,
-) -> list[float]:
-    """Seconds from now at which each of the next `units` calls may go."""
-    windows = [
+@dataclass(frozen=True, slots=True)
+class _Ledger:
+    """Calls, as ascending moments in seconds from now, and the windows that hold for them.
+
+    Some of the calls may lie ahead. A window: its seconds, and how many calls it lets through.
+    """
+
+    calls: list[float]
+    windows: Sequence[tuple[float, int]]
+
+
+def _ledgers(
+    connection: Any, parts: Parts, place: Place, group: str, row: Any, share: float
+) -> Sequence[_Ledger]:
+    """What a call of a group counts in: the company's own, and the address's."""
+    own = _windows(parts, _limits(row, group, parts.quota_share * share))
+    address = _windows(parts, _part_of(ADDRESS, parts.quota_share * share))
+    # Twice the limit: beside the calls that were sent, as many may be set aside for later.
+    calls = queries.recent_calls(connection, **_where(place, group), most=2 * _most(own))
+    others = queries.recent_address_calls(
+        connection, environment=place.environment, most=2 * _most(address)
+    )
+    return _Ledger(calls or [], own), _Ledger(others or [], address)
+
+
+def _windows(parts: Parts, limits: Limits) -> Sequence[tuple[float, int]]:
+    return [
         (seconds * parts.timing.quota_scale + parts.timing.quota_jitter, limit)
         for seconds, limit in limits.windows()
     ]
-    most = max((limit for _, limit in windows), default=0)
-    calls = (queries.recent_calls(connection, **where, most=2 * most) if most else None) or []
+
+
+def _most(windows: Sequence[tuple[float, int]]) -> int:
+    return max((limit for _, limit in windows), default=0)
+
+
+def _delays(ledgers: Sequence[_Ledger], units: int, blocked_for: float | None) -> list[float]:
+    """Seconds from now at which each of the next `units` calls may go."""
     delays: list[float] = []
+    earliest = max(blocked_for or 0.0, 0.0)
     for _ in range(units):
-        start = max(blocked_for or 0.0, delays[-1] if delays else 0.0, 0.0)
-        delays.append(_first_moment(calls, start, windows))
-        insort(calls, delays[-1])
+        earliest = _first_moment(ledgers, earliest)
+        delays.append(earliest)
+        for ledger in ledgers:
+            insort(ledger.calls, earliest)
     return delays
 
 
-def _first_moment(
-    calls: Sequence[float], start: float, windows: Sequence[tuple[float, int]]
-) -> float:
-    """The first moment from `start` on at which a call fits in among the others, in all windows.
-
-    `calls`: ascending moments, of which some may lie after it; `windows`: (seconds, calls).
-    """
+def _first_moment(ledgers: Sequence[_Ledger], start: float) -> float:
+    """The first moment from `start` on at which a call fits in among the others, in all windows."""
     moment = start
     while True:
-        fits = max((_try(calls, moment, *window) for window in windows), default=moment)
+        fits = max(
+            (
+                _try(ledger.calls, moment, *window)
+                for ledger in ledgers
+                for window in ledger.windows
+            ),
+            default=moment,
+        )
         if fits <= moment:
             return moment
         moment = fits

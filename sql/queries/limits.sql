@@ -27,6 +27,21 @@ FROM (
     LIMIT :most
 ) AS newest;
 
+-- name: enter_address(environment)$
+-- As enter_group, for all companies; taken after it, so that nobody waits for a company at this gate.
+SELECT environment FROM address_gates WHERE environment = :environment FOR UPDATE;
+
+-- name: recent_address_calls(environment, most)$
+-- As recent_calls, of all companies.
+SELECT array_agg(moment ORDER BY moment)
+FROM (
+    SELECT extract(epoch FROM reserved_at - statement_timestamp())::float8 AS moment
+    FROM address_calls
+    WHERE environment = :environment
+    ORDER BY reserved_at DESC
+    LIMIT :most
+) AS newest;
+
 -- name: blocked_for(company_nip, environment, quota_group)$
 -- Seconds for which no call of the group may go; null where none is in the way.
 SELECT extract(epoch FROM blocked_until - clock_timestamp())::float8
@@ -39,6 +54,28 @@ WHERE company_nip = :company_nip
 -- name: give_back(id)!
 -- A call that was set aside and not sent in time.
 DELETE FROM quota_calls WHERE id = :id;
+
+-- name: give_back_address(id)!
+DELETE FROM address_calls WHERE id = :id;
+
+-- name: record_address_calls(environment, delays)
+-- As record_calls, of all companies.
+WITH forgotten AS (
+    DELETE FROM address_calls
+    WHERE ctid = ANY (ARRAY(
+        SELECT ctid
+        FROM address_calls
+        WHERE environment = :environment
+          AND reserved_at < clock_timestamp() - interval '1 minute'
+        ORDER BY reserved_at
+        LIMIT 100
+    ))
+)
+INSERT INTO address_calls (environment, reserved_at)
+SELECT :environment, clock_timestamp() + make_interval(secs => asked.delay)
+FROM unnest(:delays::float8[]) WITH ORDINALITY AS asked (delay, number)
+ORDER BY asked.number
+RETURNING id;
 
 -- name: record_calls(company_nip, environment, quota_group, delays)
 -- delays: seconds from now of each call; the ids, in their order. What is older than every window
