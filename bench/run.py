@@ -19,7 +19,7 @@ from typing import Any
 from app.db.queries import kept as kept_queries
 from app.ksef.gateway import SESSION, SESSION_INVOICES
 from app.services import linking, quota, snapshots
-from app.services.auth import ActiveSession
+from app.services.active_session import ActiveSession
 from bench import hour, upo_pdf
 from bench.rig import NIPS, Connection, Rig, port_of, started
 from bench.upo_pdf import Row

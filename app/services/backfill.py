@@ -11,7 +11,7 @@ from app import errors
 from app.db.queries import upo as queries
 from app.ksef.gateway import SESSIONS
 from app.services import outages, status, upo
-from app.services.auth import ActiveSession
+from app.services.active_session import ActiveSession
 from app.services.parts import Parts, Place
 
 _SHARE = 0.5

@@ -6,7 +6,7 @@ from app import clock, errors, telemetry
 from app.ksef import certificates
 from app.ksef.auth import LoginRefused
 from app.ksef.certificates import Certificate, CertificateError
-from app.services import auth, outages
+from app.services import logins, outages
 from app.services.parts import Parts, Place
 
 
@@ -30,7 +30,7 @@ def prove(parts: Parts, place: Place, certificate: Certificate) -> None:
     """
     outages.refuse_if_simulated(parts, place)
     try:
-        tokens = auth.tokens_for_certificate(parts, place, certificate)
+        tokens = logins.tokens_for_certificate(parts, place, certificate)
     except LoginRefused as error:
         raise errors.OperatorError(
             f"{error.detail} The certificate's subject is {_who(certificate)}: has it rights for "

@@ -12,7 +12,7 @@ from app.ksef.transport import DEFAULT_RETRY_AFTER
 from app.ksef.wire import SessionInvoice as SessionInvoice
 from app.ksef.wire import SessionStatus
 from app.services import flight, linking, outages, quota, refusals, snapshots, together
-from app.services.auth import ActiveSession
+from app.services.active_session import ActiveSession
 from app.services.parts import Parts, Place
 from app.services.snapshots import Snapshot as Snapshot
 

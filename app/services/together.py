@@ -11,7 +11,7 @@ from app.db.queries import kept as queries
 from app.ksef import wire
 from app.ksef.gateway import SESSIONS
 from app.services import snapshots
-from app.services.auth import ActiveSession
+from app.services.active_session import ActiveSession
 from app.services.leases import try_lease
 from app.services.parts import Parts, Place
 

@@ -10,7 +10,7 @@ from app.db.queries import upo as queries
 from app.ksef.gateway import SESSION, UPO, UPO_PAGE, Document
 from app.ksef.wire import SessionStatus
 from app.services import audit, flight, outages, refusals, snapshots
-from app.services.auth import ActiveSession
+from app.services.active_session import ActiveSession
 from app.services.parts import Parts, Place
 from app.upo.pdf import render_upo
 from app.upo.xml import Upo, parse_upo

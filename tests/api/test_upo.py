@@ -12,7 +12,7 @@ import pytest
 import requests
 
 from app.ksef.gateway import UPO as UPO_ROUTE
-from app.services.auth import ActiveSession
+from app.services.active_session import ActiveSession
 from app.services.parts import Parts, Place
 from sandbox import identifiers
 from tests.answers import assert_problem

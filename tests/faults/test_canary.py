@@ -11,7 +11,7 @@ import requests
 from app import clock
 from app.ksef.wire import Token
 from app.services import auth
-from app.services.auth import ActiveSession
+from app.services.active_session import ActiveSession
 from sandbox.relay import Cut, Pass
 from tests.faults.conftest import NIP, Asker, Logged
 from tests.service import PASSWORD

@@ -16,7 +16,7 @@ from app.ksef import gateway as routes
 from app.ksef.auth import LoginRefused
 from app.ksef.transport import KsefTokenRejected
 from app.services import auth
-from app.services.auth import ActiveSession
+from app.services.active_session import ActiveSession
 from app.services.parts import Parts, Place
 from tests.service import Company
 

@@ -10,7 +10,7 @@ import pytest
 from app import make_parts
 from app.crypto import SealError
 from app.services import keys, snapshots, status
-from app.services.auth import ActiveSession
+from app.services.active_session import ActiveSession
 from app.services.parts import Parts, Place
 from tests.service import Company
 

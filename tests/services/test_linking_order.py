@@ -22,7 +22,7 @@ from hypothesis.stateful import (
 )
 
 from app.services import backfill, linking, quota, snapshots, status
-from app.services.auth import ActiveSession
+from app.services.active_session import ActiveSession
 from app.services.linking import Linked
 from app.services.parts import Parts, Place
 from app.services.snapshots import Snapshot

@@ -1,0 +1,127 @@
+"""Logins to KSeF with a company's stored credential, which never leaves the database unsealed.
+
+A credential that KSeF refuses is marked so. One that its security blocked (480) is not tried again
+until an operator stores it anew or logs in by command.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+from typing import Any
+
+from app import clock, errors, telemetry
+from app.crypto import SealError
+from app.db.queries import auth as queries
+from app.ksef.auth import LoginRefused, log_in_with_certificate, log_in_with_token
+from app.ksef.certificates import Certificate
+from app.ksef.gateway import TokensLost
+from app.ksef.wire import Tokens
+from app.services import audit
+from app.services.audit import What
+from app.services.leases import Lease
+from app.services.parts import Parts, Place
+
+BLOCKED = 480  # KSeF's security blocked the credential: trying again makes it worse
+
+
+@contextmanager
+def refusal_noted(parts: Parts, place: Place, lease: Lease, *, repeat: bool) -> Iterator[None]:
+    """Log in inside: a refusal is kept beside the credential, and repeated instead of a login."""
+    kept = parts.db.run(queries.get_refusal, **place.columns)
+    if repeat and kept is not None and kept.code is not None:
+        blocked = kept.code == BLOCKED
+        if blocked or kept.refused_for < parts.timing.refused_pause:
+            then = " An operator must act: store it anew, or `login`." if blocked else ""
+            raise LoginRefused(
+                f"KSeF refused the company's credential: {kept.words}.{then}",
+                ksef=errors.KsefAnswer(200, kept.code, kept.words),
+            )
+    try:
+        yield
+    except LoginRefused as error:
+        if kept is not None and error.ksef is not None and error.ksef.code is not None:
+            with parts.db.transaction() as connection:
+                code = str(error.ksef.code)
+                audit.note(connection, What.KSEF_LOGIN_REFUSED, **place.columns, detail=code)
+                if lease.holds(connection):
+                    queries.note_refusal(
+                        connection,
+                        **place.columns,
+                        updated_at=kept.updated_at,
+                        code=error.ksef.code,
+                        words=(error.ksef.description or "").rstrip("."),
+                    )
+        raise
+
+
+def new_tokens(parts: Parts, place: Place) -> tuple[str, Tokens]:
+    """A login, and another one where the tokens of the first were lost on their way."""
+    try:
+        return _tokens_for_credential(parts, place)
+    except TokensLost:
+        telemetry.warning("the answer to a login was lost", **place.log_fields)
+    try:
+        return _tokens_for_credential(parts, place)
+    except TokensLost as lost:
+        raise lost.failure from lost
+
+
+def _tokens_for_credential(parts: Parts, place: Place) -> tuple[str, Tokens]:
+    """A login with what is stored: by which method, and what it gave."""
+    credential = parts.db.run(queries.get_credential, **place.columns)
+    if credential is None:
+        raise errors.NoKsefCredential(
+            "No KSeF credential is stored for this company in this environment."
+        )
+    secret = open_secret(parts, place, credential.secret, "credential")
+    if credential.method == "certificate":
+        _warn_of_its_end(parts, place, credential.certificate_valid_until)
+        return "certificate", tokens_for_certificate(parts, place, Certificate.from_json(secret))
+    return "token", log_in_with_token(
+        parts.ksef[place.environment],
+        nip=place.company_nip,
+        ksef_token=secret,
+        seconds=parts.timing.login,
+        poll=parts.timing.login_poll,
+    )
+
+
+def tokens_for_certificate(parts: Parts, place: Place, certificate: Certificate) -> Tokens:
+    """A login with a certificate, stored or not. Raises LoginRefused and KSeF's failures."""
+    return log_in_with_certificate(
+        parts.ksef[place.environment],
+        nip=place.company_nip,
+        certificate=certificate,
+        seconds=parts.timing.login,
+        poll=parts.timing.login_poll,
+    )
+
+
+def _warn_of_its_end(parts: Parts, place: Place, valid_until: datetime) -> None:
+    if valid_until - clock.now() <= timedelta(seconds=parts.timing.certificate_warning):
+        telemetry.warning(
+            "the company's certificate ends soon, or has ended",
+            valid_until=valid_until.isoformat(),
+            **place.log_fields,
+        )
+
+
+def sealed_columns(parts: Parts, place: Place, tokens: Tokens) -> dict[str, Any]:
+    return {
+        "access_token": seal(parts, place, tokens.access.value, "access token"),
+        "access_token_valid_until": tokens.access.valid_until,
+        "refresh_token": seal(parts, place, tokens.refresh.value, "refresh token"),
+        "refresh_token_valid_until": tokens.refresh.valid_until,
+    }
+
+
+def seal(parts: Parts, place: Place, secret: str, purpose: str) -> bytes:
+    return parts.vault.seal(secret, **place.columns, purpose=purpose)
+
+
+def open_secret(parts: Parts, place: Place, sealed: bytes, purpose: str) -> str:
+    try:
+        return parts.vault.open(sealed, **place.columns, purpose=purpose)
+    except SealError as error:
+        telemetry.warning("a stored secret does not open", reason=str(error), purpose=purpose)
+        raise errors.Unavailable("A stored KSeF secret cannot be opened.") from error
