@@ -106,15 +106,31 @@ def fetch_session_upo(
     """
     outages.refuse_if_simulated(parts, place)
     telemetry.answered_from("store")
-    files = []
-    for page in _pages(parts, place, reference_number):
+    documents = _archived_pages(parts, place, reference_number)
+    for page in [] if documents else _pages(parts, place, reference_number):
         name = UpoName(reference_number, page_reference_number=page)
         document = archived(parts, place, name) or fetch(
             parts, place, name, ActiveSession(parts, place)
         )
-        files.append((page, _handed_out(document, doc_type)))
+        documents.append((page, document))
+    files = [(page, _handed_out(document, doc_type)) for page, document in documents]
     _audit(parts, place, UpoName(reference_number), doc_type)
     return files
+
+
+def _archived_pages(parts: Parts, place: Place, reference_number: str) -> list[tuple[str, bytes]]:
+    """The pages in their order, each with its reference, where the archive has all: they say of
+    how many they are. Else none.
+    """
+    found, total = {}, 0
+    for row in parts.db.rows(
+        queries.get_pages, **place.columns, session_reference_number=reference_number
+    ):
+        document = bytes(row.content)
+        told = parse_upo(document).page
+        number, total = (told.page, told.pages) if told else (1, 1)
+        found[number] = (row.page_reference_number, document)
+    return [found[number] for number in sorted(found)] if len(found) == total else []
 
 
 def archived(parts: Parts, place: Place, name: UpoName) -> bytes | None:

@@ -25,6 +25,15 @@ WITH found AS (
 )
 SELECT content, set_config('synchronous_commit', 'off', true) FROM found;
 
+-- name: get_pages(company_nip, environment, session_reference_number)
+-- The archived pages of a session's collective UPO.
+SELECT page_reference_number, content
+FROM upos
+WHERE company_nip = :company_nip
+  AND environment = :environment
+  AND session_reference_number = :session_reference_number
+  AND ksef_number = '';
+
 -- name: put_upo(company_nip, environment, session_reference_number, ksef_number, page_reference_number, content, sha256)!
 -- What is archived stays: the first checked document is the one.
 INSERT INTO upos (

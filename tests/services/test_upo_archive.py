@@ -220,9 +220,22 @@ def test_collective_upo_of_several_pages(asking: Asking) -> None:
     assert calls(asking) == {}
 
 
-def test_collective_upo_of_a_session_never_checked_lists_no_invoice(asking: Asking) -> None:
-    session = asking.seed(kind="batch", invoices=2)
-    fetch_session_upo(asking.parts, asking.place, session.reference_number, "xml")
+def test_collective_upo_of_a_session_never_checked_lists_no_invoice_and_is_asked_for_once(
+    asking: Asking,
+) -> None:
+    asking.control.settings(upoPageSize=10)
+    session = asking.seed(kind="batch", invoices=25)
+    reference_number = session.reference_number
+    first = fetch_session_upo(asking.parts, asking.place, reference_number, "xml")
+    assert asking.counts() == {STATUS: 1, PAGE: 3}
+
+    assert fetch_session_upo(asking.parts, asking.place, reference_number, "xml") == first
+    assert asking.counts() == {}
+
+    asking.database.execute(
+        f"DELETE FROM upos WHERE page_reference_number = '{first[1][0]}'"  # a worker was killed
+    )
+    assert fetch_session_upo(asking.parts, asking.place, reference_number, "xml") == first
     assert asking.counts() == {STATUS: 1, PAGE: 1}
 
 
