@@ -38,11 +38,15 @@ limit_request_field_size = 4096
 control_socket_disable = True
 accesslog = None  # the application logs each request itself
 
-# gunicorn's own events as lines like all others.
+# gunicorn's own events as lines like all others. No other library has a word: it might quote an
+# address or a secret.
 logconfig_dict = {
     "formatters": {"lines": {"()": "app.telemetry.formatter"}},
-    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "lines"}},
-    "root": {"handlers": ["stderr"]},
+    "handlers": {
+        "stderr": {"class": "logging.StreamHandler", "formatter": "lines"},
+        "nowhere": {"class": "logging.NullHandler"},
+    },
+    "root": {"handlers": ["nowhere"]},
     "loggers": {
         "gunicorn.error": {"handlers": ["stderr"], "level": "INFO", "propagate": False},
     },
