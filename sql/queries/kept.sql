@@ -150,7 +150,20 @@ WHERE company_nip = :company_nip AND environment = :environment AND question = :
   AND until > clock_timestamp();
 
 -- name: put_refusal(company_nip, environment, question, code, detail, ksef, least, most)$
--- Kept for `least` seconds, twice as long with each time, up to `most`; how long, is returned.
+-- Kept for `least` seconds, twice as long with each time, up to `most`; how long, is returned. Those of the
+-- company that ended long ago go, a little each time.
+WITH forgotten AS (
+    DELETE FROM kept_refusals
+    WHERE ctid = ANY (ARRAY(
+        SELECT ctid
+        FROM kept_refusals
+        WHERE company_nip = :company_nip
+          AND environment = :environment
+          AND question <> :question
+          AND until < clock_timestamp() - interval '1 day'
+        LIMIT 100
+    ))
+)
 INSERT INTO kept_refusals AS kept (company_nip, environment, question, code, detail, ksef, until)
 VALUES (
     :company_nip, :environment, :question, :code, :detail, :ksef::jsonb,

@@ -60,6 +60,15 @@ def test_forgotten_when_ksef_knows(asking: Asking) -> None:
     assert asking.database.execute("SELECT count(*) FROM kept_refusals") == [(0,)]
 
 
+def test_those_of_yesterday_go_with_the_next(asking: Asking) -> None:
+    for n in range(3):
+        refused(asking, f"20260101-SO-0123456789-0123456789-1{n}")
+    asking.database.execute("UPDATE kept_refusals SET until = now() - interval '25 hours'")
+    refused(asking, "20260101-SO-0123456789-0123456789-11")
+    kept = asking.database.execute("SELECT question FROM kept_refusals")
+    assert kept == [("session 20260101-SO-0123456789-0123456789-11",)]
+
+
 def test_another_failure_is_not_kept(asking: Asking) -> None:
     asking.control.fault("html-503", path="/sessions/", times=4)  # each is repeated once
     for _ in range(2):
