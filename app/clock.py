@@ -11,6 +11,7 @@ from zoneinfo import ZoneInfo
 WARSAW = ZoneInfo("Europe/Warsaw")
 
 _deadline: ContextVar[float] = ContextVar("deadline", default=math.inf)
+_waiting_since: ContextVar[float | None] = ContextVar("waiting_since", default=None)
 
 
 def now() -> datetime:
@@ -41,3 +42,19 @@ def within(seconds: float) -> Iterator[None]:
 def time_left() -> float:
     """Seconds that are left of what this thread stands `within`; infinite outside of it."""
     return _deadline.get() - monotonic()
+
+
+@contextmanager
+def waited_since(moment: float) -> Iterator[None]:
+    """What is done inside was asked for at a moment of `monotonic`, and had to wait until now."""
+    token = _waiting_since.set(moment)
+    try:
+        yield
+    finally:
+        _waiting_since.reset(token)
+
+
+def waited() -> float:
+    """Seconds since this thread's request came; 0 where nobody knows."""
+    came = _waiting_since.get()
+    return 0.0 if came is None else monotonic() - came

@@ -23,6 +23,7 @@ Errors are raised where they are understood and turned into HTTP in one place
     │   ├── KsefInvalidResponse     ksef_invalid_response
     │   └── UpoIntegrity            upo_integrity
     └── Unavailable             503 unavailable
+        ├── Busy                    the same, before anything was done
         ├── BrokenOff               the same, where repeating did not help
         └── NotWritable
 
@@ -175,6 +176,10 @@ class UpoIntegrity(KsefFailure):
 
 class Unavailable(ProxyError):
     status, code, title = 503, "unavailable", "Service unavailable"
+
+
+class Busy(Unavailable):
+    """Too many ask at once."""
 
 
 class BrokenOff(Unavailable):

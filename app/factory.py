@@ -1,7 +1,5 @@
 """The application, put together: the only place where its parts meet."""
 
-from threading import BoundedSemaphore
-
 from flask import Flask
 
 from app import api, cli, console, meters, settings, telemetry
@@ -17,6 +15,7 @@ from app.services import outages
 from app.services.breaker import Breaker
 from app.services.parts import Parts
 from app.services.passwords import Passwords
+from app.services.places import Places
 from app.settings import Settings
 
 
@@ -83,7 +82,7 @@ def make_parts(chosen: Settings) -> Parts:
         passwords=Passwords(remember=timing.password_cache, wait=timing.password_wait),
         timing=timing,
         quota_share=chosen.quota_share,
-        waiting=BoundedSemaphore(max(1, chosen.web_threads // 2)),
+        places=Places(chosen.web_threads, wait=timing.place_wait, retry_after=timing.retry_after),
         watches=watches,
     )
 

@@ -1,29 +1,11 @@
 """gunicorn's settings: `gunicorn --config app/gunicorn.py wsgi:app`."""
 
 import os
-import select
 import shutil
 import tempfile
 from typing import Any
 
-from gunicorn.workers.gthread import ThreadWorker
-
-
-class Worker(ThreadWorker):  # type: ignore[misc]
-    """gthread, but for its end: whoever comes then is refused, and goes to another replica.
-
-    gunicorn's own keeps the door open and lets nobody in until its last request is done.
-    """
-
-    def set_accept_enabled(self, enabled: bool) -> None:
-        """Called with False, and `alive` false, when the worker begins to end."""
-        super().set_accept_enabled(enabled)
-        if not enabled and not self.alive:
-            for listener in self.sockets:
-                while select.select([listener], [], [], 0)[0]:  # those who had come before
-                    self.accept(listener)
-                listener.close()
-
+from app.worker import Worker
 
 bind = f"{os.environ.get('HOST', '127.0.0.1')}:{os.environ.get('PORT', '8080')}"
 worker_class = Worker
@@ -32,6 +14,8 @@ threads = int(os.environ.get("WEB_THREADS", "8"))
 timeout = 60  # a heartbeat for gthread, not a limit on requests: those have their own deadlines
 graceful_timeout = 30
 keepalive = 5
+# A process may usually have 1,024 files open, and a worker that cannot accept for want of one ends.
+worker_connections = max(512, 2 * threads)
 limit_request_line = 2048
 limit_request_fields = 40
 limit_request_field_size = 4096

@@ -50,6 +50,21 @@ http_threads = Gauge(
     registry=OF_THIS_PROCESS,
     multiprocess_mode="livesum",
 )
+http_waits = Histogram(
+    "http_wait_seconds",
+    "What requests waited for a thread before they were worked on",
+    namespace=PREFIX,
+    registry=OF_THIS_PROCESS,
+    buckets=(0.001, 0.01, 0.1, 0.5, 1.0, 2.5, 5.0, 10.0),
+)
+refused = Counter(
+    "refused_requests_total",
+    "Requests refused for want of threads, by reason: they had waited for one too long (waited),"
+    " or too many threads were with KSeF (ksef; an earlier answer may have been given instead)",
+    ("reason",),
+    namespace=PREFIX,
+    registry=OF_THIS_PROCESS,
+)
 ksef_calls = Histogram(
     "ksef_call_duration_seconds",
     "Calls sent to KSeF: their number and duration, by the quota group that they cost, and outcome",

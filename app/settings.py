@@ -34,7 +34,8 @@ class SettingsError(Exception):
 class Timing:
     """Every duration of the service, in seconds, so that tests and benchmarks can scale them."""
 
-    request: float = 25.0  # a whole request, KSeF included
+    request: float = 25.0  # a whole request, from when it came, KSeF included
+    queue: float = 5.0  # so long it waits for a thread; then it is refused
     ksef_connect: float = 3.0
     ksef_call: float = 8.0  # one call, from the first byte sent to the last received
     ksef_download: float = 5.0  # a UPO by its download link
@@ -56,6 +57,7 @@ class Timing:
     quota_patience: float = 2.0  # so long a caller waits for quota; longer waits are answered
     quota_jitter: float = 0.25  # calls set aside a window apart may arrive closer by so much
     quota_scale: float = 1.0  # of KSeF's windows
+    place_wait: float = 1.0  # for other threads to come back from KSeF
     single_flight_wait: float = 10.0  # for somebody else's answer to the same question
     fresh_least: float = 2.0  # an answer of a moving session is kept at least so long
     fresh_most: float = 30.0

@@ -34,6 +34,7 @@ def test_a_request_is_one_line(
     company.get("/invoices/nowhere/status/x")
     first, second, third = (line for line in lines(capsys) if line["event"] == "request")
     assert first.pop("ms") > 0
+    assert first.pop("waitedMs") >= 0
     assert first.pop("time")
     assert first == {
         "level": "info",

@@ -9,7 +9,7 @@ from typing import Any
 from flask import Flask, Response, g, request
 from flask_smorest import Api
 
-from app import clock, meters, telemetry
+from app import clock, errors, meters, telemetry
 from app.api import auth, docs, invoices, metrics, openapi, ops, outages, problems, status, upo
 from app.api.context import settings
 from app.api.responses import json_response
@@ -26,6 +26,8 @@ BLUEPRINTS = (
     metrics.blueprint,
     ops.blueprint,
 )
+# Their answers cost no more than a refusal, and are wanted most then.
+_ALWAYS_ANSWERED = (ops.blueprint.name, metrics.blueprint.name)
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
 
 
@@ -76,8 +78,14 @@ def _begin() -> None:
     telemetry.course.set(telemetry.Course())
     g.began = time.perf_counter()
     meters.http_requests_in_progress.inc()
+    timing = settings().timing
+    g.waited = clock.waited()
+    meters.http_waits.observe(g.waited)
     g.time = ExitStack()
-    g.time.enter_context(clock.within(settings().timing.request))
+    g.time.enter_context(clock.within(timing.request - g.waited))
+    if g.waited > timing.queue and request.blueprint not in _ALWAYS_ANSWERED:
+        meters.refused.labels("waited").inc()
+        raise errors.Busy("Too many requests wait.", retry_after=timing.retry_after)
 
 
 def _end(response: Response) -> Response:
@@ -110,6 +118,7 @@ def _report(response: Response) -> None:
         "route": route,
         "status": response.status_code,
         "ms": round(seconds * 1000, 1),
+        "waitedMs": round(g.waited * 1000, 1),
         "ksefCalls": course.ksef_calls,
     }
     if source:

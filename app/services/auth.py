@@ -65,7 +65,9 @@ def log_in(parts: Parts, place: Place, *, by_operator: bool = False) -> KsefSess
     A credential that KSeF refused a moment ago, or blocked, is not tried again but `by_operator`.
     Raises NoKsefCredential, LoginRefused and what the gateway raises.
     """
-    with clock.within(parts.timing.request):
+    if session := _live(parts, place):
+        return session
+    with clock.within(parts.timing.request), parts.places.one(place.company_nip):
         for _ in turns(parts):
             if session := _live(parts, place):
                 return session
@@ -111,9 +113,9 @@ def log_out(parts: Parts, place: Place) -> None:
     if require(row_of(parts, place)).refresh_token_left.total_seconds() <= 0:
         _forget(parts, place)
         return
-    active = ActiveSession(parts, place)
     try:
-        active.call(REVOKE, parts.ksef[place.environment].revoke)
+        with parts.places.one(place.company_nip):
+            ActiveSession(parts, place).call(REVOKE, parts.ksef[place.environment].revoke)
     except KsefTokenRejected:
         telemetry.info("KSeF had ended the session before its logout", **place.log_fields)
     _forget(parts, place)

@@ -1,7 +1,6 @@
 """One fetch for one question, however many ask: the others wait for its answer."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import TypeVar
 
 from app import clock, errors, meters
@@ -23,8 +22,8 @@ def single(
     """The answer to a question: fetched by one caller, under a lease.
 
     `look` tells whether the answer is there by now, `look_beside` what may be given to those who
-    came while another one fetches; both may raise. Raises Unavailable where that takes too long,
-    or too many wait: some threads must stay free for answers that are kept.
+    came while another one fetches; both may raise. Raises Unavailable where that takes too long.
+    The caller holds a place in `parts.places`, so that some threads stay free for kept answers.
     """
     name = f"{question} {place.environment} {place.company_nip}"
     deadline = clock.monotonic() + parts.timing.single_flight_wait
@@ -34,21 +33,8 @@ def single(
                 return look() or fetch()
         if found := look_beside():
             return found
-        with _a_place_to_wait(parts):
-            clock.sleep(parts.timing.lease_poll)
-            meters.lease_wait_seconds.labels("question").inc(parts.timing.lease_poll)
+        clock.sleep(parts.timing.lease_poll)
+        meters.lease_wait_seconds.labels("question").inc(parts.timing.lease_poll)
     raise errors.Unavailable(
         "Another request is still asking KSeF the same.", retry_after=parts.timing.retry_after
     )
-
-
-@contextmanager
-def _a_place_to_wait(parts: Parts) -> Iterator[None]:
-    if not parts.waiting.acquire(blocking=False):
-        raise errors.Unavailable(
-            "Too many requests wait for KSeF.", retry_after=parts.timing.retry_after
-        )
-    try:
-        yield
-    finally:
-        parts.waiting.release()

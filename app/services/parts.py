@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from threading import BoundedSemaphore
 
 from app import telemetry
 from app.crypto import Vault
@@ -10,13 +9,14 @@ from app.db.pool import Database
 from app.ksef.gateway import Gateway
 from app.ksef.watch import Watch
 from app.services.passwords import Passwords
+from app.services.places import Places
 from app.settings import Timing
 
 
 @dataclass(frozen=True, slots=True)
 class Parts:
     """`ksef` and `watches`: one an environment; `quota_share`: our part of KSeF's quota (0 to 1);
-    `waiting`: places for threads that wait for another one's answer.
+    `places`: for threads that ask KSeF, or wait for one that does.
     """
 
     db: Database
@@ -25,7 +25,7 @@ class Parts:
     passwords: Passwords
     timing: Timing
     quota_share: float
-    waiting: BoundedSemaphore
+    places: Places
     watches: Mapping[str, Watch]
 
 

@@ -29,7 +29,7 @@ def check_session(
     telemetry.answered_from("store")
     outages.refuse_if_simulated(parts, place)
     snapshot = _known(parts, place, reference_number) or _new(
-        parts, place, bearer or ActiveSession(parts, place), reference_number
+        parts, place, bearer, reference_number
     )
     if not snapshot.linked:
         linking.link(parts, place, reference_number, snapshot.invoices)
@@ -45,8 +45,10 @@ def _known(parts: Parts, place: Place, reference_number: str) -> Snapshot | None
     return _dated(kept, window) if kept.asked_ago < window else None
 
 
-def _new(parts: Parts, place: Place, bearer: ActiveSession, reference_number: str) -> Snapshot:
-    """KSeF's answer, or the kept one while somebody else is asking, or where quota is short."""
+def _new(
+    parts: Parts, place: Place, bearer: ActiveSession | None, reference_number: str
+) -> Snapshot:
+    """KSeF's answer, or the kept one while others are asking, or where quota is short."""
     question = f"session {reference_number}"
     refusals.repeat(parts, place, question)
 
@@ -59,16 +61,23 @@ def _new(parts: Parts, place: Place, bearer: ActiveSession, reference_number: st
 
     def fetch() -> Snapshot:
         with refusals.remembered(parts, place, question):
-            return _ask(parts, place, bearer, reference_number)
+            return _ask(parts, place, active, reference_number)
 
-    return flight.single(
-        parts,
-        place,
-        question,
-        look=lambda: _known(parts, place, reference_number),
-        look_beside=look_beside,
-        fetch=fetch,
-    )
+    try:
+        with parts.places.one(place.company_nip):
+            active = bearer or ActiveSession(parts, place)
+            return flight.single(
+                parts,
+                place,
+                question,
+                look=lambda: _known(parts, place, reference_number),
+                look_beside=look_beside,
+                fetch=fetch,
+            )
+    except errors.Busy:
+        if earlier := look_beside():
+            return earlier
+        raise
 
 
 def _ask(parts: Parts, place: Place, bearer: ActiveSession, reference_number: str) -> Snapshot:

@@ -54,7 +54,7 @@ def fetch_upo(
     outages.refuse_if_simulated(parts, place)
     document = _known(parts, place, name, doc_type)
     if document is None:
-        document = fetch(parts, place, name, ActiveSession(parts, place))
+        document = _asked(parts, place, name)
         _audit(parts, place, name, doc_type)
     return _handed_out(document, doc_type)
 
@@ -109,9 +109,7 @@ def fetch_session_upo(
     documents = _archived_pages(parts, place, reference_number)
     for page in [] if documents else _pages(parts, place, reference_number):
         name = UpoName(reference_number, page_reference_number=page)
-        document = archived(parts, place, name) or fetch(
-            parts, place, name, ActiveSession(parts, place)
-        )
+        document = archived(parts, place, name) or _asked(parts, place, name)
         documents.append((page, document))
     files = [(page, _handed_out(document, doc_type)) for page, document in documents]
     _audit(parts, place, UpoName(reference_number), doc_type)
@@ -137,6 +135,11 @@ def archived(parts: Parts, place: Place, name: UpoName) -> bytes | None:
     """The document from the archive."""
     row = parts.db.run(queries.get_upo, **_where(place, name))
     return bytes(row.content) if row else None
+
+
+def _asked(parts: Parts, place: Place, name: UpoName) -> bytes:
+    with parts.places.one(place.company_nip):
+        return fetch(parts, place, name, ActiveSession(parts, place))
 
 
 def fetch(parts: Parts, place: Place, name: UpoName, bearer: ActiveSession) -> bytes:
@@ -232,10 +235,9 @@ def _pages(parts: Parts, place: Place, reference_number: str) -> list[str]:
         return _pages_of(parts, kept.session)
     question = f"pages {reference_number}"
     refusals.repeat(parts, place, question)
-    bearer = ActiveSession(parts, place)
     gateway = parts.ksef[place.environment]
-    with refusals.remembered(parts, place, question):
-        session = bearer.call(
+    with parts.places.one(place.company_nip), refusals.remembered(parts, place, question):
+        session = ActiveSession(parts, place).call(
             SESSION, lambda access: gateway.session_status(access, reference_number)
         )
         return _pages_of(parts, session)

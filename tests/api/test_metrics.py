@@ -21,7 +21,7 @@ from tests.service import Company
 
 LABELS = {
     *("method", "route", "status", "source", "le"),
-    *("environment", "group", "outcome", "table", "what", "version"),
+    *("environment", "group", "outcome", "table", "what", "version", "reason"),
 }
 STATUS = "/invoices/<environment>/status/<referenceNumber>"
 

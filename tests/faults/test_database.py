@@ -4,6 +4,7 @@ import os
 import shutil
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -130,6 +131,43 @@ def test_restart_while_ksef_is_asked_is_not_noticed(asker: Asker, server: Server
     }
     assert all(asker.linked())
     assert len(asker.calls()) == 3  # the session, its list, the UPO: nothing was asked again
+
+
+@pytest.mark.fault(25)
+def test_restart_under_load(asker: Asker, server: Server) -> None:
+    """Whoever is not answered meanwhile is refused in time; afterwards everybody is answered."""
+    asker.keep_answers()
+    asked, over = 0, threading.Event()
+    refused: list[HttpAnswer] = []
+
+    def ask(number: int) -> None:
+        nonlocal asked
+        replica = asker.replicas[number % len(asker.replicas)]
+        while not over.is_set():
+            answer = asker.ask(ENDPOINTS[number % 2], of=replica)
+            asked += 1
+            if answer.status_code != 200:
+                refused.append(answer)
+
+    with ThreadPoolExecutor(6) as callers:
+        asking = [callers.submit(ask, number) for number in range(6)]
+        try:
+            wait_until(lambda: asked > 30)
+            server.stop()
+            wait_until(lambda: len(refused) > 6)
+            server.start()
+            for replica in asker.replicas:
+                wait_until(lambda replica=replica: asker.ask("upo", of=replica).status_code == 200)
+            known, before = len(refused), asked
+            wait_until(lambda: asked > before + 30)
+        finally:
+            over.set()
+        for one in asking:
+            one.result()
+    assert len(refused) <= known + len(asking)  # those that were on their way
+    for answer in refused:
+        assert_503(answer, 2 + GRACE)
+    assert asker.control.calls() == []
 
 
 @pytest.mark.fault(25)

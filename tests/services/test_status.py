@@ -2,6 +2,7 @@
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -335,21 +336,32 @@ def test_who_comes_while_another_asks_gets_the_earlier_answer_at_once(asking: As
     assert asking.counts() == {}
 
 
-def test_places_to_wait_are_bounded(asking: Asking) -> None:
+def test_who_waits_for_another_one_waits_for_so_long_only(asking: Asking) -> None:
     session = asking.seed()
     with try_lease(asking.parts, f"session {session.reference_number} test 5265877635"):
         timing = replace(asking.parts.timing, single_flight_wait=0.5)
         patient = replace(asking, parts=replace(asking.parts, timing=timing))
-        for _ in range(16):
-            assert asking.parts.waiting.acquire(blocking=False)
-        began = clock.monotonic()
-        with pytest.raises(errors.Unavailable, match="Too many"):
-            patient.check(session)
-        assert clock.monotonic() - began < 0.4
-        asking.parts.waiting.release(16)
         with pytest.raises(errors.Unavailable, match="still asking"):
             patient.check(session)
     assert asking.counts() == {}
+
+
+def test_without_a_place_the_earlier_answer_is_given_or_a_refusal(asking: Asking) -> None:
+    """At once, and KSeF is not asked; places are given back."""
+    known, new = asking.seed(state="moving", invoices=1), asking.seed()
+    earlier = asking.check(known)
+    asking.age(11)
+    asking.counts()
+    with ExitStack() as taken:
+        with suppress(errors.Busy):
+            while True:
+                taken.enter_context(asking.parts.places.one("5265877635"))
+        assert asking.check(known).session == earlier.session
+        with pytest.raises(errors.Busy, match="Too many") as refused:
+            asking.check(new)
+        assert refused.value.retry_after == asking.parts.timing.retry_after
+        assert asking.counts() == {}
+    assert asking.check(new).final
 
 
 def test_a_lease_whose_holder_died_is_taken_over(asking: Asking, database: Any) -> None:
