@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from datetime import date
 from typing import Any
 
+import orjson
 import psycopg2
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -224,6 +225,24 @@ def test_accepted_invoice_replaces_a_wrong_session_and_the_log_says_so(
     assert '"rows":1' in replaced[0]
     assert '"level":"warning"' in replaced[0]
     assert NIP not in replaced[0]
+
+
+def test_offline_rows_of_another_session_are_linked_anew_and_the_log_says_so(
+    database: Any, parts: Parts, capsys: pytest.CaptureFixture[str]
+) -> None:
+    telemetry.configure("INFO")  # to the standard error of this test
+    add_offline(database, HERE, [SESSION, SESSION])
+    database.execute(f"UPDATE {OFFLINE} SET session_reference_number = '{OTHER_SESSION}'")
+
+    assert link(parts, HERE, SESSION, []) == Linked(0, 2)
+
+    linked, replaced = map(orjson.loads, capsys.readouterr().err.splitlines())
+    where = {"environment": "test", "session": SESSION, "rows": 2}
+    assert (where | {"level": "info", "event": "linked"}).items() <= linked.items()
+    assert (where | {"level": "warning", "previous": OTHER_SESSION}).items() <= replaced.items()
+
+    link(parts, HERE, SESSION, [])
+    assert capsys.readouterr().err == "", "nothing was linked"
 
 
 @pytest.mark.parametrize("code", [100, 150, 405, 410, 415, 430, 435, 450, 500, 550])
