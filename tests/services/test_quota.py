@@ -3,6 +3,7 @@
 import threading
 from dataclasses import replace
 from datetime import timedelta
+from itertools import pairwise
 
 import orjson
 import pytest
@@ -221,6 +222,12 @@ def test_the_last_hour_of_every_group(parts, database):
     unused = uses[limits.SESSION_LIST]
     assert (list(unused.slots), unused.per_hour) == ([0] * 12, 0)
     assert unused.blocked_until is None
+
+
+def test_calls_set_aside_together_keep_their_distance(parts):
+    quota.read_limits(parts, PLACE, {limits.SESSION: limits.Limits(1, -1, -1)})
+    delays = reserve(parts, 4, patience=4)
+    assert all(1.2 < later - sooner < 1.3 for sooner, later in pairwise(delays))
 
 
 def test_groups_are_shown_with_their_use_of_one_place(parts):
