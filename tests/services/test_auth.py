@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import timedelta
 from itertools import pairwise
@@ -13,9 +13,10 @@ import requests
 
 from app import clock, errors, make_parts
 from app.ksef import gateway as routes
+from app.ksef import limits
 from app.ksef.auth import LoginRefused
 from app.ksef.transport import KsefTokenRejected
-from app.services import auth
+from app.services import auth, quota
 from app.services.auth import ActiveSession
 from app.services.parts import Parts, Place
 from tests.service import Company
@@ -684,6 +685,65 @@ def test_keys_that_ksef_changed_do_not_end_a_session(
     assert ask() == 200
 
 
+# -- quota ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def metered(settings: Any, company: Company) -> Iterator[Parts]:
+    """Parts with KSeF's windows in their true length; 20 calls about sessions an hour, 18 ours."""
+    timing = replace(settings.timing, quota_scale=1.0, quota_jitter=0.25)
+    parts = make_parts(replace(settings, timing=timing))
+    quota.read_limits(parts, HERE, {limits.SESSION: limits.Limits(-1, -1, 20)})
+    yield parts
+    parts.db.close()
+
+
+def set_aside(database: Any) -> dict[str, int]:
+    return dict(
+        database.execute(
+            "SELECT quota_group, count(*) FROM quota_calls WHERE quota_group <> 'other' GROUP BY 1"
+        )
+    )
+
+
+def test_calls_set_aside_ahead_are_those_that_are_sent(
+    database: Any, control: Any, metered: Parts
+) -> None:
+    reference = control.seed_session("test", NIP).reference_number
+    gateway = metered.ksef["test"]
+    active = ActiveSession(metered, HERE)
+    active.reserve(routes.SESSION, 3)
+    assert set_aside(database) == {limits.SESSION: 3}
+    for counted in (3, 3, 3, 4):
+        active.call(routes.SESSION, lambda bearer: gateway.session_status(bearer, reference))
+        assert set_aside(database) == {limits.SESSION: counted}
+
+
+def test_a_call_takes_and_needs_no_more_than_its_share(database: Any, metered: Parts) -> None:
+    careful = ActiveSession(metered, HERE, share=0.5)
+    careful.require(routes.SESSION)
+    careful.reserve(routes.SESSION, 9)
+    for refused in (careful.require, lambda route: careful.reserve(route, 1)):
+        with pytest.raises(errors.KsefRateLimited):
+            refused(routes.SESSION)
+    careful.require(routes.SESSIONS)
+    others = ActiveSession(metered, HERE)
+    others.require(routes.SESSION)
+    others.reserve(routes.SESSION, 9)
+    with pytest.raises(errors.KsefRateLimited):
+        others.require(routes.SESSION)
+    assert set_aside(database) == {limits.SESSION: 18}
+
+
+def test_a_caller_waits_for_quota_as_long_as_it_is_told_to(metered: Parts) -> None:
+    """Nine in a second: the 10th goes after 1.25 s, the 19th would after 2.5 s."""
+    with pytest.raises(errors.KsefRateLimited):
+        ActiveSession(metered, HERE, patience=1.0).reserve(routes.SESSION_INVOICES, 10)
+    with pytest.raises(errors.KsefRateLimited):
+        ActiveSession(metered, HERE).reserve(routes.SESSION_INVOICES, 19)
+    ActiveSession(metered, HERE).reserve(routes.SESSION_INVOICES, 10)
+
+
 # -- logging out ----------------------------------------------------------------------------
 
 
@@ -734,6 +794,7 @@ def test_session_that_ksef_had_ended_is_forgotten_by_a_logout(
     control.fault("unauthorized", method="DELETE", times=None)
     auth.log_out(parts, HERE)
     assert row(database) is None
+    assert control.call_counts() == {REVOKE: 2, REFRESH: 1}, "nobody logs in to log out"
 
 
 def test_logout_without_a_session_is_told(control: Any, parts: Parts, ksef_token: str) -> None:

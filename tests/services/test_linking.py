@@ -231,17 +231,18 @@ def test_offline_rows_of_another_session_are_linked_anew_and_the_log_says_so(
     database: Any, parts: Parts, capsys: pytest.CaptureFixture[str]
 ) -> None:
     telemetry.configure("INFO")  # to the standard error of this test
-    add_offline(database, HERE, [SESSION, SESSION])
-    database.execute(f"UPDATE {OFFLINE} SET session_reference_number = '{OTHER_SESSION}'")
+    add_offline(database, HERE, [SESSION, SESSION], session=OTHER_SESSION)
+    add_synced(database, HERE, [number(1)])
 
-    assert link(parts, HERE, SESSION, []) == Linked(0, 2)
+    assert link(parts, HERE, SESSION, [accepted(number(1))]) == Linked(1, 2)
 
     linked, replaced = map(orjson.loads, capsys.readouterr().err.splitlines())
-    where = {"environment": "test", "session": SESSION, "rows": 2}
-    assert (where | {"level": "info", "event": "linked"}).items() <= linked.items()
-    assert (where | {"level": "warning", "previous": OTHER_SESSION}).items() <= replaced.items()
+    where = {"environment": "test", "session": SESSION}
+    assert (where | {"level": "info", "event": "linked", "rows": 3}).items() <= linked.items()
+    told = where | {"level": "warning", "previous": OTHER_SESSION, "rows": 2}
+    assert told.items() <= replaced.items()
 
-    link(parts, HERE, SESSION, [])
+    link(parts, HERE, SESSION, [accepted(number(1))])
     assert capsys.readouterr().err == "", "nothing was linked"
 
 
