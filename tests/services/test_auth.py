@@ -744,6 +744,75 @@ def test_a_caller_waits_for_quota_as_long_as_it_is_told_to(metered: Parts) -> No
     ActiveSession(metered, HERE).reserve(routes.SESSION_INVOICES, 10)
 
 
+def test_a_call_that_comes_late_is_counted_where_it_is_sent(
+    database: Any, control: Any, metered: Parts
+) -> None:
+    reference = control.seed_session("test", NIP).reference_number
+    gateway = metered.ksef["test"]
+    active = ActiveSession(metered, HERE)
+    active.reserve(routes.SESSION, 1)
+    [before] = database.execute(
+        "SELECT id, reserved_at FROM quota_calls WHERE quota_group <> 'other'"
+    )
+    clock.sleep(0.1)
+    active.call(routes.SESSION, lambda bearer: gateway.session_status(bearer, reference))
+    [after] = database.execute(
+        "SELECT id, reserved_at FROM quota_calls WHERE quota_group <> 'other'"
+    )
+    assert after[0] > before[0]
+    assert after[1] - before[1] >= timedelta(seconds=0.1)
+
+
+def test_a_call_whose_group_is_blocked_before_its_turn_is_not_sent(
+    control: Any, settings: Any, company: Company
+) -> None:
+    parts = make_parts(replace(settings, timing=replace(settings.timing, quota_scale=0.5)))
+    reference = control.seed_session("test", NIP).reference_number
+    quota.reserve(parts, HERE, limits.SESSION, 9, patience=0.0)
+    active = ActiveSession(parts, HERE)
+    active.reserve(routes.SESSION, 1)
+    quota.block(parts, HERE, limits.SESSION, 60)
+    with pytest.raises(errors.KsefRateLimited):
+        active.call(
+            routes.SESSION, lambda bearer: parts.ksef["test"].session_status(bearer, reference)
+        )
+    assert control.calls() == []
+    parts.db.close()
+
+
+def test_a_429_blocks_its_group_for_as_long_as_ksef_says(
+    control: Any, parts: Parts, company: Company
+) -> None:
+    ask = ask_after(control, parts)
+    control.fault("rate-limited", path="/sessions/", retryAfter=77)
+    for _ in range(2):
+        with pytest.raises(errors.KsefRateLimited) as refused:
+            ask()
+        assert 75 <= refused.value.retry_after <= 77
+    assert control.call_counts() == {SESSION: 1}
+    blocked = {row.quota_group: row.blocked_until for row in quota.show(parts, HERE)}
+    assert timedelta(seconds=70) < blocked.pop(limits.SESSION) - clock.now()
+    assert set(blocked.values()) == {None}
+
+
+def test_a_call_is_repeated_once_where_there_is_quota_for_it(
+    database: Any, control: Any, metered: Parts
+) -> None:
+    ask = ask_after(control, metered)
+    control.fault("html-503", path="/sessions/")
+    assert ask() == 200
+    assert control.call_counts() == {SESSION: 2}
+    assert set_aside(database) == {limits.SESSION: 2}
+
+    control.clear_calls()
+    quota.reserve(metered, HERE, limits.SESSION, 15, patience=0.0)
+    control.fault("html-503", path="/sessions/")
+    with pytest.raises(errors.KsefFailure) as failure:
+        ask()
+    assert not isinstance(failure.value, errors.KsefRateLimited)
+    assert control.call_counts() == {SESSION: 1}
+
+
 # -- logging out ----------------------------------------------------------------------------
 
 
