@@ -303,7 +303,7 @@ def _listed_session(json: Json, path: str) -> ListedSession:
 def _session(json: Json, path: str, *, counter: str) -> SessionStatus:
     invoice_count = _optional(json, counter, _integer, path)
     upo = _optional(json, "upo", _object, path) or {}
-    pages = _optional(upo, "pages", _array, path) or ()
+    pages = _optional(upo, "pages", _array, f"{path}.upo") or ()
     return SessionStatus(
         status=_required(json, "status", _status, path),
         date_created=_required(json, "dateCreated", _time, path),
@@ -312,7 +312,9 @@ def _session(json: Json, path: str, *, counter: str) -> SessionStatus:
         successful_invoice_count=_optional(json, "successfulInvoiceCount", _integer, path) or 0,
         failed_invoice_count=_optional(json, "failedInvoiceCount", _integer, path) or 0,
         counted=invoice_count is not None,
-        upo_pages=[_each(page, f"upo.pages[{i}]", _upo_page) for i, page in enumerate(pages)],
+        upo_pages=[
+            _each(page, f"{path}.upo.pages[{i}]", _upo_page) for i, page in enumerate(pages)
+        ],
     )
 
 
@@ -326,7 +328,7 @@ def _invoice(json: Json, path: str) -> SessionInvoice:
         ksef_number=_optional(json, "ksefNumber", _identifier, path),
         acquisition_date=_optional(json, "acquisitionDate", _time, path),
         status=status,
-        duplicate_of=_original(said, path) if status.code == DUPLICATE else None,
+        duplicate_of=_original(said, f"{path}.status") if status.code == DUPLICATE else None,
         upo_link=_link(json, "upoDownloadUrl", "upoDownloadUrlExpirationDate", path),
     )
 
@@ -339,8 +341,9 @@ def _link(json: Json, url_name: str, end_name: str, path: str) -> Link | None:
 
 def _original(status: Json, path: str) -> Original | None:
     extensions = _optional(status, "extensions", _object, path) or {}
-    number = _optional(extensions, "originalKsefNumber", _identifier, path)
-    session = _optional(extensions, "originalSessionReferenceNumber", _identifier, path)
+    where = f"{path}.extensions"
+    number = _optional(extensions, "originalKsefNumber", _identifier, where)
+    session = _optional(extensions, "originalSessionReferenceNumber", _identifier, where)
     return Original(number, session) if number and session else None
 
 

@@ -17,6 +17,7 @@ from app.services import quota
 from app.services.parts import Parts
 from app.settings import Settings
 from sandbox.control import Control
+from tests.rows import add_offline
 from tests.service import Company
 
 LABELS = {
@@ -122,10 +123,13 @@ def test_rows_that_were_linked(company: Company, ask: Any, control: Control, dat
         "INSERT INTO synced_invoices (company_nip, environment, ksef_number, invoice_number)"
         f" VALUES ('{company.nip}', 'test', '{session.ksef_numbers[0]}', 'FV/1')"
     )
-    labels = {"environment": "test", "table": "synced_invoices"}
+    add_offline(database, company.place(), [session.reference_number] * 2)
     before = ask()
     company.get(f"/invoices/test/status/{session.reference_number}")
-    assert ask()("linked_rows_total", **labels) == before("linked_rows_total", **labels) + 1
+    after = ask()
+    for table, rows in (("synced_invoices", 1), ("offline_invoices", 2)):
+        labels = {"environment": "test", "table": table}
+        assert after("linked_rows_total", **labels) == before("linked_rows_total", **labels) + rows
 
 
 def test_quota_of_the_company_that_has_least(

@@ -3,6 +3,7 @@
 import string
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 
 from app.errors import KsefInvalidResponse
 from app.ksef import wire
+from app.ksef.limits import Limits
 from tests.ksef import answers
 from tests.ksef.answers import replaced, without
 
@@ -22,9 +24,27 @@ PAGE = {
     "invoices": [answers.invoice(1), answers.duplicate(2)],
     "continuationToken": "next",
 }
+DOWNLOAD = {
+    "downloadUrl": "https://storage.example/upo?sig=1",
+    "downloadUrlExpirationDate": "2026-01-18T11:00:00+00:00",
+}
+UPO_PAGES = {"pages": [{"referenceNumber": "20260115-EU-0123456789-ABCDEF0123-4F", **DOWNLOAD}]}
+SESSION = answers.session_status(upo=UPO_PAGES)
+LISTED = {
+    **without(SESSION, "invoiceCount"),
+    "referenceNumber": answers.SESSION,
+    "totalInvoiceCount": 4,
+}
+SESSIONS = {"sessions": [LISTED], "continuationToken": "next"}
+INVOICE = answers.invoice(
+    upoDownloadUrl="https://storage.example/invoice?sig=2",
+    upoDownloadUrlExpirationDate="2026-01-19T11:00:00+00:00",
+)
 LOGIN_STATUS = {"status": {"code": 100, "description": "W toku", "details": ["Chwila."]}}
 READERS: list[tuple[Callable[[Any], Any], Any]] = [
-    (wire.session_status, answers.session_status()),
+    (wire.session_status, SESSION),
+    (wire.session_page, SESSIONS),
+    (wire.invoice, INVOICE),
     (wire.invoice_page, PAGE),
     (wire.public_keys, [answers.public_key()]),
     (wire.challenge, answers.challenge()),
@@ -33,6 +53,13 @@ READERS: list[tuple[Callable[[Any], Any], Any]] = [
     (wire.tokens, answers.tokens()),
     (wire.access_token, {"accessToken": answers.token()}),
 ]
+OPTIONAL = {
+    *("invoiceCount", "totalInvoiceCount", "successfulInvoiceCount", "failedInvoiceCount"),
+    *("upo", "pages", *DOWNLOAD, "upoDownloadUrl", "upoDownloadUrlExpirationDate"),
+    *("invoiceNumber", "ksefNumber", "acquisitionDate", "details", "continuationToken"),
+    *("extensions", "originalKsefNumber", "originalSessionReferenceNumber"),
+}
+UNREAD = {"timestamp"}
 IDS = [read.__name__ for read, _ in READERS]
 
 
@@ -42,6 +69,11 @@ def paths(json: Any, so_far: Path = ()) -> list[Path]:
         return [so_far]
     members = json.items() if isinstance(json, dict) else enumerate(json)
     return [so_far, *(path for name, value in members for path in paths(value, (*so_far, name)))]
+
+
+def name_of(path: Path) -> str:
+    steps = (f"[{step}]" if isinstance(step, int) else f".{step}" for step in path)
+    return "".join(steps).removeprefix(".") or "the body"
 
 
 def said(read: Callable[[Any], Any], body: Any) -> str:
@@ -87,6 +119,30 @@ def test_a_missing_or_wrong_field_is_named(
 
 
 @pytest.mark.parametrize(("read", "body"), READERS, ids=IDS)
+def test_every_value_of_another_type_is_named(read: Callable[[Any], Any], body: Any) -> None:
+    for path in paths(body):
+        if UNREAD.isdisjoint(path):
+            breach = said(read, replaced(body, 1.5, *path))  # no field of KSeF's is a fraction
+            assert breach.startswith(
+                f"KSeF's answer breaks its contract: {name_of(path)} is not a"
+            ), breach
+
+
+@pytest.mark.parametrize(("read", "body"), READERS, ids=IDS)
+def test_a_field_without_a_value_is_none_or_a_breach(read: Callable[[Any], Any], body: Any) -> None:
+    for path in paths(body):
+        if not path or isinstance(path[-1], int) or path[-1] in UNREAD:
+            continue
+        null, absent = replaced(body, None, *path), without(body, *path)
+        if path[-1] in OPTIONAL:
+            assert read(null) == read(absent)
+        else:
+            where = f"KSeF's answer breaks its contract: {name_of(path)} is not"
+            assert said(read, absent) == f"{where} there."
+            assert said(read, null).startswith(f"{where} a")
+
+
+@pytest.mark.parametrize(("read", "body"), READERS, ids=IDS)
 def test_unknown_fields_are_ignored(read: Callable[[Any], Any], body: Any) -> None:
     expected = read(body)
     for path in paths(body):
@@ -119,6 +175,75 @@ def test_whatever_is_wrong_ends_in_a_dataclass_or_a_breach(
     spoilt = without(body, *path) if drop else replaced(body, data.draw(_VALUES), *path)
     with suppress(KsefInvalidResponse):
         assert type(wire.reading(read, spoilt)) is type(read(body))
+
+
+def test_a_page_of_sessions_is_read_whole() -> None:
+    whole = wire.session_page({"sessions": [LISTED, LISTED], "continuationToken": "next"})
+    link = wire.Link(DOWNLOAD["downloadUrl"], datetime(2026, 1, 18, 11, tzinfo=UTC))
+    listed = wire.ListedSession(
+        answers.SESSION,
+        wire.SessionStatus(
+            status=wire.Status(200, "Sesja interaktywna przetworzona pomyślnie"),
+            date_created=datetime(2026, 1, 15, 11, 0, 0, 123456, tzinfo=UTC),
+            date_updated=datetime(2026, 1, 15, 11, 5, tzinfo=UTC),
+            invoice_count=4,
+            successful_invoice_count=2,
+            failed_invoice_count=1,
+            counted=True,
+            upo_pages=[wire.UpoPage("20260115-EU-0123456789-ABCDEF0123-4F", link)],
+        ),
+    )
+    assert whole == wire.SessionPage([listed, listed], "next")
+    assert wire.session_page({"sessions": [], "continuationToken": ""}).continuation_token is None
+
+
+def test_a_link_is_its_address_and_its_end() -> None:
+    link = wire.invoice(INVOICE).upo_link
+    end = datetime(2026, 1, 19, 11, tzinfo=UTC)
+    assert link == wire.Link("https://storage.example/invoice?sig=2", end)
+    assert "sig" not in repr(link)
+    for name in ("upoDownloadUrl", "upoDownloadUrlExpirationDate"):
+        assert wire.invoice(without(INVOICE, name)).upo_link is None
+
+
+def test_limits_are_read_of_the_groups_that_are_known() -> None:
+    body = {
+        "sessionMisc": {"perSecond": 1, "perMinute": 2, "perHour": 3},
+        "other": None,
+        "inventedGroup": {"perSecond": "many"},
+    }
+    assert wire.rate_limits(body) == {"sessionMisc": Limits(1, 2, 3)}
+    for name in ("perSecond", "perMinute", "perHour"):
+        breach = said(wire.rate_limits, replaced(body, "1", "sessionMisc", name))
+        assert f": sessionMisc.{name} is not a whole number" in breach
+    assert "the body is not an object" in said(wire.rate_limits, [])
+
+
+class TestAsItIsKept:
+    """Answers are kept in KSeF's own shape, so that what was kept is read like an answer."""
+
+    @pytest.mark.parametrize("count", [3, 0, None])
+    def test_a_session(self, count: int | None) -> None:
+        session = wire.session_status({**SESSION, "invoiceCount": count})
+        pages = [wire.UpoPage(page.reference_number) for page in session.upo_pages]
+        kept = wire.session_json(session)
+        assert wire.session_status(kept) == replace(session, upo_pages=pages)
+        assert "sig" not in str(kept)
+
+    def test_the_status_of_an_invoice(self) -> None:
+        status = wire.Status(440, "Duplikat faktury", ["Duplikat.", "Inny."])
+        original = wire.Original(answers.KSEF_NUMBER, answers.SESSION)
+        kept = wire.status_json(status, original)
+        assert wire.invoice_status(kept) == (status, original)
+        assert wire.invoice_status({**kept, "code": 450}) == (replace(status, code=450), None)
+        assert wire.invoice_status(wire.status_json(status)) == (status, None)
+        assert "extensions" not in wire.status_json(status)
+
+    def test_what_was_spoilt_is_named(self) -> None:
+        kept = wire.status_json(wire.Status(440, ""), wire.Original("1", "2"))
+        for path in (("code",), ("extensions", "originalKsefNumber")):
+            breach = said(wire.invoice_status, replaced(kept, 1.5, *path))
+            assert f": status.{name_of(path)} is not a" in breach
 
 
 class TestTimes:
@@ -156,6 +281,22 @@ class TestTimes:
         assert "dateCreated is not " in said(
             wire.session_status, answers.session_status(dateCreated=text)
         )
+
+    @pytest.mark.parametrize(
+        ("text", "told"),
+        [
+            ("0999-12-31T23:59:59+00:00", False),
+            ("1000-01-01T00:00:00+00:00", True),
+            ("9998-12-31T23:59:59+00:00", True),
+            ("9999-01-01T00:00:00+00:00", False),
+        ],
+    )
+    def test_years_of_four_digits_but_the_last(self, text: str, told: bool) -> None:
+        if told:
+            assert self.read(text).isoformat() == text
+        else:
+            breach = said(wire.session_status, answers.session_status(dateCreated=text))
+            assert "dateCreated is not a time that can be told" in breach
 
     @pytest.mark.parametrize(
         "text", ["0001-01-01T00:00:00+00:00", "9999-12-31T23:59:59.9999999+00:00"]

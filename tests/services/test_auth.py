@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import timedelta
 from itertools import pairwise
@@ -13,9 +13,10 @@ import requests
 
 from app import clock, errors, make_parts
 from app.ksef import gateway as routes
+from app.ksef import limits
 from app.ksef.auth import LoginRefused
 from app.ksef.transport import KsefTokenRejected
-from app.services import auth
+from app.services import auth, quota
 from app.services.active_session import ActiveSession
 from app.services.parts import Parts, Place
 from tests.service import Company
@@ -684,6 +685,134 @@ def test_keys_that_ksef_changed_do_not_end_a_session(
     assert ask() == 200
 
 
+# -- quota ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def metered(settings: Any, company: Company) -> Iterator[Parts]:
+    """Parts with KSeF's windows in their true length; 20 calls about sessions an hour, 18 ours."""
+    timing = replace(settings.timing, quota_scale=1.0, quota_jitter=0.25)
+    parts = make_parts(replace(settings, timing=timing))
+    quota.read_limits(parts, HERE, {limits.SESSION: limits.Limits(-1, -1, 20)})
+    yield parts
+    parts.db.close()
+
+
+def set_aside(database: Any) -> dict[str, int]:
+    return dict(
+        database.execute(
+            "SELECT quota_group, count(*) FROM quota_calls WHERE quota_group <> 'other' GROUP BY 1"
+        )
+    )
+
+
+def test_calls_set_aside_ahead_are_those_that_are_sent(
+    database: Any, control: Any, metered: Parts
+) -> None:
+    reference = control.seed_session("test", NIP).reference_number
+    gateway = metered.ksef["test"]
+    active = ActiveSession(metered, HERE)
+    active.reserve(routes.SESSION, 3)
+    assert set_aside(database) == {limits.SESSION: 3}
+    for counted in (3, 3, 3, 4):
+        active.call(routes.SESSION, lambda bearer: gateway.session_status(bearer, reference))
+        assert set_aside(database) == {limits.SESSION: counted}
+
+
+def test_a_call_takes_and_needs_no_more_than_its_share(database: Any, metered: Parts) -> None:
+    careful = ActiveSession(metered, HERE, share=0.5)
+    careful.require(routes.SESSION)
+    careful.reserve(routes.SESSION, 9)
+    for refused in (careful.require, lambda route: careful.reserve(route, 1)):
+        with pytest.raises(errors.KsefRateLimited):
+            refused(routes.SESSION)
+    careful.require(routes.SESSIONS)
+    others = ActiveSession(metered, HERE)
+    others.require(routes.SESSION)
+    others.reserve(routes.SESSION, 9)
+    with pytest.raises(errors.KsefRateLimited):
+        others.require(routes.SESSION)
+    assert set_aside(database) == {limits.SESSION: 18}
+
+
+def test_a_caller_waits_for_quota_as_long_as_it_is_told_to(metered: Parts) -> None:
+    """Nine in a second: the 10th goes after 1.25 s, the 19th would after 2.5 s."""
+    with pytest.raises(errors.KsefRateLimited):
+        ActiveSession(metered, HERE, patience=1.0).reserve(routes.SESSION_INVOICES, 10)
+    with pytest.raises(errors.KsefRateLimited):
+        ActiveSession(metered, HERE).reserve(routes.SESSION_INVOICES, 19)
+    ActiveSession(metered, HERE).reserve(routes.SESSION_INVOICES, 10)
+
+
+def test_a_call_that_comes_late_is_counted_where_it_is_sent(
+    database: Any, control: Any, metered: Parts
+) -> None:
+    reference = control.seed_session("test", NIP).reference_number
+    gateway = metered.ksef["test"]
+    active = ActiveSession(metered, HERE)
+    active.reserve(routes.SESSION, 1)
+    [before] = database.execute(
+        "SELECT id, reserved_at FROM quota_calls WHERE quota_group <> 'other'"
+    )
+    clock.sleep(0.1)
+    active.call(routes.SESSION, lambda bearer: gateway.session_status(bearer, reference))
+    [after] = database.execute(
+        "SELECT id, reserved_at FROM quota_calls WHERE quota_group <> 'other'"
+    )
+    assert after[0] > before[0]
+    assert after[1] - before[1] >= timedelta(seconds=0.1)
+
+
+def test_a_call_whose_group_is_blocked_before_its_turn_is_not_sent(
+    control: Any, settings: Any, company: Company
+) -> None:
+    parts = make_parts(replace(settings, timing=replace(settings.timing, quota_scale=0.5)))
+    reference = control.seed_session("test", NIP).reference_number
+    quota.reserve(parts, HERE, limits.SESSION, 9, patience=0.0)
+    active = ActiveSession(parts, HERE)
+    active.reserve(routes.SESSION, 1)
+    quota.block(parts, HERE, limits.SESSION, 60)
+    with pytest.raises(errors.KsefRateLimited):
+        active.call(
+            routes.SESSION, lambda bearer: parts.ksef["test"].session_status(bearer, reference)
+        )
+    assert control.calls() == []
+    parts.db.close()
+
+
+def test_a_429_blocks_its_group_for_as_long_as_ksef_says(
+    control: Any, parts: Parts, company: Company
+) -> None:
+    ask = ask_after(control, parts)
+    control.fault("rate-limited", path="/sessions/", retryAfter=77)
+    for _ in range(2):
+        with pytest.raises(errors.KsefRateLimited) as refused:
+            ask()
+        assert 75 <= refused.value.retry_after <= 77
+    assert control.call_counts() == {SESSION: 1}
+    blocked = {row.quota_group: row.blocked_until for row in quota.show(parts, HERE)}
+    assert timedelta(seconds=70) < blocked.pop(limits.SESSION) - clock.now()
+    assert set(blocked.values()) == {None}
+
+
+def test_a_call_is_repeated_once_where_there_is_quota_for_it(
+    database: Any, control: Any, metered: Parts
+) -> None:
+    ask = ask_after(control, metered)
+    control.fault("html-503", path="/sessions/")
+    assert ask() == 200
+    assert control.call_counts() == {SESSION: 2}
+    assert set_aside(database) == {limits.SESSION: 2}
+
+    control.clear_calls()
+    quota.reserve(metered, HERE, limits.SESSION, 15, patience=0.0)
+    control.fault("html-503", path="/sessions/")
+    with pytest.raises(errors.KsefFailure) as failure:
+        ask()
+    assert not isinstance(failure.value, errors.KsefRateLimited)
+    assert control.call_counts() == {SESSION: 1}
+
+
 # -- logging out ----------------------------------------------------------------------------
 
 
@@ -734,6 +863,7 @@ def test_session_that_ksef_had_ended_is_forgotten_by_a_logout(
     control.fault("unauthorized", method="DELETE", times=None)
     auth.log_out(parts, HERE)
     assert row(database) is None
+    assert control.call_counts() == {REVOKE: 2, REFRESH: 1}, "nobody logs in to log out"
 
 
 def test_logout_without_a_session_is_told(control: Any, parts: Parts, ksef_token: str) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from datetime import date
 from typing import Any
 
+import orjson
 import psycopg2
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -203,14 +204,15 @@ def test_accepted_invoice_replaces_a_wrong_session_and_the_log_says_so(
     database: Any, parts: Parts, capsys: pytest.CaptureFixture[str]
 ) -> None:
     telemetry.configure("INFO")  # to the standard error of this test
-    add_synced(database, HERE, [number("wrong"), number("empty")])
-    add_synced(database, HERE, [number("right")], session=SESSION)
-    database.execute(
-        f"UPDATE {SYNCED} SET session_reference_number = '{OTHER_SESSION}'"
-        f" WHERE ksef_number = '{number('wrong')}'"
-    )
+    wrong = [number("wrong"), number("wrong too")]
+    right, empty = number("right"), number("empty")
+    add_synced(database, HERE, wrong, session=OTHER_SESSION)
+    add_synced(database, HERE, [right], session=SESSION)
+    add_synced(database, HERE, [empty])
 
-    link(parts, HERE, SESSION, [accepted(number(n)) for n in ("wrong", "empty", "right")])
+    done = link(parts, HERE, SESSION, [accepted(n) for n in (*wrong, empty, right)])
+
+    assert done == Linked(3, 0)
 
     assert set(synced_sessions(database, HERE).values()) == {SESSION}
     replaced = [
@@ -221,9 +223,28 @@ def test_accepted_invoice_replaces_a_wrong_session_and_the_log_says_so(
     assert len(replaced) == 1
     assert f'"previous":"{OTHER_SESSION}"' in replaced[0]
     assert f'"session":"{SESSION}"' in replaced[0]
-    assert '"rows":1' in replaced[0]
+    assert '"rows":2' in replaced[0]
     assert '"level":"warning"' in replaced[0]
     assert NIP not in replaced[0]
+
+
+def test_offline_rows_of_another_session_are_linked_anew_and_the_log_says_so(
+    database: Any, parts: Parts, capsys: pytest.CaptureFixture[str]
+) -> None:
+    telemetry.configure("INFO")  # to the standard error of this test
+    add_offline(database, HERE, [SESSION, SESSION], session=OTHER_SESSION)
+    add_synced(database, HERE, [number(1)])
+
+    assert link(parts, HERE, SESSION, [accepted(number(1))]) == Linked(1, 2)
+
+    linked, replaced = map(orjson.loads, capsys.readouterr().err.splitlines())
+    where = {"environment": "test", "session": SESSION}
+    assert (where | {"level": "info", "event": "linked", "rows": 3}).items() <= linked.items()
+    told = where | {"level": "warning", "previous": OTHER_SESSION, "rows": 2}
+    assert told.items() <= replaced.items()
+
+    link(parts, HERE, SESSION, [accepted(number(1))])
+    assert capsys.readouterr().err == "", "nothing was linked"
 
 
 @pytest.mark.parametrize("code", [100, 150, 405, 410, 415, 430, 435, 450, 500, 550])
@@ -249,6 +270,13 @@ def test_offline_rows_are_linked_by_the_session_s_reference(database: Any, parts
         (SESSION, SESSION),
         (OTHER_SESSION, None),
     ]
+    [(only_now, others)] = database.execute(
+        "SELECT bool_and(linked_at BETWEEN now() - interval '1 minute' AND now())"
+        " FILTER (WHERE session_reference_number IS NOT NULL),"
+        " count(linked_at) FILTER (WHERE session_reference_number IS NULL)"
+        f" FROM {OFFLINE}"
+    )
+    assert (only_now, others) == (True, 0)
 
 
 @pytest.mark.parametrize("code", [100, 150, 200, 405, 430, 440, 450, 550])
@@ -439,27 +467,32 @@ def patient(parts: Parts, settings: Any) -> Iterator[Parts]:
     patient.db.close()
 
 
-def test_rows_are_locked_in_the_order_of_their_numbers(database: Any, patient: Parts) -> None:
+@pytest.mark.parametrize(("table", "key"), [(SYNCED, "ksef_number"), (OFFLINE, "id")])
+def test_rows_are_locked_in_the_order_of_their_numbers(
+    database: Any, patient: Parts, table: str, key: str
+) -> None:
     """L8. With one row held by somebody else, exactly those before it are locked meanwhile."""
-    numbers = [number(i) for i in range(40)]
-    random.Random(8).shuffle(numbers)  # how they lie on disk says nothing of their order
-    add_synced(database, HERE, numbers)
-    database.execute(f"ANALYZE {SYNCED}")  # so few rows are read as they lie, not by the index
-    held = sorted(numbers)[25]
+    invoices = [accepted(number(i)) for i in range(40)]
+    add_synced(database, HERE, [number(i) for i in range(40)])
+    add_offline(database, HERE, [invoice.reference_number for invoice in invoices])
+    # How they lie on disk says nothing of their order; so few rows are read as they lie.
+    database.execute(f"UPDATE {table} SET created_at = created_at WHERE hashtext({key}::text) > 0")
+    database.execute(f"ANALYZE {table}")
+    rows = sorted(row for (row,) in database.execute(f"SELECT {key} FROM {table}"))
+    held = rows[25]
 
     with closing(psycopg2.connect(database.owner_dsn)) as holder, holder.cursor() as cursor:
-        cursor.execute(f"SELECT FROM {SYNCED} WHERE ksef_number = %s FOR UPDATE", (held,))
-        checking = threading.Thread(
-            target=link, args=(patient, HERE, SESSION, [accepted(n) for n in numbers])
-        )
+        cursor.execute(f"SELECT FROM {table} WHERE {key} = %s FOR UPDATE", (held,))
+        checking = threading.Thread(target=link, args=(patient, HERE, SESSION, invoices))
         checking.start()
         wait_until_somebody_waits_for_a_lock(database)
-        free = database.execute(f"SELECT ksef_number FROM {SYNCED} FOR UPDATE SKIP LOCKED")
+        free = database.execute(f"SELECT {key} FROM {table} FOR SHARE SKIP LOCKED")
         holder.rollback()
         checking.join(20)
 
-    assert set(numbers) - {n for (n,) in free} == {n for n in numbers if n <= held}
+    assert set(rows) - {row for (row,) in free} == {row for row in rows if row <= held}
     assert set(synced_sessions(database, HERE).values()) == {SESSION}
+    assert {session for _, session in offline_sessions(database, HERE)} == {SESSION}
 
 
 @pytest.mark.parametrize("table", [SYNCED, OFFLINE])

@@ -2,12 +2,15 @@
 
 import threading
 from dataclasses import replace
+from datetime import timedelta
+from itertools import pairwise
 
+import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app import clock, errors
+from app import clock, errors, telemetry
 from app.ksef import limits
 from app.services import auth, quota, users
 from app.services.parts import Place
@@ -50,6 +53,14 @@ def test_what_does_not_fit_is_not_counted(parts):
         with pytest.raises(errors.KsefRateLimited):
             reserve(parts)
     assert quota.used_share(parts, PLACE, limits.SESSION) == pytest.approx(9 / 1080)
+
+
+def test_of_calls_that_do_not_all_fit_none_is_counted(parts):
+    with pytest.raises(errors.KsefRateLimited) as refused:
+        reserve(parts, 10, group=limits.INVOICE_LIST, patience=1)
+    assert refused.value.retry_after == 2
+    assert quota.used_share(parts, PLACE, limits.INVOICE_LIST) == 0
+    assert len(reserve(parts, 10, group=limits.INVOICE_LIST, patience=2)) == 10
 
 
 def test_ten_pages_are_set_aside_together_and_spread_over_the_second(parts):
@@ -109,6 +120,126 @@ def test_a_block_holds_for_all_and_is_never_shortened(parts):
     reserve(parts, group=limits.INVOICE)
     assert quota.clear(parts, PLACE) == 1
     reserve(parts)
+
+
+def test_a_block_is_logged_with_its_group_and_its_length(parts, capsys):
+    telemetry.configure("INFO")  # to the standard error of this test
+    quota.block(parts, PLACE, limits.SESSION, 2680)
+    (line,) = map(orjson.loads, capsys.readouterr().err.splitlines())
+    told = {"level": "warning", "environment": "test", "group": limits.SESSION, "seconds": 2680}
+    assert told.items() <= line.items()
+    assert PLACE.company_nip not in str(line)
+
+
+def test_only_a_block_refuses_a_call_that_was_set_aside(parts):
+    quota.refuse_if_blocked(parts, PLACE, limits.SESSION)
+    reserve(parts, 9)
+    quota.refuse_if_blocked(parts, PLACE, limits.SESSION)
+    quota.block(parts, PLACE, limits.SESSION, 60)
+    quota.refuse_if_blocked(parts, PLACE, limits.INVOICE)
+    with pytest.raises(errors.KsefRateLimited) as refused:
+        quota.refuse_if_blocked(parts, PLACE, limits.SESSION)
+    assert 58 <= refused.value.retry_after <= 60
+
+
+class TestWorkThatIsNotWorthBeginning:
+    def require(self, parts, *, patience=0.0, share=1.0):
+        quota.require(parts, PLACE, limits.SESSION, patience=patience, share=share)
+
+    def refused(self, parts, **how):
+        with pytest.raises(errors.KsefRateLimited) as refused:
+            self.require(parts, **how)
+        return refused.value.retry_after
+
+    def test_needs_room_for_one_call_and_takes_none(self, parts):
+        self.require(parts)
+        reserve(parts, 8)
+        for _ in range(3):
+            self.require(parts)
+        reserve(parts)
+        assert self.refused(parts) in (1, 2)
+        self.require(parts, patience=2)
+
+    def test_leaves_what_is_not_its_share(self, parts):
+        reserve(parts, 4)
+        self.refused(parts, share=0.5)
+        self.require(parts)
+
+    def test_waits_for_no_block(self, parts):
+        quota.block(parts, PLACE, limits.SESSION, 60)
+        assert 58 <= self.refused(parts, patience=2) <= 60
+
+    def test_has_the_company_s_own_limits(self, parts):
+        quota.read_limits(parts, PLACE, {limits.SESSION: limits.Limits(2, 200, 2000)})
+        reserve(parts)
+        self.refused(parts)
+
+
+def set_aside_before(database, *ages, group=limits.SESSION):
+    """Calls of so many seconds ago; negative: they wait for their turn."""
+    for age in ages:
+        database.execute(
+            "INSERT INTO quota_calls (company_nip, environment, quota_group, reserved_at)"
+            f" VALUES ('{PLACE.company_nip}', 'test', '{group}',"
+            f" clock_timestamp() - interval '{age} seconds')"
+        )
+
+
+def test_used_is_the_hour_of_the_most_used_group_by_its_own_limits(parts, database):
+    assert quota.used_share(parts, PLACE, limits.SESSION, limits.INVOICE) == 0
+    set_aside_before(database, 1, 100, 3590, 3600.3, 7000)
+    assert quota.used_share(parts, PLACE, limits.SESSION) == 3 / 1080
+    quota.read_limits(
+        parts,
+        PLACE,
+        {limits.SESSION: limits.Limits(10, 100, 20), limits.INVOICE: limits.Limits(-1, -1, -1)},
+    )
+    set_aside_before(database, 1, 2, group=limits.INVOICE)
+    used = quota.used_share(parts, PLACE, limits.INVOICE, limits.SESSION, limits.INVOICE_LIST)
+    assert used == 3 / 18
+    assert quota.used_share(parts, PLACE, limits.INVOICE) == 0
+
+
+def test_the_last_hour_of_every_group(parts, database):
+    set_aside_before(database, -2, 0.5, 1.5, 30, 299, 301, 601, 650, 3500)
+    quota.read_limits(parts, PLACE, {limits.SESSION: limits.Limits(20, 200, 2000)})
+    quota.read_limits(parts, PLACE, {limits.INVOICE: limits.Limits(-1, -1, -1)})
+    quota.block(parts, PLACE, limits.INVOICE, 60)
+    set_aside_before(database, 5, group=limits.INVOICE)
+
+    uses = {use.group: use for use in quota.last_hour(parts, PLACE)}
+
+    assert list(uses) == list(limits.PUBLISHED)
+    use = uses[limits.SESSION]
+    assert list(use.slots) == [1, 0, 0, 0, 0, 0, 0, 0, 0, 2, 1, 5]
+    assert (use.per_second, use.per_minute, use.per_hour) == (2, 4, 9)
+    assert use.limits == limits.Limits(18, 180, 1800)
+    assert use.share == 9 / 1800
+    assert use.blocked_until is None
+    free = uses[limits.INVOICE]
+    assert (free.limits, free.per_hour, free.share) == (limits.Limits(-1, -1, -1), 1, 0)
+    assert timedelta(0) < free.blocked_until - clock.now() <= timedelta(seconds=60)
+    unused = uses[limits.SESSION_LIST]
+    assert (list(unused.slots), unused.per_hour) == ([0] * 12, 0)
+    assert unused.blocked_until is None
+
+
+def test_calls_set_aside_together_keep_their_distance(parts):
+    quota.read_limits(parts, PLACE, {limits.SESSION: limits.Limits(1, -1, -1)})
+    delays = reserve(parts, 4, patience=4)
+    assert all(1.2 < later - sooner < 1.3 for sooner, later in pairwise(delays))
+
+
+def test_groups_are_shown_with_their_use_of_one_place(parts):
+    reserve(parts, 2)
+    quota.reserve(parts, Place(PLACE.company_nip, "demo"), limits.INVOICE, patience=0)
+    [row] = quota.show(parts, PLACE)
+    assert (row.quota_group, row.used_minute, row.used_hour) == (limits.SESSION, 2, 2)
+
+
+def test_a_share_is_never_less_than_one_call(parts):
+    quota.read_limits(parts, PLACE, {limits.SESSION: limits.Limits(1, 1, 1)})
+    assert len(reserve(parts, share=0.01)) == 1
 
 
 def test_own_limits_count_and_no_limit_is_none(parts):
