@@ -17,8 +17,10 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import date
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -47,10 +49,10 @@ TIMING = {
     "relist": 1.5,
     "refusal_least": 0.3,
     "refusal_most": 1.0,
-    "refresh_ahead": 2.0,
+    "refresh_ahead": 3.0,
     "refresh_due": 0.5,
     "refresh_pause": 0.5,
-    "lease_refresh": 3.0,
+    "lease_refresh": 4.5,  # longer than a call
     "lease_poll": 0.02,
     "quota_scale": SCALE,
     "outage_after": 0.8,
@@ -61,7 +63,7 @@ TIMING = {
     "statement_timeout": 10.0,
     "lock_timeout": 5.0,
 }
-TOKEN_SECONDS = 8.0
+TOKEN_SECONDS = 10.0
 COMPANIES, CLIENTS = 4, 12
 SPACING = 1.2, 3.0  # seconds between two kills: at least, and at most where there is little load
 WORK = 40  # answers between two kills, where that many come
@@ -96,7 +98,7 @@ class Chaos:
         self._samples: list[Sample] = []
         self._slow: list[tuple[float, float]] = []
         self._stops: list[tuple[float, float]] = []
-        self._alike: list[list[tuple[Any, ...]]] = []
+        self._alike: list[list[Any]] = []
         self._deadlocks_logged = 0
 
     def run(self) -> list[Verdict]:
@@ -371,12 +373,11 @@ class Chaos:
         control.clear_faults()
 
     def _end_tokens(self, seconds: float) -> None:
-        """KSeF ends access tokens before their time."""
+        """KSeF ends access tokens before their time; none that it has only just given."""
         end = time.monotonic() + seconds
-        while time.monotonic() < end:
-            place, _ = self._random.choice(self._companies)
+        for place, _ in cycle(self._companies):
             self._rig.control.expire_bearers("test", kind="access", nip=place.company_nip)
-            if self._over.wait(1.0):
+            if self._over.wait(1.5) or time.monotonic() > end:
                 return
 
     def _go_down(self, seconds: float) -> None:
@@ -398,15 +399,20 @@ class Chaos:
 
     def _ask_all(self) -> None:
         """The same of each replica; it counts where what they know stayed the same meanwhile."""
+        before = self._known()
+        with ThreadPoolExecutor(len(self._services)) as pool:
+            told = list(pool.map(self._what_is_told, self._services))
+        if None not in told and before == self._known():
+            self._alike.append(told)
+
+    def _what_is_told(self, service: Service) -> tuple[Any, ...] | None:
         _, headers = self._companies[0]
-        before, told = self._known(), []
-        for service in self._services:
+        for _ in range(3):
             with suppress(OSError), Connection(port_of(service), headers) as http:
                 status, content = http.get(f"/invoices/test/status/{MISSING}")
                 outage = orjson.loads(content).get("outage") or {}
-                told.append((status, outage.get("established"), outage.get("source")))
-        if len(told) == len(self._services) and before == self._known():
-            self._alike.append(told)
+                return status, outage.get("established"), outage.get("source")
+        return None
 
     def _known(self) -> list[tuple[Any, ...]]:
         return self._rig.execute("SELECT opened_at IS NOT NULL, latarnia FROM outages")
@@ -453,7 +459,8 @@ class Chaos:
         rows = seen.rows()
         asked_again = self._again()
         rows_again = seen.rows()
-        calls, links, kept = seen.calls(sessions), seen.links(), seen.kept()
+        calls = witness.calls(self._rig.control, sessions)
+        links, kept = seen.links(), seen.kept()
         reservations, breaker = seen.reservations(), seen.breaker()
         counted, transactions = seen.deadlocks()
         return [

@@ -405,7 +405,7 @@ def refusals_stop_all(
         if block is None:
             # The worker that got it may have been killed before it could tell anybody.
             lost += 1
-            if not any(call.at <= kill <= answered + late for kill in kills):
+            if not any(call.at - late <= kill <= answered + late for kill in kills):
                 broken.append(f"the 429 to {call.group} of {call.nip} blocked nothing")
             continue
         at = block.at

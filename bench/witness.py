@@ -21,7 +21,7 @@ from bench.verdicts import (
     Session,
 )
 from sandbox.control import Call as Logged
-from sandbox.control import SeededSession
+from sandbox.control import Control, SeededSession
 
 TABLES = ("kept_sessions", "kept_invoices", "synced_invoices", "offline_invoices", "upos")
 _PREFIX = re.compile(r"^/(\{environment\}/(v2|storage)|latarnia/\{environment\})")
@@ -154,14 +154,6 @@ class Witness:
         )
         return self._rig.execute(f"SELECT {chosen} FROM seen.{table} ORDER BY at")
 
-    def calls(self, sessions: Iterable[Session]) -> list[Call]:
-        """KSeF's log; whose call it was is told by its token, else by the session in its path."""
-        owners = {session.reference: session.nip for session in sessions}
-        logged = self._rig.control.calls()
-        if len(logged) != sum(self._rig.control.call_counts().values()):
-            raise RuntimeError("the sandbox has forgotten the first calls")
-        return sorted((_call(call, owners) for call in logged), key=lambda call: call.at)
-
     def archived(self) -> dict[str, float]:
         """KSeF number → when its UPO was archived."""
         return dict(
@@ -213,6 +205,15 @@ class Witness:
             "SELECT sum(deadlocks)::int, sum(xact_commit)::int FROM pg_stat_database"
         )
         return row[0], row[1]
+
+
+def calls(control: Control, sessions: Iterable[Session]) -> list[Call]:
+    """KSeF's log; whose call it was is told by its token, else by the session in its path."""
+    owners = {session.reference: session.nip for session in sessions}
+    logged = control.calls()
+    if len(logged) != sum(control.call_counts().values()):
+        raise RuntimeError("the sandbox has forgotten the first calls")
+    return sorted((_call(call, owners) for call in logged), key=lambda call: call.at)
 
 
 def sample(execute: Any) -> Sample:
