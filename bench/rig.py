@@ -31,6 +31,8 @@ from sandbox.control import Control
 
 PROJECT = Path(__file__).parents[1]
 PASSWORD = "correct horse battery staple"
+APPLICATION = "ksef-proxy"
+"""By this name PostgreSQL knows the connections of the replicas."""
 NIPS = [nip for nip in map(str, range(5265870000, 5265870500)) if users.is_nip(nip)][:30]
 
 
@@ -65,14 +67,16 @@ class Service:
 class Rig:
     """Everything that runs. Companies are made by `company`, replicas by `serve`."""
 
-    dsn: str
+    server: postgres.EmbeddedPostgres
     sandbox_url: str
     timing: dict[str, float] = field(default_factory=dict)
     secret_key: bytes = field(default_factory=lambda: secrets.token_bytes(32))
+    dsn: str = field(init=False)
     control: Control = field(init=False)
     parts: Parts = field(init=False)
 
     def __post_init__(self) -> None:
+        self.dsn = make_dsn(self.server.dsn())
         self.control = Control(self.sandbox_url, timeout=120)
         self.parts = make_parts(
             Settings(
@@ -108,8 +112,24 @@ class Rig:
                 return cursor.fetchall() if cursor.description else []
 
     @contextmanager
+    def without_database(self) -> Iterator[None]:
+        """PostgreSQL is stopped, as an operator would, and started again at the end."""
+        self.server.stop()
+        try:
+            yield
+        finally:
+            self.server = postgres.start(self.server.folder, durable=False)
+
+    @contextmanager
     def serve(
-        self, folder: Path, *, workers: int = 2, threads: int = 8, wsgi: str = "bench.wsgi:app"
+        self,
+        folder: Path,
+        *,
+        workers: int = 2,
+        threads: int = 8,
+        wsgi: str = "bench.wsgi:app",
+        config: str = "app/gunicorn.py",
+        latarnia: bool = False,
     ) -> Iterator[Service]:
         """One replica, until the end of the block."""
         with socket.socket() as taken:
@@ -118,11 +138,12 @@ class Rig:
         log = folder / f"gunicorn-{port}.log"
         environment = {
             "PATH": os.environ.get("PATH", ""),
-            "DATABASE_URL": self.dsn,
+            "DATABASE_URL": make_dsn(self.dsn, application_name=APPLICATION),
             "SECRET_KEYS": base64.b64encode(self.secret_key).decode(),
             **{
                 f"KSEF_URL_{name.upper()}": f"{self.sandbox_url}/{name}/v2" for name in ENVIRONMENTS
             },
+            "LATARNIA_URL_TEST": f"{self.sandbox_url}/latarnia/test" if latarnia else "",
             "PORT": str(port),
             "WEB_CONCURRENCY": str(workers),
             "WEB_THREADS": str(threads),
@@ -130,7 +151,7 @@ class Rig:
         }
         with log.open("wb") as output:
             process = subprocess.Popen(
-                [sys.executable, "-m", "gunicorn", "--config", "app/gunicorn.py", wsgi],
+                [sys.executable, "-m", "gunicorn", "--config", config, wsgi],
                 cwd=PROJECT,
                 env=environment,
                 stdout=output,
@@ -147,9 +168,11 @@ class Rig:
 @contextmanager
 def started(**timing: float) -> Iterator[Rig]:
     """PostgreSQL and the sandbox, empty; `timing` are fields of the service's Timing."""
+    rig: Rig | None = None
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ksef-proxy-")))
-        server = stack.enter_context(postgres.start(folder / "postgres", durable=False))
+        server = postgres.start(folder / "postgres", durable=False)
+        stack.callback(lambda: (rig.server if rig else server).stop())
         migrate(server.dsn())
         process = subprocess.Popen(
             [sys.executable, "-m", "sandbox", "--port", "0"],
@@ -162,7 +185,7 @@ def started(**timing: float) -> Iterator[Rig]:
         first = process.stdout.readline()
         if " at " not in first:
             raise RigError("the sandbox did not start")
-        rig = Rig(make_dsn(server.dsn()), first.split(" at ")[1].split()[0], timing)
+        rig = Rig(server, first.split(" at ")[1].split()[0], timing)
         stack.callback(rig.parts.db.close)
         stack.callback(rig.control.close)
         yield rig

@@ -1,6 +1,6 @@
 """All benchmarks against the sandbox, as one markdown table; misses are named in its last line.
 
-python -m bench.run [a b c d e load pdf]
+python -m bench.run [a b c d e load r pdf]
 """
 
 import os
@@ -20,7 +20,7 @@ from app.db.queries import kept as kept_queries
 from app.ksef.gateway import SESSION, SESSION_INVOICES
 from app.services import linking, quota, snapshots
 from app.services.active_session import ActiveSession
-from bench import hour, load, upo_pdf
+from bench import hour, load, replicas, upo_pdf
 from bench.rig import NIPS, Connection, Rig, port_of, started
 from bench.upo_pdf import Row
 
@@ -266,6 +266,7 @@ PARTS: dict[str, Callable[[Path], Iterator[Row]]] = {
     "d": linked,
     "e": fresh,
     "load": load.rows,
+    "r": replicas.rows,
     "pdf": lambda _folder: iter(upo_pdf.rows()),
 }
 

@@ -119,6 +119,7 @@ def count_call() -> None:
     refusal = world().quota.admit(
         [((name, owner, group), limits[group]), ((name, address, "global"), limits["global"])],
         world().clock.now(),
+        settings.quota_scale,
     )
     if refusal is not None:
         seconds, reason = refusal

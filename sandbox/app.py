@@ -101,7 +101,7 @@ def _before() -> Response | None:
         path=request.path,
         query=request.query_string.decode("latin-1"),
         route=_template(),
-        at=present.clock.now().isoformat(timespec="microseconds"),
+        at=_now(),
         nip=known.login.nip if known is not None else None,
         page_size=request.args.get("pageSize"),
         has_continuation_token="x-continuation-token" in request.headers,
@@ -123,6 +123,10 @@ def _before() -> Response | None:
         return fault_answers.instead(fault, present)
     g.fault = fault
     return None
+
+
+def _now() -> str:
+    return world().clock.now().isoformat(timespec="microseconds")
 
 
 def _template() -> str | None:
@@ -148,4 +152,6 @@ def _after(answer: Response) -> Response:
         answer = fault_answers.afterwards(g.fault, world(), answer)
     if "call" in g:
         g.call.status = answer.status_code
+        g.call.answered_at = _now()
+        g.call.retry_after = answer.headers.get("Retry-After")
     return answer

@@ -12,7 +12,10 @@ KEPT: Final = 50_000
 
 @dataclass(slots=True)
 class Call:
-    """One call in the log. `status` stays None where the connection ended without an answer."""
+    """One call in the log, which came `at` and was `answered_at`.
+
+    `status` and `answered_at` stay None where the connection ended without an answer.
+    """
 
     service: str
     environment: str | None
@@ -23,6 +26,8 @@ class Call:
     at: str
     nip: str | None = None
     status: int | None = None
+    answered_at: str | None = None
+    retry_after: str | None = None
     fault: str | None = None
     page_size: str | None = None
     has_continuation_token: bool = False
@@ -33,6 +38,8 @@ class Call:
     def as_json(self) -> dict[str, Any]:
         """The call under camelCase names."""
         names = {
+            "answered_at": "answeredAt",
+            "retry_after": "retryAfter",
             "page_size": "pageSize",
             "has_continuation_token": "hasContinuationToken",
             "error_format": "errorFormat",

@@ -50,7 +50,10 @@ class SeededSession:
 
 @dataclass(frozen=True)
 class Call:
-    """One call in the log. `status` None: the connection ended without an answer."""
+    """One call in the log, which came `at` and was `answered_at`.
+
+    `status` and `answered_at` are None where the connection ended without an answer.
+    """
 
     service: str
     environment: str | None
@@ -61,6 +64,8 @@ class Call:
     at: str
     nip: str | None
     status: int | None
+    answered_at: str | None
+    retry_after: str | None
     fault: str | None
     page_size: str | None
     has_continuation_token: bool
@@ -394,6 +399,8 @@ def _call(content: dict[str, Any]) -> Call:
         at=content["at"],
         nip=content["nip"],
         status=content["status"],
+        answered_at=content["answeredAt"],
+        retry_after=content["retryAfter"],
         fault=content["fault"],
         page_size=content["pageSize"],
         has_continuation_token=content["hasContinuationToken"],

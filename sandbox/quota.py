@@ -53,12 +53,15 @@ class Quota:
             self._admitted.clear()
 
     def admit(
-        self, claims: list[tuple[tuple[str, ...], tuple[int, int, int]]], now: datetime
+        self,
+        claims: list[tuple[tuple[str, ...], tuple[int, int, int]]],
+        now: datetime,
+        scale: float = 1.0,
     ) -> tuple[int, str] | None:
         """Counts one call against all `claims` (key, limits), or against none of them.
 
         Returns None when it is admitted, else the whole seconds until a repeat can be and which
-        limit stood in the way.
+        limit stood in the way. `scale`: the length of the windows, times this.
         """
         moment = now.timestamp()
         with self._lock:
@@ -66,13 +69,13 @@ class Quota:
             reason = ""
             for key, limits in claims:
                 admitted = self._admitted.setdefault(key, deque())
-                while admitted and admitted[0] <= moment - WINDOWS[-1]:
+                while admitted and admitted[0] <= moment - WINDOWS[-1] * scale:
                     admitted.popleft()
                 for limit, window, word in zip(limits, WINDOWS, WINDOW_WORDS, strict=True):
                     if limit == NO_LIMIT or len(admitted) < limit:
                         continue
                     # The window is full while the limit-th newest call is still inside it.
-                    free_at = (admitted[-limit] if limit else moment) + window
+                    free_at = (admitted[-limit] if limit else moment) + window * scale
                     if free_at - moment > wait:
                         wait = free_at - moment
                         reason = f"{limit} żądań na {word}"

@@ -35,6 +35,8 @@ class Settings:
     clock_rate: float = 1.0
     """Seconds that pass in a real one."""
     quota: bool = False
+    quota_scale: float = 1.0
+    """The length of a second, a minute and an hour of the quota, times this."""
     limits: Limits = field(default_factory=dict)
     """Groups whose limits differ from KSeF's own: name → (per second, per minute, per hour)."""
 

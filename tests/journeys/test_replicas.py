@@ -81,4 +81,4 @@ def test_replicas_ask_ksef_once_a_window_and_never_too_often(tmp_path: Path) -> 
 
 @pytest.mark.fault(28)
 def test_twenty_killed_workers_leave_no_trace() -> None:
-    assert chaos.run(20, replicas=2) == []
+    assert [str(verdict) for verdict in chaos.run(20, replicas=2) if not verdict.holds] == []

@@ -155,6 +155,27 @@ def test_a_faster_clock_makes_every_window_shorter(client, control):
     assert parse_stamp(control.now()) > before, "the clock never goes back"
 
 
+def test_windows_can_be_shorter_than_ksefs_own(still, control):
+    """A minute in 0.6 s, while the clock goes as ever."""
+    reference = control.seed_session("test", NIP).reference_number
+    control.settings(quotaScale=0.01, limits={"sessionMisc": [-1, 2, -1]})
+    statuses = [still.get(f"/sessions/{reference}").status_code for _ in range(3)]
+    assert statuses == [200, 200, 429]
+    control.advance(0.599)
+    assert still.get(f"/sessions/{reference}").status_code == 429
+    control.advance(0.001)
+    assert still.get(f"/sessions/{reference}").status_code == 200
+
+
+def test_the_log_tells_when_and_how_a_call_was_refused(still, control):
+    control.settings(limits={"other": [0, -1, -1]})
+    still.get("/rate-limits")
+    last = control.calls()[-1]
+    assert (last.status, last.retry_after) == (429, "1")
+    assert last.answered_at is not None
+    assert last.answered_at >= last.at
+
+
 def test_jitter_delays_a_call_before_it_is_counted(client, control):
     control.settings(jitterSeconds=0.2)
     began = time.monotonic()
