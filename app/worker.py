@@ -81,7 +81,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._lines = Lines(self.cfg.threads)
+        self._lines = Lines(self.cfg.threads + 1)  # one is ready when a thread is done
 
     def init_process(self) -> None:
         """The life of a worker."""
