@@ -81,7 +81,7 @@ INSTALL = $(PIP) install --quiet --require-hashes --root-user-action=ignore --no
 	@touch $@
 
 .venv/.complete: .venv/.service requirements-dev.txt
-	@echo 'Installing the sandbox, PostgreSQL and the tests into .venv: a minute, once'
+	@echo 'Installing the sandbox, PostgreSQL and the tests into .venv: one to three minutes, once'
 	@$(INSTALL) -r requirements.txt -r requirements-dev.txt
 	@touch $@
 

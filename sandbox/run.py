@@ -270,11 +270,11 @@ def _page(port: int, ksef_url: str, database: str, password: str, shown: Demo) -
         ),
         "… and Latarnia says so: 409 with its words (if it was asked already, after a minute)": (
             f"{_prod(ksef_url, api='false', latarnia='FAILURE')}"
-            f" until {prod} | tee /dev/stderr | grep -q source.:.latarnia; do sleep 5; done"
+            f" until {_seen(prod, 'source.:.latarnia')}; do sleep 5; done"
         ),
         "… and up again: 200, after 30 s at most": (
             f"{_prod(ksef_url, api='true', latarnia='AVAILABLE')}"
-            f" until {prod} | tee /dev/stderr | grep -q final.:true; do sleep 3; done"
+            f" until {_seen(prod, 'final.:true')}; do sleep 3; done"
         ),
         "What is known of it, for programs and people": f"curl -sS -w '\\n' {base}/status",
         "The company's invoice rows, and the sessions that they are linked to": (
@@ -304,6 +304,11 @@ def _page(port: int, ksef_url: str, database: str, password: str, shown: Demo) -
             "",
         ]
     )
+
+
+def _seen(command: str, pattern: str) -> str:
+    """Shell: shows what a command prints, and succeeds where that has the pattern."""
+    return f"""A=$({command}); printf '%s\\n' "$A"; printf %s "$A" | grep -q {pattern}"""
 
 
 def _prod(ksef_url: str, *, api: str, latarnia: str) -> str:

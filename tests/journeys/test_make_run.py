@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -80,6 +81,8 @@ def test_each_line_does_what_its_title_says(page: str, tmp_path: Path) -> None:
     }
     quick = {title: line for title, line in lines.items() if not SLOW.search(line)}
     assert len(lines) - len(quick) == 3
+    for line in lines.values():
+        sh(f"sh -n -c {shlex.quote(line)}", tmp_path)
     told = {title: sh(line, tmp_path) for title, line in reversed(quick.items())}  # any order
 
     def found(word: str) -> str:
@@ -111,6 +114,7 @@ def test_the_console_leads_to_a_upo(page: str, browser: Any) -> None:
         ).click()
 
     browser.get(address.replace("http://", f"http://{user}:{password}@", 1))
+    browser.get(address)
     first = browser.current_window_handle
     follow("main a[href='/console/prod']")
     follow("main a[href^='/console/prod/sessions/2026']")
