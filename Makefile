@@ -72,7 +72,7 @@ clean:
 # -- The environment. The stamps are newer than the requirements that they stand for.
 
 PIP = .venv/bin/python -m pip --disable-pip-version-check --no-input
-INSTALL = $(PIP) install --require-hashes --root-user-action=ignore --no-user
+INSTALL = $(PIP) install --quiet --require-hashes --root-user-action=ignore --no-user
 
 .venv/.service: requirements.txt
 	@$(MAKE_VENV)
@@ -81,7 +81,7 @@ INSTALL = $(PIP) install --require-hashes --root-user-action=ignore --no-user
 	@touch $@
 
 .venv/.complete: .venv/.service requirements-dev.txt
-	@echo 'Installing the sandbox, PostgreSQL and the tests into .venv'
+	@echo 'Installing the sandbox, PostgreSQL and the tests into .venv: one to three minutes, once'
 	@$(INSTALL) -r requirements.txt -r requirements-dev.txt
 	@touch $@
 

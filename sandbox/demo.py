@@ -194,19 +194,21 @@ def _ask_after(parts: Parts, place: Place, session: SeededSession) -> None:
 
 
 def _write_ledger(parts: Parts, place: Place) -> None:
-    calls = [
-        (*place.columns.values(), group, (len(counts) - slot) * quota.SLOT - 1 - 5 * i)
-        for group, counts in _POLLED.items()
-        for slot, count in enumerate(counts)
-        for i in range(count)
-    ]
+    groups, ages = zip(
+        *(
+            (group, (len(counts) - slot) * quota.SLOT - 1 - 5 * i)
+            for group, counts in _POLLED.items()
+            for slot, count in enumerate(counts)
+            for i in range(count)
+        ),
+        strict=True,
+    )
     with parts.db.transaction() as connection, connection.cursor() as cursor:
-        psycopg2.extras.execute_values(
-            cursor,
+        cursor.execute(
             "INSERT INTO quota_calls (company_nip, environment, quota_group, reserved_at)"
-            " VALUES %s",
-            calls,
-            template="(%s, %s, %s, clock_timestamp() - make_interval(secs => %s))",
+            " SELECT %s, %s, quota_group, clock_timestamp() - make_interval(secs => age)"
+            " FROM unnest(%s, %s) AS polled (quota_group, age)",
+            (*place.columns.values(), list(groups), list(ages)),
         )
 
 

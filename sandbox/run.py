@@ -270,11 +270,11 @@ def _page(port: int, ksef_url: str, database: str, password: str, shown: Demo) -
         ),
         "… and Latarnia says so: 409 with its words (if it was asked already, after a minute)": (
             f"{_prod(ksef_url, api='false', latarnia='FAILURE')}"
-            f" until {prod} | tee /dev/stderr | grep -q source.:.latarnia; do sleep 5; done"
+            f" until {_seen(prod, 'source.:.latarnia')}; do sleep 5; done"
         ),
         "… and up again: 200, after 30 s at most": (
             f"{_prod(ksef_url, api='true', latarnia='AVAILABLE')}"
-            f" until {prod} | tee /dev/stderr | grep -q final.:true; do sleep 3; done"
+            f" until {_seen(prod, 'final.:true')}; do sleep 3; done"
         ),
         "What is known of it, for programs and people": f"curl -sS -w '\\n' {base}/status",
         "The company's invoice rows, and the sessions that they are linked to": (
@@ -292,7 +292,8 @@ def _page(port: int, ksef_url: str, database: str, password: str, shown: Demo) -
             "",
             f"    company    {demo.NIP}  {demo.NAME}",
             f"    user       {demo.EMAIL}  password {password}",
-            f"    console    {base}/console  (in a browser, with that user and password)",
+            f"    console    {base}/console  (in a browser, with that user and password:",
+            "               an environment, a session of it, and PDF beside an invoice is a UPO)",
             f"    KSeF       the sandbox at {ksef_url} stands in for test, demo and prod",
             f"    logged in  in demo with a certificate ({KEPT / 'certificate.pem'}),",
             "               in test and prod with a KSeF token",
@@ -303,6 +304,11 @@ def _page(port: int, ksef_url: str, database: str, password: str, shown: Demo) -
             "",
         ]
     )
+
+
+def _seen(command: str, pattern: str) -> str:
+    """Shell: shows what a command prints, and succeeds where that has the pattern."""
+    return f"""A=$({command}); printf '%s\\n' "$A"; printf %s "$A" | grep -q {pattern}"""
 
 
 def _prod(ksef_url: str, *, api: str, latarnia: str) -> str:

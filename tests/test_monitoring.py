@@ -11,6 +11,7 @@ import yaml
 
 from app import meters
 from app.services.metrics import HELP
+from tests.pages import README
 
 PROJECT = Path(__file__).parents[1]
 ALERTS = PROJECT / "deploy/prometheus/alerts.yml"
@@ -49,10 +50,7 @@ def run(*command: str | Path) -> "subprocess.CompletedProcess[str]":
 
 
 def test_every_metric_stands_in_the_readme_and_no_other() -> None:
-    section = (
-        (PROJECT / "README.md").read_text("utf-8").split("### Metrics\n")[1].split("\n### ")[0]
-    )
-    assert set(NAME.findall(section)) == set(metrics())
+    assert set(NAME.findall(README.section("Metrics"))) == set(metrics())
 
 
 def test_alerts_and_panels_name_what_there_is() -> None:

@@ -1,24 +1,20 @@
-"""The rights of the two roles are those that README publishes, on every table there is."""
+"""The rights of the two roles are those of docs/operators.md, on every table there is."""
 
 import re
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-README = Path(__file__).parents[2] / "README.md"
+from tests.pages import OPERATORS
+
 RIGHTS = ("select", "insert", "update", "delete")
 NEVER = ("truncate", "references", "trigger")
 
 
 def published() -> dict[str, dict[str, set[str]]]:
     """By table ("" for all others) and role: the rights named in the cell."""
-    table = (
-        README.read_text("utf-8").split("| table | `ksef_proxy` | `erp` |\n")[1].split("\n\n")[0]
-    )
     found = {}
-    for line in table.splitlines()[1:]:
-        first, *cells = line.strip("|").split("|")
+    for first, *cells in OPERATORS.rows("Rights in the database"):
         rights = [set(re.findall("|".join(RIGHTS), cell)) for cell in cells]
         for name in re.findall(r"`(\w+)`", first) or [""]:
             found[name] = dict(zip(("ksef_proxy", "erp"), rights, strict=True))
@@ -26,7 +22,7 @@ def published() -> dict[str, dict[str, set[str]]]:
 
 
 @pytest.mark.parametrize("role", ["ksef_proxy", "erp"])
-def test_rights_are_those_of_the_readme(database: Any, role: str) -> None:
+def test_rights_are_those_that_are_published(database: Any, role: str) -> None:
     expected = published()
     tables = [
         name

@@ -1,4 +1,4 @@
-"""The running service has only the rights that README publishes, and writes no secret anywhere."""
+"""The running service has only the rights that are published, and writes no secret anywhere."""
 
 from collections.abc import Callable, Iterator
 from contextlib import closing

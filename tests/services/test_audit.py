@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import psycopg2
@@ -367,11 +366,6 @@ def test_owner_purges_in_batches(app: Any, settings: Any, database: Any, parts: 
     owners.extensions[EXTENSION][1].db.close()
     assert result.output == "1500 rows deleted\n"
     assert [row[0] for row in rows(database)] == ["new"]
-
-
-def test_every_act_stands_in_the_readme() -> None:
-    readme = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
-    assert [what for what in What if f"`{what}`" not in readme] == []
 
 
 def test_password_is_part_of_no_row(company: Company, database: Any) -> None:

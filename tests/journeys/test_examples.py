@@ -1,0 +1,131 @@
+"""The programs that the pages show, run against the service as an ERP runs them."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import psycopg2
+import pytest
+
+from sandbox.server import start
+from tests.journeys.conftest import RunningService
+from tests.pages import EXAMPLES
+from tests.rows import offline_sessions, synced_sessions
+from tests.service import PASSWORD, Company
+
+NIP = "5265877635"
+CLIENTS = {
+    "session.py": [sys.executable],
+    "session_stdlib.py": [sys.executable],
+    "Session.java": ["java"],
+    "session.sh": ["sh"],
+}
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def company(make_company: Callable[..., Company]) -> Company:
+    return make_company(NIP, environments=("test",))
+
+
+@pytest.fixture
+def run(service: RunningService, company: Company, tmp_path: Path) -> Run:
+    """Runs an example in a folder of its own: `run(name, reference, url=…)`."""
+
+    def run(name: str, reference: str, url: str = service.url) -> Any:
+        if shutil.which(CLIENTS[name][0]) is None:
+            pytest.skip(f"needs {CLIENTS[name][0]}")
+        return subprocess.run(
+            [*CLIENTS[name], EXAMPLES / name, "test", reference],
+            cwd=tmp_path,
+            env={
+                "PATH": os.environ["PATH"],
+                "LANG": "C.UTF-8",
+                "KSEF_SERVICE": url,
+                "KSEF_USER": company.email,
+                "KSEF_PASSWORD": PASSWORD,
+                "KSEF_PAUSE": "1",
+            },
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+    return run
+
+
+@pytest.mark.parametrize("name", CLIENTS)
+def test_it_waits_for_the_session_and_fetches_each_upo(
+    run: Run, name: str, control: Any, tmp_path: Path
+) -> None:
+    session = control.seed_session(
+        "test",
+        NIP,
+        state="moving",
+        finishes_after=3,
+        invoices=[{"status": 150}, {"status": 150}, {"status": 440}],
+    )
+    control.fault("html-503", environment="test", path=f"{session.reference_number}$", times=2)
+    done = run(name, session.reference_number)
+    assert done.returncode == 0, done.stderr
+    accepted = control.session("test", session.reference_number).ksef_numbers
+    assert len(accepted) == 2
+    assert "Duplikat faktury" in done.stdout
+    assert all(number in done.stdout for number in accepted)
+    assert {file.name for file in tmp_path.iterdir()} == {f"{n}-upo.pdf" for n in accepted}
+    assert all(file.read_bytes().startswith(b"%PDF-") for file in tmp_path.iterdir())
+    assert control.waiting_faults() == []
+
+
+@pytest.mark.parametrize("name", CLIENTS)
+def test_it_ends_where_repeating_will_not_help(run: Run, name: str, tmp_path: Path) -> None:
+    done = run(name, "20260101-SO-0123456789-0123456789-01")
+    assert done.returncode == 1, done.stdout
+    assert "session_not_found" in done.stderr
+    assert [*tmp_path.iterdir()] == []
+
+
+def test_rows_are_written_as_the_erp_and_linked(
+    database: Any, company: Company, control: Any
+) -> None:
+    """The numbers are those of the page; the rows are written twice, as an ERP may."""
+    session = control.seed_session(
+        "test",
+        NIP,
+        reference_number="20260915-SO-00000001A1-0000000001-01",
+        invoices=[{"ksefNumber": "5265877635-20260915-20273DF0F2E7-F1"}],
+    )
+
+    def write_and_look() -> list[Any]:
+        with closing(psycopg2.connect(database.erp_dsn)) as erp, erp, erp.cursor() as cursor:
+            cursor.execute((EXAMPLES / "rows.sql").read_text("utf-8"))
+            return cursor.fetchall()
+
+    assert write_and_look() == write_and_look()
+    assert [number for number, _ in write_and_look()] == ["FV/2026/09/001", "FV/2026/09/002"]
+    company.get(f"/invoices/test/status/{session.reference_number}")
+    assert write_and_look() == []
+    place = company.place()
+    assert [*synced_sessions(database, place).values()] == [session.reference_number]
+    assert offline_sessions(database, place) == [(session.reference_number,) * 2]
+
+
+def test_the_sandbox_takes_the_orders_that_its_page_shows() -> None:
+    text = (EXAMPLES / "sandbox.sh").read_text("utf-8")
+    with start() as sandbox:
+        done = subprocess.run(
+            ["sh", "-eu", "-c", text.replace("http://127.0.0.1:8090", sandbox.url)],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    assert '"token":"my-token"' in done.stdout
+    assert '"status":440' in done.stdout
+    assert '"kind":"rate-limited"' in done.stdout
+    assert "error" not in done.stdout

@@ -1,0 +1,293 @@
+"""What the pages name is there, and what is there stands in the pages.
+
+Metrics: tests/test_monitoring.py. Rights in the database: tests/db/test_grants.py. What the
+examples do: tests/journeys/test_examples.py, test_recovery.py, test_make_run.py.
+"""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+import yaml
+from flask import Flask
+
+from app import create_app, settings
+from app.api.context import EXTENSION
+from app.api.openapi import ELSEWHERE
+from app.services.audit import What
+from app.settings import Settings as ServiceSettings
+from sandbox import app as sandbox_app
+from sandbox import control_plane, faults, seeding
+from sandbox.settings import Settings
+from sandbox.state import INVOICE_WORDS, SESSION_FAILURES, SESSION_WORDS
+from sandbox.world import World
+from tests.api.test_policy import ERRORS, commands, setting_names
+from tests.pages import (
+    ANSWERS,
+    DOCS,
+    ERP,
+    EXAMPLES,
+    OPERATORS,
+    PAGES,
+    PROJECT,
+    README,
+    SANDBOX,
+    Page,
+    spans,
+)
+
+
+@pytest.fixture(scope="module")
+def service() -> Any:
+    """The application; its commands need neither database nor KSeF."""
+    app = create_app(
+        ServiceSettings(
+            database_url="host=/nowhere",
+            secret_keys=(bytes(32),),
+            ksef_urls=settings.DEFAULT_KSEF_URLS,
+        )
+    )
+    yield app
+    app.extensions[EXTENSION][1].db.close()
+
+
+class TestPages:
+    def test_all_are_looked_at(self) -> None:
+        assert {page.path for page in PAGES} == {PROJECT / "README.md", *DOCS.glob("*.md")}
+
+    @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.path.name)
+    def test_links_lead_somewhere(self, page: Page) -> None:
+        known = {other.path: other for other in PAGES}
+        for target in page.targets:
+            if re.match(r"[a-z]+:", target):
+                continue
+            name, _, anchor = target.partition("#")
+            file = (page.path.parent / name).resolve() if name else page.path
+            assert file.exists(), target
+            assert not anchor or anchor in known[file].anchors, target
+
+    def test_every_page_is_linked_from_the_front_door(self) -> None:
+        linked = {target.partition("#")[0] for target in README.targets}
+        assert {f"docs/{page.path.name}" for page in PAGES if page is not README} <= linked
+
+    def test_the_front_door_is_short(self) -> None:
+        assert len(README.text.splitlines()) <= 350
+
+    def test_examples_are_the_files_that_are_tried(self) -> None:
+        shown = {}
+        for page in PAGES:
+            found = re.findall(
+                r"^<!-- examples/(\S+) -->\n```\w+\n(.*?)^```$",
+                page.text,
+                re.MULTILINE | re.DOTALL,
+            )
+            shown |= dict(found)
+        assert shown == {file.name: file.read_text("utf-8") for file in EXAMPLES.iterdir()}
+
+
+class TestSettings:
+    def test_each_stands_in_the_table_and_no_other(self) -> None:
+        names = setting_names()
+        assert "DATABASE_URL" in names
+        assert {name for row in README.rows("Settings") for name in spans(row[0])} == names
+
+    def test_pages_name_no_other(self) -> None:
+        named = {
+            name
+            for page in PAGES
+            for text in page.names
+            for name in re.findall(r"\b(?:KSEF|LATARNIA|WEB|DATABASE|SECRET|LOG)_[A-Z_]+\b", text)
+        }
+        assert named - setting_names() <= {"KSEF_OPENAPI"}
+
+
+class TestCommands:
+    def test_each_stands_in_the_table_with_its_options(self, service: Flask) -> None:
+        rows = [span for row in README.rows("Commands") for span in spans(row[0])]
+        found = dict(commands(service.cli))
+        assert "user add" in found
+        for words, command in found.items():
+            [row] = [row for row in rows if re.match(rf"{words}(?: (?![a-z])|$)", row)]
+            told = set(re.findall(r"(?<!\w)--?[a-z-]+", row))
+            options = [option for option in command.params if isinstance(option, click.Option)]
+            assert all(told & set(option.opts) for option in options), words
+            assert told <= {name for option in options for name in option.opts}, words
+            assert command.help, words
+        assert len(rows) == len(found)
+
+    def test_lines_with_commands_are_such_as_there_are(self, service: Flask) -> None:
+        lines = [
+            line.split("#")[0].split("<")[0]
+            for page in PAGES
+            for block in page.fences
+            for line in re.findall(r"^[^\n]*flask --app wsgi ([a-z].*)$", block, re.MULTILINE)
+        ]
+        assert len(lines) > 10
+        found = dict(commands(service.cli))
+        for line in lines:
+            [command] = [
+                known for words, known in found.items() if f"{line} ".startswith(f"{words} ")
+            ]
+            names = {name for param in command.params for name in param.opts}
+            assert set(re.findall(r"--[a-z-]+", line)) <= names, line
+
+    def test_lines_with_make_are_such_as_there_are(self) -> None:
+        targets = set(re.findall(r"^([\w./]+):", (PROJECT / "Makefile").read_text(), re.MULTILINE))
+        named = {
+            name
+            for page in PAGES
+            for name in re.findall(r"(?:^|`)make ([a-z.][\w./]*)", page.text, re.M)
+        }
+        assert {"run", "test", "serve"} <= named <= targets
+
+
+class TestAnswers:
+    def test_each_error_stands_there_with_its_status_and_no_other(self) -> None:
+        told = {
+            code: row[0]
+            for row in ANSWERS.rows("Errors")
+            if len(row) == 3 and row[0][0] in "45" and row[1].startswith("`")
+            for code in spans(row[1])
+        }
+        assert set(told) == {*ERRORS, *ELSEWHERE}
+        assert {code for code, status in ERRORS.items() if str(status) not in told[code]} == set()
+
+    @staticmethod
+    def codes(title: str) -> set[int]:
+        """The numbers in the first column."""
+        return {int(code) for row in ANSWERS.rows(title) for code in re.findall(r"\d{3}", row[0])}
+
+    SESSION = "What became of the session: `status.code`"
+    INVOICE = "What became of an invoice: `invoices[].status.code`"
+    LOGIN = "When KSeF refuses the login"
+
+    def test_the_sandbox_has_no_code_that_is_not_explained(self) -> None:
+        assert {code for _, code in SESSION_WORDS} | {*SESSION_FAILURES} <= self.codes(self.SESSION)
+        assert {*INVOICE_WORDS} <= self.codes(self.INVOICE)
+
+    @pytest.mark.skipif("KSEF_OPENAPI" not in os.environ, reason="needs the official contract")
+    def test_all_of_ksef_s_codes_are_explained(self) -> None:
+        schemas = json.loads(Path(os.environ["KSEF_OPENAPI"]).read_text("utf-8"))["components"][
+            "schemas"
+        ]
+
+        def published(schema: str) -> set[int]:
+            text = schemas[schema]["properties"]["status"]["description"]
+            return {int(code) for code in re.findall(r"^\| (\d{3}) \|", text, re.MULTILINE)}
+
+        assert self.codes(self.SESSION) == published("SessionStatusResponse")
+        assert self.codes(self.INVOICE) == published("SessionInvoiceStatusResponse")
+        assert self.codes(self.LOGIN) == published("AuthenticationOperationStatusResponse") - {
+            100,
+            200,
+        }
+
+    def test_each_duty_is_told(self) -> None:
+        from app.services import wording
+
+        told = {spans(row[0])[0] for row in ANSWERS.rows("By when offline invoices must be sent")}
+        assert told == {duty or "null" for duty in wording._DUTIES["en"]}
+
+
+class TestErp:
+    def test_tables_are_those_that_there_are(self, database: Any) -> None:
+        for table in ("synced_invoices", "offline_invoices"):
+            [shown] = re.findall(rf"^CREATE TABLE {table} \(.*?\n(.*?)^\);", ERP.text, re.M | re.S)
+            columns = re.findall(r"^    ([a-z_]+) +([a-z_]+)( .*NOT NULL| GENERATED)?", shown, re.M)
+            there = database.execute(
+                "SELECT attname, format_type(atttypid, NULL), attnotnull FROM pg_attribute"
+                f" WHERE attrelid = '{table}'::regclass AND attnum > 0 ORDER BY attnum"
+            )
+            short = {"timestamp with time zone": "timestamptz"}
+            assert [(name, kind, bool(rest)) for name, kind, rest in columns] == [
+                (name, short.get(kind, kind), required) for name, kind, required in there
+            ]
+
+
+class TestOperators:
+    def test_each_alert_is_explained_and_no_other(self) -> None:
+        [group] = yaml.safe_load((PROJECT / "deploy/prometheus/alerts.yml").read_text())["groups"]
+        told = {spans(row[0])[0]: row[1] for row in OPERATORS.rows("Watching") if len(row) == 4}
+        assert told == {rule["alert"]: rule["labels"]["severity"] for rule in group["rules"]}
+
+    def test_each_act_of_the_audit_is_explained(self) -> None:
+        rows = OPERATORS.rows("What is kept, and for how long")
+        assert {name for row in rows for name in spans(row[0])} == {act.value for act in What}
+
+    def test_each_table_is_part_of_the_plan_for_its_loss(self, database: Any) -> None:
+        tables = database.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")
+        told = [name for row in OPERATORS.rows("Backup and restore") for name in spans(row[0])]
+        assert sorted(told) == sorted(name for (name,) in tables)
+
+
+class TestSandbox:
+    def test_options_are_those_that_there_are(self) -> None:
+        command = [sys.executable, "-m", "sandbox", "--help"]
+        usage = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=True)
+        options = set(re.findall(r"^  (--[a-z]+)", usage.stdout, re.MULTILINE))
+        head = SANDBOX.text.split("## What it stands in for")[0]
+        assert set(re.findall(r"^\| `(--[a-z]+)", head, re.MULTILINE)) == options
+
+    def test_faults_are_those_that_there_are(self) -> None:
+        instead, afterwards = SANDBOX.section("Faults").split("The true answer, spoilt")
+        for text, known in ((instead, faults.INSTEAD), (afterwards, faults.AFTERWARDS)):
+            cells = re.findall(r"^\| (`[^|]*) \|", text.split("|---|---|---|")[1], re.MULTILINE)
+            assert {name for cell in cells for name in spans(cell)} == known
+
+    def test_options_of_faults_are_those_that_are_read(self) -> None:
+        source = (PROJECT / "sandbox/fault_answers.py").read_text("utf-8")
+        read = set(re.findall(r"options(?:\.get\(|\[)['\"](\w+)", source))
+        rows = [row for row in SANDBOX.rows("Faults") if len(row) == 3]
+        told = {
+            name for row in rows for name in spans(row[1].split("(")[0] + row[1].split(")")[-1])
+        }
+        assert told == read
+
+    def test_settings_have_their_defaults(self) -> None:
+        known = Settings().as_json()
+        del known["limits"]
+        told: dict[str, str] = {}
+        for row in SANDBOX.rows("Time and settings"):
+            told |= zip(spans(row[0]), row[1].split(" · "), strict=True)
+        del told["limits"]
+        assert {name: json.loads(text) for name, text in told.items()} == known
+
+    def test_addresses_are_those_that_there_are(self) -> None:
+        told = [
+            *SANDBOX.rows("What it stands in for"),
+            *SANDBOX.rows("The control plane"),
+        ]
+        named = {
+            span
+            for row in told
+            for span in spans(row[0])
+            if re.match(r"(GET|POST|PUT|PATCH|DELETE) /", span)
+        }
+        environment = re.compile(r"<any\([a-z,]+\):environment>")
+        there = set()
+        for rule in sandbox_app.create_app(World()).url_map.iter_rules():
+            path = environment.sub("{environment}", rule.rule)
+            path = re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", path)
+            if path.startswith(("/{environment}/v2/", "/_sandbox/")):
+                path = path.removeprefix("/{environment}/v2").removeprefix("/_sandbox")
+                there |= {
+                    f"{method} {path}" for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}
+                }
+        assert named == there
+
+    def test_words_of_orders_are_those_that_are_understood(self) -> None:
+        section = SANDBOX.section("The control plane")
+        for words in (
+            control_plane.DOWN_MODES,
+            control_plane.LATARNIA_STATUSES,
+            seeding.STATES,
+            seeding._SESSION_MEMBERS,
+            seeding._INVOICE_MEMBERS,
+        ):
+            assert [word for word in words if f"`{word}`" not in section] == []
