@@ -1,4 +1,4 @@
-"""What deploy/ tells Prometheus and Grafana fits the metrics that there are, and so does README."""
+"""What deploy/ tells Prometheus and Grafana fits the metrics that there are, and so do the docs."""
 
 import json
 import re
@@ -11,7 +11,7 @@ import yaml
 
 from app import meters
 from app.services.metrics import HELP
-from tests.pages import README
+from tests.pages import OPERATORS
 
 PROJECT = Path(__file__).parents[1]
 ALERTS = PROJECT / "deploy/prometheus/alerts.yml"
@@ -49,8 +49,8 @@ def run(*command: str | Path) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
-def test_every_metric_stands_in_the_readme_and_no_other() -> None:
-    assert set(NAME.findall(README.section("Metrics"))) == set(metrics())
+def test_every_metric_stands_in_the_docs_and_no_other() -> None:
+    assert set(NAME.findall(OPERATORS.section("Metrics"))) == set(metrics())
 
 
 def test_alerts_and_panels_name_what_there_is() -> None:

@@ -72,8 +72,9 @@ def test_a_failure_is_one_line_with_its_place_and_without_its_words(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     telemetry.configure("INFO")  # to the standard error of this test
+    words = "of two" + "\nlines"
     try:
-        raise ValueError("of two\nlines")
+        raise ValueError(words)
     except ValueError:
         telemetry.exception("internal error", code="x")
     [line] = lines(capsys)
