@@ -8,10 +8,11 @@ from datetime import timedelta
 from itertools import pairwise
 from typing import Any, TypeVar
 
+import orjson
 import pytest
 import requests
 
-from app import clock, errors, make_parts
+from app import clock, errors, make_parts, telemetry
 from app.ksef import gateway as routes
 from app.ksef import limits
 from app.ksef.auth import LoginRefused
@@ -626,11 +627,16 @@ def test_refused_credential_is_not_tried_again_for_a_while(
     database: Any, control: Any, patient: Parts, ksef_token: str
 ) -> None:
     control.set_token_outcome("test", 450, nip=NIP)
+    words = set()
     for _ in range(3):
         with pytest.raises(LoginRefused) as refusal:
             auth.log_in(patient, HERE)
         assert refusal.value.ksef is not None
         assert refusal.value.ksef.code == 450
+        words.add((refusal.value.ksef.description or "").rstrip("."))
+    (words_of_ksef,) = words
+    assert words_of_ksef
+    assert refusal.value.detail.endswith(f": {words_of_ksef}.")
     assert control.call_counts()[LOGIN] == 1
     control.set_token_outcome("test", 200, nip=NIP)
     database.execute("UPDATE ksef_credentials SET refused_at = now() - interval '61 seconds'")
@@ -683,6 +689,44 @@ def test_keys_that_ksef_changed_do_not_end_a_session(
     control.rotate_keys("test")
     let_refresh_token_end(database)
     assert ask() == 200
+
+
+def test_silent_login_may_take_longer_than_a_refresh(
+    control: Any, database: Any, settings: Any, company: Company
+) -> None:
+    parts = make_parts(replace(settings, timing=replace(settings.timing, lease_refresh=0.2)))
+    ask = ask_after(control, parts)
+    let_refresh_token_end(database)
+    control.fault("delay", path="/auth/ksef-token", seconds=0.6)
+    assert all_at_once(2, lambda _: ask()) == [200, 200]
+    assert control.call_counts()[LOGIN] == 1
+    parts.db.close()
+
+
+def test_each_login_is_logged_with_its_place(
+    control: Any,
+    database: Any,
+    parts: Parts,
+    ksef_token: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    telemetry.configure("INFO")  # to the standard error of this test
+    auth.log_in(parts, HERE)
+    ask = ask_after(control, parts)
+    let_refresh_token_end(database)
+    ask()
+    control.set_token_outcome("test", 450, nip=NIP)
+    let_refresh_token_end(database)
+    with pytest.raises(errors.NoActiveKsefSession):
+        ask()
+
+    lines = [orjson.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert {line["environment"] for line in lines} == {"test"}
+    assert [(line["level"], line["event"]) for line in lines] == [
+        ("info", "logged in to KSeF"),
+        ("info", "logged in to KSeF again"),
+        ("warning", "KSeF refuses the company's credential"),
+    ]
 
 
 # -- quota ----------------------------------------------------------------------------------

@@ -476,7 +476,10 @@ def test_rows_are_locked_in_the_order_of_their_numbers(
     add_synced(database, HERE, [number(i) for i in range(40)])
     add_offline(database, HERE, [invoice.reference_number for invoice in invoices])
     # How they lie on disk says nothing of their order; so few rows are read as they lie.
-    database.execute(f"UPDATE {table} SET created_at = created_at WHERE hashtext({key}::text) > 0")
+    database.execute(
+        f"WITH moved AS (DELETE FROM {table} WHERE hashtext({key}::text) > 0 RETURNING *)"
+        f" INSERT INTO {table} OVERRIDING SYSTEM VALUE SELECT * FROM moved"
+    )
     database.execute(f"ANALYZE {table}")
     rows = sorted(row for (row,) in database.execute(f"SELECT {key} FROM {table}"))
     held = rows[25]

@@ -359,4 +359,6 @@ def test_limits_that_cannot_be_read_do_not_stop_a_login(parts, control, database
     login(parts, control)
     assert auth.current_session(parts, PLACE)
     assert known_limits(database) == {}
+    blocked = {row.quota_group for row in quota.show(parts, PLACE) if row.blocked_until}
+    assert blocked == ({limits.OTHER} if kind == "rate-limited" else set())
     assert max(reserve(parts, 9)) < 0.5, "KSeF's published limits hold"
