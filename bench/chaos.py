@@ -70,7 +70,7 @@ WORK = 40  # answers between two kills, where that many come
 GROWN_UP = 1.5  # seconds after which a worker has begun to work
 SLOW = 0.8  # seconds that a call takes while KSeF is slow
 SIZES = (1, 3, 8, 30, 120, 1200)
-_PATIENCE = 20.0  # seconds for which the weather stays until it has met somebody
+PATIENCE = 20.0  # seconds for which the weather stays until it has met somebody
 ANSWERS = frozenset({200, 409, 502, 503})
 MISSING = "20260101-SO-0000000000-0000000000-00"
 
@@ -99,6 +99,7 @@ class Chaos:
         self._slow: list[tuple[float, float]] = []
         self._stops: list[tuple[float, float]] = []
         self._alike: list[list[Any]] = []
+        self._ended: list[tuple[float, str]] = []
         self._deadlocks_logged = 0
 
     def run(self) -> list[Verdict]:
@@ -339,14 +340,9 @@ class Chaos:
         self._until(0.6)
         self._go_down(max(6.0, whole / 20))
         self._until(0.85)
-        with self._noted(self._stops):
-            self._deadlocks_logged += self._logged_deadlocks()
-            with self._rig.without_database():
-                self._stops.append((time.time(), time.time()))
-                self._over.wait(2.0)
-                begin, _ = self._stops.pop()
-                end = time.time()
-        self._stops[:] = [(begin, end)]
+        self._deadlocks_logged += self._logged_deadlocks()  # a start begins a new log
+        with self._rig.without_database(), self._noted(self._stops):
+            self._over.wait(2.0)
 
     @contextmanager
     def _noted(self, spans: list[tuple[float, float]]) -> Iterator[None]:
@@ -368,15 +364,16 @@ class Chaos:
                 environment="test",
             )
             number += 1
-            if self._over.wait(0.5) or time.monotonic() > end + _PATIENCE:
+            if self._over.wait(0.5) or time.monotonic() > end + PATIENCE:
                 break
         control.clear_faults()
 
     def _end_tokens(self, seconds: float) -> None:
-        """KSeF ends access tokens before their time; none that it has only just given."""
+        """KSeF ends access tokens before their time."""
         end = time.monotonic() + seconds
         for place, _ in cycle(self._companies):
             self._rig.control.expire_bearers("test", kind="access", nip=place.company_nip)
+            self._ended.append((time.time(), place.company_nip))
             if self._over.wait(1.5) or time.monotonic() > end:
                 return
 
@@ -387,13 +384,13 @@ class Chaos:
         for status, wanted in (("AVAILABLE", 2), ("FAILURE", 4)):
             control.set_latarnia("test", status)
             began = time.monotonic()
-            while not self._over.wait(0.2) and time.monotonic() < began + _PATIENCE:
+            while not self._over.wait(0.2) and time.monotonic() < began + PATIENCE:
                 if time.monotonic() > began + seconds / 2 and len(self._alike) >= wanted:
                     break
                 self._ask_all()
         control.set_latarnia("test", "AVAILABLE")
         control.set_api("test", available=True)
-        deadline = time.monotonic() + _PATIENCE
+        deadline = time.monotonic() + PATIENCE
         while any(opened for opened, _ in self._known()) and time.monotonic() < deadline:
             self._over.wait(0.1)
 
@@ -487,7 +484,13 @@ class Chaos:
                 round_of=REQUEST,
             ),
             verdicts.renewed_once(
-                calls, seen.renewals(), self._killed, self._stops, companies=COMPANIES
+                calls,
+                seen.renewals(),
+                self._killed,
+                self._stops,
+                companies=COMPANIES,
+                ended=self._ended,
+                request=REQUEST,
             ),
             verdicts.no_transaction_meanwhile(
                 self._samples, calls, self._slow, longest=0.75 * SLOW

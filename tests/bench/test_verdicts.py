@@ -224,7 +224,15 @@ def renewed(*refreshes: float, stored: Sequence[float] = (), **more: Any) -> Ver
     renewals = [Renewal(at, NIP) for at in stored]
     logins = [Call(0.0, "api", verdicts.CHALLENGE)] * more.get("logins", 1)
     kills, stops = more.get("kills", ()), more.get("stops", ())
-    return verdicts.renewed_once([*logins, *calls], renewals, kills, stops, companies=1)
+    return verdicts.renewed_once(
+        [*logins, *calls],
+        renewals,
+        kills,
+        stops,
+        companies=1,
+        ended=more.get("ended", ()),
+        request=6.0,
+    )
 
 
 def test_r4() -> None:
@@ -233,6 +241,8 @@ def test_r4() -> None:
     assert renewed(10, 12, stored=[12.3], kills=[10.1]).holds
     assert renewed(10, 12, stored=[12.3], stops=[(9.0, 10.5)]).holds
     says(renewed(10, stored=[10.2], logins=2), "R4", "2 logins")
+    assert renewed(10, stored=[10.2], logins=2, ended=[(10.3, NIP)]).holds, "a new token ended"
+    says(renewed(10, stored=[10.2], logins=2, ended=[(17.0, NIP)]), "R4", "2 logins")
     says(renewed(), "R4", "no refresh")
 
 
