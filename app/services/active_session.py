@@ -104,15 +104,14 @@ class ActiveSession:
         if not slots:
             slots.extend(self._reserved(group, 1))
         slot = slots.popleft()
-        for _ in range(_TURNS):
+        for turns_left in reversed(range(_TURNS + 1)):
             wait = slot.moment - clock.monotonic()
             if wait > 0:
                 clock.sleep(wait)
                 quota.refuse_if_blocked(self._parts, self._place, group)
-            if clock.monotonic() - slot.moment <= _LATE:
+            if not turns_left or clock.monotonic() - slot.moment <= _LATE:
                 return
             [slot] = self._reserved(group, 1, instead_of=slot)
-        clock.sleep(max(0.0, slot.moment - clock.monotonic()))
 
     def _reserved(
         self, group: str, units: int, *, instead_of: quota.Slot | None = None
