@@ -14,7 +14,7 @@ from app.services import auth
 from app.services.active_session import ActiveSession
 from sandbox.relay import Cut, Pass
 from tests.faults.conftest import NIP, Asker, Logged
-from tests.service import PASSWORD
+from tests.service import PASSWORD, Company
 
 FAULTS = ("reset", "html-503", "waf-403", "forbidden", "truncated", "invalid-json", "unauthorized")
 
@@ -89,7 +89,7 @@ def raised(app: Any) -> Iterator[list[Exception]]:
 
 
 def test_words_of_an_exception_are_not_logged(
-    asker: Asker, raised: list[Exception], logged: list[str]
+    company: Company, raised: list[Exception], logged: Logged
 ) -> None:
     """At any level: its kind and place are, and those of its cause."""
     secrets = (f"Authorization: Basic {PASSWORD}", "https://x/upo.xml?sig=abc", "token|nip-1")
@@ -99,10 +99,10 @@ def test_words_of_an_exception_are_not_logged(
         error = requests.ConnectionError(secret)
         error.__cause__ = cause
         raised.append(error)
-        answer = asker.ask("status")
+        answer = company.get("/auth/test")
         assert answer.status_code == 500
         assert secret not in answer.text
-    written = "".join(logged)
+    written = logged.text()
     for secret in secrets:
         assert secret not in written
     for known in ("builtins.ValueError", "requests.exceptions.ConnectionError", "in fail"):

@@ -113,6 +113,7 @@ def test_readers_never_see_counts_of_one_answer_and_the_list_of_another(
             snapshots.store(asking.parts, asking.place, after, before)
             before = after
 
+    snapshots.load(asking.parts, asking.place, moving.reference_number)  # its connection is made
     with ThreadPoolExecutor(1) as pool:
         writing = pool.submit(write)
         seen = set()
