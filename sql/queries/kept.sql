@@ -15,14 +15,12 @@ SELECT
         SELECT FROM synced_invoices AS synced
         WHERE synced.company_nip = kept.company_nip
           AND synced.environment = kept.environment
-          AND synced.ksef_number = ANY (told.accepted)
+          AND synced.ksef_number = ANY (told.accepted || told.originals)
           AND synced.session_reference_number IS DISTINCT FROM kept.reference_number
-    ) AND NOT EXISTS (
-        SELECT FROM synced_invoices AS synced
-        WHERE synced.company_nip = kept.company_nip
-          AND synced.environment = kept.environment
-          AND synced.ksef_number = ANY (told.originals)
-          AND synced.session_reference_number IS NULL
+          AND (
+              synced.session_reference_number IS NULL
+              OR synced.ksef_number = ANY (told.accepted)
+          )
     ) AND NOT EXISTS (
         SELECT FROM offline_invoices AS offline
         WHERE offline.company_nip = kept.company_nip
