@@ -86,16 +86,14 @@ def newest(
 
     None: any.
     """
-    with parts.db.transaction() as connection:
-        return list(queries.newest(connection, nip=nip, what=what, since=since, most=most))
+    return parts.db.rows(queries.newest, nip=nip, what=what, since=since, most=most)
 
 
 def purge(parts: Parts, days: int) -> int:
     """Delete what is older than so many days; how much that was. The owner's right, in batches."""
     total = 0
     while True:
-        with parts.db.transaction() as connection:
-            deleted: int = queries.purge(connection, days=days, batch=_BATCH)
+        deleted: int = parts.db.run(queries.purge, days=days, batch=_BATCH)
         total += deleted
         if deleted < _BATCH:
             return total

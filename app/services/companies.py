@@ -27,8 +27,7 @@ class Holdings:
 
 def holdings(parts: Parts, nip: str) -> Holdings:
     """What `remove` would remove; OperatorError where there is no company or nothing of it."""
-    with parts.db.transaction() as connection:
-        row = queries.holdings(connection, nip=nip)
+    row = parts.db.run(queries.holdings, nip=nip)
     if row is None or (row.removed_at is not None and not row.answers + row.upos):
         raise OperatorError(f"There is no company {nip}.")
     return Holdings(

@@ -52,8 +52,7 @@ def _walk(parts: Parts, query: Callable[..., Any], first: dict[str, str], **whic
     """Call the query from the first key on until none is left; how many it deleted."""
     total, key = 0, first
     while True:
-        with parts.db.transaction() as connection:
-            row = query(connection, **key, **which)
+        row = parts.db.run(query, **key, **which)
         if row is None:
             return total
         total += row.deleted
