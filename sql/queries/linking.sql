@@ -1,7 +1,7 @@
 -- Each row is updated as it is found, in the order of the numbers, so that two checks never wait for each other in
--- a ring, and no row is looked up, locked or read from disk twice. `previous` and the number are compared once more
--- with the row as it is when it is written: one that somebody changed after the statement began is left, and fewer
--- rows are `linked` than were `found`; the same statement again sees what was changed.
+-- a ring, and no row is locked or read from disk twice. A row that somebody changed after the statement began is left
+-- (older minor releases of PostgreSQL would write it all the same, but for the second look at its number and session):
+-- then fewer are `linked` than `found`, and the same statement again sees what was changed.
 -- Each gives: found, linked, and replaced, the sessions that rows held before (null where none did).
 
 -- name: keep_order()!
