@@ -64,6 +64,7 @@ class Timing:
     relist: float = 60.0  # between two lists of a session in which many invoices move
     refusal_least: float = 5.0  # "not found" is kept so long; doubles with each time
     refusal_most: float = 60.0
+    refusal_lasting: float = 86400.0  # … and what will never come, so long
     database_connect: float = 3.0
     pool_wait: float = 1.0
     lock_timeout: float = 1.5  # more than the second after which PostgreSQL looks for a deadlock

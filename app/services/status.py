@@ -123,8 +123,7 @@ class _Question:
 
     def ask(self) -> Snapshot:
         """One consistent snapshot: the new one, or the earlier one whole."""
-        checked_at = snapshots.database_now(self._parts)
-        session = self._status()
+        session, checked_at = self._status()
         try:
             invoices, listed = self._invoices(session)
         except errors.KsefRateLimited:
@@ -139,12 +138,18 @@ class _Question:
         if session.status.is_final:
             return self._listed_again(snapshot)
         # Invoices came in between the two calls: the counts catch up.
-        return replace(snapshot, session=self._status())
+        caught_up, _ = self._status()
+        return replace(snapshot, session=caught_up)
 
-    def _status(self) -> SessionStatus:
-        return self._bearer.call(
-            SESSION, lambda access: self._gateway.session_status(access, self._reference_number)
-        )
+    def _status(self) -> tuple[SessionStatus, datetime]:
+        """KSeF's status of the session, and when it was asked for it."""
+
+        def ask(access: str) -> tuple[SessionStatus, datetime]:
+            # Only now: the call may have waited for its turn, and is fresh from here on.
+            asked_at = snapshots.database_now(self._parts)
+            return self._gateway.session_status(access, self._reference_number), asked_at
+
+        return self._bearer.call(SESSION, ask)
 
     def _listed_again(self, snapshot: Snapshot) -> Snapshot:
         """KSeF writes the last invoices just after the session's code: the list catches up.

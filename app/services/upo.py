@@ -231,8 +231,8 @@ def _say_what_is_known(
 def _pages(parts: Parts, place: Place, reference_number: str) -> list[str]:
     """The references of the pages; KSeF is asked where the kept answer has none yet."""
     kept = snapshots.load(parts, place, reference_number)
-    if kept and (kept.final or kept.session.upo_pages):
-        return _pages_of(parts, kept.session)
+    if kept and (kept.session.upo_pages or _fails(kept.session)):
+        return _pages_of(kept.session)
     question = f"pages {reference_number}"
     refusals.repeat(parts, place, question)
     gateway = parts.ksef[place.environment]
@@ -240,18 +240,23 @@ def _pages(parts: Parts, place: Place, reference_number: str) -> list[str]:
         session = ActiveSession(parts, place).call(
             SESSION, lambda access: gateway.session_status(access, reference_number)
         )
-        return _pages_of(parts, session)
+        return _pages_of(session)
 
 
-def _pages_of(parts: Parts, session: SessionStatus) -> list[str]:
-    if not session.upo_pages:
-        moving = not session.status.is_final
-        raise errors.UpoNotAvailable(
-            f"The session has no collective UPO{' yet' if moving else ''}: it is at"
-            f" {session.status.code}, {session.status.description}.",
-            retry_after=parts.timing.retry_after if moving else None,
-        )
-    return [page.reference_number for page in session.upo_pages]
+def _pages_of(session: SessionStatus) -> list[str]:
+    if session.upo_pages:
+        return [page.reference_number for page in session.upo_pages]
+    at = f"it is at {session.status.code}, {session.status.description}."
+    if _fails(session):
+        raise errors.NoUpoEver(f"The session has no collective UPO: {at}")
+    raise errors.UpoNotAvailable(f"The session has no collective UPO yet: {at}")
+
+
+def _fails(session: SessionStatus) -> bool:
+    """Whether the session is finished and nothing in it was accepted: it never gets a UPO."""
+    return session.status.is_final and (
+        session.status.code != 200 or session.successful_invoice_count == 0
+    )
 
 
 def _check(document: Document, place: Place, name: UpoName) -> None:
