@@ -31,9 +31,11 @@ def refresh(parts: Parts, place: Place, bearer: ActiveSession) -> bool:
         stale = _stale(parts, place)
         if len(stale) < _WORTH_IT:
             return False
-        checked_at = snapshots.database_now(parts)
+        types = [name for name, mark in _TYPES.items() if _any_of(mark, stale)]
         try:
-            listed = _list(parts, place, bearer, stale)
+            bearer.reserve(SESSIONS, len(types))
+            checked_at = snapshots.database_now(parts)
+            listed = _list(parts, place, bearer, stale, types)
         except (errors.KsefRateLimited, errors.KsefError, errors.KsefInvalidResponse):
             return False
         parts.db.run(
@@ -48,6 +50,10 @@ def refresh(parts: Parts, place: Place, bearer: ActiveSession) -> bool:
     return True
 
 
+def _any_of(mark: str, stale: Sequence[Any]) -> bool:
+    return any(mark in row.reference_number for row in stale)
+
+
 def _stale(parts: Parts, place: Place) -> Sequence[Any]:
     return parts.db.rows(
         queries.stale_moving,
@@ -57,15 +63,11 @@ def _stale(parts: Parts, place: Place) -> Sequence[Any]:
 
 
 def _list(
-    parts: Parts, place: Place, bearer: ActiveSession, stale: Sequence[Any]
+    parts: Parts, place: Place, bearer: ActiveSession, stale: Sequence[Any], types: Sequence[str]
 ) -> list[wire.ListedSession]:
-    """The newest thousand sessions, of each type that is among the stale ones."""
+    """The newest thousand sessions of each type, from the oldest of the stale ones on."""
     gateway = parts.ksef[place.environment]
     oldest = min(wire.session_status(row.session).date_created for row in stale)
-    types = [
-        name for name, mark in _TYPES.items() if any(mark in row.reference_number for row in stale)
-    ]
-    bearer.reserve(SESSIONS, len(types))
     found: list[wire.ListedSession] = []
     for name in types:
         ask = partial(gateway.sessions, session_type=name, created_from=oldest)
