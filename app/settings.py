@@ -61,7 +61,9 @@ class Timing:
     single_flight_wait: float = 10.0  # for somebody else's answer to the same question
     fresh_least: float = 2.0  # an answer of a moving session is kept at least so long
     fresh_most: float = 30.0
-    relist: float = 60.0  # between two lists of a session in which many invoices move
+    relist: float = 60.0  # between two lists of a session, for each page that they have
+    unfit_most: float = 3600.0  # a finished session with a list that does not fit is left so long
+    wanted: float = 300.0  # a session nobody asked for in so long is not refreshed with others
     refusal_least: float = 5.0  # "not found" is kept so long; doubles with each time
     refusal_most: float = 60.0
     refusal_lasting: float = 86400.0  # … and what will never come, so long

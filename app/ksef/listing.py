@@ -22,7 +22,7 @@ def all_invoices(
     Starts again, once, when KSeF loses its own continuation token on the way. Raises
     KsefInvalidResponse where the pages do not end, KsefUnreachable after `seconds`.
     """
-    bearer.reserve(SESSION_INVOICES, max(1, -(-expected // PAGE_SIZE)))
+    bearer.reserve(SESSION_INVOICES, pages_of(expected))
     with clock.within(seconds):
         try:
             found = _walk(gateway, bearer, reference_number)
@@ -31,6 +31,11 @@ def all_invoices(
                 raise
             found = _walk(gateway, bearer, reference_number)
     return sorted(found.values(), key=lambda invoice: invoice.ordinal_number)
+
+
+def pages_of(invoice_count: int) -> int:
+    """How many calls a list of so many invoices takes."""
+    return max(1, -(-invoice_count // PAGE_SIZE))
 
 
 def _walk(gateway: Gateway, bearer: Bearer, reference_number: str) -> dict[str, SessionInvoice]:

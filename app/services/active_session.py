@@ -2,6 +2,7 @@
 
 from collections import defaultdict, deque
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TypeVar
 
 from app import clock, errors
@@ -42,6 +43,14 @@ class ActiveSession:
         """Set quota aside for so many calls of a route; KsefRateLimited where that takes long."""
         if group := route.quota_group:
             self._slots[group].extend(self._reserved(group, units))
+
+    def give_back(self) -> None:
+        """Give back what was set aside and not sent: pages of a list that broke off, for one."""
+        unsent = [slot for slots in self._slots.values() for slot in slots]
+        self._slots.clear()
+        if unsent:
+            with suppress(errors.Unavailable):  # then they count, and KSeF's quota is safe
+                quota.give_back(self._parts, unsent)
 
     def require(self, route: Route) -> None:
         """KsefRateLimited where a call of a route could not go soon; sets nothing aside."""

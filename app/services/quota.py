@@ -81,8 +81,7 @@ def reserve(
             row = queries.enter_group(connection, **where)
         queries.enter_address(connection, environment=place.environment)
         if instead_of:
-            queries.give_back(connection, id=instead_of.id)
-            queries.give_back_address(connection, id=instead_of.address_id)
+            _give_back(connection, [instead_of])
         ledgers = _ledgers(connection, parts, place, group, row, share)
         delays = _delays(ledgers, units, row.blocked_for)
         if delays[-1] <= patience:
@@ -99,6 +98,18 @@ def reserve(
         Slot(own.id, address.id, now + delay)
         for own, address, delay in zip(ids, address_ids, delays, strict=True)
     ]
+
+
+@retried
+def give_back(parts: Parts, slots: Sequence[Slot]) -> None:
+    """Calls that were set aside and will not be sent: others may have their place."""
+    with parts.db.transaction() as connection:
+        _give_back(connection, slots)
+
+
+def _give_back(connection: Any, slots: Sequence[Slot]) -> None:
+    queries.give_back(connection, ids=[slot.id for slot in slots])
+    queries.give_back_address(connection, ids=[slot.address_id for slot in slots])
 
 
 def require(parts: Parts, place: Place, group: str, *, patience: float, share: float) -> None:

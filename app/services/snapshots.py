@@ -2,13 +2,14 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 import orjson
 
-from app import telemetry
+from app import errors, telemetry
 from app.crypto import SealError
 from app.db.pool import retried
 from app.db.queries import kept as queries
@@ -23,8 +24,9 @@ _LINKS = "download links"
 class Snapshot:
     """Session, counts and list, always of one moment. `checked_at`: when KSeF was asked.
 
-    `age`, `asked_ago` (since KSeF was last asked at all), `unchanged_for` and `listed_for` are
-    seconds at the moment of reading; `next_check_after` is None where nothing will change any more.
+    `age`, `asked_ago` (since KSeF was last asked at all), `unchanged_for`, `listed_for` and
+    `wanted_ago` (since a caller asked, noted now and then) are seconds at the moment of reading;
+    `next_check_after` is None where nothing will change any more.
     `linked`: every row of the company that belongs to it was seen to say so.
     """
 
@@ -37,6 +39,7 @@ class Snapshot:
     asked_ago: float = 0.0
     unchanged_for: float = 0.0
     listed_for: float | None = None
+    wanted_ago: float = 0.0
     next_check_after: int | None = None
     linked: bool = False
 
@@ -52,8 +55,12 @@ class Snapshot:
             return False
         if not self.session.status.is_final:
             return True
-        accepted = sum(invoice.status.code == SUCCESS for invoice in self.invoices)
-        return accepted == self.session.successful_invoice_count and not self.moving
+        return self.accepted == self.session.successful_invoice_count and not self.moving
+
+    @property
+    def accepted(self) -> int:
+        """How many of the invoices KSeF accepted."""
+        return sum(invoice.status.code == SUCCESS for invoice in self.invoices)
 
     @property
     def moving(self) -> list[SessionInvoice]:
@@ -82,13 +89,26 @@ def load(parts: Parts, place: Place, reference_number: str) -> Snapshot | None:
         asked_ago=row.asked_ago,
         unchanged_for=row.unchanged_for,
         listed_for=row.listed_for,
+        wanted_ago=row.wanted_ago,
         linked=row.linked,
     )
 
 
-def mark_asked(parts: Parts, place: Place, reference_number: str, asked_at: datetime) -> None:
-    """Note that KSeF was asked in vain: the earlier answer is given until it is worth it again."""
-    parts.db.run(queries.mark_asked, **_where(place, reference_number), asked_at=asked_at)
+def mark_asked(
+    parts: Parts, place: Place, reference_number: str, asked_at: datetime, *, listed: bool
+) -> None:
+    """Note that KSeF was asked (and its list taken) in vain: the earlier answer is given until it
+    is worth it again."""
+    parts.db.run(
+        queries.mark_asked, **_where(place, reference_number), asked_at=asked_at, listed=listed
+    )
+
+
+def mark_wanted(parts: Parts, place: Place, kept: Snapshot) -> None:
+    """Note, now and then, that somebody asks for it: then it is refreshed along with others."""
+    if kept.wanted_ago > parts.timing.wanted / 2:
+        with suppress(errors.Unavailable):  # the answer is there all the same
+            parts.db.run(queries.mark_wanted, **_where(place, kept.reference_number))
 
 
 @retried
@@ -97,6 +117,7 @@ def store(parts: Parts, place: Place, new: Snapshot, old: Snapshot | None) -> No
     where = _where(place, new.reference_number)
     known = {invoice.reference_number: invoice for invoice in old.invoices} if old else {}
     changed = [i for i in new.invoices if not _same(i, known.get(i.reference_number))]
+    gone = known.keys() - {invoice.reference_number for invoice in new.invoices}
     links = _links(new)
     if links and not new.listed:  # what was asked after singly has new links, the rest its old ones
         links = {**_kept_links(parts, place, new.reference_number), **links}
@@ -109,7 +130,7 @@ def store(parts: Parts, place: Place, new: Snapshot, old: Snapshot | None) -> No
             final=new.final,
             checked_at=new.checked_at,
             changed=old is None
-            or bool(changed)
+            or bool(changed or gone)
             or wire.session_json(old.session) != wire.session_json(new.session),
             listed=new.listed,
         )
@@ -117,6 +138,8 @@ def store(parts: Parts, place: Place, new: Snapshot, old: Snapshot | None) -> No
             changed = list(new.invoices)
         if stored is not None and changed:
             queries.put_invoices(connection, **_columns(place, new.reference_number, changed))
+        if stored is not None and gone:
+            queries.drop_invoices(connection, **where, reference_numbers=list(gone))
 
 
 def upo_link(
@@ -134,7 +157,20 @@ def freshness(parts: Parts, snapshot: Snapshot, used_share: float) -> float:
     """
     timing = parts.timing
     window = min(timing.fresh_most, max(timing.fresh_least, snapshot.unchanged_for / 4))
-    return window * (1 + 12 * (used_share - 0.5)) if used_share > 0.5 else window
+    if snapshot.session.status.is_final:  # and its list does not fit
+        window = max(window, patience(parts, snapshot))
+    return window * stretched(used_share)
+
+
+def stretched(used_share: float) -> float:
+    """A factor for what costs quota: 1 while half of the hour's is left, 7 where none is."""
+    return 1 + 12 * max(0.0, used_share - 0.5)
+
+
+def patience(parts: Parts, snapshot: Snapshot) -> float:
+    """Seconds for which a finished session whose list does not fit is left alone."""
+    timing = parts.timing
+    return min(timing.unfit_most, max(timing.relist, snapshot.unchanged_for / 4))
 
 
 def wait_for_next(window: float, snapshot: Snapshot) -> int:

@@ -7,7 +7,7 @@ from datetime import datetime
 from app import errors, telemetry
 from app.ksef import limits
 from app.ksef.gateway import SESSION, SESSION_INVOICE, SESSION_INVOICES, Gateway
-from app.ksef.listing import all_invoices
+from app.ksef.listing import all_invoices, pages_of
 from app.ksef.transport import DEFAULT_RETRY_AFTER
 from app.ksef.wire import SessionInvoice as SessionInvoice
 from app.ksef.wire import SessionStatus
@@ -41,6 +41,7 @@ def _known(parts: Parts, place: Place, reference_number: str) -> Snapshot | None
     kept = snapshots.load(parts, place, reference_number)
     if kept is None or kept.final:
         return kept
+    snapshots.mark_wanted(parts, place, kept)
     window = _window(parts, place, kept)
     return _dated(kept, window) if kept.asked_ago < window else None
 
@@ -61,7 +62,7 @@ def _new(
 
     def fetch() -> Snapshot:
         with refusals.remembered(parts, place, question):
-            return _ask(parts, place, active, reference_number)
+            return _ask(parts, place, active, reference_number, live=bearer is None)
 
     try:
         with parts.places.one(place.company_nip):
@@ -80,11 +81,14 @@ def _new(
         raise
 
 
-def _ask(parts: Parts, place: Place, bearer: ActiveSession, reference_number: str) -> Snapshot:
+def _ask(
+    parts: Parts, place: Place, bearer: ActiveSession, reference_number: str, *, live: bool
+) -> Snapshot:
+    """KSeF's answer. `live`: somebody waits for it, and others for those of other sessions."""
     kept = snapshots.load(parts, place, reference_number)
     telemetry.answered_from("fresh")
     try:
-        if kept and together.refresh(parts, place, bearer):
+        if kept and live and together.refresh(parts, place, bearer):
             kept = snapshots.load(parts, place, reference_number) or kept
             if kept.asked_ago < parts.timing.fresh_least:
                 return _dated(kept, _window(parts, place, kept))
@@ -96,6 +100,8 @@ def _ask(parts: Parts, place: Place, bearer: ActiveSession, reference_number: st
             raise
         telemetry.answered_from("earlier")
         return replace(kept, next_check_after=error.retry_after or DEFAULT_RETRY_AFTER)
+    finally:
+        bearer.give_back()
     if asked is kept:
         telemetry.answered_from("earlier")
     else:
@@ -130,16 +136,41 @@ class _Question:
             self._mark_asked(checked_at)
             raise
         if invoices is None and self._kept:
-            self._mark_asked(checked_at)
-            return self._kept
+            return self._earlier(self._kept, checked_at)
         snapshot = Snapshot(self._reference_number, session, invoices or [], checked_at, listed)
+        if not session.status.is_final and not self._agrees(snapshot):
+            snapshot = self._caught_up(snapshot)
         if snapshot.fits:
             return snapshot
-        if session.status.is_final:
-            return self._listed_again(snapshot)
-        # Invoices came in between the two calls: the counts catch up.
-        caught_up, _ = self._status()
-        return replace(snapshot, session=caught_up)
+        if self._kept and not snapshot.session.status.is_final:
+            return self._earlier(self._kept, checked_at, listed=listed)
+        return self._listed_again(snapshot)
+
+    def _agrees(self, snapshot: Snapshot) -> bool:
+        """Whether the counts know of every invoice, and of every one that was accepted just now."""
+        before = self._kept.accepted if self._kept else 0
+        return snapshot.fits and snapshot.accepted <= max(
+            before, snapshot.session.successful_invoice_count
+        )
+
+    def _caught_up(self, snapshot: Snapshot) -> Snapshot:
+        """Invoices came in, or were accepted, between the two calls: the counts catch up.
+
+        Where more came in meanwhile, the newcomers wait: the list is as long as the first count.
+        """
+        try:
+            session, _ = self._status()
+        except errors.KsefRateLimited:
+            session = snapshot.session
+        newer = replace(snapshot, session=session)
+        if newer.fits or session.status.is_final:
+            return newer
+        known = snapshot.invoices[: snapshot.session.invoice_count]
+        return replace(snapshot, invoices=known)
+
+    def _earlier(self, kept: Snapshot, checked_at: datetime, *, listed: bool = False) -> Snapshot:
+        self._mark_asked(checked_at, listed=listed)
+        return kept
 
     def _status(self) -> tuple[SessionStatus, datetime]:
         """KSeF's status of the session, and when it was asked for it."""
@@ -163,9 +194,11 @@ class _Question:
         except errors.KsefRateLimited:
             return snapshot
 
-    def _mark_asked(self, moment: datetime) -> None:
+    def _mark_asked(self, moment: datetime, *, listed: bool = False) -> None:
         if self._kept:
-            snapshots.mark_asked(self._parts, self._place, self._reference_number, moment)
+            snapshots.mark_asked(
+                self._parts, self._place, self._reference_number, moment, listed=listed
+            )
 
     def _list(self, session: SessionStatus) -> Sequence[SessionInvoice]:
         return all_invoices(
@@ -178,19 +211,41 @@ class _Question:
 
     def _invoices(self, session: SessionStatus) -> tuple[Sequence[SessionInvoice] | None, bool]:
         """The invoices now, and whether they were listed; None where that must wait."""
-        if session.invoice_count == 0 and (session.counted or not session.status.is_final):
-            return [], False
         kept = self._kept
-        if kept is None or not kept.listed or session.invoice_count != kept.session.invoice_count:
+        if session.invoice_count == 0 and (session.counted or not session.status.is_final):
+            forgotten = kept is not None and kept.invoices and not session.counted
+            return None if forgotten else [], False
+        if kept is None or not kept.listed:
             return self._list(session), True
-        if kept.session.status.is_final or len(kept.moving) > _ONE_BY_ONE:
+        if self._needs_list(kept, session):
             ended = session.status.is_final and not kept.session.status.is_final
-            if ended or (kept.listed_for or 0) >= self._parts.timing.relist:
+            if ended or (kept.listed_for or 0) >= self._pause(kept, session):
                 return self._list(session), True
             return None, False
-        if session.invoice_count != len(kept.invoices):  # the list was behind the counts
-            return self._list(session), True
         return self._refreshed(kept), False
+
+    def _needs_list(self, kept: Snapshot, session: SessionStatus) -> bool:
+        """Whether asking singly after what moves would not do."""
+        return (
+            kept.session.status.is_final
+            or len(kept.moving) > _ONE_BY_ONE
+            or session.invoice_count != len(kept.invoices)
+        )
+
+    def _pause(self, kept: Snapshot, session: SessionStatus) -> float:
+        """Seconds between two lists of the session: more as they cost more, and less is left.
+
+        A session that grew is listed at once where much is left. One that is finished, and whose
+        list does not fit, may never fit: it is listed ever more seldom.
+        """
+        timing = self._parts.timing
+        used = quota.used_share(self._parts, self._place, limits.INVOICE_LIST)
+        pause = timing.relist * pages_of(session.invoice_count) * snapshots.stretched(used)
+        if session.invoice_count != kept.session.invoice_count:
+            return pause * min(1.0, max(0.0, 2 * used - 0.2))
+        if kept.session.status.is_final:
+            return max(pause, snapshots.patience(self._parts, kept))
+        return pause
 
     def _refreshed(self, kept: Snapshot) -> Sequence[SessionInvoice]:
         """The kept invoices, those that were moving asked after one by one."""
@@ -211,7 +266,9 @@ class _Question:
 
 def _window(parts: Parts, place: Place, snapshot: Snapshot) -> float:
     """Seconds for which the answer is fresh."""
-    used = quota.used_share(parts, place, limits.SESSION, limits.INVOICE, limits.INVOICE_LIST)
+    used = quota.used_share(
+        parts, place, limits.SESSION, limits.SESSION_LIST, limits.INVOICE, limits.INVOICE_LIST
+    )
     return snapshots.freshness(parts, snapshot, used)
 
 

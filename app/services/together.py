@@ -22,7 +22,8 @@ _TYPES = {"Online": "-SO-", "Batch": "-SB-"}
 def refresh(parts: Parts, place: Place, bearer: ActiveSession) -> bool:
     """Whether the company's moving sessions were asked after together.
 
-    Those that did not change are fresh again; one that did is still to be asked after by itself.
+    Those that did not change, and whose list fits the counts, are fresh again; any other one is
+    still to be asked after by itself.
     Not done for a few sessions, while somebody else does it, or where KSeF will not list them.
     """
     with try_lease(parts, f"sessions {place.environment} {place.company_nip}") as mine:
@@ -32,11 +33,13 @@ def refresh(parts: Parts, place: Place, bearer: ActiveSession) -> bool:
         if len(stale) < _WORTH_IT:
             return False
         types = [name for name, mark in _TYPES.items() if _any_of(mark, stale)]
+        if not types:
+            return False
         try:
             bearer.reserve(SESSIONS, len(types))
             checked_at = snapshots.database_now(parts)
             listed = _list(parts, place, bearer, stale, types)
-        except (errors.KsefRateLimited, errors.KsefError, errors.KsefInvalidResponse):
+        except errors.KsefFailure:
             return False
         parts.db.run(
             queries.confirm_sessions,
@@ -59,6 +62,7 @@ def _stale(parts: Parts, place: Place) -> Sequence[Any]:
         queries.stale_moving,
         **place.columns,
         seconds=parts.timing.fresh_least,
+        wanted=parts.timing.wanted,
     )
 
 

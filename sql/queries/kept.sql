@@ -10,6 +10,7 @@ SELECT
     extract(epoch FROM clock_timestamp() - asked_at)::float8 AS asked_ago,
     extract(epoch FROM clock_timestamp() - changed_at)::float8 AS unchanged_for,
     extract(epoch FROM clock_timestamp() - listed_at)::float8 AS listed_for,
+    extract(epoch FROM clock_timestamp() - wanted_at)::float8 AS wanted_ago,
     told.invoices,
     NOT EXISTS (
         SELECT FROM synced_invoices AS synced
@@ -55,9 +56,17 @@ WHERE company_nip = :company_nip
   AND environment = :environment
   AND reference_number = :reference_number;
 
--- name: mark_asked(company_nip, environment, reference_number, asked_at)!
+-- name: mark_asked(company_nip, environment, reference_number, asked_at, listed)!
 -- KSeF was asked, and the earlier answer stays: nobody asks again before its window has passed.
-UPDATE kept_sessions SET asked_at = greatest(asked_at, :asked_at)
+UPDATE kept_sessions
+SET asked_at = greatest(asked_at, :asked_at),
+    listed_at = CASE WHEN :listed THEN greatest(listed_at, :asked_at) ELSE listed_at END
+WHERE company_nip = :company_nip
+  AND environment = :environment
+  AND reference_number = :reference_number;
+
+-- name: mark_wanted(company_nip, environment, reference_number)!
+UPDATE kept_sessions SET wanted_at = now()
 WHERE company_nip = :company_nip
   AND environment = :environment
   AND reference_number = :reference_number;
@@ -74,7 +83,8 @@ SELECT clock_timestamp();
 
 -- name: put_session(company_nip, environment, reference_number, session, links, final, checked_at, changed, listed)$
 -- A late older answer never replaces a newer one: no row where there is a newer one; else whether it
--- is kept for the first time.
+-- is kept for the first time. What counts is when the kept one was new: it may have been confirmed since,
+-- while this one, which knows more, was on its way.
 -- changed, listed: whether KSeF's answer differs from the kept one, and whether it was listed anew.
 INSERT INTO kept_sessions AS kept (
     company_nip, environment, reference_number,
@@ -89,11 +99,11 @@ ON CONFLICT (company_nip, environment, reference_number) DO UPDATE SET
     session = excluded.session,
     links = coalesce(excluded.links, kept.links),
     final = excluded.final,
-    checked_at = excluded.checked_at,
+    checked_at = greatest(kept.checked_at, excluded.checked_at),
     asked_at = greatest(kept.asked_at, excluded.asked_at),
     changed_at = CASE WHEN :changed THEN excluded.checked_at ELSE kept.changed_at END,
     listed_at = coalesce(excluded.listed_at, kept.listed_at)
-WHERE kept.checked_at <= excluded.checked_at AND NOT kept.final
+WHERE kept.changed_at <= excluded.checked_at AND NOT kept.final
 RETURNING kept.xmax = 0;
 
 -- name: put_invoices(company_nip, environment, session_reference_number, reference_numbers, ordinal_numbers, invoice_numbers, ksef_numbers, acquisition_dates, statuses)!
@@ -119,18 +129,29 @@ ON CONFLICT (company_nip, environment, session_reference_number, reference_numbe
     acquisition_date = excluded.acquisition_date,
     status = excluded.status;
 
--- name: stale_moving(company_nip, environment, seconds)
--- Moving sessions that were not asked after for so long.
+-- name: drop_invoices(company_nip, environment, reference_number, reference_numbers)!
+-- Those that KSeF's list of a session does not hold any more.
+DELETE FROM kept_invoices
+WHERE company_nip = :company_nip
+  AND environment = :environment
+  AND session_reference_number = :reference_number
+  AND reference_number = ANY (:reference_numbers);
+
+-- name: stale_moving(company_nip, environment, seconds, wanted)
+-- Moving sessions that KSeF was not asked after for so long, and that a caller wanted to know of lately.
 SELECT reference_number, session
 FROM kept_sessions
 WHERE company_nip = :company_nip
   AND environment = :environment
   AND NOT final
   AND asked_at < clock_timestamp() - make_interval(secs => :seconds)
+  AND wanted_at > clock_timestamp() - make_interval(secs => :wanted)
   AND checked_at > clock_timestamp() - interval '1 day';
 
 -- name: confirm_sessions(company_nip, environment, reference_numbers, sessions, checked_at)!
--- Answers of many sessions at once, of which nothing but the time of asking changed.
+-- Answers of many sessions at once, of which nothing but the time of asking changed. Only where the list says
+-- what the counts say: one that lags behind them would look fresh for as long as they stay the same.
+-- Counts that KSeF leaves out in one of its answers are 0 in the other.
 UPDATE kept_sessions AS kept
 SET checked_at = :checked_at, asked_at = :checked_at
 FROM unnest(:reference_numbers::text[], :sessions::jsonb[]) AS told (reference_number, session)
@@ -138,8 +159,23 @@ WHERE kept.company_nip = :company_nip
   AND kept.environment = :environment
   AND kept.reference_number = told.reference_number
   AND kept.checked_at < :checked_at
-  AND kept.session = told.session
-  AND NOT kept.final;
+  AND kept.session - ARRAY['invoiceCount', 'successfulInvoiceCount', 'failedInvoiceCount']
+      = told.session - ARRAY['invoiceCount', 'successfulInvoiceCount', 'failedInvoiceCount']
+  AND coalesce(kept.session ->> 'invoiceCount', '0') = coalesce(told.session ->> 'invoiceCount', '0')
+  AND coalesce(kept.session ->> 'successfulInvoiceCount', '0')
+      = coalesce(told.session ->> 'successfulInvoiceCount', '0')
+  AND coalesce(kept.session ->> 'failedInvoiceCount', '0')
+      = coalesce(told.session ->> 'failedInvoiceCount', '0')
+  AND NOT kept.final
+  AND (
+      SELECT count(*) = coalesce((kept.session ->> 'invoiceCount')::bigint, 0)
+          AND count(*) FILTER (WHERE invoice.status @> '{"code": 200}')
+              = coalesce((kept.session ->> 'successfulInvoiceCount')::bigint, 0)
+      FROM kept_invoices AS invoice
+      WHERE invoice.company_nip = kept.company_nip
+        AND invoice.environment = kept.environment
+        AND invoice.session_reference_number = kept.reference_number
+  );
 
 -- name: get_refusal(company_nip, environment, question)^
 SELECT code, detail, ksef, extract(epoch FROM until - clock_timestamp())::float8 AS left_for

@@ -51,12 +51,12 @@ WHERE company_nip = :company_nip
   AND quota_group = :quota_group
   AND blocked_until > clock_timestamp();
 
--- name: give_back(id)!
--- A call that was set aside and not sent in time.
-DELETE FROM quota_calls WHERE id = :id;
+-- name: give_back(ids)!
+-- Calls that were set aside and not sent, or not in time.
+DELETE FROM quota_calls WHERE id = ANY (:ids);
 
--- name: give_back_address(id)!
-DELETE FROM address_calls WHERE id = :id;
+-- name: give_back_address(ids)!
+DELETE FROM address_calls WHERE id = ANY (:ids);
 
 -- name: record_address_calls(environment, delays)
 -- As record_calls, of all companies.

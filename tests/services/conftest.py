@@ -42,7 +42,7 @@ class Asking:
             "UPDATE kept_sessions SET "
             + ", ".join(
                 f"{name} = {name} - interval '{seconds} seconds'"
-                for name in ("checked_at", "asked_at", "changed_at", "listed_at")
+                for name in ("checked_at", "asked_at", "changed_at", "listed_at", "wanted_at")
             )
             + f" {only}"
         )

@@ -67,6 +67,30 @@ def test_nothing_is_read_for_another_company_or_environment(
         assert snapshots.load(asking.parts, place, moving.reference_number) is None
 
 
+def test_an_answer_that_was_on_its_way_while_the_older_one_was_confirmed(
+    asking: Asking, moving: Snapshot
+) -> None:
+    """L7. It knows more, though KSeF was asked for it first."""
+    snapshots.store(asking.parts, asking.place, moving, None)
+    asking.database.execute("UPDATE kept_sessions SET checked_at = checked_at + interval '9 s'")
+
+    done = later(accepted(moving), 3)
+    snapshots.store(asking.parts, asking.place, done, moving)
+
+    kept = snapshots.load(asking.parts, asking.place, moving.reference_number)
+    assert told(kept) == told(later(done, 6))
+    assert kept is not None
+    assert kept.final
+
+
+def test_invoices_that_ksef_does_not_list_any_more_go(asking: Asking, moving: Snapshot) -> None:
+    snapshots.store(asking.parts, asking.place, moving, None)
+    fewer = replace(later(moving, 1), invoices=moving.invoices[:1])
+    snapshots.store(asking.parts, asking.place, fewer, moving)
+    kept = snapshots.load(asking.parts, asking.place, moving.reference_number)
+    assert told(kept) == told(fewer)
+
+
 def test_the_same_answer_twice_leaves_the_same_rows(asking: Asking, moving: Snapshot) -> None:
     def rows() -> Any:
         return asking.database.execute("SELECT k.*, i.* FROM kept_sessions k, kept_invoices i")

@@ -52,7 +52,8 @@ def test_final_answer_is_never_asked_for_again(asking: Asking, database: Any) ->
     again = asking.check(session)
 
     assert asking.counts() == {}
-    assert replace(again, age=0, asked_ago=0, unchanged_for=0, listed_for=None) == replace(
+    read = {"age": 0, "asked_ago": 0, "unchanged_for": 0, "listed_for": None, "wanted_ago": 0}
+    assert replace(again, **read) == replace(
         first,
         checked_at=again.checked_at,
         invoices=[replace(i, upo_link=None) for i in first.invoices],
@@ -73,6 +74,20 @@ def test_failed_session_is_final(asking: Asking, code: int) -> None:
     asking.age(3600)
     assert asking.check(session).session.status.code == code
     assert asking.counts() == {}
+
+
+def answer_once(asking: Asking, field: str, value: Any) -> None:
+    """KSeF's next status of a session (of several: in this order) has another value in a field."""
+    asking.control.fault("set-field", path="/sessions/[^/]+$", field=field, value=value)
+
+
+def use_up(asking: Asking, group: str, calls: int) -> None:
+    """So many calls of a group half an hour ago."""
+    asking.database.execute(
+        "INSERT INTO quota_calls (company_nip, environment, quota_group, reserved_at)"
+        f" SELECT '{asking.place.company_nip}', 'test', '{group}',"
+        f" now() - interval '30 minutes' FROM generate_series(1, {calls})"
+    )
 
 
 # -- moving answers -------------------------------------------------------------------------
@@ -108,11 +123,7 @@ def test_window_grows_while_nothing_changes_and_as_quota_is_used(
     assert asking.check(session).next_check_after in (10, 11)  # a quarter of 80, 10 have passed
     asking.counts()
 
-    database.execute(
-        "INSERT INTO quota_calls (company_nip, environment, quota_group, reserved_at)"
-        f" SELECT '{asking.place.company_nip}', 'test', 'sessionMisc',"
-        " now() - interval '30 minutes' FROM generate_series(1, 809)"
-    )
+    use_up(asking, "sessionMisc", 809)
     assert asking.check(session).next_check_after in range(68, 74)  # three quarters used: times 4
     assert asking.counts() == {}
 
@@ -182,6 +193,88 @@ def test_a_session_that_grew_is_listed_at_once(asking: Asking) -> None:
     assert asking.counts() == {STATUS: 1, LISTING: 1}
 
 
+def test_a_session_that_grows_while_lists_are_few_waits_for_them(asking: Asking) -> None:
+    session = asking.seed(state="open", invoices=1)
+    asking.check(session)
+    use_up(asking, "sessionInvoiceList", 90)  # half of our 180 an hour
+    asking.control.add_invoices("test", session.reference_number, 1)
+    asking.counts()
+
+    asking.age(11)
+    earlier = asking.check(session)
+    assert (earlier.session.invoice_count, len(earlier.invoices)) == (1, 1)
+    assert asking.counts() == {STATUS: 1}
+
+    asking.age(60)
+    assert len(asking.check(session).invoices) == 2
+    assert asking.counts() == {STATUS: 1, LISTING: 1}
+
+
+def test_the_more_pages_a_list_has_the_more_seldom_it_is_asked_for(asking: Asking) -> None:
+    session = asking.seed(kind="batch", state="moving", invoices=[MOVING] * 2001)
+    asking.check(session)
+    asking.counts()
+    asking.age(120)
+    asking.check(session)
+    assert asking.counts() == {STATUS: 1}
+    asking.age(61)
+    asking.check(session)
+    assert asking.counts() == {STATUS: 1, LISTING: 3}
+
+
+def test_counts_that_lag_behind_the_invoices_catch_up(asking: Asking) -> None:
+    session = asking.seed(state="moving", invoices=[{}, MOVING])
+    asking.check(session)
+    asking.control.change_invoice("test", session.reference_number, 2, status=200)
+    answer_once(asking, "successfulInvoiceCount", 1)
+    asking.age(11)
+    asking.counts()
+
+    snapshot = asking.check(session)
+
+    assert asking.counts() == {STATUS: 2, INVOICE: 1}
+    assert (snapshot.session.successful_invoice_count, snapshot.accepted) == (2, 2)
+
+
+def test_of_invoices_that_come_in_all_the_time_those_that_were_counted_are_told(
+    asking: Asking,
+) -> None:
+    session = asking.seed(state="open", invoices=3)
+    answer_once(asking, "invoiceCount", 2)
+    answer_once(asking, "invoiceCount", 4)
+
+    snapshot = asking.check(session)
+
+    assert asking.counts() == {STATUS: 2, LISTING: 1}
+    assert snapshot.session.invoice_count == 2
+    assert [invoice.ordinal_number for invoice in snapshot.invoices] == [1, 2]
+
+
+def test_a_list_behind_the_counts_leaves_the_earlier_answer_whole(asking: Asking) -> None:
+    session = asking.seed(state="open", invoices=1)
+    asking.check(session)
+    asking.control.add_invoices("test", session.reference_number, 1)
+    asking.control.fault("shorter-list", path="/invoices$")
+    asking.counts()
+    asking.age(11)
+
+    earlier = asking.check(session)
+
+    assert asking.counts() == {STATUS: 2, LISTING: 1}
+    assert (earlier.session.invoice_count, len(earlier.invoices)) == (1, 1)
+    assert earlier.age >= 11
+    asking.age(11)
+    assert len(asking.check(session).invoices) == 2
+
+
+def test_counts_that_ksef_leaves_out_do_not_take_invoices_away(asking: Asking) -> None:
+    session = asking.seed(state="open", invoices=2)
+    asking.check(session)
+    answer_once(asking, "invoiceCount", None)
+    asking.age(11)
+    assert len(asking.check(session).invoices) == 2
+
+
 def test_an_empty_session_is_not_listed(asking: Asking) -> None:
     session = asking.seed(state="open", invoices=0)
     assert asking.check(session).invoices == []
@@ -201,12 +294,50 @@ def test_final_code_and_a_list_that_does_not_fit_is_listed_once_more(asking: Ask
     assert asking.counts() == {STATUS: 1, LISTING: 2}
 
     asking.age(11)
-    assert not asking.check(session).final
-    assert asking.counts() == {STATUS: 1}, "lists are dear: at most one a minute"
+    kept = asking.check(session)
+    assert (kept.final, kept.next_check_after) == (False, 49)
+    assert asking.counts() == {}, "lists are dear: at most one a minute"
 
     asking.control.clear_faults()
     asking.age(60)
     assert asking.check(session).final
+    assert asking.counts() == {STATUS: 1, LISTING: 1}
+
+
+def test_a_session_that_ends_while_it_is_listed_is_listed_once_more(asking: Asking) -> None:
+    session = asking.seed(invoices=3)
+    answer_once(asking, "status", {"code": 150, "description": "…"})
+    asking.control.fault("shorter-list", path="/invoices$")
+
+    assert asking.check(session).final
+    assert asking.counts() == {STATUS: 2, LISTING: 2}
+
+
+def test_a_finished_session_that_never_fits_is_asked_after_ever_more_seldom(
+    asking: Asking,
+) -> None:
+    session = asking.seed(invoices=3)
+    asking.control.fault("shorter-list", path="/invoices$", times=None)
+    asking.check(session)
+    asking.age(1200)
+    asking.check(session)
+    asking.counts()
+
+    asking.age(200)
+    assert asking.check(session).next_check_after in range(145, 156)  # a quarter of 1400 s
+    assert asking.counts() == {}
+    asking.age(210)
+    assert not asking.check(session).final
+    assert asking.counts() == {STATUS: 1, LISTING: 1}
+
+    asking.age(86400)
+    asking.check(session)
+    asking.counts()
+    asking.age(3500)
+    asking.check(session)
+    assert asking.counts() == {}, "but once an hour"
+    asking.age(110)
+    asking.check(session)
     assert asking.counts() == {STATUS: 1, LISTING: 1}
 
 
@@ -258,6 +389,19 @@ def test_429_in_the_middle_of_a_listing_leaves_no_half_list(asking: Asking) -> N
     assert asking.counts() == {}, "a cold question is not begun where its list must wait"
     quota.clear(asking.parts, asking.place)
     assert len(asking.check(session).invoices) == 2500
+
+
+def test_pages_that_were_not_sent_cost_nothing(asking: Asking) -> None:
+    session = asking.seed(kind="batch", state="moving", invoices=2500)
+    asking.control.fault("ksef-error", path="/invoices$", code=21001, times=3)
+    for _ in range(3):
+        with pytest.raises(errors.KsefError):
+            asking.check(session)
+    assert asking.counts() == {STATUS: 3, LISTING: 3}
+    assert asking.database.execute(
+        "SELECT (SELECT count(*) FROM quota_calls WHERE quota_group = 'sessionInvoiceList'),"
+        " (SELECT count(*) FROM address_calls) - (SELECT count(*) FROM quota_calls)"
+    ) == [(3, 0)]
 
 
 def test_429_of_the_list_keeps_session_and_list_of_one_moment(asking: Asking) -> None:

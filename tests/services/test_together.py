@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tests.services.conftest import SESSIONS, STATUS, Asking
+from tests.services.conftest import LISTING, SESSIONS, STATUS, Asking
 
 
 @pytest.fixture
@@ -64,6 +64,75 @@ def test_where_ksef_does_not_list_them_each_is_asked_after_by_itself(
     asking.control.fault(kind, path="/v2/sessions$", **options)
     assert asking.check(sessions[0]).age < 5
     assert asking.counts() == {SESSIONS: 1, STATUS: 1}
+
+
+def test_where_it_breaks_off_each_is_asked_after_by_itself(asking: Asking) -> None:
+    sessions = checked(asking, ["online"] * 5)
+    asking.control.fault("reset", path="/v2/sessions$", times=2)  # it is repeated once
+    assert asking.check(sessions[0]).age < 5
+    assert asking.counts() == {SESSIONS: 2, STATUS: 1}
+
+
+def test_a_list_behind_the_counts_is_not_taken_for_fresh(asking: Asking) -> None:
+    asking.control.fault("shorter-list", path="/invoices$", times=2)
+    sessions = [asking.seed(state="moving", invoices=[{}, {}]) for _ in range(5)]
+    assert [len(asking.check(session).invoices) for session in sessions] == [1, 2, 2, 2, 2]
+    asking.age(61)
+    asking.counts()
+    assert [len(asking.check(session).invoices) for session in sessions] == [2] * 5
+    assert asking.counts() == {SESSIONS: 1, STATUS: 1, LISTING: 1}
+
+
+def test_empty_sessions_are_asked_after_together(asking: Asking) -> None:
+    """KSeF gives no counts in the one answer, and 0 in the other."""
+    sessions = [asking.seed(state="open", invoices=0) for _ in range(5)]
+    for session in sessions:
+        asking.control.fault("set-field", path="/sessions/[^/]+$", field="invoiceCount", value=None)
+        asking.check(session)
+    asking.age(11)
+    asking.counts()
+    for session in sessions:
+        asking.check(session)
+    assert asking.counts() == {SESSIONS: 1}
+
+
+def test_those_that_nobody_asks_for_any_more_are_left_alone(asking: Asking) -> None:
+    sessions = checked(asking, ["online"] * 6)
+    for session in sessions[:4]:
+        asking.check(session)
+    asking.age(290, sessions[0])
+    for session in sessions[1:4]:
+        asking.age(301, session)
+    asking.age(11, sessions[4])
+    asking.counts()
+    asking.check(sessions[4])
+    assert asking.counts() == {STATUS: 1}, "three are wanted: four and five were checked lately"
+
+
+def test_a_session_is_wanted_for_as_long_as_it_is_asked_for(asking: Asking) -> None:
+    [session] = checked(asking, ["online"])
+    for _ in range(3):
+        asking.database.execute("UPDATE kept_sessions SET wanted_at = now() - interval '151 s'")
+        asking.check(session)
+        assert asking.database.execute(
+            "SELECT count(*) FROM kept_sessions WHERE wanted_at > now() - interval '1 minute'"
+        ) == [(1,)]
+
+
+def test_sessions_of_a_kind_that_is_not_listed_are_asked_after_by_themselves(
+    asking: Asking,
+) -> None:
+    sessions = [
+        asking.seed(reference_number=f"20260101-AU-000000000{n}-0000000001-01", state="moving")
+        for n in range(5)
+    ]
+    for session in sessions:
+        asking.check(session)
+    asking.age(11)
+    asking.counts()
+    for session in sessions:
+        asking.check(session)
+    assert asking.counts() == {STATUS: 5}
 
 
 def test_final_ones_and_those_of_others_are_not_counted(asking: Asking) -> None:
