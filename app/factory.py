@@ -37,7 +37,7 @@ def create_app(given: Settings | None = None) -> Flask:
     parts = make_parts(chosen)
     app.extensions[EXTENSION] = (chosen, parts)
     api.register(app)
-    cli.hide_others(app)
+    cli.remove_library_commands(app)
     meters.http_threads.set(chosen.web_threads)
     console.register(app, [derived_key(key, "console forms") for key in chosen.secret_keys])
     if not cli.is_running():
