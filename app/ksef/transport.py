@@ -206,16 +206,18 @@ class Transport:
             call=f"{method} {_NUMBERS.sub('/…', path)}",
             kind=type(error).__name__,
         )
-        means = _meaning(error)
+        health = _health_after(error)
         if isinstance(error, (requests.Timeout, urllib3.exceptions.TimeoutError, TimeoutError)):
-            return errors.KsefUnreachable("KSeF did not answer in time.").meaning(means)
+            return errors.KsefUnreachable("KSeF did not answer in time.").with_health(health)
         if isinstance(error, requests.exceptions.SSLError):
             return errors.KsefUnreachable("No secure connection to KSeF could be made.")
-        if answered or means is errors.Means.NOTHING:
+        if answered or health is errors.KsefHealth.UNKNOWN:
             return errors.KsefUnreachable(
                 "KSeF could not be reached, or broke off its answer."
-            ).meaning(means)
-        return NoAnswer("KSeF could not be reached, or broke off before its answer.").meaning(means)
+            ).with_health(health)
+        return NoAnswer("KSeF could not be reached, or broke off before its answer.").with_health(
+            health
+        )
 
 
 def _http_session(threads: int, proxy_url: str | None, ca_bundle: str | None) -> requests.Session:
@@ -244,20 +246,20 @@ def _read(response: requests.Response, limit: int, deadline: float) -> bytes:
     return bytes(body)
 
 
-def _meaning(error: Exception) -> errors.Means:
-    """Whether a broken exchange looks like an outage of KSeF.
+def _health_after(error: Exception) -> errors.KsefHealth:
+    """Whether a failed exchange looks like an outage of KSeF.
 
-    A connection that nobody answers, a name that is not found, a certificate that does not fit, a
-    proxy that fails: a network of ours that is broken looks the same, so they say nothing of KSeF.
+    A connection attempt that times out, a name that cannot be resolved, an untrusted certificate or
+    a failing proxy tells nothing about KSeF: all of these also happen when our own network fails.
     """
     causes = list(_causes(error))
     if any(isinstance(cause, _OUR_OWN_TROUBLE) for cause in causes):
-        return errors.Means.NOTHING
+        return errors.KsefHealth.UNKNOWN
     # Our own deadline is such a plain one; that of connecting comes wrapped.
     down = type(error) in (requests.Timeout, TimeoutError) or any(
         isinstance(cause, _SIGNS_OF_AN_OUTAGE) for cause in causes
     )
-    return errors.Means.DOWN if down else errors.Means.NOTHING
+    return errors.KsefHealth.DOWN if down else errors.KsefHealth.UNKNOWN
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
@@ -299,8 +301,8 @@ def _is_of_the_firewall(answer: Answer) -> bool:
 def _page_in_place_of_an_answer(answer: Answer) -> errors.KsefFailure:
     if _is_of_the_firewall(answer):
         return _blocked(answer)
-    return errors.KsefInvalidResponse("KSeF sent a web page in place of an answer.").meaning(
-        errors.Means.DOWN
+    return errors.KsefInvalidResponse("KSeF sent a web page in place of an answer.").with_health(
+        errors.KsefHealth.DOWN
     )
 
 
@@ -308,7 +310,7 @@ def _blocked(answer: Answer) -> errors.KsefError:
     return errors.KsefError(
         f"The firewall before KSeF blocked the call (HTTP {answer.status}).",
         ksef=_what_ksef_said(answer),
-    ).meaning(errors.Means.BLOCKED)
+    ).with_health(errors.KsefHealth.BLOCKED)
 
 
 def _refusal(answer: Answer) -> errors.KsefFailure:
@@ -320,21 +322,21 @@ def _refusal(answer: Answer) -> errors.KsefFailure:
             "KSeF's quota for this company is used up.", retry_after=wait, ksef=said
         )
     if status == 401 or (status == 403 and not answer.body.strip()):
-        return KsefTokenRejected("KSeF does not accept the company's session.", ksef=said).meaning(
-            errors.Means.ANSWERS
-        )
+        return KsefTokenRejected(
+            "KSeF does not accept the company's session.", ksef=said
+        ).with_health(errors.KsefHealth.ANSWERING)
     if _is_of_the_firewall(answer):
         return _blocked(answer)
     if status >= 500:
-        return errors.KsefError(f"KSeF failed with HTTP {status}.", ksef=said).meaning(
-            errors.Means.DOWN
+        return errors.KsefError(f"KSeF failed with HTTP {status}.", ksef=said).with_health(
+            errors.KsefHealth.DOWN
         )
     reason = said.description or said.reason
     words = f": {reason.rstrip('.')}" if reason else ""
     refused = errors.KsefError(f"KSeF refused with HTTP {status}{words}.", ksef=said)
     if _is_html(answer):
-        return refused.meaning(errors.Means.DOWN)
-    return refused.meaning(errors.Means.ANSWERS) if status >= 400 else refused
+        return refused.with_health(errors.KsefHealth.DOWN)
+    return refused.with_health(errors.KsefHealth.ANSWERING) if status >= 400 else refused
 
 
 def _what_ksef_said(answer: Answer) -> errors.KsefAnswer:

@@ -36,7 +36,7 @@ class WatchedTransport(Transport):
         try:
             answer = super().send(*args, **kwargs)
         except errors.KsefFailure as error:
-            if error.means is errors.Means.ANSWERS:
+            if error.health is errors.KsefHealth.ANSWERING:
                 self._watch.answered()
             else:
                 self._watch.failed(error)

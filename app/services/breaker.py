@@ -104,14 +104,14 @@ class Breaker:
             ) from error
 
     def _after(self, error: errors.KsefFailure) -> Evidence:
-        if error.means is errors.Means.BLOCKED:
+        if error.health is errors.KsefHealth.BLOCKED:
             error.retry_after = math.ceil(self._timing.outage_pause)
             self._db.run(
                 queries.pause,
                 environment=self._environment,
                 seconds=self._timing.outage_pause,
             )
-        elif error.means is errors.Means.DOWN:
+        elif error.health is errors.KsefHealth.DOWN:
             self._count()
             self._ask_latarnia()
             self._confirm()
@@ -125,7 +125,7 @@ class Breaker:
         row = self._known()
         if row is None or row.opened_at is not None or row.consecutive_failures < FAILURES:
             return
-        if self._take_probe() and self._try() is errors.Means.DOWN:
+        if self._take_probe() and self._try() is errors.KsefHealth.DOWN:
             self._db.run(queries.open_breaker, environment=self._environment, failures=FAILURES)
             telemetry.warning("KSeF is down: calls fail at once", environment=self._environment)
 
@@ -140,22 +140,22 @@ class Breaker:
         return taken is not None
 
     def _is_back(self) -> bool:
-        return self._take_probe() and self._try() is errors.Means.ANSWERS
+        return self._take_probe() and self._try() is errors.KsefHealth.ANSWERING
 
-    def _try(self) -> errors.Means:
+    def _try(self) -> errors.KsefHealth:
         """Asks for KSeF's public keys: no company, no quota."""
         try:
             self._probe.send(PUBLIC_KEYS.method, PUBLIC_KEYS.path())
         except errors.KsefFailure as error:
-            means = error.means
+            health = error.health
         else:
-            means = errors.Means.ANSWERS
-        if means is errors.Means.ANSWERS:
+            health = errors.KsefHealth.ANSWERING
+        if health is errors.KsefHealth.ANSWERING:
             self.answered()
-        elif means is errors.Means.DOWN:
+        elif health is errors.KsefHealth.DOWN:
             self._count()
             self._ask_latarnia()
-        return means
+        return health
 
     def _refuse(self, row: Any) -> None:
         evidence = evidence_of(row, self._timing)
