@@ -1,4 +1,7 @@
-"""What became of a session: kept for as long as it holds, asked of KSeF by one caller at a time."""
+"""What became of a session: the kept answer while it is fresh, else a new one from KSeF.
+
+However many requests ask for the same session, only one of them asks KSeF.
+"""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -11,12 +14,21 @@ from app.ksef.listing import all_invoices
 from app.ksef.transport import DEFAULT_RETRY_AFTER
 from app.ksef.wire import SessionInvoice as SessionInvoice
 from app.ksef.wire import SessionStatus
-from app.services import flight, linking, outages, quota, refusals, snapshots, together
+from app.services import (
+    bulk_refresh,
+    linking,
+    outages,
+    quota,
+    refusals,
+    single_flight,
+    snapshots,
+)
 from app.services.active_session import ActiveSession
 from app.services.parts import Parts, Place
 from app.services.snapshots import Snapshot as Snapshot
 
-_ONE_BY_ONE = 20  # so many moving invoices are asked after singly; lists are the dearest calls
+# Up to so many moving invoices are fetched one by one: the quota of lists is the smallest.
+_MOST_ONE_BY_ONE = 20
 
 
 def check_session(
@@ -24,11 +36,13 @@ def check_session(
 ) -> Snapshot:
     """What became of a session; the company's rows are linked to it before this returns.
 
-    Raises OutageSimulation, NoActiveKsefSession, SessionNotFound, and what the gateway raises.
+    `bearer` is the KSeF session to ask with; by default the company's own, with the patience and
+    the quota of live traffic. Raises OutageSimulation, NoActiveKsefSession, SessionNotFound, Busy,
+    and what the gateway raises.
     """
     telemetry.answered_from("store")
     outages.refuse_if_simulated(parts, place)
-    snapshot = _known(parts, place, reference_number) or _new(
+    snapshot = _kept_if_fresh(parts, place, reference_number) or _fetch_once(
         parts, place, bearer, reference_number
     )
     if not snapshot.linked:
@@ -36,41 +50,41 @@ def check_session(
     return snapshot
 
 
-def _known(parts: Parts, place: Place, reference_number: str) -> Snapshot | None:
-    """The kept answer, where it is final or fresh."""
+def _kept_if_fresh(parts: Parts, place: Place, reference_number: str) -> Snapshot | None:
+    """The kept answer, if it is final or fresh."""
     kept = snapshots.load(parts, place, reference_number)
     if kept is None or kept.final:
         return kept
-    window = _window(parts, place, kept)
-    return _dated(kept, window) if kept.asked_ago < window else None
+    fresh_for = _fresh_for(parts, place, kept)
+    return _with_next_check(kept, fresh_for) if kept.asked_ago < fresh_for else None
 
 
-def _new(
+def _fetch_once(
     parts: Parts, place: Place, bearer: ActiveSession | None, reference_number: str
 ) -> Snapshot:
-    """KSeF's answer, or the kept one while others are asking, or where quota is short."""
+    """KSeF's answer; or the kept one, if another request is asking or no thread is free to ask."""
     question = f"session {reference_number}"
     refusals.repeat(parts, place, question)
 
     def look_beside() -> Snapshot | None:
         if kept := snapshots.load(parts, place, reference_number):
             telemetry.answered_from("earlier")
-            return _dated(kept, _window(parts, place, kept))
+            return _with_next_check(kept, _fresh_for(parts, place, kept))
         refusals.repeat(parts, place, question)
         return None
 
     def fetch() -> Snapshot:
         with refusals.remembered(parts, place, question):
-            return _ask(parts, place, active, reference_number)
+            return _ask_ksef(parts, place, active, reference_number)
 
     try:
         with parts.places.one(place.company_nip):
             active = bearer or ActiveSession(parts, place)
-            return flight.single(
+            return single_flight.fetch_once(
                 parts,
                 place,
                 question,
-                look=lambda: _known(parts, place, reference_number),
+                look=lambda: _kept_if_fresh(parts, place, reference_number),
                 look_beside=look_beside,
                 fetch=fetch,
             )
@@ -80,15 +94,16 @@ def _new(
         raise
 
 
-def _ask(parts: Parts, place: Place, bearer: ActiveSession, reference_number: str) -> Snapshot:
+def _ask_ksef(parts: Parts, place: Place, bearer: ActiveSession, reference_number: str) -> Snapshot:
+    """KSeF's answer, stored; or the kept one, if the quota is short or a list has to wait."""
     kept = snapshots.load(parts, place, reference_number)
     telemetry.answered_from("fresh")
     try:
-        if kept and together.refresh(parts, place, bearer):
+        if kept and bulk_refresh.refresh(parts, place, bearer):
             kept = snapshots.load(parts, place, reference_number) or kept
             if kept.asked_ago < parts.timing.fresh_least:
-                return _dated(kept, _window(parts, place, kept))
-        if kept is None:  # not begun where its list would have to wait
+                return _with_next_check(kept, _fresh_for(parts, place, kept))
+        if kept is None:  # a status is of no use if the list of invoices cannot follow
             bearer.require(SESSION_INVOICES)
         asked = _Question(parts, place, bearer, reference_number, kept).ask()
     except errors.KsefRateLimited as error:
@@ -100,11 +115,11 @@ def _ask(parts: Parts, place: Place, bearer: ActiveSession, reference_number: st
         telemetry.answered_from("earlier")
     else:
         snapshots.store(parts, place, asked, kept)
-    return asked if asked.final else _dated(asked, _window(parts, place, asked))
+    return asked if asked.final else _with_next_check(asked, _fresh_for(parts, place, asked))
 
 
 class _Question:
-    """One round of asking KSeF after a session, knowing an earlier answer or none."""
+    """Asking KSeF once about a session; `kept` is the earlier answer, if any."""
 
     def __init__(
         self,
@@ -122,7 +137,7 @@ class _Question:
         self._kept = kept
 
     def ask(self) -> Snapshot:
-        """One consistent snapshot: the new one, or the earlier one whole."""
+        """A consistent snapshot: a new one, or `kept` itself where the list has to wait."""
         checked_at = snapshots.database_now(self._parts)
         session = self._status()
         try:
@@ -138,7 +153,7 @@ class _Question:
             return snapshot
         if session.status.is_final:
             return self._listed_again(snapshot)
-        # Invoices came in between the two calls: the counts catch up.
+        # Invoices were added between the two calls: newer counts may fit the list.
         return replace(snapshot, session=self._status())
 
     def _status(self) -> SessionStatus:
@@ -147,9 +162,9 @@ class _Question:
         )
 
     def _listed_again(self, snapshot: Snapshot) -> Snapshot:
-        """KSeF writes the last invoices just after the session's code: the list catches up.
+        """The snapshot with a newer list: KSeF updates the last invoices just after the session.
 
-        Once only: where that does not help, the answer is told as one that is not final.
+        Done once only. If list and counts still differ, the snapshot counts as not final.
         """
         if self._kept and self._kept.session.status.is_final:
             return snapshot
@@ -172,23 +187,28 @@ class _Question:
         )
 
     def _invoices(self, session: SessionStatus) -> tuple[Sequence[SessionInvoice] | None, bool]:
-        """The invoices now, and whether they were listed; None where that must wait."""
+        """The session's invoices, and whether they come from a list; None if a list must wait.
+
+        Listed when there is no list yet, or the session has more invoices than it held. Otherwise
+        the moving ones are fetched one by one; many of them, or those of a session that is final
+        already, are listed instead, at most every `timing.relist` seconds.
+        """
         if session.invoice_count == 0 and (session.counted or not session.status.is_final):
             return [], False
         kept = self._kept
         if kept is None or not kept.listed or session.invoice_count != kept.session.invoice_count:
             return self._list(session), True
-        if kept.session.status.is_final or len(kept.moving) > _ONE_BY_ONE:
+        if kept.session.status.is_final or len(kept.moving) > _MOST_ONE_BY_ONE:
             ended = session.status.is_final and not kept.session.status.is_final
             if ended or (kept.listed_for or 0) >= self._parts.timing.relist:
                 return self._list(session), True
             return None, False
-        if session.invoice_count != len(kept.invoices):  # the list was behind the counts
+        if session.invoice_count != len(kept.invoices):  # the kept list was incomplete
             return self._list(session), True
         return self._refreshed(kept), False
 
     def _refreshed(self, kept: Snapshot) -> Sequence[SessionInvoice]:
-        """The kept invoices, those that were moving asked after one by one."""
+        """The kept invoices, with the moving ones fetched anew one by one."""
         if not kept.moving:
             return kept.invoices
         self._bearer.reserve(SESSION_INVOICE, len(kept.moving))
@@ -204,11 +224,11 @@ class _Question:
         )
 
 
-def _window(parts: Parts, place: Place, snapshot: Snapshot) -> float:
-    """Seconds for which the answer is fresh."""
+def _fresh_for(parts: Parts, place: Place, snapshot: Snapshot) -> float:
+    """For how many seconds after asking KSeF the answer counts as fresh."""
     used = quota.used_share(parts, place, limits.SESSION, limits.INVOICE, limits.INVOICE_LIST)
     return snapshots.freshness(parts, snapshot, used)
 
 
-def _dated(snapshot: Snapshot, window: float) -> Snapshot:
-    return replace(snapshot, next_check_after=snapshots.wait_for_next(window, snapshot))
+def _with_next_check(snapshot: Snapshot, fresh_for: float) -> Snapshot:
+    return replace(snapshot, next_check_after=snapshots.wait_for_next(fresh_for, snapshot))

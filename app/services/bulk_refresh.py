@@ -1,4 +1,4 @@
-"""Many moving sessions of a company, asked after in one call."""
+"""Checks many moving sessions of a company with one call, KSeF's list of sessions."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -15,15 +15,17 @@ from app.services.active_session import ActiveSession
 from app.services.leases import try_lease
 from app.services.parts import Parts, Place
 
-_WORTH_IT = 5  # so many sessions are asked after singly before one call for all pays
-_TYPES = {"Online": "-SO-", "Batch": "-SB-"}
+_WORTH_IT = 5  # with fewer sessions, one call for each is cheaper
+_MARKS = {"Online": "-SO-", "Batch": "-SB-"}  # in the reference numbers of each session type
 
 
 def refresh(parts: Parts, place: Place, bearer: ActiveSession) -> bool:
-    """Whether the company's moving sessions were asked after together.
+    """Check all of the company's moving sessions at once; false where that was not done.
 
-    Those that did not change are fresh again; one that did is still to be asked after by itself.
-    Not done for a few sessions, while somebody else does it, or where KSeF will not list them.
+    Kept answers that KSeF's list confirms count as fresh again. A session that the list shows to
+    have changed stays stale: its invoices must still be asked for one session at a time.
+
+    Not done for only a few sessions, while another request does it, or if KSeF refuses the list.
     """
     with try_lease(parts, f"sessions {place.environment} {place.company_nip}") as mine:
         if not mine:
@@ -59,11 +61,11 @@ def _stale(parts: Parts, place: Place) -> Sequence[Any]:
 def _list(
     parts: Parts, place: Place, bearer: ActiveSession, stale: Sequence[Any]
 ) -> list[wire.ListedSession]:
-    """The newest thousand sessions, of each type that is among the stale ones."""
+    """KSeF's newest thousand sessions of each type that is among the stale ones."""
     gateway = parts.ksef[place.environment]
     oldest = min(wire.session_status(row.session).date_created for row in stale)
     types = [
-        name for name, mark in _TYPES.items() if any(mark in row.reference_number for row in stale)
+        name for name, mark in _MARKS.items() if any(mark in row.reference_number for row in stale)
     ]
     bearer.reserve(SESSIONS, len(types))
     found: list[wire.ListedSession] = []
