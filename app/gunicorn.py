@@ -22,8 +22,8 @@ limit_request_field_size = 4096
 control_socket_disable = True
 accesslog = None  # the application logs each request itself
 
-# gunicorn's own events are logged in our format. Logs of all other libraries are dropped: they might
-# quote an address or a secret.
+# gunicorn's own events are logged in our format. Logs of all other libraries are dropped, as they
+# might quote an address or a secret.
 logconfig_dict = {
     "formatters": {"lines": {"()": "app.telemetry.formatter"}},
     "handlers": {
