@@ -1,4 +1,4 @@
-"""All invoices of a session, page by page."""
+"""Fetches all invoices of a session, page by page."""
 
 from app import clock, errors
 from app.ksef.gateway import (
@@ -16,11 +16,12 @@ MAX_PAGES = 20  # a session holds 10,000 invoices at most: ten full pages, and s
 def all_invoices(
     gateway: Gateway, bearer: Bearer, reference_number: str, *, expected: int, seconds: float
 ) -> list[SessionInvoice]:
-    """Every invoice of the session once, by ordinal number; `expected` is how many there may be.
+    """Every invoice of the session, once, in the order of their ordinal numbers.
 
-    The quota of all pages is set aside first: a list that cannot be finished is not begun.
-    Starts again, once, when KSeF loses its own continuation token on the way. Raises
-    KsefInvalidResponse where the pages do not end, KsefUnreachable after `seconds`.
+    `expected` is the session's number of invoices: quota for that many pages is reserved first, so
+    that a list which cannot be finished is not begun. Starts again, once, if KSeF refuses its own
+    continuation token. Raises KsefRateLimited if there is not enough quota, KsefInvalidResponse if
+    the pages do not end, KsefUnreachable after `seconds`, and what the gateway raises.
     """
     bearer.reserve(SESSION_INVOICES, max(1, -(-expected // PAGE_SIZE)))
     with clock.within(seconds):
@@ -34,7 +35,7 @@ def all_invoices(
 
 
 def _walk(gateway: Gateway, bearer: Bearer, reference_number: str) -> dict[str, SessionInvoice]:
-    """The invoices by their reference numbers: one that stands on two pages counts once."""
+    """The invoices by reference number, so that one listed on two pages is kept once."""
     found: dict[str, SessionInvoice] = {}
     seen: set[str] = set()
     token: str | None = None
