@@ -20,6 +20,8 @@ from app.ksef.transport import UPO_LIMIT, Answer, Transport
 T = TypeVar("T")
 
 PAGE_SIZE = 1000
+SESSION_TYPES = {"Online": "-SO-", "Batch": "-SB-"}
+"""KSeF's session types, each with the mark in the reference numbers of its sessions."""
 
 # Codes of KSeF's errors.
 SESSION_NOT_FOUND = 21173
@@ -222,15 +224,13 @@ class Gateway:
         *,
         session_type: str,
         created_from: datetime | None = None,
-        modified_from: datetime | None = None,
         continuation_token: str | None = None,
     ) -> wire.SessionPage:
-        """One page of the company's sessions, newest first; `session_type` is Online or Batch."""
+        """One page of the company's sessions of one of SESSION_TYPES, newest first."""
         params = {"sessionType": session_type, "pageSize": str(PAGE_SIZE)}
         if created_from:
             params["dateCreatedFrom"] = created_from.isoformat()
-        if modified_from:
-            params["dateModifiedFrom"] = modified_from.isoformat()
+
         answer = self._send(
             SESSIONS,
             bearer=bearer,

@@ -9,14 +9,13 @@ from functools import partial
 
 from app import errors
 from app.db.queries import upo as queries
-from app.ksef.gateway import SESSIONS
+from app.ksef.gateway import SESSION_TYPES, SESSIONS
 from app.services import outages, status, upo
 from app.services.active_session import ActiveSession
 from app.services.parts import Parts, Place
 
 _SHARE = 0.5  # of our part of the quota
 _PATIENCE = 2 * 3600.0  # seconds to wait for quota: longer than its longest window, an hour
-_TYPES = ("Online", "Batch")
 
 Progress = Callable[[int, int | None], None]
 """Called with how many are done and, if known, how many there are in all."""
@@ -68,7 +67,7 @@ def archive_upos(parts: Parts, place: Place, progress: Progress) -> Summary:
 def _sessions(parts: Parts, place: Place) -> Iterator[str]:
     """The reference numbers of all of the company's sessions, as KSeF lists them, newest first."""
     gateway = parts.ksef[place.environment]
-    for session_type in _TYPES:
+    for session_type in SESSION_TYPES:
         token: str | None = None
         seen: set[str] = set()
         while True:

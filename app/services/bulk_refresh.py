@@ -9,14 +9,13 @@ import orjson
 from app import errors
 from app.db.queries import kept as queries
 from app.ksef import wire
-from app.ksef.gateway import SESSIONS
+from app.ksef.gateway import SESSION_TYPES, SESSIONS
 from app.services import snapshots
 from app.services.active_session import ActiveSession
 from app.services.leases import try_lease
 from app.services.parts import Parts, Place
 
 _WORTH_IT = 5  # with fewer sessions, one call for each is cheaper
-_MARKS = {"Online": "-SO-", "Batch": "-SB-"}  # in the reference numbers of each session type
 
 
 def refresh(parts: Parts, place: Place, bearer: ActiveSession) -> bool:
@@ -65,7 +64,9 @@ def _list(
     gateway = parts.ksef[place.environment]
     oldest = min(wire.session_status(row.session).date_created for row in stale)
     types = [
-        name for name, mark in _MARKS.items() if any(mark in row.reference_number for row in stale)
+        name
+        for name, mark in SESSION_TYPES.items()
+        if any(mark in row.reference_number for row in stale)
     ]
     bearer.reserve(SESSIONS, len(types))
     found: list[wire.ListedSession] = []
