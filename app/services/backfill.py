@@ -10,6 +10,8 @@ from functools import partial
 from app import errors
 from app.db.queries import upo as queries
 from app.ksef.gateway import SESSION_TYPES, SESSIONS
+from app.ksef.listing import pages
+from app.ksef.wire import SessionPage
 from app.services import outages, status, upo
 from app.services.active_session import ActiveSession
 from app.services.parts import Parts, Place
@@ -67,20 +69,15 @@ def archive_upos(parts: Parts, place: Place, progress: Progress) -> Summary:
 def _sessions(parts: Parts, place: Place) -> Iterator[str]:
     """The reference numbers of all of the company's sessions, as KSeF lists them, newest first."""
     gateway = parts.ksef[place.environment]
+
+    def fetch(session_type: str, token: str | None) -> SessionPage:
+        ask = partial(gateway.sessions, session_type=session_type, continuation_token=token)
+        return _bearer(parts, place).call(SESSIONS, ask)
+
     for session_type in SESSION_TYPES:
-        token: str | None = None
-        seen: set[str] = set()
-        while True:
-            ask = partial(gateway.sessions, session_type=session_type, continuation_token=token)
-            page = _bearer(parts, place).call(SESSIONS, ask)
+        for page in pages(partial(fetch, session_type)):
             for session in page.sessions:
                 yield session.reference_number
-            token = page.continuation_token
-            if token is None:
-                break
-            if token in seen:
-                raise errors.KsefInvalidResponse("KSeF repeats a continuation token.")
-            seen.add(token)
 
 
 def _missing_upos(parts: Parts, place: Place) -> Iterator[upo.UpoName]:
