@@ -13,6 +13,7 @@ Errors are raised where they are understood and turned into HTTP in one place
     │   ├── NoKsefCredential        no_ksef_credential
     │   ├── SessionNotFound         session_not_found
     │   ├── UpoNotAvailable         upo_not_available
+    │   │   └── NoUpoEver               the same, but waiting will not help
     │   └── InvoiceNotFound         invoice_not_found
     ├── OutageSimulation        409 outage_simulation
     ├── KsefOutage              409 ksef_outage
@@ -127,6 +128,10 @@ class SessionNotFound(Missing):
 
 class UpoNotAvailable(Missing):
     code, title = "upo_not_available", "UPO not available"
+
+
+class NoUpoEver(UpoNotAvailable):
+    """The session is finished and none of its invoices was accepted: it never gets a UPO."""
 
 
 class InvoiceNotFound(Missing):

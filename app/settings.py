@@ -79,6 +79,7 @@ class Timing:
     relist: float = 60.0  # between two lists of a session in which many invoices are moving
     refusal_least: float = 5.0  # how long "not found" is kept; doubles each time, up to the most
     refusal_most: float = 60.0
+    refusal_lasting: float = 86400.0  # how long "not found, and it never will be" is kept
     # The database.
     database_connect: float = 3.0
     pool_wait: float = 1.0  # wait for a free connection

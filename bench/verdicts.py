@@ -476,7 +476,7 @@ def asked_once(
         puts = [change.at for change in answers[reference] if change.how != "confirmed"]
         hit = sum(_is_hit(at, puts, kills, round_of) for at in good)
         hits += hit
-        if good and len(good) > (good[-1] - good[0]) / fresh + 1 + hit:
+        if good and len(good) > (good[-1] - good[0] + CLOCKS) / fresh + 1 + hit:
             broken.append(f"{len(good)} fetches of {reference} in {good[-1] - good[0]:.1f} s")
     broken += [
         f"the UPO of {call.subject} was fetched again"

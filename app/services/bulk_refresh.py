@@ -32,9 +32,15 @@ def refresh(parts: Parts, place: Place, bearer: ActiveSession) -> bool:
         stale = _stale(parts, place)
         if len(stale) < _WORTH_IT:
             return False
-        checked_at = snapshots.database_now(parts)
+        types = [
+            name
+            for name, mark in SESSION_TYPES.items()
+            if any(mark in row.reference_number for row in stale)
+        ]
         try:
-            listed = _list(parts, place, bearer, stale)
+            bearer.reserve(SESSIONS, len(types))
+            checked_at = snapshots.database_now(parts)
+            listed = _list(parts, place, bearer, stale, types)
         except (errors.KsefRateLimited, errors.KsefError, errors.KsefInvalidResponse):
             return False
         parts.db.run(
@@ -58,17 +64,11 @@ def _stale(parts: Parts, place: Place) -> Sequence[Any]:
 
 
 def _list(
-    parts: Parts, place: Place, bearer: ActiveSession, stale: Sequence[Any]
+    parts: Parts, place: Place, bearer: ActiveSession, stale: Sequence[Any], types: Sequence[str]
 ) -> list[wire.ListedSession]:
-    """KSeF's newest thousand sessions of each type that is among the stale ones."""
+    """KSeF's newest thousand sessions of each type, from the oldest of the stale ones on."""
     gateway = parts.ksef[place.environment]
     oldest = min(wire.session_status(row.session).date_created for row in stale)
-    types = [
-        name
-        for name, mark in SESSION_TYPES.items()
-        if any(mark in row.reference_number for row in stale)
-    ]
-    bearer.reserve(SESSIONS, len(types))
     found: list[wire.ListedSession] = []
     for name in types:
         ask = partial(gateway.sessions, session_type=name, created_from=oldest)

@@ -1,12 +1,13 @@
 """The session reference sync: the company's rows learn in which KSeF session they went."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import orjson
 
-from app import meters, telemetry
+from app import errors, meters, telemetry
 from app.db.pool import Connection, retried
 from app.db.queries import linking as queries
 from app.ksef.wire import SessionInvoice
@@ -39,6 +40,7 @@ def link(
     }
     where = {**place.columns, "session_reference_number": reference_number}
     with parts.db.transaction() as connection:
+        queries.keep_order(connection)
         synced = _all(
             queries.link_synced,
             connection,
@@ -52,44 +54,40 @@ def link(
             **where,
             reference_numbers=[reference_number, *(i.reference_number for i in invoices)],
         )
-    linked = Linked(_count(synced), _count(offline))
+    linked = Linked(synced.total(), offline.total())
     meters.linked_rows.labels(place.environment, "synced_invoices").inc(linked.synced)
     meters.linked_rows.labels(place.environment, "offline_invoices").inc(linked.offline)
-    _report(place, reference_number, linked, [*synced, *offline])
+    _report(place, reference_number, synced + offline)
     return linked
 
 
-def _all(
-    link: Callable[..., Iterable[Any]], connection: Connection, **values: Any
-) -> Sequence[Sequence[Any]]:
-    """What each round of a linking statement told, until every row that it found was written."""
-    rounds = []
-    while rows := list(link(connection, **values)):
-        rounds.append(rows)
-        if rows[0].linked == sum(row.found for row in rows):
-            break
-    return rounds
+def _all(link: Callable[..., Any], connection: Connection, **values: Any) -> Counter[str | None]:
+    """Link every row that the statement finds; how many held which session before (None: none).
+
+    Raises BrokenOff where rows are found and none of them can be written.
+    """
+    before: Counter[str | None] = Counter()
+    while True:
+        row = link(connection, **values)
+        replaced = row.replaced or []
+        before.update(replaced)
+        if unlinked := row.linked - len(replaced):
+            before[None] += unlinked
+        if row.linked == row.found:
+            return before
+        if row.linked == 0:
+            raise errors.BrokenOff("Invoice rows were changed while they were linked.")
 
 
-def _count(rounds: Sequence[Sequence[Any]]) -> int:
-    return sum(rows[0].linked for rows in rounds)
-
-
-def _report(
-    place: Place, reference_number: str, linked: Linked, rounds: Sequence[Sequence[Any]]
-) -> None:
-    if rounds:
-        telemetry.info(
-            "linked",
-            **place.log_fields,
-            session=reference_number,
-            rows=linked.synced + linked.offline,
-        )
-    for row in (row for rows in rounds for row in rows if row.previous is not None):
-        telemetry.warning(
-            "rows were linked to another session before",
-            **place.log_fields,
-            session=reference_number,
-            previous=row.previous,
-            rows=row.found,
-        )
+def _report(place: Place, reference_number: str, before: Counter[str | None]) -> None:
+    if before:
+        telemetry.info("linked", **place.log_fields, session=reference_number, rows=before.total())
+    for previous, rows in before.items():
+        if previous is not None:
+            telemetry.warning(
+                "rows were linked to another session before",
+                **place.log_fields,
+                session=reference_number,
+                previous=previous,
+                rows=rows,
+            )

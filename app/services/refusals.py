@@ -36,27 +36,35 @@ def repeat(parts: Parts, place: Place, question: str) -> None:
     """Raise the stored refusal of this question, if there is one that still holds."""
     row = parts.db.run(queries.get_refusal, **_where(place, question))
     if row is not None:
-        raise _error(row.code, row.detail, row.ksef, row.left_for)
+        raise _error(parts, row.code, row.detail, row.ksef, row.left_for)
 
 
 def _keep(parts: Parts, place: Place, question: str, error: errors.Missing) -> errors.Missing:
     """Store the refusal; the error to be raised, with the time after which to ask again."""
     ksef = dataclasses.asdict(error.ksef) if error.ksef else {}
+    timing = parts.timing
+    least, most = timing.refusal_least, timing.refusal_most
+    if isinstance(error, errors.NoUpoEver):
+        least = most = timing.refusal_lasting
     left_for = parts.db.run(
         queries.put_refusal,
         **_where(place, question),
         code=error.code,
         detail=error.detail,
         ksef=orjson.dumps(ksef).decode(),
-        least=parts.timing.refusal_least,
-        most=parts.timing.refusal_most,
+        least=least,
+        most=most,
     )
-    return _error(error.code, error.detail, ksef, left_for)
+    return _error(parts, error.code, error.detail, ksef, left_for)
 
 
-def _error(code: str, detail: str, ksef: dict[str, Any], left_for: float) -> errors.Missing:
+def _error(
+    parts: Parts, code: str, detail: str, ksef: dict[str, Any], left_for: float
+) -> errors.Missing:
     kind = _KINDS[code]
-    may_come = kind is errors.UpoNotAvailable  # the others will not change by waiting
+    # No other refusal is kept for so long: it is one of NoUpoEver.
+    is_for_good = left_for > parts.timing.refusal_most
+    may_come = kind is errors.UpoNotAvailable and not is_for_good
     return kind(
         detail,
         ksef=errors.KsefAnswer(**ksef) if ksef else None,

@@ -138,8 +138,7 @@ class _Question:
 
     def ask(self) -> Snapshot:
         """A consistent snapshot: a new one, or `kept` itself where the list has to wait."""
-        checked_at = snapshots.database_now(self._parts)
-        session = self._status()
+        session, checked_at = self._status()
         try:
             invoices, listed = self._invoices(session)
         except errors.KsefRateLimited:
@@ -154,12 +153,18 @@ class _Question:
         if session.status.is_final:
             return self._listed_again(snapshot)
         # Invoices were added between the two calls: newer counts may fit the list.
-        return replace(snapshot, session=self._status())
+        caught_up, _ = self._status()
+        return replace(snapshot, session=caught_up)
 
-    def _status(self) -> SessionStatus:
-        return self._bearer.call(
-            SESSION, lambda access: self._gateway.session_status(access, self._reference_number)
-        )
+    def _status(self) -> tuple[SessionStatus, datetime]:
+        """KSeF's status of the session, and when KSeF was asked for it."""
+
+        def ask(access: str) -> tuple[SessionStatus, datetime]:
+            # Here, since the call may have waited for quota before: freshness counts from now on.
+            asked_at = snapshots.database_now(self._parts)
+            return self._gateway.session_status(access, self._reference_number), asked_at
+
+        return self._bearer.call(SESSION, ask)
 
     def _listed_again(self, snapshot: Snapshot) -> Snapshot:
         """The snapshot with a newer list: KSeF updates the last invoices just after the session.

@@ -248,8 +248,8 @@ def _raise_if_not_in_session(
 def _page_references(parts: Parts, place: Place, reference_number: str) -> list[str]:
     """The reference numbers of the pages; KSeF is asked if the kept answer has none yet."""
     kept = snapshots.load(parts, place, reference_number)
-    if kept and (kept.final or kept.session.upo_pages):
-        return _references_in(parts, kept.session)
+    if kept and (kept.session.upo_pages or _never_gets_upo(kept.session)):
+        return _references_in(kept.session)
     question = f"pages {reference_number}"
     refusals.repeat(parts, place, question)
     gateway = parts.ksef[place.environment]
@@ -257,18 +257,23 @@ def _page_references(parts: Parts, place: Place, reference_number: str) -> list[
         session = ActiveSession(parts, place).call(
             SESSION, lambda access: gateway.session_status(access, reference_number)
         )
-        return _references_in(parts, session)
+        return _references_in(session)
 
 
-def _references_in(parts: Parts, session: SessionStatus) -> list[str]:
-    if not session.upo_pages:
-        moving = not session.status.is_final
-        raise errors.UpoNotAvailable(
-            f"The session has no collective UPO{' yet' if moving else ''}: it is at"
-            f" {session.status.code}, {session.status.description}.",
-            retry_after=parts.timing.retry_after if moving else None,
-        )
-    return [page.reference_number for page in session.upo_pages]
+def _references_in(session: SessionStatus) -> list[str]:
+    if session.upo_pages:
+        return [page.reference_number for page in session.upo_pages]
+    at = f"it is at {session.status.code}, {session.status.description}."
+    if _never_gets_upo(session):
+        raise errors.NoUpoEver(f"The session has no collective UPO: {at}")
+    raise errors.UpoNotAvailable(f"The session has no collective UPO yet: {at}")
+
+
+def _never_gets_upo(session: SessionStatus) -> bool:
+    """Whether the session is finished and none of its invoices was accepted."""
+    return session.status.is_final and (
+        session.status.code != 200 or session.successful_invoice_count == 0
+    )
 
 
 def _check(document: Document, place: Place, name: UpoName) -> None:

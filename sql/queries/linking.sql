@@ -1,15 +1,20 @@
--- Both lock the rows to be changed first, in the order of their numbers, so that two checks never wait for each
--- other in a ring, and find them again by their place in the table, which costs next to nothing (and by nothing
--- else: with the company beside it, a table without statistics was searched 10,000 times). A row that somebody
--- else changed at the same moment is locked and not written: then fewer were linked than found, and the same
--- statement again, which sees what was changed, links the rest.
--- previous: what `found` rows held before; linked: how many were written, in all.
+-- Each row is updated as it is found, in the order of the numbers, so that two checks never wait for each other in
+-- a ring, and no row is locked or read from disk twice. A row that somebody changed after the statement began is left
+-- (older minor releases of PostgreSQL would write it all the same, but for the second look at its number and session):
+-- then fewer are `linked` than `found`, and the same statement again sees what was changed.
+-- Each gives: found, linked, and replaced, the sessions that rows held before (null where none did).
 
--- name: link_synced(company_nip, environment, ksef_numbers, duplicates, session_reference_number)
+-- name: keep_order()!
+-- For the transaction: leaves the planner no way but `found` first and each row by its place after it. Of a small
+-- table it would rather read all rows as they lie, and update them in that order.
+SELECT set_config(setting, 'off', true)
+FROM unnest(ARRAY['enable_hashjoin', 'enable_mergejoin', 'enable_seqscan']) AS setting;
+
+-- name: link_synced(company_nip, environment, ksef_numbers, duplicates, session_reference_number)^
 -- ksef_numbers: those that this session holds as accepted, and the originals of its duplicates.
 -- duplicates: {original KSeF number: original session}; they only fill what is empty.
 WITH found AS MATERIALIZED (
-    SELECT ctid, session_reference_number
+    SELECT ctid, ksef_number, session_reference_number AS previous
     FROM synced_invoices
     WHERE company_nip = :company_nip
       AND environment = :environment
@@ -19,35 +24,43 @@ WITH found AS MATERIALIZED (
           ELSE session_reference_number IS DISTINCT FROM :session_reference_number
       END
     ORDER BY ksef_number
-    FOR NO KEY UPDATE
 ), linked AS (
-    UPDATE synced_invoices
-    SET session_reference_number = coalesce(:duplicates::jsonb ->> ksef_number, :session_reference_number),
+    UPDATE synced_invoices AS invoice
+    SET session_reference_number = coalesce(:duplicates::jsonb ->> found.ksef_number, :session_reference_number),
         linked_at = now()
-    WHERE ctid = ANY (ARRAY(SELECT ctid FROM found))
-    RETURNING 1
+    FROM found
+    WHERE invoice.ctid = found.ctid
+      AND invoice.ksef_number IS NOT DISTINCT FROM found.ksef_number
+      AND invoice.session_reference_number IS NOT DISTINCT FROM found.previous
+    RETURNING previous
 )
-SELECT session_reference_number AS previous, count(*) AS found, (SELECT count(*) FROM linked) AS linked
-FROM found
-GROUP BY previous;
+SELECT
+    count(*) AS linked,
+    (SELECT count(*) FROM found) AS found,
+    array_agg(previous) FILTER (WHERE previous IS NOT NULL) AS replaced
+FROM linked;
 
--- name: link_offline(company_nip, environment, reference_numbers, session_reference_number)
+-- name: link_offline(company_nip, environment, reference_numbers, session_reference_number)^
 -- reference_numbers: the session's own and those of the invoices in it, whatever their status.
 WITH found AS MATERIALIZED (
-    SELECT ctid, session_reference_number
+    SELECT ctid, ksef_reference_number, session_reference_number AS previous
     FROM offline_invoices
     WHERE company_nip = :company_nip
       AND environment = :environment
       AND ksef_reference_number = ANY (:reference_numbers)
       AND session_reference_number IS DISTINCT FROM :session_reference_number
-    ORDER BY id
-    FOR NO KEY UPDATE
+    ORDER BY ksef_reference_number, invoice_number
 ), linked AS (
-    UPDATE offline_invoices
+    UPDATE offline_invoices AS invoice
     SET session_reference_number = :session_reference_number, linked_at = now()
-    WHERE ctid = ANY (ARRAY(SELECT ctid FROM found))
-    RETURNING 1
+    FROM found
+    WHERE invoice.ctid = found.ctid
+      AND invoice.ksef_reference_number IS NOT DISTINCT FROM found.ksef_reference_number
+      AND invoice.session_reference_number IS NOT DISTINCT FROM found.previous
+    RETURNING previous
 )
-SELECT session_reference_number AS previous, count(*) AS found, (SELECT count(*) FROM linked) AS linked
-FROM found
-GROUP BY previous;
+SELECT
+    count(*) AS linked,
+    (SELECT count(*) FROM found) AS found,
+    array_agg(previous) FILTER (WHERE previous IS NOT NULL) AS replaced
+FROM linked;

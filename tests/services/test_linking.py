@@ -4,7 +4,7 @@ import random
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from datetime import date
 from typing import Any
@@ -467,7 +467,9 @@ def patient(parts: Parts, settings: Any) -> Iterator[Parts]:
     patient.db.close()
 
 
-@pytest.mark.parametrize(("table", "key"), [(SYNCED, "ksef_number"), (OFFLINE, "id")])
+@pytest.mark.parametrize(
+    ("table", "key"), [(SYNCED, "ksef_number"), (OFFLINE, "ksef_reference_number")]
+)
 def test_rows_are_locked_in_the_order_of_their_numbers(
     database: Any, patient: Parts, table: str, key: str
 ) -> None:
@@ -475,12 +477,13 @@ def test_rows_are_locked_in_the_order_of_their_numbers(
     invoices = [accepted(number(i)) for i in range(40)]
     add_synced(database, HERE, [number(i) for i in range(40)])
     add_offline(database, HERE, [invoice.reference_number for invoice in invoices])
-    # How they lie on disk says nothing of their order; so few rows are read as they lie.
+    # How they lie on disk says nothing of their order, and on so few pages the planner would rather
+    # take them as they lie.
     database.execute(
         f"WITH moved AS (DELETE FROM {table} WHERE hashtext({key}::text) > 0 RETURNING *)"
         f" INSERT INTO {table} OVERRIDING SYSTEM VALUE SELECT * FROM moved"
     )
-    database.execute(f"ANALYZE {table}")
+    database.execute(f"VACUUM (FULL, ANALYZE) {table}")
     rows = sorted(row for (row,) in database.execute(f"SELECT {key} FROM {table}"))
     held = rows[25]
 
@@ -520,6 +523,57 @@ def test_rows_that_the_erp_changes_at_the_same_moment_are_linked_too(
     assert done == [Linked(3, 3)]
     assert set(synced_sessions(database, HERE).values()) == {SESSION}
     assert {session for _, session in offline_sessions(database, HERE)} == {SESSION}
+
+
+@pytest.mark.parametrize(
+    ("change", "left"),
+    [
+        (f"session_reference_number = '{OTHER_SESSION}'", {number("original"): OTHER_SESSION}),
+        (f"ksef_number = '{number('corrected')}'", {number("corrected"): None}),
+    ],
+    ids=["linked", "renumbered"],
+)
+def test_what_somebody_else_changes_at_the_same_moment_is_respected(
+    database: Any, patient: Parts, change: str, left: dict[str, str | None]
+) -> None:
+    """A duplicate fills what is empty, and waits here for one that meanwhile no longer is."""
+    add_synced(database, HERE, [number("original")])
+    done: list[Linked] = []
+
+    with closing(psycopg2.connect(database.owner_dsn)) as other, other.cursor() as cursor:
+        cursor.execute(f"UPDATE {SYNCED} SET {change}")
+        checking = threading.Thread(
+            target=lambda: done.append(
+                link(patient, HERE, SESSION, [duplicate(number("original"), ORIGINAL_SESSION)])
+            ),
+            daemon=True,
+        )
+        checking.start()
+        wait_until_somebody_waits_for_a_lock(database)
+        other.commit()
+        checking.join(20)
+
+    assert done == [Linked(0, 0)]
+    assert synced_sessions(database, HERE) == left
+
+
+def test_a_row_that_cannot_be_written_is_not_tried_for_ever(database: Any, parts: Parts) -> None:
+    add_synced(database, HERE, [number(1)])
+    with kept_as_they_are(database), pytest.raises(errors.Unavailable):
+        link(parts, HERE, SESSION, [accepted(number(1))])
+
+
+@contextmanager
+def kept_as_they_are(database: Any) -> Iterator[None]:
+    """A trigger of somebody's drops every update of a synced row."""
+    database.execute(
+        "CREATE FUNCTION keep() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';"
+        f"CREATE TRIGGER keep BEFORE UPDATE ON {SYNCED} FOR EACH ROW EXECUTE FUNCTION keep()"
+    )
+    try:
+        yield
+    finally:
+        database.execute(f"DROP TRIGGER keep ON {SYNCED}; DROP FUNCTION keep")
 
 
 def wait_until_somebody_waits_for_a_lock(database: Any) -> None:

@@ -117,6 +117,18 @@ def test_window_grows_while_nothing_changes_and_as_quota_is_used(
     assert asking.counts() == {}
 
 
+def test_an_answer_is_fresh_from_when_ksef_was_asked_not_from_when_the_call_began_to_wait(
+    asking: Asking,
+) -> None:
+    session = asking.seed(state="moving")
+    quota.reserve(asking.parts, asking.place, limits.SESSION, 9, patience=0.1)  # a full second
+    full = clock.now()
+
+    checked_at = asking.check(session).checked_at
+
+    assert (checked_at - full).total_seconds() > 1.0
+
+
 def test_a_session_is_listed_once_and_what_moves_asked_after_singly(asking: Asking) -> None:
     session = asking.seed(state="moving", invoices=[{}, MOVING, MOVING])
     asking.check(session)

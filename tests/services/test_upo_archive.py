@@ -245,3 +245,16 @@ def test_collective_upo_of_a_moving_session_may_still_come(asking: Asking) -> No
         with pytest.raises(errors.UpoNotAvailable) as caught:
             fetch_session_upo(asking.parts, asking.place, session.reference_number, "xml")
         assert caught.value.retry_after is not None
+
+
+@pytest.mark.parametrize("checked", [False, True])
+def test_collective_upo_of_a_session_that_failed_never_comes(asking: Asking, checked: bool) -> None:
+    session = asking.seed(kind="batch", state="failed", code=445)
+    if checked:
+        asking.check(session)
+        asking.control.clear_calls()
+    for _ in range(3):
+        with pytest.raises(errors.UpoNotAvailable, match="no collective UPO: it is at 445") as told:
+            fetch_session_upo(asking.parts, asking.place, session.reference_number, "xml")
+        assert told.value.retry_after is None
+    assert asking.counts() == ({} if checked else {STATUS: 1})
