@@ -85,7 +85,7 @@ def _begin() -> None:
     g.time.enter_context(clock.within(timing.request - g.waited))
     if g.waited > timing.queue and request.blueprint not in _ALWAYS_ANSWERED:
         meters.refused.labels("waited").inc()
-        raise errors.Busy("Too many requests wait.", retry_after=timing.retry_after)
+        raise errors.Busy("Too many requests are waiting.", retry_after=timing.retry_after)
 
 
 def _end(response: Response) -> Response:

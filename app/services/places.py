@@ -40,7 +40,9 @@ class Places:
             if not (self._is_free_for(company_nip) or self._becomes_free_for(company_nip)):
                 self._nobody_waits_until = clock.monotonic() + _PAUSE
                 meters.refused.labels("ksef").inc()
-                raise errors.Busy("Too many requests wait for KSeF.", retry_after=self._retry_after)
+                raise errors.Busy(
+                    "Too many requests are waiting for KSeF.", retry_after=self._retry_after
+                )
             self._held[company_nip] += 1
         try:
             yield

@@ -39,5 +39,6 @@ def fetch_once(
         clock.sleep(parts.timing.lease_poll)
         meters.lease_wait_seconds.labels("question").inc(parts.timing.lease_poll)
     raise errors.Unavailable(
-        "Another request is still asking KSeF the same.", retry_after=parts.timing.retry_after
+        "Another request is still asking KSeF the same question.",
+        retry_after=parts.timing.retry_after,
     )
