@@ -1,7 +1,7 @@
 """ksef-proxy: session status, row linking and UPOs from KSeF, for ERP systems.
 
-`create_app` and `make_parts` come from `app.factory`, when they are asked for: who only reads or
-draws a UPO does not load the whole service.
+`create_app` and `make_parts` are imported from `app.factory` only when they are used, so that code
+which only reads or draws UPOs does not load the whole service.
 """
 
 from typing import TYPE_CHECKING, Any

@@ -1,4 +1,4 @@
-"""The time, asked for in one place, so that nobody else has to."""
+"""The time, and the time that is left: all other modules ask here."""
 
 import math
 import time
@@ -20,7 +20,7 @@ def now() -> datetime:
 
 
 def monotonic() -> float:
-    """Seconds on a clock that is never set; only differences mean anything."""
+    """Seconds on a clock that never jumps; only differences are meaningful."""
     return time.monotonic()
 
 
@@ -31,7 +31,10 @@ def sleep(seconds: float) -> None:
 
 @contextmanager
 def within(seconds: float) -> Iterator[None]:
-    """Give what is done inside so many seconds; less where it stands within something shorter."""
+    """Set a deadline, so many seconds from now, for the block; it can only shorten an outer one.
+
+    Nothing is interrupted: the code inside asks `time_left`.
+    """
     token = _deadline.set(min(_deadline.get(), monotonic() + seconds))
     try:
         yield
@@ -40,13 +43,13 @@ def within(seconds: float) -> Iterator[None]:
 
 
 def time_left() -> float:
-    """Seconds that are left of what this thread stands `within`; infinite outside of it."""
+    """Seconds until the deadline set by `within`, below 0 once it has passed; infinite for none."""
     return _deadline.get() - monotonic()
 
 
 @contextmanager
 def waited_since(moment: float) -> Iterator[None]:
-    """What is done inside was asked for at a moment of `monotonic`, and had to wait until now."""
+    """Note for the block that its request arrived at `moment` (of `monotonic`) and had to wait."""
     token = _waiting_since.set(moment)
     try:
         yield
@@ -55,6 +58,6 @@ def waited_since(moment: float) -> Iterator[None]:
 
 
 def waited() -> float:
-    """Seconds since this thread's request came; 0 where nobody knows."""
+    """Seconds since this thread's request arrived; 0 if that is unknown (see `waited_since`)."""
     came = _waiting_since.get()
     return 0.0 if came is None else monotonic() - came

@@ -1,8 +1,8 @@
-"""Secrets at rest, sealed so that a stolen or moved row is of no use.
+"""Encryption of stored secrets ("sealing"), so that a stolen or moved row is of no use.
 
-AES-256-GCM. What is sealed is bound to its company, its environment and its purpose: a row copied
-to another place does not open. A sealed value begins with the id of its key (4 bytes) and a nonce
-(12 bytes), so that old keys keep opening while the newest one seals.
+AES-256-GCM. A sealed value is bound to its company, environment and purpose: copied to another row
+it cannot be opened. It begins with the id of its key (4 bytes) and a nonce (12 bytes), so that
+values sealed with older keys can still be opened while new ones are sealed with the newest key.
 """
 
 import hashlib
@@ -23,7 +23,7 @@ class SealError(Exception):
 
 
 class Vault:
-    """Seals and opens secrets with `keys` (32 bytes each), of which the first one seals."""
+    """Seals secrets with the first of `keys` (32 bytes each), and opens them with any."""
 
     def __init__(self, keys: Sequence[bytes]) -> None:
         self._ciphers = {_key_id(key): AESGCM(key) for key in reversed(keys)}
@@ -31,7 +31,7 @@ class Vault:
 
     @property
     def newest_key_id(self) -> bytes:
-        """With what everything begins that is sealed now."""
+        """The first bytes of every value that is sealed with the newest key."""
         return self._newest
 
     def seal(self, secret: str, *, company_nip: str, environment: str, purpose: str) -> bytes:
@@ -42,7 +42,7 @@ class Vault:
         return self._newest + nonce + sealed
 
     def open(self, sealed: bytes, *, company_nip: str, environment: str, purpose: str) -> str:
-        """The secret again; SealError where key, place or bytes are not those of the sealing."""
+        """The secret; SealError if its key is unknown, its binding differs or it was changed."""
         sealed = bytes(sealed)
         cipher = self._ciphers.get(sealed[:_KEY_ID])
         if cipher is None:
@@ -55,7 +55,7 @@ class Vault:
 
 
 def derived_key(key: bytes, purpose: str) -> bytes:
-    """Another key of 32 bytes, for one purpose: every replica that has the first has it too."""
+    """A key of 32 bytes for one purpose, derived from `key`: the same in every replica."""
     return HKDF(hashes.SHA256(), 32, salt=None, info=f"ksef-proxy {purpose}".encode()).derive(key)
 
 

@@ -13,7 +13,7 @@ Errors are raised where they are understood and turned into HTTP in one place
     │   ├── NoKsefCredential        no_ksef_credential
     │   ├── SessionNotFound         session_not_found
     │   ├── UpoNotAvailable         upo_not_available
-    │   │   └── NoUpoEver               the same, and it will not come
+    │   │   └── NoUpoEver               the same, but waiting will not help
     │   └── InvoiceNotFound         invoice_not_found
     ├── OutageSimulation        409 outage_simulation
     ├── KsefOutage              409 ksef_outage
@@ -24,9 +24,9 @@ Errors are raised where they are understood and turned into HTTP in one place
     │   ├── KsefInvalidResponse     ksef_invalid_response
     │   └── UpoIntegrity            upo_integrity
     └── Unavailable             503 unavailable
-        ├── Busy                    the same, before anything was done
-        ├── BrokenOff               the same, where repeating did not help
-        └── NotWritable
+        ├── Busy                    no thread was free: nothing was done
+        ├── BrokenOff               PostgreSQL ended the transaction: may be retried
+        └── NotWritable             the database cannot be written to
 
     OperatorError: a command cannot be carried out; never reaches HTTP.
 """
@@ -49,20 +49,21 @@ class KsefAnswer:
     trace_id: str | None = None
 
 
-class Means(Enum):
-    """What a failed call says of KSeF as a whole."""
+class KsefHealth(Enum):
+    """What a failed call tells about KSeF as a whole, beyond this one call."""
 
-    NOTHING = "our own trouble, or none of KSeF's answers"
-    ANSWERS = "KSeF answers: the failure is of this question alone"
-    DOWN = "refused, reset, out of time, 5xx, HTML: so it looks when KSeF is down"
-    BLOCKED = "the firewall before KSeF blocks us"
+    UNKNOWN = "nothing: the trouble may be ours, or lies between us and KSeF"
+    ANSWERING = "KSeF works: it refused this one call"
+    DOWN = "refused, reset, timed out, 5xx, HTML: what is seen when KSeF is down"
+    BLOCKED = "the firewall in front of KSeF blocks us"
 
 
 class ProxyError(Exception):
-    """A failure that a caller is told about.
+    """A failure that is reported to the caller.
 
     `detail` is a sentence for a person; it never holds a secret, SQL, a stack trace or a host.
-    `retry_after` is in seconds.
+    `errors` are messages by parameter name, `retry_after` is in seconds, `ksef` is what KSeF said,
+    and `outage` is the evidence of an outage: the `outage` object of the contract.
     """
 
     status: ClassVar[int] = 500
@@ -91,7 +92,7 @@ class InvalidParameter(ProxyError):
 
 
 class Unauthorized(ProxyError):
-    """One text for all causes, so that nobody learns which users there are."""
+    """The text is the same for all causes, so that it does not reveal which users exist."""
 
     status, code, title = 401, "unauthorized", "Unauthorized"
 
@@ -130,7 +131,7 @@ class UpoNotAvailable(Missing):
 
 
 class NoUpoEver(UpoNotAvailable):
-    """The session is finished, and nothing in it was accepted."""
+    """The session is finished and none of its invoices was accepted: it never gets a UPO."""
 
 
 class InvoiceNotFound(Missing):
@@ -142,20 +143,20 @@ class OutageSimulation(ProxyError):
 
 
 class KsefOutage(ProxyError):
-    """A call to KSeF failed, and the outage is established; `outage` is the evidence."""
+    """KSeF is known to be down, and a call failed or was not sent; `outage` is the evidence."""
 
     status, code, title = 409, "ksef_outage", "KSeF is down"
 
 
 class KsefFailure(ProxyError):
-    """A call to KSeF did not bring what was asked for."""
+    """A call to KSeF failed; `health` is what that tells about KSeF as a whole."""
 
     status = 502
-    means: Means = Means.NOTHING
+    health: KsefHealth = KsefHealth.UNKNOWN
 
-    def meaning(self, means: Means) -> Self:
-        """This error, with what it says of KSeF as a whole."""
-        self.means = means
+    def with_health(self, health: KsefHealth) -> Self:
+        """This same error with its `health` set, so that it can be raised in one expression."""
+        self.health = health
         return self
 
 
@@ -184,17 +185,16 @@ class Unavailable(ProxyError):
 
 
 class Busy(Unavailable):
-    """Too many ask at once."""
+    """All threads that may serve this request are busy; nothing was done for it."""
 
 
 class BrokenOff(Unavailable):
-    """PostgreSQL ended a transaction for reasons of its own, a deadlock or a shutdown: it may be
-    done again."""
+    """PostgreSQL aborted the transaction (a deadlock, a shutdown): it may be tried again."""
 
 
 class NotWritable(Unavailable):
-    """The database answers, and takes nothing: read-only, its disk full, a right is missing, or
-    somebody else holds what would be changed."""
+    """The database answers but cannot be written to: it is read-only, its disk is full, a right is
+    missing, or another transaction holds a lock for too long."""
 
 
 class OperatorError(Exception):

@@ -1,4 +1,4 @@
-"""The application, put together: the only place where its parts meet."""
+"""Builds the application: the only module that knows all of its parts."""
 
 from flask import Flask
 
@@ -20,9 +20,10 @@ from app.settings import Settings
 
 
 def create_app(given: Settings | None = None) -> Flask:
-    """The application, with settings from the environment unless given. Needs no database yet.
+    """The Flask application, with settings from the environment unless given.
 
-    Raises SettingsError; for a command that is kept until it asks for what needs settings.
+    Does not connect to the database. Raises SettingsError if settings are missing or invalid; while
+    a command runs, the error is kept and raised only if the command needs settings.
     """
     app = Flask("app", static_folder=None)
     cli.register(app)
@@ -37,7 +38,7 @@ def create_app(given: Settings | None = None) -> Flask:
     parts = make_parts(chosen)
     app.extensions[EXTENSION] = (chosen, parts)
     api.register(app)
-    cli.hide_others(app)
+    cli.remove_library_commands(app)
     meters.http_threads.set(chosen.web_threads)
     console.register(app, [derived_key(key, "console forms") for key in chosen.secret_keys])
     if not cli.is_running():
@@ -46,7 +47,7 @@ def create_app(given: Settings | None = None) -> Flask:
 
 
 def make_parts(chosen: Settings) -> Parts:
-    """The services' parts, made for these settings."""
+    """Everything that the services work with, made for these settings."""
     timing = chosen.timing
     db = Database(
         chosen.database_url,

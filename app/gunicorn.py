@@ -11,10 +11,10 @@ bind = f"{os.environ.get('HOST', '127.0.0.1')}:{os.environ.get('PORT', '8080')}"
 worker_class = Worker
 workers = int(os.environ.get("WEB_CONCURRENCY", "2"))
 threads = int(os.environ.get("WEB_THREADS", "8"))
-timeout = 60  # a heartbeat for gthread, not a limit on requests: those have their own deadlines
+timeout = 60  # seconds without a heartbeat; not a limit on requests, which have their own deadline
 graceful_timeout = 30
 keepalive = 5
-# A process may usually have 1,024 files open, and a worker that cannot accept for want of one ends.
+# A process may usually open 1,024 files, and a worker that runs out of them while accepting dies.
 worker_connections = max(512, 2 * threads)
 limit_request_line = 2048
 limit_request_fields = 40
@@ -22,8 +22,8 @@ limit_request_field_size = 4096
 control_socket_disable = True
 accesslog = None  # the application logs each request itself
 
-# gunicorn's own events as lines like all others. No other library has a word: it might quote an
-# address or a secret.
+# gunicorn's own events are logged in our format. Logs of all other libraries are dropped, as they
+# might quote an address or a secret.
 logconfig_dict = {
     "formatters": {"lines": {"()": "app.telemetry.formatter"}},
     "handlers": {
@@ -36,22 +36,22 @@ logconfig_dict = {
     },
 }
 
-# prometheus-client looks for the name when it is imported, which only workers do, after this.
+# prometheus-client reads this variable when it is imported, which only workers do, later.
 _METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 
 
 def on_starting(_server: Any) -> None:
-    """A fresh folder, in which the workers add up what they count."""
+    """Make a fresh folder for the metrics that the workers share."""
     os.environ[_METRICS_FOLDER] = tempfile.mkdtemp(prefix="ksef-proxy-metrics-")
 
 
 def child_exit(_server: Any, worker: Any) -> None:
-    """What a worker was doing when it ended is no longer being done; what it counted stays."""
+    """Drop the gauges of a worker that has ended; its counters stay."""
     from prometheus_client.multiprocess import mark_process_dead
 
     mark_process_dead(worker.pid)
 
 
 def on_exit(_server: Any) -> None:
-    """The counts end with gunicorn."""
+    """Delete the folder of the metrics."""
     shutil.rmtree(os.environ[_METRICS_FOLDER], ignore_errors=True)

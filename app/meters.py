@@ -1,8 +1,8 @@
-"""What a worker counts and measures for Prometheus.
+"""Prometheus metrics that each worker counts for itself.
 
-The workers of one gunicorn write into files of a folder that `app/gunicorn.py` makes, and any of
-them can tell the sums. What all replicas have in common comes from the database instead
-(`app.services.metrics`). No label names a company, an invoice or a user.
+The workers of one gunicorn write to files in a shared folder (made by `app/gunicorn.py`), so that
+each of them can report the sums. Figures that all replicas have in common come from the database
+instead (`app.services.metrics`). No label names a company, an invoice or a user.
 """
 
 from collections.abc import Iterator
@@ -108,14 +108,21 @@ pool_size = Gauge(
 def request_answered(
     method: str, route: str | None, status: int, source: str, seconds: float
 ) -> None:
-    """A request was answered; `route` is the template, None where no route fits."""
-    # Anybody may send any method: each would be a time series of its own.
+    """Count an answered request; `route` is the template, None where no route matched.
+
+    `source`: see `telemetry.answered_from`. `seconds`: how long it took, without the wait for a
+    thread.
+    """
+    # Callers may send any method; each would be a time series of its own.
     known = method if method in _METHODS else "other"
     http_requests.labels(known, route or "none", status, source).observe(seconds)
 
 
 def pool_opened(size: int) -> None:
-    """A pool of so many connections begins; the first wait is then seen as one more than none."""
+    """Report a pool of so many connections, and its waits as 0 from the start.
+
+    Prometheus cannot see the first event of a series that begins with it.
+    """
     pool_size.set(size)
     for outcome in ("connected", "refused"):
         pool_waits.labels(outcome)
@@ -123,7 +130,7 @@ def pool_opened(size: int) -> None:
 
 @contextmanager
 def ksef_call(environment: str, group: str | None) -> Iterator[None]:
-    """Measures the call to KSeF in the block; `group`: the quota that it costs, if any."""
+    """Measure the call to KSeF in the block; `group` is the quota that it costs, if any."""
     began = perf_counter()
     outcome = "failed"
     try:
@@ -137,7 +144,7 @@ def ksef_call(environment: str, group: str | None) -> Iterator[None]:
 
 
 def downloaded(environment: str, successful: bool, seconds: float) -> None:
-    """A download link was followed, which costs no quota."""
+    """Count a UPO download by link, which costs no quota."""
     outcome = "ok" if successful else "failed"
     ksef_calls.labels(environment, "download", outcome).observe(seconds)
 
@@ -147,17 +154,17 @@ def _outcome(error: errors.KsefFailure) -> str:
         return "rate_limited"
     if isinstance(error, errors.KsefUnreachable):
         return "unreachable"
-    if error.means is errors.Means.BLOCKED:
+    if error.health is errors.KsefHealth.BLOCKED:
         return "blocked"
-    return "refused" if error.means is errors.Means.ANSWERS else "failed"
+    return "refused" if error.health is errors.KsefHealth.ANSWERING else "failed"
 
 
 def exposition(shared: Collector) -> bytes:
-    """Prometheus' text: what the workers have counted, and what is `shared` by all replicas."""
+    """The metrics in Prometheus' text format: this gunicorn's own, and those of `shared`."""
     registry = CollectorRegistry()
     registry.register(shared)
     try:
         MultiProcessCollector(registry)
-    except ValueError:  # no folder: this process is alone
+    except ValueError:  # no shared folder: this process is the only one
         registry.register(OF_THIS_PROCESS)
     return generate_latest(registry)

@@ -13,11 +13,20 @@ from zoneinfo import ZoneInfo
 import psycopg2
 import psycopg2.extensions
 
+from app.clock import WARSAW
+
 T = TypeVar("T")
+D = TypeVar("D")
 
 ENVIRONMENTS = ("test", "demo", "prod")
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
-
+LANGUAGES = ("en", "pl")
+DEFAULT_KSEF_URLS = {
+    "test": "https://api-test.ksef.mf.gov.pl/v2",
+    "demo": "https://api-demo.ksef.mf.gov.pl/v2",
+    "prod": "https://api.ksef.mf.gov.pl/v2",
+}
+DEFAULT_LATARNIA_URLS = {"prod": "https://api-latarnia.ksef.mf.gov.pl"}
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 LOOPBACK: tuple[Network, ...] = (
@@ -27,68 +36,79 @@ LOOPBACK: tuple[Network, ...] = (
 
 
 class SettingsError(Exception):
-    """Settings are missing or bad; the text names all of them, and never shows a value."""
+    """Settings are missing or invalid; the text names all of them, and never shows a value."""
 
 
 @dataclass(frozen=True, slots=True)
 class Timing:
     """Every duration of the service, in seconds, so that tests and benchmarks can scale them."""
 
-    request: float = 25.0  # a whole request, from when it came, KSeF included
-    queue: float = 5.0  # so long it waits for a thread; then it is refused
+    # Requests.
+    request: float = 25.0  # the whole request, from its arrival, calls to KSeF included
+    queue: float = 5.0  # a request that has waited longer than this for a thread is refused
+    retry_after: int = 5  # the Retry-After of an error, where nothing better is known
+    # Calls to KSeF.
     ksef_connect: float = 3.0
-    ksef_call: float = 8.0  # one call, from the first byte sent to the last received
-    ksef_download: float = 5.0  # a UPO by its download link
-    ksef_listing: float = 15.0  # all pages of a session's invoices
-    retry_left: float = 5.0  # a call is repeated only where so much of the request is left
-    retry_least: float = 0.1  # the pause before it
+    ksef_call: float = 8.0  # one call, from the first byte sent to the last byte received
+    ksef_download: float = 5.0  # fetching a UPO by its download link
+    ksef_listing: float = 15.0  # fetching all pages of a session's invoices
+    retry_left: float = 5.0  # a call is repeated only if the request has more time left than this
+    retry_least: float = 0.1  # the pause before a repeated call: a random time between these two
     retry_most: float = 0.4
-    login: float = 20.0  # from the challenge to the redeemed tokens
-    login_poll: float = 0.2  # between two looks at a login in progress; doubles up to 1 s
-    refresh_ahead: float = 60.0  # an access token this close to its end is renewed first
-    refresh_due: float = 10.0  # … and this close it is waited for: until then the old one does
-    refresh_pause: float = 5.0  # between renewals that fail ahead of time
-    silent_login: float = 60.0  # between logins that nobody asked for
-    refused_pause: float = 60.0  # a credential that KSeF refused is not tried again so soon
-    lease_refresh: float = 12.0  # a renewal whose worker died is taken over after this …
-    lease: float = 30.0  # … and a login, or another question
-    certificate_warning: float = 30 * 86400.0  # so long before its end each login warns of it
-    lease_poll: float = 0.1
-    quota_patience: float = 2.0  # so long a caller waits for quota; longer waits are answered
-    quota_jitter: float = 0.25  # calls set aside a window apart may arrive closer by so much
-    quota_scale: float = 1.0  # of KSeF's windows
-    place_wait: float = 1.0  # for other threads to come back from KSeF
-    single_flight_wait: float = 10.0  # for somebody else's answer to the same question
-    fresh_least: float = 2.0  # an answer of a moving session is kept at least so long
+    place_wait: float = 1.0  # wait for one of the threads that may be busy with KSeF
+    single_flight_wait: float = 10.0  # wait for another request that asks KSeF the same question
+    # Logging in, and keeping the company logged in.
+    login: float = 20.0  # a whole login, from the challenge to the redeemed tokens
+    login_poll: float = 0.2  # between polls of a login in progress; doubles, up to 1 s
+    refresh_ahead: float = 60.0  # an access token with less time left is renewed by one caller …
+    refresh_due: float = 10.0  # … and with less than this, all callers wait for the new one
+    refresh_pause: float = 5.0  # after a failed early renewal, before the next attempt
+    silent_login: float = 60.0  # between two logins that replace an expired session
+    refused_pause: float = 60.0  # a credential that KSeF refused is not tried again for so long
+    lease_refresh: float = 12.0  # another worker may take over a token renewal after this …
+    lease: float = 30.0  # … and any other leased work (a login, a question) after this
+    lease_poll: float = 0.1  # between checks whether the lease's holder has finished
+    certificate_warning: float = 30 * 86400.0  # logins warn when the certificate ends within this
+    # KSeF's quota.
+    quota_patience: float = 2.0  # longest wait for quota; a longer one is answered with an error
+    quota_jitter: float = 0.25  # added to each window, since network delays vary
+    quota_scale: float = 1.0  # a factor, not seconds: shrinks KSeF's windows in tests
+    # Kept answers.
+    fresh_least: float = 2.0  # shortest and longest freshness of an answer that is not final
     fresh_most: float = 30.0
-    relist: float = 60.0  # between two lists of a session, for each page that they have
-    unfit_most: float = 3600.0  # a finished session with a list that does not fit is left so long
-    wanted: float = 300.0  # a session nobody asked for in so long is not refreshed with others
-    refusal_least: float = 5.0  # "not found" is kept so long; doubles with each time
+    relist: float = 60.0  # between two lists of a session, for each of their pages
+    unfit_most: float = 3600.0  # longest pause between lists of a final session that never fit
+    wanted: float = 300.0  # bulk refresh leaves out sessions that no caller asked for this long
+    refusal_least: float = 5.0  # how long "not found" is kept; doubles each time, up to the most
     refusal_most: float = 60.0
-    refusal_lasting: float = 86400.0  # … and what will never come, so long
+    refusal_lasting: float = 86400.0  # how long "not found, and it never will be" is kept
+    # The database.
     database_connect: float = 3.0
-    pool_wait: float = 1.0
-    lock_timeout: float = 1.5  # more than the second after which PostgreSQL looks for a deadlock
+    pool_wait: float = 1.0  # wait for a free connection
+    lock_timeout: float = 1.5  # longer than PostgreSQL's deadlock_timeout of one second
     statement_timeout: float = 3.0
-    failed_logins: float = 900.0  # ten failures in so long, and a user's address is put off
-    password_cache: float = 60.0
-    password_wait: float = 5.0  # for a turn at hashing
-    outage_after: float = 10.0  # calls have failed for so long before the breaker may open
-    outage_probe: float = 5.0  # the call that confirms an outage, or finds its end
+    # Passwords.
+    failed_logins: float = 900.0  # the window in which failed logins are counted (`throttle`)
+    password_cache: float = 60.0  # how long a verified password is remembered
+    password_wait: float = 5.0  # wait for a turn at hashing
+    # Outages.
+    outage_after: float = 10.0  # the breaker opens only after calls have failed for this long
+    outage_probe: float = 5.0  # the call that confirms an outage, or finds that it is over
     outage_probe_every: float = 30.0
-    outage_pause: float = 60.0  # after KSeF's firewall blocked a call
-    answer_noted: float = 30.0  # while nothing is wrong, answers are written down so rarely
-    available_for: float = 600.0  # KSeF is told to be available so long after its last answer
-    latarnia: float = 2.0  # what asking Latarnia may add to an answer
+    outage_pause: float = 60.0  # no calls for this long after KSeF's firewall blocked one
+    answer_noted: float = 30.0  # while all is well, a successful call is recorded this rarely
+    available_for: float = 600.0  # KSeF counts as available for this long after its last answer
+    latarnia: float = 2.0  # longest time that asking Latarnia may add to a request
     latarnia_every: float = 60.0
-    latarnia_kept: float = 600.0
-    retry_after: int = 5  # what a caller is told where nothing better is known
+    latarnia_kept: float = 600.0  # Latarnia's last answer is evidence for this long
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """All settings; see README for each name. `secret_keys` are 32 bytes each, newest first."""
+    """All settings; the README explains each one under the name of its environment variable.
+
+    `secret_keys` are 32 bytes each, newest first; `quota_share` is above 0 and at most 1.
+    """
 
     database_url: str = field(repr=False)
     secret_keys: tuple[bytes, ...] = field(repr=False)
@@ -96,36 +116,26 @@ class Settings:
     ksef_proxy_url: str | None = field(default=None, repr=False)
     ksef_ca_bundle: str | None = None
     quota_share: float = 0.9
-    forwarded_allow_ips: tuple[Network, ...] = LOOPBACK  # empty: whoever connects is a proxy
-    response_timezone: ZoneInfo = field(default_factory=lambda: ZoneInfo("Europe/Warsaw"))
+    forwarded_allow_ips: tuple[Network, ...] = LOOPBACK  # empty: every peer is a trusted proxy
+    response_timezone: ZoneInfo = WARSAW
     web_threads: int = 8
     log_level: str = "INFO"
     metrics_public: bool = False
     latarnia_urls: Mapping[str, str] = field(default_factory=dict)
     message_language: str = "en"
-    document_retention_days: int | None = None  # None: for ever
+    document_retention_days: int | None = None  # None: documents are kept for ever
     timing: Timing = field(default_factory=Timing)
 
 
-DEFAULT_KSEF_URLS = {
-    "test": "https://api-test.ksef.mf.gov.pl/v2",
-    "demo": "https://api-demo.ksef.mf.gov.pl/v2",
-    "prod": "https://api.ksef.mf.gov.pl/v2",
-}
-
-
-DEFAULT_LATARNIA_URLS = {"prod": "https://api-latarnia.ksef.mf.gov.pl"}
-LANGUAGES = ("en", "pl")
-
-
 class _Reader:
-    """Reads variables one by one and remembers what was wrong with each."""
+    """Reads variables one by one and collects what is wrong with them in `problems`."""
 
     def __init__(self, environ: Mapping[str, str]) -> None:
         self._environ = environ
         self.problems: list[str] = []
 
-    def read(self, name: str, parse: Callable[[str], T], default: T | None = None) -> T | None:
+    def read(self, name: str, parse: Callable[[str], T], default: D) -> T | D:
+        """The parsed variable; the default where it is empty, unset or invalid."""
         text = self._environ.get(name, "").strip()
         if not text:
             return default
@@ -136,18 +146,18 @@ class _Reader:
             return default
 
     def require(self, name: str, parse: Callable[[str], T], placeholder: T) -> T:
+        """The parsed variable; the placeholder where it is missing or invalid."""
         if not self._environ.get(name, "").strip():
             self.problems.append(f"{name} is missing")
             return placeholder
-        value = self.read(name, parse)
-        return placeholder if value is None else value
+        return self.read(name, parse, placeholder)
 
 
 def from_environment(environ: Mapping[str, str] | None = None) -> Settings:
     """Read all settings; raise one SettingsError that names every missing or bad one."""
     reader = _Reader(os.environ if environ is None else environ)
     urls = {
-        name: reader.read(f"KSEF_URL_{name.upper()}", _url_parser(name), default) or default
+        name: reader.read(f"KSEF_URL_{name.upper()}", _url_parser(name), default)
         for name, default in DEFAULT_KSEF_URLS.items()
     }
     latarnia_urls = {
@@ -159,22 +169,21 @@ def from_environment(environ: Mapping[str, str] | None = None) -> Settings:
             )
         )
     }
-    proxies = reader.read("FORWARDED_ALLOW_IPS", _networks)
     settings = Settings(
         database_url=reader.require("DATABASE_URL", _database_url, ""),
         secret_keys=reader.require("SECRET_KEYS", _secret_keys, ()),
         ksef_urls=urls,
-        ksef_proxy_url=reader.read("KSEF_PROXY_URL", _http_url),
-        ksef_ca_bundle=reader.read("KSEF_CA_BUNDLE", _existing_file),
-        quota_share=reader.read("KSEF_QUOTA_SHARE", _share) or 0.9,
-        forwarded_allow_ips=LOOPBACK if proxies is None else proxies,
-        response_timezone=reader.read("RESPONSE_TIMEZONE", _timezone) or ZoneInfo("Europe/Warsaw"),
-        web_threads=reader.read("WEB_THREADS", _positive) or 8,
-        metrics_public=reader.read("METRICS_PUBLIC", _switch) or False,
-        log_level=reader.read("LOG_LEVEL", _log_level) or "INFO",
+        ksef_proxy_url=reader.read("KSEF_PROXY_URL", _http_url, None),
+        ksef_ca_bundle=reader.read("KSEF_CA_BUNDLE", _existing_file, None),
+        quota_share=reader.read("KSEF_QUOTA_SHARE", _share, 0.9),
+        forwarded_allow_ips=reader.read("FORWARDED_ALLOW_IPS", _networks, LOOPBACK),
+        response_timezone=reader.read("RESPONSE_TIMEZONE", _timezone, WARSAW),
+        web_threads=reader.read("WEB_THREADS", _positive, 8),
+        metrics_public=reader.read("METRICS_PUBLIC", _switch, False),
+        log_level=reader.read("LOG_LEVEL", _log_level, "INFO"),
         latarnia_urls=latarnia_urls,
-        message_language=reader.read("MESSAGE_LANGUAGE", _language) or "en",
-        document_retention_days=reader.read("DOCUMENT_RETENTION_DAYS", _positive),
+        message_language=reader.read("MESSAGE_LANGUAGE", _language, "en"),
+        document_retention_days=reader.read("DOCUMENT_RETENTION_DAYS", _positive, None),
     )
     if reader.problems:
         raise SettingsError("Settings: " + "; ".join(reader.problems) + ".")
@@ -206,7 +215,7 @@ def _http_url(text: str) -> str:
     try:
         parts = urlsplit(text)
         usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
-    except ValueError:  # its text would repeat the value
+    except ValueError:  # not passed on: its text repeats the value, which may hold a password
         usable = False
     if not usable:
         raise ValueError("is not an http(s) URL")
@@ -242,12 +251,12 @@ def _existing_file(text: str) -> str:
 
 
 def _networks(text: str) -> tuple[Network, ...]:
-    """As gunicorn reads the same variable: addresses and networks, or `*` for any."""
+    """Comma-separated addresses and networks; `*`, for any peer, gives an empty tuple."""
     if text == "*":
         return ()
     try:
         return tuple(ipaddress.ip_network(part.strip()) for part in text.split(","))
-    except ValueError:  # its text would repeat the value
+    except ValueError:  # not passed on: its text repeats the value
         raise ValueError("is not a list of addresses and networks") from None
 
 

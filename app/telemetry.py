@@ -1,5 +1,5 @@
-"""Logs for the operator: one JSON object a line, with the id of the request it belongs to; on a
-terminal the same, shorter and in colour."""
+"""The log: one JSON object a line with the id of its request, or shorter coloured lines where
+standard error is a terminal."""
 
 import contextvars
 import logging
@@ -15,14 +15,19 @@ request_id: contextvars.ContextVar[str | None] = contextvars.ContextVar("request
 
 
 @dataclass(slots=True)
-class Course:
-    """How a request came to its answer, for its line in the log."""
+class RequestNotes:
+    """What is noted while a request is answered, for its line in the log and its metrics.
+
+    `source`: where the answer came from, see `answered_from`; empty if it is never kept.
+    """
 
     ksef_calls: int = 0
-    source: str = ""  # of an answer that is kept: store, fresh, earlier
+    source: str = ""
 
 
-course: contextvars.ContextVar[Course | None] = contextvars.ContextVar("course", default=None)
+request_notes: contextvars.ContextVar[RequestNotes | None] = contextvars.ContextVar(
+    "request_notes", default=None
+)
 
 _log = logging.getLogger("ksef_proxy")
 
@@ -37,51 +42,57 @@ def configure(level: str) -> None:
 
 
 def formatter() -> logging.Formatter:
-    """JSON, or lines for a person where standard error is a terminal."""
+    """The formatter of every line: JSON, or readable lines if standard error is a terminal."""
     return _TerminalLines() if sys.stderr.isatty() else _JsonLines()
 
 
 def info(event: str, **fields: Any) -> None:
-    """Log an event of ordinary work. Only what the caller names is logged."""
+    """Log an event of ordinary work, with exactly these fields."""
     _log.info(event, extra={"fields": fields})
 
 
 def warning(event: str, **fields: Any) -> None:
-    """Log what an operator may want to look at."""
+    """Log an event that an operator may want to look at."""
     _log.warning(event, extra={"fields": fields})
 
 
 def exception(event: str, **fields: Any) -> None:
-    """Log a failure of our own, with where it happened."""
+    """Log an unexpected exception, with its stack but without its message (see `_stack`)."""
     _log.exception(event, extra={"fields": fields})
 
 
 def ksef_called() -> None:
-    """A call was sent to KSeF for the request that this thread works on, if any."""
-    if noted := course.get():
-        noted.ksef_calls += 1
+    """Count a call to KSeF for the request that this thread is working on, if any."""
+    if notes := request_notes.get():
+        notes.ksef_calls += 1
 
 
 def answered_from(source: str) -> None:
-    """The answer is kept (`store`), new (`fresh`), or kept because a new one could not be had just
-    now (`earlier`). What is said last holds."""
-    if noted := course.get():
-        noted.source = source
+    """Note where the answer comes from; a later call replaces an earlier one.
+
+    `store`: it was kept; `fresh`: KSeF was asked; `earlier`: it was kept and may be out of date,
+    because KSeF could not be asked just then.
+    """
+    if notes := request_notes.get():
+        notes.source = source
 
 
 def masked_nip(nip: str) -> str:
-    """A NIP as logs may hold it: enough to tell two companies apart, too little to name one."""
+    """A NIP as it may be logged: enough to tell companies apart, not enough to identify one."""
     return f"{nip[:3]}*****{nip[-2:]}"
 
 
-def _places(error: BaseException | None) -> str:
-    """Where it happened, from the first cause on. An exception's own words are left out: they may
-    quote what was worked on, a link, a row, a token."""
+def _stack(error: BaseException | None) -> str:
+    """The stack traces of an exception and its causes, the first cause first.
+
+    Messages of exceptions are left out: they may quote a link, a row or a token.
+    """
     if error is None:
         return ""
     cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
-    told = "Traceback\n" + "".join(traceback.format_tb(error.__traceback__))
-    return f"{_places(cause)}{told}{type(error).__module__}.{type(error).__qualname__}\n"
+    frames = "".join(traceback.format_tb(error.__traceback__))
+    name = f"{type(error).__module__}.{type(error).__qualname__}"
+    return f"{_stack(cause)}Traceback\n{frames}{name}\n"
 
 
 class _JsonLines(logging.Formatter):
@@ -95,7 +106,7 @@ class _JsonLines(logging.Formatter):
             line["requestId"] = identifier
         line.update(getattr(record, "fields", {}))
         if record.exc_info:
-            line["exception"] = _places(record.exc_info[1])
+            line["exception"] = _stack(record.exc_info[1])
         return orjson.dumps(line, default=str).decode()
 
 
@@ -104,7 +115,7 @@ _COLOURS = {logging.WARNING: _YELLOW, logging.ERROR: _RED, logging.CRITICAL: _RE
 
 
 class _TerminalLines(logging.Formatter):
-    """`12:00:00 request GET /status 200 ms=1.2 …`: what tells itself goes without its name."""
+    """`12:00:00 request GET /status 200 ms=1.2 …`: self-explanatory fields without their names."""
 
     def format(self, record: logging.LogRecord) -> str:
         fields = dict(getattr(record, "fields", {}))
@@ -114,4 +125,4 @@ class _TerminalLines(logging.Formatter):
         time = datetime.fromtimestamp(record.created).astimezone().strftime("%H:%M:%S")
         colour = _COLOURS.get(record.levelno, _PLAIN)
         line = f"{_DIM}{time}{_PLAIN} {colour}{' '.join(words)}{_PLAIN}"
-        return f"{line}\n{_places(record.exc_info[1])}" if record.exc_info else line
+        return f"{line}\n{_stack(record.exc_info[1])}" if record.exc_info else line

@@ -16,7 +16,7 @@ from time import monotonic
 
 @dataclass
 class Crowd:
-    """Connections of one user: each asks for the paths in turn, all of them `rate` times a second
+    """Connections of one user. Each asks for the paths in turn, all of them `rate` times a second
     (None: as fast as they are answered). Who is refused with a 503 waits for as long as it says."""
 
     connections: int
@@ -39,7 +39,7 @@ class Answers:
         return self.statuses[200] / self.seconds
 
     def percentile(self, share: float) -> float:
-        """Seconds within which such a share of the good answers came."""
+        """The seconds within which this share (0 to 1) of the good answers came."""
         return sorted(self.taken)[int(share * (len(self.taken) - 1))]
 
 
@@ -59,7 +59,8 @@ class Crowds:
 
 
 class _Client:
-    """One connection. A paced one counts from when it should have asked, not from when it could."""
+    """One connection. If it is paced, times count from when it should have asked, not from when it
+    could: waiting behind a slow answer is part of the next answer's time."""
 
     def __init__(self, port: int, crowd: Crowd, answers: Answers, number: int) -> None:
         head = "".join(f"{name}: {value}\r\n" for name, value in crowd.headers.items())

@@ -23,7 +23,7 @@ from app.ksef.listing import all_invoices
 from app.services.parts import Place
 from bench.rig import NIPS, Connection, Rig, port_of, started
 
-RATE = 60.0  # sandbox seconds in a real one
+RATE = 60.0  # seconds that pass in the sandbox in a real second
 HOURS = 1.25
 POLL, PROCESSING, GIVE_UP = 5.0, 60.0, 300.0  # sandbox seconds
 TIMING = {
@@ -38,16 +38,16 @@ TIMING = {
     "lease_poll": 0.01,
 }
 Poll = Callable[[str], bool]
-"""Asks after a session; whether it is final. Raises PollFailed."""
+"""Polls a session and returns whether it is final. Raises PollFailed."""
 
 
 class PollFailed(Exception):
-    """An ERP got no answer to its question."""
+    """A poll got no answer."""
 
 
 @dataclass
 class Tally:
-    """What became of a company's polls."""
+    """How many of a company's polls succeeded and failed, and what they cost."""
 
     sessions_an_hour: int
     place: Place
@@ -67,7 +67,7 @@ class Tally:
 
 
 class NaiveBearer:
-    """A bearer that keeps no ledger: every call goes out at once."""
+    """A `Bearer` without a ledger of the quota: every call is sent at once."""
 
     def __init__(self, access: str) -> None:
         self._access = access
@@ -161,7 +161,7 @@ def _access_token(rig: Rig, place: Place) -> str:
 
 
 def _drive(rig: Rig, tallies: list[Tally]) -> None:
-    """Carry out what is due, each thing at its time, until the hours are over."""
+    """Run each poll at its time until the simulated hours are over."""
     numbers = count()
     due: list[tuple[float, int, Tally, str | None, float]] = []
     for tally in tallies:

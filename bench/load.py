@@ -1,4 +1,4 @@
-"""The service under load: too much of it, a KSeF that hangs, one company that asks for all."""
+"""The service under load: overload, a KSeF that hangs, one company that asks far too often."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -59,7 +59,7 @@ def _field(folder: Path) -> Iterator[Field]:
             companies.append((headers, f"/invoices/test/status/{session.reference_number}"))
         with rig.serve(folder) as service:
             for headers, path in companies:
-                for _ in range(8):  # so that each worker has proved the password
+                for _ in range(8):  # so that each worker has verified the password
                     with Connection(port_of(service), headers) as http:
                         status, body = http.get(path)
                         assert status == 200, body
@@ -68,7 +68,7 @@ def _field(folder: Path) -> Iterator[Field]:
 
 
 def _best(field: Field) -> int:
-    """The number of connections at which most requests are answered."""
+    """The number of connections at which the most requests per second are answered."""
     tried = (2, 4, 8, 16)
     rates: dict[int, list[float]] = {connections: [] for connections in tried}
     for _ in range(3):

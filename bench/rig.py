@@ -1,4 +1,4 @@
-"""What benchmarks and chaos stand on: PostgreSQL, the sandbox and gunicorn, each a process."""
+"""Runs what benchmarks and chaos need: PostgreSQL, the sandbox and gunicorn, as processes."""
 
 import base64
 import contextlib
@@ -32,7 +32,7 @@ from sandbox.control import Control
 PROJECT = Path(__file__).parents[1]
 PASSWORD = "correct horse battery staple"
 APPLICATION = "ksef-proxy"
-"""By this name PostgreSQL knows the connections of the replicas."""
+"""The application_name of the replicas' connections in PostgreSQL."""
 NIPS = [nip for nip in map(str, range(5265870000, 5265870500)) if users.is_nip(nip)][:30]
 
 
@@ -214,7 +214,7 @@ def _stop(process: "subprocess.Popen[Any]") -> None:
 
 
 class Connection:
-    """A client that costs next to nothing beside the server: one socket, one answer at a time."""
+    """A client that takes hardly any CPU from the server: one socket, one answer at a time."""
 
     def __init__(self, port: int, headers: dict[str, str] | None = None) -> None:
         self._head = "".join(f"{name}: {value}\r\n" for name, value in (headers or {}).items())
@@ -230,7 +230,7 @@ class Connection:
         self._socket.close()
 
     def get(self, path: str) -> tuple[int, bytes]:
-        """Status and body; ConnectionError where the server went away."""
+        """Status and body; ConnectionError if the server closed the connection."""
         self._socket.sendall(f"GET {path} HTTP/1.1\r\nHost: b\r\n{self._head}\r\n".encode())
         status = self._file.readline().split(b" ")
         if len(status) < 2:

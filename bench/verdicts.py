@@ -1,7 +1,7 @@
-"""Did it hold? Each rule of the data (L) and of the replicas (R), looked at from outside.
+"""Checks after a run of chaos whether each rule of the data (L) and of the replicas (R) held.
 
-Shares nothing with the service: what is judged comes from the sandbox's log of calls, from triggers
-in the database and from what clients were answered. All moments are seconds of one clock.
+It shares no code with the service. It judges from the sandbox's log of calls, from triggers in the
+database and from the answers that clients got. All moments are in seconds of one clock.
 
 | | |
 |---|---|
@@ -52,7 +52,7 @@ REFRESH = "/auth/token/refresh"
 CHALLENGE = "/auth/challenge"
 PUBLIC_KEYS = "/security/public-key-certificates"
 LATARNIA = "/status"
-CLOCKS = 0.02  # seconds by which moments of two processes may differ
+CLOCKS = 0.02  # seconds by which the clocks of two processes may differ
 
 
 class Call(NamedTuple):
@@ -183,7 +183,7 @@ class Session:
 
 @dataclass(frozen=True)
 class Verdict:
-    """A rule, what was looked at, and what did not hold (at most a few of it)."""
+    """A rule, how much was checked (`seen`), and every violation that was found (`broken`)."""
 
     rule: str
     seen: str
@@ -204,7 +204,8 @@ class Verdict:
 def same_rows(
     before: Sequence[Any], after: Sequence[Any], changes: Iterable[LinkChange]
 ) -> Verdict:
-    """L1: everything was asked once more between `before` and `after`, the rows of all tables."""
+    """L1: `before` and `after` are the rows of all tables before and after everything was asked
+    for once more; they must be identical."""
     idle = [c for c in changes if c.act == "UPDATE" and c.old == c.new]
     broken = [f"{c.table} {c.key} was written for nothing" for c in idle]
     if list(before) != list(after):
@@ -214,7 +215,8 @@ def same_rows(
 
 
 def expected_links(sessions: Iterable[Session]) -> dict[tuple[str, ...], tuple[str, bool]]:
-    """(table, nip, environment, key) → the session, and whether it may replace another one."""
+    """What KSeF says: (table, nip, environment, key) → the session to be linked, and whether it may
+    replace another one."""
     expected: dict[tuple[str, ...], tuple[str, bool]] = {}
     for session in sessions:
         where = (session.nip, session.environment)
@@ -230,7 +232,7 @@ def expected_links(sessions: Iterable[Session]) -> dict[tuple[str, ...], tuple[s
 
 
 def links_are_true(changes: Sequence[LinkChange], sessions: Sequence[Session]) -> Verdict:
-    """L2, of every change."""
+    """L2: each link that was written is the one that KSeF says."""
     expected = expected_links(sessions)
     broken, replaced = [], 0
     for change in changes:
@@ -247,7 +249,7 @@ def links_are_true(changes: Sequence[LinkChange], sessions: Sequence[Session]) -
 
 
 def nothing_is_unlinked(changes: Sequence[LinkChange]) -> Verdict:
-    """L3, of every change."""
+    """L3: no change cleared a link or deleted a row."""
     broken = [
         f"{c.table} {c.key} was {'deleted' if c.act == 'DELETE' else f'unlinked from {c.old}'}"
         for c in changes
@@ -262,7 +264,9 @@ def nothing_crosses(
     calls: Sequence[Call],
     sessions: Sequence[Session],
 ) -> Verdict:
-    """L4. `strangers`: rows with the numbers of another company or environment, never linked."""
+    """L4: no row of another company or environment was written, no session asked for as another
+    company. `strangers`: how many rows have the numbers of another one, and so must stay unlinked.
+    """
     owners = {session.reference: session for session in sessions}
     expected = expected_links(sessions)
     broken = [
@@ -287,9 +291,12 @@ def all_is_whole(
     sessions: Sequence[Session],
     untouched: Mapping[tuple[str, ...], str],
 ) -> Verdict:
-    """L5, at the end. `rows`: (table, nip, environment, key, session); `answers`: what is kept of
-    each session, whether it is final and the accepted numbers; `untouched`: links of originals
-    that were there before and had to stay."""
+    """L5: in the end all links and kept answers are what KSeF says.
+
+    `rows`: (table, nip, environment, key, session); `answers`: for each session whether its kept
+    answer is final, and the accepted numbers in it; `untouched`: links that were there before, and
+    that duplicates must not replace.
+    """
     expected = {key: value for key, (value, _) in expected_links(sessions).items()} | {**untouched}
     rows = list(rows)
     broken = [
@@ -305,7 +312,7 @@ def all_is_whole(
 
 
 def linked_before_answered(looks: Sequence[LinkLook]) -> Verdict:
-    """L6, of a sample of answers."""
+    """L6: whenever a client looked right after its answer, its rows were linked."""
     broken = [f"{x.reference}: {x.unlinked} of {x.rows} rows unlinked" for x in looks if x.unlinked]
     rows = sum(look.rows for look in looks)
     if not rows:
@@ -314,7 +321,7 @@ def linked_before_answered(looks: Sequence[LinkLook]) -> Verdict:
 
 
 def answers_only_grow_newer(changes: Sequence[KeptChange], told: Sequence[Told]) -> Verdict:
-    """L7, of what is kept and of what each client was told."""
+    """L7: neither a kept answer nor the answers to one client ever went back in time."""
     broken = []
     for change in changes:
         if change.how == "DELETE":
@@ -333,7 +340,7 @@ def answers_only_grow_newer(changes: Sequence[KeptChange], told: Sequence[Told])
 
 
 def no_deadlock(counted: int, logged: int, transactions: int) -> Verdict:
-    """L8, from pg_stat_database and the server's log."""
+    """L8: no deadlock was counted by pg_stat_database or logged by the server."""
     broken = [f"{max(counted, logged)} deadlocks"] if counted or logged else []
     return Verdict("L8", f"{transactions} transactions, no deadlock counted or logged", broken)
 
@@ -342,7 +349,10 @@ def no_deadlock(counted: int, logged: int, transactions: int) -> Verdict:
 
 
 def windows_hold(calls: Sequence[Call], scale: float = 1.0) -> Verdict:
-    """R1: counted anew over each company's calls, as they came. `scale`: of the windows."""
+    """R1: no window of the quota held too many calls, by the times at which KSeF got them.
+
+    `scale` multiplies the lengths of the windows.
+    """
     moments: dict[tuple[str, str], list[float]] = defaultdict(list)
     for call in calls:
         if call.group:
@@ -368,7 +378,7 @@ def windows_hold(calls: Sequence[Call], scale: float = 1.0) -> Verdict:
 
 
 def most_within(times: Sequence[float], window: float) -> int:
-    """The most of some ascending moments within any window of so many seconds."""
+    """How many of some ascending moments lie at most within any window of so many seconds."""
     most = first = 0
     for last, moment in enumerate(times):
         while times[first] <= moment - window:
@@ -385,8 +395,11 @@ def refusals_stop_all(
     *,
     late: float = 1.0,
 ) -> Verdict:
-    """R2. In flight is what was set aside, before the block, for one of the `late` seconds before
-    it: so many calls may still come, and only within `late` seconds."""
+    """R2: after a 429 no replica sends calls of that group, but for those already in flight.
+
+    In flight is what was reserved, before the block, for a moment in the `late` seconds before it:
+    at most so many calls may still arrive, and only within `late` seconds.
+    """
     refused = [c for c in calls if c.status == 429 and c.group and c.nip]
     broken, allowed, lost = [], 0, 0
     for call in refused:
@@ -403,7 +416,7 @@ def refusals_stop_all(
             None,
         )
         if block is None:
-            # The worker that got it may have been killed before it could tell anybody.
+            # The worker that got the 429 may have been killed before it could store the block.
             lost += 1
             if not any(call.at - late <= kill <= answered + late for kill in kills):
                 broken.append(f"the 429 to {call.group} of {call.nip} blocked nothing")
@@ -441,12 +454,15 @@ def asked_once(
     fresh: float,
     round_of: float,
 ) -> Verdict:
-    """R3. `asked_again`: calls that came when everything final was asked for again. `fresh`: for
-    how long an answer is fresh at least; `round_of`: how long asking after one session takes at
-    most; `archived`: KSeF number → when its UPO was archived.
+    """R3: KSeF was asked about a session at most once while an answer is fresh.
 
-    No fetch comes within the freshness of an answer that was kept, nor while another one runs, nor
-    after the last one; and there are at most elapsed / fresh + 1 + kills that hit one.
+    No fetch may come while a kept answer is fresh, while another fetch runs, or after the final
+    answer; and there may be at most elapsed / fresh + 1 fetches, and one more for each that a kill
+    interrupted.
+
+    `asked_again`: calls that KSeF got when everything final was asked for again (none are allowed);
+    `fresh`: the shortest freshness; `round_of`: the longest time that a fetch takes, all in
+    seconds; `archived`: KSeF number → when its UPO was archived.
     """
     fetches: dict[str, list[Call]] = defaultdict(list)
     for call in calls:
@@ -464,7 +480,7 @@ def asked_once(
             until = change.asked_at + fresh - CLOCKS
             if change.final:
                 until = float("inf")
-            elif change.how == "confirmed":  # of many at once: one that was asked already goes on
+            elif change.how == "confirmed":  # a fetch that had begun before is not stopped by it
                 continue
             early = bisect_left(times, until) - bisect_right(times, change.at)
             if early > 0:
@@ -489,7 +505,7 @@ def asked_once(
 
 
 def _is_hit(at: float, puts: Sequence[float], kills: Sequence[float], round_of: float) -> bool:
-    """Whether a fetch was not kept, and somebody was killed while it could have been."""
+    """Whether a worker was killed between a fetch and the storing of its answer."""
     first = bisect_left(sorted(puts), at)
     stored = sorted(puts)[first] if first < len(puts) else float("inf")
     return any(at <= kill <= min(at + round_of, stored) for kill in kills)
@@ -505,11 +521,13 @@ def renewed_once(
     ended: Sequence[tuple[float, str]] = (),
     request: float = 0.0,
 ) -> Verdict:
-    """R4: between two refreshes that KSeF granted, the first one's tokens were stored, or somebody
-    was killed, or the database was down; and a company logs in once.
+    """R4: a token is renewed once, however many need it, and each company logs in once.
 
-    `ended`: when KSeF ended whose token before its time. Where it had given that one within the
-    `request` seconds before, a request may have had two refused, and may log in again.
+    Between two refreshes that KSeF granted, the tokens of the first one must have been stored,
+    unless a worker was killed or the database was down in between.
+
+    `ended`: (moment, nip) for each token that KSeF ended before its time. If that token was at most
+    `request` seconds old, a request may have had two tokens refused, and may log in again.
     """
     granted: dict[str, list[float]] = defaultdict(list)
     for call in calls:
@@ -550,9 +568,9 @@ def no_transaction_meanwhile(
     *,
     longest: float,
 ) -> Verdict:
-    """R5: samples of the time in which KSeF was slow, each call taking more than `longest` seconds.
+    """R5: no transaction was idle for more than `longest` seconds while KSeF was slow.
 
-    A transaction held across a call would be seen idle for longer than that.
+    KSeF's calls took longer than that then, so a transaction held across a call would be seen.
     """
     spans = sorted((c.at, c.answered) for c in calls if c.answered is not None)
     meant = [s for s in samples if any(begin <= s.at <= end for begin, end in slow)]
@@ -576,8 +594,8 @@ def no_call_without_ledger(
     *,
     late: float = 0.5,
 ) -> Verdict:
-    """R6: none while the database was down (`late` seconds later: what had been let go before), and
-    at no moment more calls of a group than were set aside for it."""
+    """R6: KSeF got no call while the database was down, and never more calls of a group than had
+    been reserved. Calls sent just before may arrive up to `late` seconds after the stop."""
     broken, down = [], 0
     for begin, end in stops:
         during = [call for call in calls if begin < call.at < end]
@@ -624,7 +642,13 @@ def breaker_is_shared(
     latarnia_every: float,
     late: float = 0.5,
 ) -> Verdict:
-    """R7. `alike`: what each replica answered to the same question at about the same time."""
+    """R7: while the breaker is open no replica calls KSeF; all of them take turns with probes and
+    questions to Latarnia, and give the same answers.
+
+    `alike`: what each replica answered to the same question at about the same time; `probe_every`
+    and `latarnia_every`: seconds between turns; `late`: seconds after the breaker opened in which
+    earlier calls may still arrive.
+    """
     broken: list[str] = []
     opened = _open_spans(changes)
     during = [(c, begin) for c in calls for begin, end in opened if begin < c.at < end]
@@ -648,9 +672,9 @@ def breaker_is_shared(
             sent = sum(c.route == route for c, begin in during)
         else:
             sent = sum(c.route == route and c.service == "latarnia" for c in calls)
-        if sent > len(turns) + 1:  # one may be under way when the breaker opens
+        if sent > len(turns) + 1:  # one may be in flight when the breaker opens
             broken.append(f"{sent} {what} in {len(turns)} turns")
-    # A 503 is about the replica, which has just been killed or is busy, and says nothing of KSeF.
+    # A 503 is about the replica, which was just killed or is busy; it tells nothing about KSeF.
     told = [[answer for answer in answers if answer[0] != 503] for answers in alike]
     alike = [answers for answers in told if answers]
     broken += [f"replicas told {Counter(answers)}" for answers in alike if len(set(answers)) > 1]

@@ -126,7 +126,7 @@ def test_company_add_refuses_what_is_wrong(run: Run, company: None, database: An
     before = everything(database)
     refused(run("company", "add", "5265877636", "Firma"), "5265877636 is not a NIP")
     refused(run("company", "add", OTHER_NIP, " "), "needs a name")
-    refused(run("company", "add", NIP, "Again"), "is there already")
+    refused(run("company", "add", NIP, "Again"), "exists already")
     refused(run("company", "add", NIP), "Missing argument", code=2)
     assert everything(database) == before
 
@@ -172,7 +172,7 @@ def test_user_add_refuses_what_is_wrong(run: Run, company: None, database: Any) 
 def test_user_add_twice_keeps_the_first_password(run: Run, parts: Parts, company: None) -> None:
     arguments = ("user", "add", EMAIL, "--nip", NIP, "--role", "admin", "--password-stdin")
     done(run(*arguments, given=f"{PASSWORD}\n"))
-    refused(run(*arguments, given="another long password\n"), "is there already")
+    refused(run(*arguments, given="another long password\n"), "exists already")
     assert users.authenticate(parts, EMAIL, PASSWORD).email == EMAIL
 
 

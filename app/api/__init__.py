@@ -26,13 +26,13 @@ BLUEPRINTS = (
     metrics.blueprint,
     ops.blueprint,
 )
-# Their answers cost no more than a refusal, and are wanted most then.
+# Not refused under overload: they cost no more than a refusal, and matter most just then.
 _ALWAYS_ANSWERED = (ops.blueprint.name, metrics.blueprint.name)
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
 
 
 class _Api(Api):  # type: ignore[misc]
-    """flask-smorest's API; errors are answered, and described, by `problems` alone."""
+    """flask-smorest's API without its own error handling, which `problems` does instead."""
 
     DEFAULT_ERROR_RESPONSE_NAME = None
 
@@ -43,7 +43,7 @@ class _Api(Api):  # type: ignore[misc]
         pass
 
     def _register_pagination_header(self) -> None:
-        pass  # it brings a schema that nothing uses
+        pass  # it would add a schema that nothing uses
 
 
 def register(app: Flask) -> None:
@@ -75,7 +75,7 @@ def register(app: Flask) -> None:
 def _begin() -> None:
     given = request.headers.get("X-Request-ID", "")
     telemetry.request_id.set(given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex)
-    telemetry.course.set(telemetry.Course())
+    telemetry.request_notes.set(telemetry.RequestNotes())
     g.began = time.perf_counter()
     meters.http_requests_in_progress.inc()
     timing = settings().timing
@@ -85,7 +85,7 @@ def _begin() -> None:
     g.time.enter_context(clock.within(timing.request - g.waited))
     if g.waited > timing.queue and request.blueprint not in _ALWAYS_ANSWERED:
         meters.refused.labels("waited").inc()
-        raise errors.Busy("Too many requests wait.", retry_after=timing.retry_after)
+        raise errors.Busy("Too many requests are waiting.", retry_after=timing.retry_after)
 
 
 def _end(response: Response) -> Response:
@@ -107,11 +107,11 @@ def _close(_error: BaseException | None) -> None:
 
 
 def _report(response: Response) -> None:
-    """One line in the log: the route and never the path, which names invoices."""
+    """Log and count the request: its route, never its path, which names invoices."""
     seconds = time.perf_counter() - g.began
     route = request.url_rule.rule if request.url_rule else None
-    course = telemetry.course.get() or telemetry.Course()
-    source = course.source if response.status_code < 400 else ""
+    notes = telemetry.request_notes.get() or telemetry.RequestNotes()
+    source = notes.source if response.status_code < 400 else ""
     meters.request_answered(request.method, route, response.status_code, source, seconds)
     line: dict[str, Any] = {
         "method": request.method,
@@ -119,7 +119,7 @@ def _report(response: Response) -> None:
         "status": response.status_code,
         "ms": round(seconds * 1000, 1),
         "waitedMs": round(g.waited * 1000, 1),
-        "ksefCalls": course.ksef_calls,
+        "ksefCalls": notes.ksef_calls,
     }
     if source:
         line["source"] = source

@@ -1,4 +1,4 @@
-"""Who asks: HTTP Basic, and a role that may."""
+"""Authentication by HTTP Basic, and the role that a call needs."""
 
 from collections.abc import Callable
 from functools import wraps
@@ -17,14 +17,17 @@ View = TypeVar("View", bound=Callable[..., Any])
 
 
 def require_role() -> None:
-    """Before every view of a blueprint: Unauthorized, or Forbidden where the role is missing."""
+    """Authenticate the caller, before every view of a blueprint.
+
+    Raises Unauthorized, or Forbidden if its role is none that may use the service.
+    """
     _authenticate()
     if caller().role not in ROLES:
         raise errors.Forbidden("This needs the role admin or technical.")
 
 
 def admins_only(view: View) -> View:
-    """A view that is Forbidden for everybody but an admin, before its parameters are looked at."""
+    """A decorator: Forbidden for everybody but an admin, before parameters are looked at."""
 
     @wraps(view)
     def guarded(*args: Any, **kwargs: Any) -> Any:
@@ -36,7 +39,7 @@ def admins_only(view: View) -> View:
 
 
 def caller() -> Caller:
-    """The user who asks, known since `require_role`."""
+    """The authenticated user of this request; `require_role` must have run."""
     return cast(Caller, g.caller)
 
 
@@ -54,5 +57,5 @@ def _authenticate() -> None:
 
 
 def place_of(path: dict[str, str]) -> Place:
-    """The caller's company in the environment of a checked path."""
+    """The caller's company, in the environment of a validated path."""
     return Place(caller().company_nip, path["environment"])

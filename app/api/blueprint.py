@@ -1,4 +1,4 @@
-"""The blueprint of the house: strict parameters, and a description of every answer."""
+"""A flask-smorest blueprint with strict parameters, authentication and described answers."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn, TypeVar, cast
@@ -16,7 +16,7 @@ View = TypeVar("View", bound=Callable[..., Any])
 
 
 class StrictParser(FlaskParser):
-    """Refuses what is unknown or repeated, with the contract's 400."""
+    """Refuses unknown and repeated parameters with a 400 of the contract."""
 
     DEFAULT_VALIDATION_STATUS = 400
     DEFAULT_UNKNOWN_BY_LOCATION = {  # noqa: RUF012 - webargs' own attribute
@@ -25,14 +25,14 @@ class StrictParser(FlaskParser):
     }
 
     def load_querystring(self, req: flask.Request, schema: Schema) -> Any:
-        """The query, where no parameter is given twice."""
+        """The query parameters; ValidationError if one is given twice."""
         repeated = [name for name, values in req.args.lists() if len(values) > 1]
         if repeated:
             raise ValidationError({name: ["Given more than once."] for name in repeated})
         return super().load_querystring(req, schema)
 
     def handle_error(self, error: ValidationError, *_args: Any, **_kwargs: Any) -> NoReturn:
-        """Tell what is wrong with which parameter; the values themselves are not repeated."""
+        """Raise InvalidParameter, which names what is wrong but does not repeat the values."""
         found = next(iter(error.messages_dict.values()))
         raise errors.InvalidParameter(
             "Invalid: " + ", ".join(sorted(map(_printable, found))) + ".",
@@ -41,7 +41,10 @@ class StrictParser(FlaskParser):
 
 
 class Blueprint(SmorestBlueprint):  # type: ignore[misc]
-    """A resource. Whoever asks needs a role, unless it is `public` on purpose."""
+    """The calls of one resource. They need a role, unless the blueprint is `public`.
+
+    `guard` runs before each view, and raises if the caller may not use it.
+    """
 
     ARGUMENTS_PARSER = StrictParser()
 
@@ -61,10 +64,13 @@ class Blueprint(SmorestBlueprint):  # type: ignore[misc]
     def takes(
         self, path: type[Schema] | None = None, query: type[Schema] = NoQuery
     ) -> Callable[[View], View]:
-        """Check path and query; the view gets the loaded path (if any), then the loaded query."""
+        """A decorator that validates the path and the query parameters.
+
+        The view gets the loaded path (if there is a schema for it), then the loaded query.
+        """
 
         def decorate(view: View) -> View:
-            # Instances: a schema class would be made into one again for each request.
+            # Instances, since a schema class would be instantiated for each request.
             checked: View = self.arguments(query(), location="query")(view)
             return self.arguments(path(), location="path")(checked) if path else checked
 
@@ -79,7 +85,10 @@ class Blueprint(SmorestBlueprint):  # type: ignore[misc]
         content_type: str | None = None,
         examples: Sequence[str] = (),
     ) -> Callable[[View], View]:
-        """Describe a good answer; headers and examples are named as `app.api.openapi` has them."""
+        """A decorator that describes a successful answer in /openapi.json.
+
+        `headers` and `examples` are names of components in `app.api.openapi`.
+        """
         return cast(
             Callable[[View], View],
             self.alt_response(
@@ -94,7 +103,10 @@ class Blueprint(SmorestBlueprint):  # type: ignore[misc]
         )
 
     def problems(self, *kinds: type[errors.ProxyError]) -> Callable[[View], View]:
-        """Describe who may ask, and the errors beside those that every call may have."""
+        """A decorator that describes the authentication and the errors of a call in /openapi.json.
+
+        `kinds` are the errors besides those that every call may have.
+        """
         always: set[type[errors.ProxyError]] = {
             errors.InvalidParameter,
             errors.Unavailable,
@@ -116,7 +128,7 @@ class Blueprint(SmorestBlueprint):  # type: ignore[misc]
 
 
 def _printable(name: object) -> str:
-    """A parameter's name as it may be repeated: unknown ones are the caller's own text."""
+    """A parameter's name, or `?` if it is unsafe to repeat: unknown names are the caller's text."""
     text = str(name)
     return text if text.isascii() and text.isprintable() and len(text) <= 64 else "?"
 

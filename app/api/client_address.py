@@ -1,7 +1,7 @@
-"""From where a caller comes, also behind a proxy that ends TLS.
+"""The IP address of the caller, also behind a proxy that ends TLS.
 
-gunicorn gives the address of the connection, whatever X-Forwarded-For says, and anybody can send
-that header: it counts only as far as proxies of ours (FORWARDED_ALLOW_IPS) wrote it.
+gunicorn gives the address of the connection. X-Forwarded-For can be sent by anybody, so it is
+believed only as far as our own proxies (FORWARDED_ALLOW_IPS) have written it.
 """
 
 import ipaddress
@@ -12,11 +12,12 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 def client_address(peer: str, forwarded_for: str, proxies: Sequence[Network]) -> str:
-    """The address of the caller: the last one that is not a proxy's.
+    """The caller's address: going back from `peer` through the header, the first that is no proxy.
 
-    `forwarded_for` is the header, "" for none; empty `proxies`: whoever connects is a proxy,
-    and there is one of them. What is no address ends the walk. A peer without an address (a unix
-    socket) is a proxy. Of an IPv6 address only the network (/64) is told: a caller has all of it.
+    `forwarded_for` is the header, "" for none. If `proxies` is empty, every peer is taken for a
+    proxy, and there is only that one. A peer without an address (a unix socket) is a proxy. An
+    entry that is not an address ends the search. An IPv6 address is cut to its /64 network, all of
+    which belongs to one caller. "" if no address is known.
     """
     found = _parsed(peer)
     if found is not None and proxies and not _is_among(found, proxies):

@@ -1,4 +1,4 @@
-"""What `create_app` gave the application, for the views."""
+"""Gives views and commands the settings and parts that `create_app` put into the application."""
 
 from typing import cast
 
@@ -11,12 +11,12 @@ EXTENSION = "ksef_proxy"
 
 
 def parts() -> Parts:
-    """The services' parts of this application."""
+    """The parts of this application, which every service needs. Raises SettingsError."""
     return _given()[1]
 
 
 def settings() -> Settings:
-    """The settings of this application."""
+    """The settings of this application. Raises SettingsError if they were wrong (in a command)."""
     return _given()[0]
 
 

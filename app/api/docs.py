@@ -1,4 +1,4 @@
-"""GET /docs: the contract to read and to try, in Swagger UI, all of it from this service."""
+"""GET /docs: the contract in Swagger UI, to read and to try; all files come from this service."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ _FILES = {
     "swagger-ui.css": _SWAGGER_UI,
     "favicon-32x32.png": _SWAGGER_UI,
 }
-# Nothing inline and nothing from elsewhere. Swagger UI's own pictures stand in its style sheet.
+# Nothing inline and nothing from other hosts; Swagger UI's pictures are data: URLs in its CSS.
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:;"
     " connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -24,7 +24,7 @@ blueprint = Blueprint("docs", __name__)
 
 @blueprint.get("/docs")
 def page() -> Response:
-    """The page; it needs no password, what is tried there does."""
+    """The page. It needs no password, but the calls that are tried on it do."""
     return _file(_OURS, "index.html")
 
 

@@ -1,7 +1,7 @@
-"""The identifiers of the contract, as fields: checked before anything is sent or written.
+"""The identifiers of the contract as marshmallow fields, which validate them.
 
-Checks are made with ASCII patterns over the whole text: `\\d` would take Arabic digits, `$` a
-trailing newline, and Flask hands decoded CRLF, NUL and `..` to a view.
+Patterns are ASCII only and match the whole text, because Flask passes decoded CRLF, NUL and `..`
+on to a view, `\\d` would accept Arabic digits, and `$` a trailing newline.
 """
 
 import re
@@ -13,7 +13,7 @@ from app.api import examples
 from app.settings import ENVIRONMENTS
 
 _DATE = "2[0-9]{3}(0[1-9]|1[0-2])(0[1-9]|[12][0-9]|3[01])"
-# Wider than KSeF's own: numbers shortened in documentation have the shape, and pass.
+# Wider than KSeF's own shape, so that numbers shortened for documentation are accepted too.
 REFERENCE_NUMBER = f"{_DATE}(-[0-9A-Z]{{1,12}}){{2,5}}"
 KSEF_NUMBER = f"[1-9][0-9]{{9}}-{_DATE}(-[0-9A-Z]{{1,12}}){{2,3}}"
 _FULL_KSEF_NUMBER = 35
@@ -21,7 +21,7 @@ _CRC_POLYNOMIAL = 0x07
 
 
 def crc8(text: str) -> int:
-    """CRC-8 (polynomial 0x07, initial value 0) of an ASCII text: KSeF's check of its numbers."""
+    """CRC-8 (polynomial 0x07, initial value 0) of an ASCII text: a KSeF number's check digits."""
     crc = 0
     for byte in text.encode("ascii"):
         crc ^= byte
@@ -71,7 +71,7 @@ def reference_number() -> fields.String:
 
 
 def ksef_number(*, required: bool = True) -> fields.String:
-    """KSeF's number of an invoice. The CRC of a whole one (35 characters) is checked."""
+    """KSeF's number of an invoice. If it has full length (35 characters), its CRC is checked."""
     return fields.String(
         required=required,
         data_key="ksefNumber",

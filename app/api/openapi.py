@@ -1,4 +1,4 @@
-"""What `/openapi.json` says beside the schemas: headers, examples, what to do about an error."""
+"""What `/openapi.json` says besides the schemas: headers, examples, what to do about errors."""
 
 from collections import defaultdict
 from collections.abc import Iterable
@@ -83,7 +83,7 @@ ADVICE: dict[type[errors.ProxyError], str] = {
     ),
     errors.ProxyError: "A fault of the service. Its log has the `requestId`.",
 }
-ELSEWHERE = ("not_found", "method_not_allowed")  # answers to what is no operation
+ELSEWHERE = ("not_found", "method_not_allowed")  # for requests that match no operation
 CODES = [*(kind.code for kind in ADVICE), *ELSEWHERE]
 _MAY_TELL_WHEN_TO_REPEAT = (
     errors.Unauthorized,
@@ -93,7 +93,7 @@ _MAY_TELL_WHEN_TO_REPEAT = (
     errors.Unavailable,
 )
 
-KSEF_ASKED = (  # what may come of it
+KSEF_ASKED = (  # the errors of a call that asks KSeF
     errors.OutageSimulation,
     errors.KsefOutage,
     errors.KsefError,
@@ -153,7 +153,7 @@ _PARAMETERS: dict[str, dict[str, Any]] = {
 
 
 class Paths(FlaskPlugin):  # type: ignore[misc]
-    """Paths from Flask's rules: each operation describes its own parameters, this the common."""
+    """Paths from Flask's rules, each with the parameter that all operations have in common."""
 
     def path_helper(self, rule: Any, parameters: list[Any], **_: Any) -> str:
         """The path as OpenAPI writes it."""
@@ -162,7 +162,7 @@ class Paths(FlaskPlugin):  # type: ignore[misc]
 
 
 def register(api: Api) -> None:
-    """Put what operations refer to by name into the document's components."""
+    """Add the components to which operations refer by name to the document."""
     spec = api.spec
     converter = api.ma_plugin.converter
     converter.add_parameter_attribute_function(_example)
@@ -186,12 +186,12 @@ def register(api: Api) -> None:
 
 
 def _example(_converter: Any, field: Field[Any], **_: Any) -> dict[str, Any]:
-    """Where Swagger UI looks for what it fills in."""
+    """The field's first example, under the name from which Swagger UI fills in its forms."""
     return {"example": given[0]} if (given := field.metadata.get("examples")) else {}
 
 
 def _named_choice(spec: APISpec, field: Field[Any], ret: dict[str, Any]) -> dict[str, Any]:
-    """A choice with a title becomes a schema of its own: one type in a generated client."""
+    """Make a choice with a title a schema of its own, so that generated clients have one type."""
     name = ret.get("title")
     if not name or "enum" not in ret:
         return {}
@@ -209,7 +209,7 @@ def _named_choice(spec: APISpec, field: Field[Any], ret: dict[str, Any]) -> dict
 
 
 def problems(kinds: Iterable[type[errors.ProxyError]]) -> dict[int, dict[str, Any]]:
-    """The answers to these errors, by HTTP status, as `Blueprint.alt_response` takes them."""
+    """The descriptions of these errors by HTTP status, as arguments of `Blueprint.alt_response`."""
     by_status: dict[int, list[type[errors.ProxyError]]] = defaultdict(list)
     for kind in (kind for kind in ADVICE if kind in set(kinds)):
         by_status[kind.status].append(kind)
@@ -223,7 +223,7 @@ def _answer(status: int, kinds: list[type[errors.ProxyError]]) -> dict[str, Any]
     if any(issubclass(kind, _MAY_TELL_WHEN_TO_REPEAT) for kind in kinds):
         headers.append("Retry-After")
     return {
-        # Beside the reference, as OpenAPI 3.1 allows: generated clients know one Problem only.
+        # Beside the reference, as OpenAPI 3.1 allows, so that generated clients have one Problem.
         "schema": {
             "$ref": "#/components/schemas/Problem",
             "properties": {

@@ -1,4 +1,4 @@
-"""For operators and their machines: public, and without company data."""
+"""/status, /livez, /readyz: the state of the service, public and without company data."""
 
 from flask import Response
 

@@ -17,7 +17,7 @@ Told = tuple[dict[str, Any], dict[str, str]]
 
 
 def register(app: Flask) -> None:
-    """Answer every error of the application with a problem."""
+    """Answer every error of the application with `application/problem+json`."""
     for kind in (errors.ProxyError, HTTPException, Exception):
         app.register_error_handler(kind, _answer)
 
@@ -28,9 +28,9 @@ def _answer(error: Exception) -> Response:
 
 
 def describe(error: Exception, language: str) -> Told:
-    """The problem as which an error is told, and the headers that go with it.
+    """The body of the problem for an error, and the headers that go with it.
 
-    `language`, en or pl, is that of `detail` in every 409 and 502.
+    `language`, en or pl, is the language of `detail` in every 409 and 502.
     """
     if isinstance(error, errors.ProxyError):
         return _proxy_error(error, language)
@@ -70,7 +70,7 @@ def _proxy_error(error: errors.ProxyError, language: str) -> Told:
 
 
 def _evidence(environment: str) -> Mapping[str, Any]:
-    """What is known of an outage; nothing, where the database does not even tell that."""
+    """What is known of an outage; NO_OUTAGE if the database cannot be asked."""
     try:
         return outages.evidence(parts(), environment)
     except errors.Unavailable:
@@ -78,9 +78,9 @@ def _evidence(environment: str) -> Mapping[str, Any]:
 
 
 def _http_exception(error: HTTPException) -> Told:
-    """Flask's own errors: unknown route, wrong method, a body that is no JSON."""
+    """Flask's own errors: an unknown route, a wrong method, a body that is not JSON."""
     status = HTTPStatus(error.code or 500)
-    if status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:  # what a body may be is said in one way
+    if status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:  # the contract has a 400 for any bad body
         status = HTTPStatus.BAD_REQUEST
     code = "invalid_parameter" if status == 400 else status.phrase.lower().replace(" ", "_")
     headers = {name: value for name, value in error.get_headers() if name == "Allow"}
@@ -93,7 +93,7 @@ def _unexpected() -> Told:
         500,
         errors.ProxyError.code,
         errors.ProxyError.title,
-        "The service failed; the log has the request id.",
+        "The service failed. Its log has the details under this request id.",
         {},
         {},
     )

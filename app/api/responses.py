@@ -1,4 +1,4 @@
-"""Answers as JSON, written by orjson: 10,000 invoices in 3 ms."""
+"""JSON answers, written by orjson (10,000 invoices take 3 ms), and their times."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -16,15 +16,15 @@ def json_response(
     headers: Mapping[str, str] | None = None,
     mimetype: str = "application/json",
 ) -> Response:
-    """The body as JSON."""
+    """An answer with this body as JSON."""
     return Response(orjson.dumps(body), status=status, mimetype=mimetype, headers=headers)
 
 
 def local_time(moment: datetime | None, zone: ZoneInfo) -> str | None:
-    """`YYYY-MM-DD HH:MM:SS` in the zone, seconds truncated: the contract's own dates."""
+    """A time like `2026-01-31 12:00:00` in the zone, fractions cut: the form of KSeF's dates."""
     return moment.astimezone(zone).isoformat(" ", "seconds")[:19] if moment else None
 
 
 def rfc3339(moment: datetime | None, zone: ZoneInfo) -> str | None:
-    """RFC 3339 with offset, in the zone, seconds truncated: every other time."""
+    """A time as RFC 3339 with offset, in the zone, fractions cut: the form of all other times."""
     return moment.astimezone(zone).isoformat(timespec="seconds") if moment else None

@@ -1,7 +1,7 @@
-"""What callers may ask, checked, and what they get, described.
+"""The schemas of requests and answers, from which `/openapi.json` is made.
 
-The request schemas validate; the answer schemas only document (long answers are written without
-them, see `app.api.responses`). Both make `/openapi.json`.
+Request schemas validate what callers send. Answer schemas are documentation only: answers are
+written without them, which is faster (see `app.api.responses`).
 """
 
 from datetime import UTC, datetime
@@ -14,18 +14,18 @@ from app.api import openapi
 from app.settings import ENVIRONMENTS
 
 MESSAGE_LENGTH = 1000
-LAST_MOMENT = datetime(9998, 12, 31, tzinfo=UTC)  # in any time zone still of a year of Python's
+LAST_MOMENT = datetime(9998, 12, 31, tzinfo=UTC)  # Python can convert it to any time zone
 
 
 class Strict(Schema):
-    """A request part: what is not named here is refused."""
+    """A part of a request, in which unknown members are refused."""
 
     class Meta:
         unknown = RAISE
 
 
 class Answer(Schema):
-    """What callers get: members may be added at any time, and callers overlook them."""
+    """A part of an answer. New members may be added at any time; callers must ignore them."""
 
     class Meta:
         unknown = EXCLUDE
@@ -57,14 +57,14 @@ class UpoQuery(Strict):
 
 
 def _can_be_stored(text: str) -> None:
-    """JSON may hold what PostgreSQL may not: NUL, and halves of surrogate pairs."""
+    """PostgreSQL cannot store all that JSON may hold: NUL, and halves of surrogate pairs."""
     if "\0" in text or any("\ud800" <= character <= "\udfff" for character in text):
-        raise ValidationError("Holds characters that are none.")
+        raise ValidationError("Contains characters that cannot be stored.")
 
 
-def _can_be_told(moment: datetime) -> None:
+def _is_convertible(moment: datetime) -> None:
     if moment > LAST_MOMENT:
-        raise ValidationError("Is too far away.")
+        raise ValidationError("Is too far in the future.")
 
 
 class SimulationBody(Strict):
@@ -81,7 +81,7 @@ class SimulationBody(Strict):
         load_default=None,
         allow_none=True,
         format="iso",
-        validate=_can_be_told,
+        validate=_is_convertible,
         metadata={
             "description": "When it ends by itself: RFC 3339, with offset, in the future",
             "examples": ["2099-01-01T12:00:00+01:00"],
@@ -98,7 +98,7 @@ def _nullable(description: str) -> fields.String:
 
 
 def _one_of(title: str, description: str, *values: str) -> fields.String:
-    """The title is the type's name in generated clients: one for all members of a kind."""
+    """A choice. Its title is the type's name in generated clients, the same for equal choices."""
     return fields.String(
         required=True,
         validate=validate.OneOf(values),

@@ -64,12 +64,12 @@ def _answer(snapshot: Snapshot, zone: ZoneInfo) -> Response:
 
 
 def _lasting(body: dict[str, Any]) -> dict[str, Any]:
-    """What makes two answers the same: when to ask again does not."""
+    """The part of the body that the ETag stands for: all but the advice when to ask again."""
     return {name: value for name, value in body.items() if name != "nextCheckAfter"}
 
 
 def session_body(snapshot: Snapshot, zone: ZoneInfo) -> dict[str, Any]:
-    """The contract's JSON of a session, but for `checkedAt`, which is not part of its identity."""
+    """The contract's JSON of a session without `checkedAt`, which is not part of its ETag."""
     session = snapshot.session
     body = {
         "referenceNumber": snapshot.reference_number,

@@ -102,7 +102,7 @@ def _doc_type(query: dict[str, str]) -> DocType:
 
 
 def cacheable(response: Response, tag: str) -> Response:
-    """The response with its ETag, for the caller alone; a 304 where that is what it has."""
+    """The response with this ETag, for private caches; a 304 if the caller has it already."""
     response.set_etag(tag)
     response.headers["Cache-Control"] = "private, no-cache"
     response.headers["Vary"] = "Accept, Authorization"
@@ -130,7 +130,10 @@ def _answer(file: UpoFile, reference_number: str, ksef_number: str) -> Response:
 
 
 def _document_is_wanted(media_type: str) -> bool:
-    """Whether Accept names the document's own type, not by a wildcard, and no less than JSON."""
+    """Whether Accept names the document's own media type, and does not prefer JSON.
+
+    A wildcard does not count.
+    """
     qualities = {value.partition(";")[0].lower(): q for value, q in request.accept_mimetypes}
     wanted = qualities.get(media_type, 0)
     return wanted > 0 and wanted >= qualities.get("application/json", 0)

@@ -1,7 +1,7 @@
-"""The operator console: HTML pages over what the database knows. No script, no build step.
+"""The operator console: HTML pages that show what is in the database. No script, no build step.
 
-The same Basic auth and roles as the API. Looking never asks KSeF; checking a session and fetching
-a UPO may, as they do in the API, in the same order of checks.
+It has the same HTTP Basic authentication and roles as the API. Viewing pages never asks KSeF;
+checking a session and fetching a UPO may, exactly as they do in the API.
 """
 
 import hashlib
@@ -20,7 +20,10 @@ STYLE_VERSION = hashlib.sha256(_STYLE).hexdigest()[:12]
 
 
 def register(app: Flask, form_keys: Sequence[bytes]) -> None:
-    """Give the application its console; `form_keys` sign its forms, the first one newly."""
+    """Add the console to the application.
+
+    `form_keys` sign the tokens of its forms: the first one signs, all of them are accepted.
+    """
     app.extensions[EXTENSION] = FormTokens(form_keys)
     app.jinja_env.undefined = StrictUndefined
     app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
@@ -30,7 +33,7 @@ def register(app: Flask, form_keys: Sequence[bytes]) -> None:
 
 
 def _style() -> Response:
-    """Public: it holds no data, and error pages need it."""
+    """The style sheet. It is public: it holds no data, and the page of a 401 needs it."""
     response = Response(_STYLE, content_type="text/css; charset=utf-8")
     response.headers["Cache-Control"] = "public, max-age=31536000, immutable"
     return response

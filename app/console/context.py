@@ -1,4 +1,4 @@
-"""What every page of the console stands on: its reader's language, and how it is drawn."""
+"""What all pages of the console share: the reader's language, rendering and response headers."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -23,12 +23,12 @@ _POLICY = (
     "default-src 'none'; style-src 'self'; img-src 'self' data:; form-action 'self';"
     " frame-ancestors 'none'; base-uri 'none'"
 )
-# The most important one first.
+# Production first.
 SHOWN_ENVIRONMENTS = tuple(reversed(ENVIRONMENTS))
 
 
 def words() -> Words:
-    """The language of this request: chosen by link, then by cookie, then by the browser."""
+    """The texts in the language of this request: of `?lang=`, else the cookie, else the browser."""
     for given in (request.args.get("lang"), request.cookies.get(COOKIE)):
         if given in TEXTS:
             return Words(given)
@@ -36,12 +36,12 @@ def words() -> Words:
 
 
 def form_tokens() -> FormTokens:
-    """The tokens of this application's forms."""
+    """Makes and checks the tokens of this application's forms."""
     return cast(FormTokens, current_app.extensions[EXTENSION])
 
 
 def render(template: str, status: int = 200, **values: Any) -> Response:
-    """A page, for the caller where there is one."""
+    """A page from a template, for the caller if there is one; `values` go to the template."""
     known = caller() if "caller" in g else None
     t = words()
 
@@ -72,10 +72,10 @@ def place(environment: str) -> Place:
 
 
 def finish(response: Response) -> Response:
-    """The headers of every answer of the console; a chosen language is remembered."""
+    """Add the headers of all console answers, and the cookie for a language that was chosen."""
     response.headers.setdefault("Cache-Control", "no-store")
     response.headers.setdefault("Content-Security-Policy", _POLICY)
-    # Not no-referrer: a form would then be sent without its origin.
+    # Not no-referrer: browsers would then send forms without the Origin that we check.
     response.headers["Referrer-Policy"] = "same-origin"
     chosen = request.args.get("lang")
     if chosen in TEXTS:

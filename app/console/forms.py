@@ -1,7 +1,7 @@
-"""Forms of the console are sent from the console, by the user whom they were drawn for.
+"""Protection against cross-site request forgery for the console's forms.
 
-A browser sends HTTP Basic along whoever made it ask: a page of somebody else's could send a form,
-too. So a form comes from this origin, as the browser says, and carries a token for its user.
+A browser sends HTTP Basic credentials with every request, even if another site's page caused it.
+So a form must come from this origin, as the browser states, and carry a token for its user.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ _DAY = 24 * 3600
 
 
 class FormTokens:
-    """Makes and knows the tokens, with keys that all replicas share; the first one signs."""
+    """Makes and checks tokens, with keys that all replicas share; the first one signs."""
 
     def __init__(self, keys: Sequence[bytes]) -> None:
         self._signer = URLSafeTimedSerializer(
@@ -26,11 +26,11 @@ class FormTokens:
         )
 
     def token(self, email: str) -> str:
-        """A token for the forms of a user, good for a day."""
+        """A token for the forms of a user, valid for a day."""
         return str(self._signer.dumps(email))
 
     def is_good(self, token: str, email: str) -> bool:
-        """Whether it is a token of ours for this user, not older than a day."""
+        """Whether it is our token for this user, at most a day old."""
         try:
             return bool(self._signer.loads(token, max_age=_DAY) == email)
         except BadData:
@@ -38,9 +38,10 @@ class FormTokens:
 
 
 def is_same_origin(request: Request) -> bool:
-    """Whether the browser says that one of our own pages asks; no word of it is a no.
+    """Whether the browser states that the request comes from one of our own pages.
 
-    Sec-Fetch-Site is sent on https and to this machine; else Origin is compared with Host.
+    Browsers send Sec-Fetch-Site with https and to localhost; without it Origin is compared with
+    Host. False if they send neither.
     """
     site = request.headers.get("Sec-Fetch-Site")
     if site is not None:

@@ -35,8 +35,8 @@ from app.services.upo import DocType, fetch_upo
 
 PAGE = 100
 _SESSIONS_PAGE = 50
-_SHORT = 8
-_ON_A_CARD = 3
+_SHORT = 8  # rows of the lists on an environment's page
+_ON_A_CARD = 3  # sessions on an environment's card
 
 blueprint = Blueprint("console", __name__, template_folder="templates")
 _parser = StrictParser()
@@ -65,7 +65,7 @@ def _takes(
     query: type[Schema] = Looking,
     form: type[Schema] | None = None,
 ) -> Callable[[View], View]:
-    """Check path, query and form; the view gets them in this order, each as it was loaded."""
+    """A decorator that validates path, query and form; the view gets them loaded, in this order."""
 
     def decorate(view: View) -> View:
         for schema, location in ((form, "form"), (query, "query"), (path, "path")):
@@ -95,14 +95,14 @@ def overview(_query: dict[str, Any]) -> Response:
 
 @blueprint.get("/console/")
 def with_slash() -> Any:
-    """The address as some people type it."""
+    """Redirects from the address with a slash at its end."""
     return redirect(url_for("console.overview"))
 
 
 @blueprint.get("/console/search")
 @_takes(query=Searching)
 def find(query: dict[str, Any]) -> Any:
-    """What is known under a number, in every environment; a known session is opened at once."""
+    """Search for a number in all environments; a session that is known is opened directly."""
     number = query["number"].strip()
     if re.fullmatch(REFERENCE_NUMBER, number, re.ASCII):
         return _find_session(number)
@@ -214,7 +214,7 @@ def session(path: dict[str, str], query: dict[str, Any], **_url: str) -> Respons
 @blueprint.post("/console/<environment>/sessions/<referenceNumber>/check")
 @_takes(SessionPath, form=Form)
 def check(path: dict[str, str], _query: dict[str, Any], _form: dict[str, str], **_url: str) -> Any:
-    """Ask KSeF after a session, as the API does, and show it."""
+    """Check a session as the API does, which may ask KSeF, and show it."""
     check_session(parts(), place(path["environment"]), path["reference_number"])
     return redirect(
         url_for(
@@ -230,14 +230,14 @@ def check(path: dict[str, str], _query: dict[str, Any], _form: dict[str, str], *
 @blueprint.get("/console/<environment>/sessions/<referenceNumber>/<ksefNumber>/upo.pdf")
 @_takes(UpoPath)
 def upo_pdf(path: dict[str, str], _query: dict[str, Any], **_url: str) -> Response:
-    """The UPO of an invoice as a PDF, to be looked at."""
+    """The UPO of an invoice as a PDF, to view in the browser."""
     return _upo(path, "pdf", "inline")
 
 
 @blueprint.get("/console/<environment>/sessions/<referenceNumber>/<ksefNumber>/upo.xml")
 @_takes(UpoPath)
 def upo_xml(path: dict[str, str], _query: dict[str, Any], **_url: str) -> Response:
-    """The UPO of an invoice as KSeF signed it, to be kept."""
+    """The UPO of an invoice as the XML that KSeF signed, to download."""
     return _upo(path, "xml", "attachment")
 
 
@@ -252,7 +252,7 @@ def _upo(path: dict[str, str], doc_type: DocType, disposition: str) -> Response:
     response = Response(file.content, content_type=MEDIA_TYPES[doc_type])
     name = f"{path['ksef_number']}-upo.{doc_type}"
     response.headers["Content-Disposition"] = f'{disposition}; filename="{name}"'
-    # A browser's own viewer of PDF stands on styles and an object of its making.
+    # A browser's PDF viewer needs its own inline styles and an object element.
     response.headers["Content-Security-Policy"] = (
         "default-src 'none'; object-src 'self'; style-src 'unsafe-inline'; frame-ancestors 'none'"
     )
@@ -290,7 +290,7 @@ def end_simulation(
 
 @blueprint.get("/console/<path:rest>")
 def nowhere(**_url: str) -> Response:
-    """An address that there is not, told as a page."""
+    """Any other address: a 404 as a page of the console."""
     raise NotFound
 
 

@@ -1,4 +1,4 @@
-"""Errors as pages: what happened, what to do, and the number under which the log has it."""
+"""Errors as HTML pages: what happened, what to do, and the request id to look for in the log."""
 
 from flask import Blueprint, Response, request
 from werkzeug.exceptions import HTTPException
@@ -32,7 +32,7 @@ def _page(error: Exception) -> Response:
 
 
 def _why(code: str, status: int, detail: str) -> str:
-    """In the reader's language; what KSeF's failures mean is told in it already."""
+    """The explanation in the reader's language; `detail` of a 409 and 502 is in it already."""
     if status in (409, 502):
         return detail
     environment = (request.view_args or {}).get("environment", "…")

@@ -1,4 +1,4 @@
-"""What the console may be asked, checked."""
+"""The schemas that validate the console's query parameters and forms."""
 
 from marshmallow import fields, validate
 
@@ -8,7 +8,7 @@ from app.services.console import FILTERS, NEWEST
 
 NOTICES = ("checked", "simulation_on", "simulation_off")
 MINUTES = (15, 60, 240, 0)
-"""For how long an outage may be simulated; 0: until it is ended."""
+"""The choices for how long an outage is simulated; 0: until somebody ends it."""
 
 _PRINTABLE = validate.Predicate("isprintable", error="Not printable.")
 

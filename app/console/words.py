@@ -1,4 +1,4 @@
-"""How the console speaks: a text, a count, a time, in the language of the reader."""
+"""Texts, numbers and times of the console, in the language of the reader."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -13,7 +13,7 @@ _SPACE = "\N{NO-BREAK SPACE}"
 
 @dataclass(frozen=True, slots=True)
 class Words:
-    """The texts of one language, `pl` or `en`; called with a key and what the text names."""
+    """The texts of one language, `pl` or `en`; called with a key and the values for its braces."""
 
     language: str
 
@@ -21,16 +21,16 @@ class Words:
         return TEXTS[self.language][key].format(**values)
 
     def number(self, value: int) -> str:
-        """10 000, with a narrow space that does not break."""
+        """A number like 10 000, with a narrow no-break space."""
         return f"{value:,}".replace(",", _NARROW_SPACE)
 
     def count(self, value: int, noun: str) -> str:
-        """A number with the form of a noun that belongs to it."""
+        """A number with the right form of a noun, whose forms are the text under the key `noun`."""
         forms = TEXTS[self.language][noun].split("|")
         return f"{self.number(value)}{_SPACE}{forms[self._form(value)]}"
 
     def percent(self, share: float) -> str:
-        """A share (0 to 1) as whole percents; above none at least one."""
+        """A share (0 to 1) as a whole percentage; at least 1% unless it is 0."""
         percents = max(1, round(share * 100)) if share > 0 else 0
         return f"{percents}{_NARROW_SPACE if self.language == 'pl' else ''}%"
 

@@ -1,10 +1,10 @@
-"""Connections, transactions and single statements.
+"""A connection pool, with transactions and single statements.
 
-A pool of our own, because psycopg2's raises at once when it is empty and connects while it holds
-its lock: this one waits for a bounded time and connects outside of any lock.
+It is our own because psycopg2's raises at once when it is empty, and holds its lock while it
+connects: this one waits for a bounded time and connects outside of any lock.
 
-Limits of time are set for the transaction alone (`SET LOCAL`), so that a connection pooler between
-us and PostgreSQL may give the connection to somebody else afterwards.
+Timeouts are set for each transaction alone (`SET LOCAL`), so that a connection pooler between us
+and PostgreSQL may give the connection to somebody else afterwards.
 """
 
 import functools
@@ -31,26 +31,27 @@ _NOT_WRITABLE = (
     psycopg2.errors.ReadOnlySqlTransaction,
     psycopg2.errors.DiskFull,
     psycopg2.errors.InsufficientPrivilege,
-    psycopg2.errors.LockNotAvailable,  # somebody works on a table or a row, and reading may go on
+    psycopg2.errors.LockNotAvailable,  # somebody holds a table or a row; reading may still work
 )
 
 Connection = Any  # psycopg2's connection; its type stubs fit neither our cursors nor aiosql
 
 _RETRIES = 3
-_GRACE = 1.0  # seconds for which the server's own timeouts are waited for
-_HANG_PAUSE = 1.0  # seconds for which a server that hung is not waited for again
-_TRIED_AFTER = 5.0  # seconds of idleness after which a connection is tried before it is used
+_GRACE = 1.0  # seconds that we wait beyond the server's own statement timeout
+_HANG_PAUSE = 1.0  # seconds after a hang in which requests fail at once instead of waiting too
+_TESTED_AFTER = 5.0  # seconds of idleness after which a connection is tested before it is used
 _BROKEN_OFF = (
     psycopg2.errors.DeadlockDetected,
     psycopg2.errors.SerializationFailure,
-    psycopg2.errors.AdminShutdown,  # most often said to a connection that was idle at the time
+    psycopg2.errors.AdminShutdown,  # usually seen on a connection that was idle during a restart
     psycopg2.errors.CrashShutdown,
 )
 
 
 @dataclass(frozen=True, slots=True)
 class PoolTiming:
-    """Seconds: for a connection to be made, for a turn at one, for a lock, for a statement."""
+    """Longest times in seconds: to connect, to wait for a free connection, for a lock, and for a
+    statement."""
 
     connect: float
     wait: float
@@ -59,9 +60,10 @@ class PoolTiming:
 
 
 def retried(work: Callable[P, T]) -> Callable[P, T]:
-    """Do the work again, up to three times, where PostgreSQL broke its transaction off (BrokenOff).
+    """A decorator: repeat the work, up to three times, if PostgreSQL aborts its transaction.
 
-    For work that is nothing but one transaction, so that what was broken off left no trace.
+    Only for work that consists of a single transaction, so that an aborted one leaves no trace.
+    Raises BrokenOff if the last attempt is aborted too.
     """
 
     @functools.wraps(work)
@@ -93,40 +95,40 @@ class Database:
 
     @contextmanager
     def transaction(self) -> Iterator[Connection]:
-        """A transaction: committed at the end of the block, rolled back when it raises.
+        """A transaction: committed at the end of the block, rolled back if the block raises.
 
-        Raises Unavailable when there is no connection, no turn at one in time, or no answer of
-        PostgreSQL; BrokenOff where it ended this transaction for reasons of its own; NotWritable
-        where it is there and takes nothing. Never hold one across a call to KSeF.
+        Raises Unavailable if there is no connection in time or PostgreSQL does not answer;
+        BrokenOff if it aborted the transaction; NotWritable if it cannot be written to.
+        Never hold a transaction across a call to KSeF.
         """
         with self._connection() as connection:
-            # Whatever the database's default is: our statements are written for this level.
+            # Our statements are written for this level, whatever the database's default is.
             _execute(connection, f"BEGIN ISOLATION LEVEL READ COMMITTED; {self._limits}")
             yield connection
             _execute(connection, "COMMIT")
 
     @retried
     def run(self, query: Callable[..., Any], **values: Any) -> Any:
-        """What a named query gives (a row, a value, how many rows it wrote), committed.
+        """Run one named query and commit: returns its row, its value, or how many rows it wrote.
 
-        One message to PostgreSQL and one back, where a transaction takes three. Raises what
-        `transaction` raises.
+        Takes one round trip to PostgreSQL, where `transaction` takes three. Repeated as `retried`
+        does; raises what `transaction` raises.
         """
         with self._connection() as connection, connection.limited(self._limits):
             return query(connection, **values)
 
     @retried
     def rows(self, query: Callable[..., Iterable[Any]], **values: Any) -> list[Any]:
-        """All rows of a named query that gives many; else as `run`."""
+        """All rows of a named query that returns many; else like `run`."""
         with self._connection() as connection, connection.limited(self._limits):
             return list(query(connection, **values))
 
     @contextmanager
     def _connection(self) -> Iterator[Connection]:
-        """A live connection, rolled back when the block raises."""
+        """Borrow a live connection; it is rolled back if the block raises."""
         if clock.monotonic() < self._hung_until:
             raise errors.Unavailable("The database did not answer a moment ago.")
-        if not (self._turns.acquire(blocking=False) or self._turn_in_time()):
+        if not (self._turns.acquire(blocking=False) or self._wait_for_turn()):
             raise errors.Unavailable("The service is busy: no database connection is free.")
         try:
             yield from self._borrowed()
@@ -134,15 +136,15 @@ class Database:
             telemetry.warning("the database is not migrated", sqlstate=error.pgcode)
             raise errors.Unavailable("The database is not migrated.") from error
         except _HangsError as error:
-            # What a request tidies up after a failure would each time wait for as long again.
+            # Otherwise each statement with which a failed request cleans up would hang as long.
             self._hung_until = clock.monotonic() + _HANG_PAUSE
             telemetry.warning("the database hangs")
             raise errors.Unavailable("The database does not answer.") from error
         except _BROKEN_OFF as error:
-            telemetry.warning("the database broke a transaction off", sqlstate=error.pgcode)
-            raise errors.BrokenOff("The database could not do that beside other work.") from error
+            telemetry.warning("the database aborted a transaction", sqlstate=error.pgcode)
+            raise errors.BrokenOff("The database aborted a transaction.") from error
         except _NOT_WRITABLE as error:
-            telemetry.warning("the database takes nothing", sqlstate=error.pgcode)
+            telemetry.warning("the database cannot be written to", sqlstate=error.pgcode)
             raise errors.NotWritable("The database cannot be written to.") from error
         except (psycopg2.OperationalError, psycopg2.InternalError) as error:
             telemetry.warning("database failure", kind=type(error).__name__, sqlstate=error.pgcode)
@@ -150,7 +152,7 @@ class Database:
         finally:
             self._turns.release()
 
-    def _turn_in_time(self) -> bool:
+    def _wait_for_turn(self) -> bool:
         began = clock.monotonic()
         given = self._turns.acquire(timeout=self._timing.wait)
         outcome = "connected" if given else "refused"
@@ -185,7 +187,7 @@ class Database:
             application_name="ksef-proxy",
         )
         connection.patience = self._timing.statement + _GRACE
-        connection.autocommit = True  # BEGIN and COMMIT are sent by us, BEGIN with its settings
+        connection.autocommit = True  # we send BEGIN and COMMIT ourselves, settings with BEGIN
         return connection
 
     def _roll_back(self, connection: Connection) -> None:
@@ -208,13 +210,14 @@ class Database:
 
 
 class _HangsError(psycopg2.OperationalError):
-    """The server holds the connection and says nothing."""
+    """The server does not answer on an open connection."""
 
 
 class _Connection(extensions.connection):
-    """One that waits for an answer of the server for at most `patience` seconds.
+    """A connection that waits for each answer of the server for at most `patience` seconds.
 
-    `idle_since`: a moment of `clock.monotonic()`.
+    `idle_since`: since when it has been unused, on `clock.monotonic()`; `before_each`: SQL that is
+    sent before each statement, see `limited`.
     """
 
     idle_since = 0.0
@@ -226,7 +229,10 @@ class _Connection(extensions.connection):
 
     @contextmanager
     def limited(self, settings: str) -> Iterator[None]:
-        """Settings are sent in one message with each statement, and hold for its transaction."""
+        """Send these settings with each statement of the block, in the same message.
+
+        Both run in one implicit transaction, for which the settings hold.
+        """
         self.before_each = f"{settings};\n"
         try:
             yield
@@ -244,9 +250,9 @@ class _Cursor(psycopg2.extras.NamedTupleCursor):
 
 
 def _wait(connection: Any) -> None:
-    """Wait for the server's answer: libpq itself would wait for one that hangs for ever.
+    """Wait for the server's answer with a timeout, which libpq itself does not have.
 
-    psycopg2 closes the connection where this raises.
+    psycopg2 calls this instead of blocking in libpq, and closes the connection if it raises.
     """
     until = clock.monotonic() + getattr(connection, "patience", math.inf)
     while (state := connection.poll()) != extensions.POLL_OK:
@@ -265,13 +271,14 @@ extensions.set_wait_callback(_wait)
 
 
 def _is_alive(connection: Connection) -> bool:
-    """Whether the server has not hung up: an idle connection has nothing to read until it has.
+    """Whether an idle connection can be used.
 
-    What lies between may drop a connection without a word, so that one idle for long is tried.
+    It has nothing to read unless the server has closed it. A firewall or pooler in between may have
+    dropped it without notice, so one that was idle for long is tested with a statement.
     """
     if connection.closed or select.select([connection.fileno()], [], [], 0)[0]:
         return False
-    if clock.monotonic() - connection.idle_since > _TRIED_AFTER:
+    if clock.monotonic() - connection.idle_since > _TESTED_AFTER:
         try:
             _execute(connection, "SELECT")
         except _HangsError:

@@ -1,4 +1,8 @@
-"""The named queries of sql/queries, a module attribute a file: `users.get_user(connection, …)`."""
+"""The named queries of sql/queries: each file is an attribute, `users.get_user(connection, …)`.
+
+A query takes its values by name. The sign after its name in the file says what it returns: `^` a
+named tuple or None, `$` a single value, `!` how many rows it wrote, none many rows.
+"""
 
 from pathlib import Path
 from typing import Any

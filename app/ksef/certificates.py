@@ -1,7 +1,7 @@
-"""Certificates for logging in to KSeF: read from files, checked, and what KSeF reads in them.
+"""Certificates for logging in to KSeF: reading them from files, and checking them.
 
-A certificate comes as PKCS#12, or as PEM with its key beside it or in a file of its own. The
-subject's identifiers and the kinds of key: KSeF's pages on the XAdES signature and on its own
+A certificate comes as PKCS#12, or as PEM with its key in the same file or in another one. Which
+identifiers and kinds of key KSeF accepts: its pages on the XAdES signature and on its own
 certificates.
 """
 
@@ -33,7 +33,7 @@ _KEY_BLOCK = re.compile(
 )
 _QC_STATEMENTS = ObjectIdentifier("1.3.6.1.5.5.7.1.3")
 _PEM = b"-----BEGIN "
-# The first bytes of a PKCS#12 file: a sequence of any length that begins with version 3.
+# The first bytes of a PKCS#12 file: an ASN.1 sequence of any length that begins with version 3.
 _PKCS12 = re.compile(rb"\x30(?:[\x00-\x7f]|\x80|[\x81-\x84].{1,4}?)\x02\x01\x03", re.DOTALL)
 _IDENTIFIERS = (
     (NameOID.ORGANIZATION_IDENTIFIER, re.compile(r"VATPL.*?([0-9]{10})", re.ASCII), "NIP"),
@@ -43,7 +43,7 @@ _IDENTIFIERS = (
 
 
 class CertificateError(Exception):
-    """The files hold no certificate that can log in; the text says why and holds no secret."""
+    """The files hold no certificate for logging in; the text says why, without secrets."""
 
 
 class PassphraseError(CertificateError):
@@ -52,7 +52,7 @@ class PassphraseError(CertificateError):
 
 @dataclass(frozen=True, slots=True)
 class Identifier:
-    """Whom KSeF takes the subject for: `kind` NIP or PESEL."""
+    """How KSeF identifies the certificate's subject; `kind` is NIP or PESEL."""
 
     kind: str
     value: str
@@ -67,7 +67,7 @@ class Certificate:
 
     @property
     def identifier(self) -> Identifier | None:
-        """What KSeF reads in the subject; None where only the fingerprint can identify it."""
+        """The subject's identifier; None if KSeF can identify it by its fingerprint only."""
         return subject_identifier(self.x509)
 
     @property
@@ -77,11 +77,11 @@ class Certificate:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of the certificate in capital hex digits, as rights in KSeF are given to it."""
+        """SHA-256 of the certificate in upper-case hexadecimal, to which KSeF can grant rights."""
         return self.x509.fingerprint(hashes.SHA256()).hex().upper()
 
     def to_json(self) -> str:
-        """Both as one text, to be sealed: the key in it is not encrypted."""
+        """Certificate and key as one text, which must be sealed: the key in it is not encrypted."""
         key = self.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
         certificate = self.x509.public_bytes(Encoding.PEM)
         return orjson.dumps({"certificate": certificate.decode(), "key": key.decode()}).decode()
@@ -95,7 +95,7 @@ class Certificate:
 
 
 def subject_identifier(certificate: x509.Certificate) -> Identifier | None:
-    """The NIP or PESEL in a subject; an organisation's identifier goes before a person's."""
+    """The NIP or PESEL in a subject; an organisation's identifier takes precedence."""
     for name, pattern, kind in _IDENTIFIERS:
         for attribute in certificate.subject.get_attributes_for_oid(name):
             if found := pattern.search(str(attribute.value)):
@@ -106,8 +106,8 @@ def subject_identifier(certificate: x509.Certificate) -> Identifier | None:
 def read(content: bytes, key: bytes | None = None, passphrase: str | None = None) -> Certificate:
     """The certificate in a file, with the private key in the same file or in another one.
 
-    Raises CertificateError: not a certificate, no key, another certificate's key; and of those
-    PassphraseError: a passphrase is missing or wrong.
+    Raises CertificateError if there is no certificate, no key, or the key of another certificate;
+    its subclass PassphraseError if the passphrase is missing or wrong.
     """
     if _PKCS12.match(content):
         return _from_pkcs12(content, passphrase)
@@ -122,7 +122,7 @@ def read(content: bytes, key: bytes | None = None, passphrase: str | None = None
 
 
 def check(certificate: Certificate, now: datetime) -> None:
-    """Raises CertificateError unless KSeF can take it for a login at that time."""
+    """Raises CertificateError unless KSeF can accept the certificate for a login at `now`."""
     _check_key(certificate.key)
     if now < certificate.x509.not_valid_before_utc:
         begins = certificate.x509.not_valid_before_utc
@@ -131,8 +131,8 @@ def check(certificate: Certificate, now: datetime) -> None:
         raise CertificateError(f"The certificate expired on {certificate.valid_until:%Y-%m-%d}.")
     if not _may_log_in(certificate.x509):
         raise CertificateError(
-            "The certificate is not meant for logging in (its keyUsage lacks digitalSignature): "
-            "KSeF's certificates of the type Offline are not."
+            "The certificate is not meant for logging in (its keyUsage lacks digitalSignature), "
+            "like KSeF's own certificates of the type Offline."
         )
 
 
@@ -153,7 +153,7 @@ def _may_log_in(certificate: x509.Certificate) -> bool:
         return True
     except ValueError:
         raise CertificateError("The certificate's extensions cannot be read.") from None
-    # Qualified certificates are made for signatures only, and KSeF lets them log in.
+    # Qualified certificates are for signing documents only, but KSeF accepts them for logins.
     return usage.digital_signature or (usage.content_commitment and _is_qualified(certificate))
 
 
@@ -179,7 +179,7 @@ def _from_pkcs12(content: bytes, passphrase: str | None) -> Certificate:
 def _belongs(key: PrivateKey, certificate: x509.Certificate) -> bool:
     try:
         return certificate.public_key() == key.public_key()
-    except (ValueError, UnsupportedAlgorithm):  # a kind of key that this one is not
+    except (ValueError, UnsupportedAlgorithm):  # the certificate's key is of an unknown kind
         return False
 
 

@@ -1,7 +1,7 @@
-"""KSeF's API, one method a call. Each takes the bearer it needs and raises our errors.
+"""KSeF's API: one method for each call, which takes the token it needs and raises our errors.
 
-Paths and shapes: the official OpenAPI document of KSeF API v2. KSeF never answers 404 here:
-what it does not find is an HTTP 400 with a code.
+Paths and shapes follow the official OpenAPI document of KSeF API v2. KSeF does not answer 404 to
+these calls: if it does not find something it sends an HTTP 400 with a code.
 """
 
 import base64
@@ -20,7 +20,10 @@ from app.ksef.transport import UPO_LIMIT, Answer, Transport
 T = TypeVar("T")
 
 PAGE_SIZE = 1000
+SESSION_TYPES = {"Online": "-SO-", "Batch": "-SB-"}
+"""KSeF's session types, each with the mark in the reference numbers of its sessions."""
 
+# Codes of KSeF's errors.
 SESSION_NOT_FOUND = 21173
 UPO_NOT_FOUND = 21178
 VALIDATION_FAILED = 21405
@@ -32,9 +35,9 @@ WRONG_SUBJECT = 21117
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """A call of KSeF's API, as the official document names it, and the quota that it costs.
+    """A call of KSeF's API: method, path template, and the quota group in which it counts.
 
-    None: it is counted by address only, not against the company.
+    None: KSeF counts it by IP address only, not for the company.
     """
 
     method: str
@@ -42,7 +45,7 @@ class Route:
     quota_group: str | None = None
 
     def path(self, *values: str) -> str:
-        """The path with its parameters filled in, in their order, escaped."""
+        """The path with these values, escaped, in place of its parameters."""
         parts = iter(values)
         return "/".join(
             quote(next(parts), safe="") if piece.startswith("{") else piece
@@ -78,9 +81,9 @@ class Document:
 
 
 class TokensLost(errors.KsefUnreachable):
-    """A login may have succeeded at KSeF, and its tokens did not arrive: only another one helps.
+    """A login may have succeeded at KSeF, but its tokens did not arrive: a new login is needed.
 
-    `failure` is what happened to the call.
+    `failure` is how the call failed.
     """
 
     def __init__(self, failure: errors.KsefFailure) -> None:
@@ -89,15 +92,18 @@ class TokensLost(errors.KsefUnreachable):
 
 
 class Bearer(Protocol):
-    """A company's KSeF session, as far as a call needs it: its token, and its quota."""
+    """What calls need of a company's KSeF session: its token and its quota.
+
+    `services.active_session.ActiveSession` is the implementation.
+    """
 
     def reserve(self, route: Route, units: int) -> None:
-        """Set quota aside for so many calls; KsefRateLimited where that takes too long."""
+        """Reserve quota for so many calls; KsefRateLimited if that would take too long."""
 
     def call(self, route: Route, send: Callable[[str], T]) -> T:
-        """Call `send` with a good access token, when the quota of the route allows it.
+        """What `send` returns when it is called with a valid access token.
 
-        Once more with a new token if KSeF refuses it.
+        Waits for quota first, and calls `send` again with a new token if KSeF rejects the token.
         """
 
 
@@ -107,7 +113,10 @@ _KSEF_REFERENCE = re.compile(
 
 
 def is_ksef_reference(text: str) -> bool:
-    """Whether a reference number has KSeF's own shape (not only that of its documentation)."""
+    """Whether a reference number has the exact shape of KSeF's own.
+
+    Callers may use others: numbers that were shortened, as in KSeF's documentation.
+    """
     return _KSEF_REFERENCE.fullmatch(text) is not None
 
 
@@ -119,7 +128,7 @@ class Gateway:
         self.retry = transport.retry
 
     def _send(self, route: Route, values: Sequence[str] = (), **kwargs: Any) -> Answer:
-        """Send a call; `values` fill in its path, the rest is as `Transport.send` takes it."""
+        """Send a call. `values`: the parameters of its path; the rest: see `Transport.send`."""
         return self._transport.send(
             route.method, route.path(*values), group=route.quota_group, **kwargs
         )
@@ -130,14 +139,14 @@ class Gateway:
         return wire.reading(wire.public_keys, answer.json())
 
     def challenge(self) -> wire.Challenge:
-        """A fresh challenge; it lives for ten minutes."""
+        """A new challenge, which is valid for ten minutes."""
         answer = self._send(CHALLENGE)
         return wire.reading(wire.challenge, answer.json())
 
     def start_login_with_token(
         self, *, nip: str, challenge: str, encrypted_token: bytes, public_key_id: str
     ) -> wire.StartedLogin:
-        """Answer a challenge with a KSeF token, encrypted for the public key named."""
+        """Answer a challenge with a KSeF token, encrypted with the public key of this id."""
         answer = self._send(
             LOGIN_WITH_TOKEN,
             json={
@@ -155,7 +164,7 @@ class Gateway:
         return wire.reading(wire.started_login, answer.json())
 
     def login_status(self, login: wire.StartedLogin) -> wire.Status:
-        """How far a login is: 100 in progress, 200 done, else refused."""
+        """The status of a login: 100 in progress, 200 done, else refused."""
         answer = self.retry.once(
             lambda: self._send(
                 LOGIN_STATUS,
@@ -166,9 +175,9 @@ class Gateway:
         return wire.reading(wire.login_status, answer.json())
 
     def redeem(self, login: wire.StartedLogin) -> wire.Tokens:
-        """The tokens of a finished login. KSeF gives them once only.
+        """The tokens of a finished login, which KSeF hands out only once.
 
-        TokensLost where its answer did not come, or not whole: they cannot be asked for again.
+        Raises TokensLost if its answer did not arrive, or not whole.
         """
         try:
             answer = self._send(REDEEM, bearer=login.operation_token.value)
@@ -186,11 +195,11 @@ class Gateway:
         return wire.reading(wire.access_token, answer.json())
 
     def revoke(self, bearer: str) -> None:
-        """End the login that the bearer belongs to."""
+        """End the KSeF session to which this access token belongs."""
         self._send(REVOKE, bearer=bearer)
 
     def session_status(self, bearer: str, reference_number: str) -> wire.SessionStatus:
-        """What became of a session. SessionNotFound where this company has none of that number."""
+        """What became of a session. SessionNotFound if the company has no such session."""
         with _refused_as(_NO_SESSION):
             answer = self._send(SESSION, [reference_number], bearer=bearer)
         return wire.reading(wire.session_status, answer.json())
@@ -215,15 +224,13 @@ class Gateway:
         *,
         session_type: str,
         created_from: datetime | None = None,
-        modified_from: datetime | None = None,
         continuation_token: str | None = None,
     ) -> wire.SessionPage:
-        """One page of the company's own sessions, `Online` or `Batch`, newest first."""
+        """One page of the company's sessions of one of SESSION_TYPES, newest first."""
         params = {"sessionType": session_type, "pageSize": str(PAGE_SIZE)}
         if created_from:
             params["dateCreatedFrom"] = created_from.isoformat()
-        if modified_from:
-            params["dateModifiedFrom"] = modified_from.isoformat()
+
         answer = self._send(
             SESSIONS,
             bearer=bearer,
@@ -245,12 +252,12 @@ class Gateway:
         return wire.reading(wire.invoice, answer.json())
 
     def rate_limits(self, bearer: str) -> dict[str, limits.Limits]:
-        """The company's limits, by group."""
+        """The company's own rate limits, by group."""
         answer = self._send(RATE_LIMITS, bearer=bearer)
         return wire.reading(wire.rate_limits, answer.json())
 
     def upo_page(self, bearer: str, reference_number: str, page: str) -> Document:
-        """A page of the session's collective UPO."""
+        """A page of the session's collective UPO. UpoNotAvailable if KSeF has none (yet)."""
         with _refused_as({**_NO_UPO, VALIDATION_FAILED: errors.UpoNotAvailable}):
             answer = self._send(
                 UPO_PAGE,
@@ -261,15 +268,15 @@ class Gateway:
         return _document(answer)
 
     def download(self, url: str) -> Document | None:
-        """A UPO by its download link: no bearer, no quota. None where that fails in any way.
+        """A UPO by its download link, without token and quota; None if that fails in any way.
 
-        The link is followed only to the host that this environment's KSeF is at.
+        Only links to the host of this environment's KSeF are followed.
         """
         answer = self._transport.download(url, limit=UPO_LIMIT)
         return _document(answer) if answer else None
 
     def upo(self, bearer: str, reference_number: str, ksef_number: str) -> Document:
-        """The UPO of an invoice of a session. UpoNotAvailable where KSeF has none (yet)."""
+        """The UPO of an invoice of a session. UpoNotAvailable if KSeF has none (yet)."""
         malformed = (
             errors.UpoNotAvailable
             if is_ksef_reference(reference_number)
@@ -291,7 +298,7 @@ def _document(answer: Answer) -> Document:
 
 @contextmanager
 def _refused_as(missing: Mapping[int, type[errors.Missing]]) -> Iterator[None]:
-    """KSeF's codes for what it does not find, as our 404s."""
+    """Turn KSeF's error codes in `missing` into our 404s."""
     try:
         yield
     except errors.KsefError as error:
@@ -305,7 +312,7 @@ _MISSING = {
     errors.SessionNotFound: "KSeF knows no session of this company with this reference number.",
     errors.UpoNotAvailable: "KSeF has no UPO for these numbers, or not yet.",
 }
-# 21405 is KSeF's answer to a number that has our wider shape, and not its own.
+# KSeF answers VALIDATION_FAILED to a number that we let through but that is not of its shape.
 _NO_SESSION = {
     SESSION_NOT_FOUND: errors.SessionNotFound,
     VALIDATION_FAILED: errors.SessionNotFound,
@@ -317,7 +324,7 @@ _NO_UPO = {
 
 
 def _continuation(token: str | None) -> dict[str, str] | None:
-    """The header that asks for the next page; KSeF's token goes back only if it fits a header."""
+    """The header that asks for the next page; KsefInvalidResponse if the token does not fit one."""
     if token is None:
         return None
     if len(token) > 8192 or not token.isascii() or not token.isprintable():
@@ -326,7 +333,7 @@ def _continuation(token: str | None) -> dict[str, str] | None:
 
 
 def _sha256_header(value: str | None) -> bytes | None:
-    """KSeF's hash of the body; an unreadable one is kept as a hash that no body has."""
+    """KSeF's hash of the body; an unreadable one becomes b"", which matches no body."""
     if value is None:
         return None
     try:

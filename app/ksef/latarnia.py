@@ -1,7 +1,8 @@
-"""Latarnia, the Ministry's public word on whether KSeF is available.
+"""Latarnia ("lighthouse"), the Ministry's public service that says whether KSeF is available.
 
-Shapes: the documentation of the Latarnia API. It fails by itself, for hours, and its test instance
-says TOTAL_FAILURE for ever: what it says is evidence, what it does not say is nothing.
+Shapes follow the documentation of the Latarnia API. Latarnia itself may be down for hours, and its
+test instance always says TOTAL_FAILURE. So its word is only evidence, which counts together with
+failed calls (see `services.breaker`), and its silence means nothing.
 """
 
 import threading
@@ -28,12 +29,15 @@ _LONGEST_TEXT = 2000
 
 
 class _NotUnderstood(Exception):
-    """What came is not what Latarnia's documentation promises."""
+    """The answer is not what Latarnia's documentation promises."""
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """The newest version of what Latarnia says of one event. `end` is None while it is open."""
+    """An outage or maintenance, in the newest version of what Latarnia says about it.
+
+    `category` is MAINTENANCE, FAILURE or TOTAL_FAILURE; `end` is None while no end is known.
+    """
 
     category: str
     title: str
@@ -74,10 +78,10 @@ class Latarnia:
         self._verify = ca_bundle or True
 
     def ask(self) -> Any:
-        """Latarnia's own JSON, to be kept, or None where it fails, in whatever way.
+        """Latarnia's own JSON, to be stored and read with `understood`; None if it fails.
 
-        Asked in a thread of its own: nothing that it does, from its name to its last byte, takes
-        the caller more than `seconds`.
+        It is asked in a thread of its own, so that it never takes the caller more than `seconds`,
+        not even for resolving its name.
         """
         found: list[Any] = []
         thread = threading.Thread(target=lambda: found.append(self._ask()), daemon=True)
@@ -93,7 +97,7 @@ class Latarnia:
                 http.headers["User-Agent"] = USER_AGENT
                 said = _object(self._get(http, "/status", deadline))
                 messages = _messages(said)
-                if said.get("status") != AVAILABLE:  # the end of an event may stand there only
+                if said.get("status") != AVAILABLE:  # the end of an event may be only there
                     messages = [*messages, *_array(self._get(http, "/messages", deadline))]
             kept = {"status": said.get("status"), "messages": messages}
             read(kept)
@@ -104,7 +108,7 @@ class Latarnia:
             orjson.JSONDecodeError,
             _NotUnderstood,
         ) as error:
-            telemetry.warning("Latarnia tells nothing", kind=type(error).__name__)
+            telemetry.warning("Latarnia gave no usable answer", kind=type(error).__name__)
             return None
         return kept
 
@@ -128,7 +132,7 @@ class Latarnia:
 
 
 def understood(kept: Any) -> Reading | None:
-    """A kept answer as a Reading; None where there is none, or it cannot be understood."""
+    """A stored answer as a Reading; None if there is none or it cannot be understood."""
     try:
         return read(kept) if kept else None
     except _NotUnderstood:
@@ -136,7 +140,7 @@ def understood(kept: Any) -> Reading | None:
 
 
 def read(body: Any) -> Reading:
-    """Latarnia's JSON as a Reading; raises where a status or a message is not understood."""
+    """Latarnia's JSON as a Reading; raises _NotUnderstood if any part of it is unknown."""
     json = _object(body)
     status = json.get("status")
     if status not in _STATUSES:
@@ -145,13 +149,13 @@ def read(body: Any) -> Reading:
 
 
 def _messages(json: dict[str, Any]) -> list[Any]:
-    """Left out where there are none."""
+    """The messages, which Latarnia leaves out if there are none."""
     messages = json.get("messages")
     return [] if messages is None else _array(messages)
 
 
 def _events(messages: Iterable[Any]) -> list[Event]:
-    """One event for each eventId: its highest version, of equal ones the end."""
+    """One event for each eventId: from its highest version; of equal ones from its end."""
     newest: dict[int, tuple[tuple[int, bool, datetime], Event]] = {}
     for message in map(_object, messages):
         number, rank, event = _message(message)
@@ -171,14 +175,14 @@ def _message(json: dict[str, Any]) -> tuple[int, tuple[int, bool, datetime], Eve
         title=_text(json.get("title")),
         text=_text(json.get("text")),
         start=_time(json.get("start")),
-        # An end that names no moment came with its publication.
+        # An end without a moment ended when it was published.
         end=_time(end) if end is not None else published if is_end else None,
     )
     return _integer(json.get("eventId")), (_integer(json.get("version")), is_end, published), event
 
 
 def _require_storable(body: Any) -> None:
-    """JSON may hold NUL, PostgreSQL's may not."""
+    """Raises _NotUnderstood if the JSON holds a NUL, which PostgreSQL cannot store."""
     if b"\\u0000" in orjson.dumps(body):
         raise _NotUnderstood
 

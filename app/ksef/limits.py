@@ -1,15 +1,15 @@
-"""KSeF's limits on requests: groups of calls, each with three rolling windows.
+"""KSeF's rate limits: groups of calls, each limited in three rolling windows.
 
-Source: KSeF's documentation of its API limits, and `GET /rate-limits` for a company's own. They are
-counted for a company and an address; pages of a list count each. One limit more holds for all calls
-of an address together.
+Source: KSeF's documentation of its API limits; `GET /rate-limits` gives a company's own. KSeF
+counts calls by company and IP address; each page of a list is a call. Another limit (ADDRESS)
+holds for all calls from one IP address together.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 WINDOWS = (1, 60, 3600)
-"""Seconds of the three windows: a second, a minute, an hour."""
+"""The lengths of the three windows in seconds: a second, a minute, an hour."""
 
 NO_LIMIT = -1
 SESSION = "sessionMisc"
@@ -21,7 +21,7 @@ OTHER = "other"
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Calls of a group in a second, a minute, an hour; NO_LIMIT for none."""
+    """How many calls of a group are allowed in each window; NO_LIMIT if it is not limited."""
 
     per_second: int
     per_minute: int
@@ -46,4 +46,4 @@ PUBLISHED: Mapping[str, Limits] = {
 }
 
 ADDRESS = Limits(75, NO_LIMIT, NO_LIMIT)
-"""For all companies together; the calls of every replica are taken for those of one address."""
+"""For all companies together. All replicas are assumed to call from the same IP address."""

@@ -1,4 +1,9 @@
-"""All invoices of a session, page by page."""
+"""Walks KSeF's lists page by page; fetches all invoices of a session."""
+
+import math
+from collections.abc import Callable, Iterator
+from itertools import count
+from typing import Protocol, TypeVar
 
 from app import clock, errors
 from app.ksef.gateway import (
@@ -13,14 +18,46 @@ from app.ksef.wire import InvoicePage, SessionInvoice
 MAX_PAGES = 20  # a session holds 10,000 invoices at most: ten full pages, and some empty ones
 
 
+class Page(Protocol):
+    """One page of a list; the last one has no token."""
+
+    @property
+    def continuation_token(self) -> str | None: ...
+
+
+P = TypeVar("P", bound=Page)
+
+
+def pages(fetch: Callable[[str | None], P], *, most: float = math.inf) -> Iterator[P]:
+    """Every page of a list. `fetch` gets a continuation token, None for the first page.
+
+    Raises KsefInvalidResponse if the list does not end: after `most` pages, or if KSeF repeats a
+    token.
+    """
+    seen: set[str] = set()
+    token: str | None = None
+    for number in count(1):
+        page = fetch(token)
+        yield page
+        token = page.continuation_token
+        if token is None:
+            return
+        if token in seen:
+            raise errors.KsefInvalidResponse("KSeF repeats a continuation token.")
+        if number >= most:
+            raise errors.KsefInvalidResponse(f"KSeF's list has more than {most} pages.")
+        seen.add(token)
+
+
 def all_invoices(
     gateway: Gateway, bearer: Bearer, reference_number: str, *, expected: int, seconds: float
 ) -> list[SessionInvoice]:
-    """Every invoice of the session once, by ordinal number; `expected` is how many there may be.
+    """Every invoice of the session, once, in the order of their ordinal numbers.
 
-    The quota of all pages is set aside first: a list that cannot be finished is not begun.
-    Starts again, once, when KSeF loses its own continuation token on the way. Raises
-    KsefInvalidResponse where the pages do not end, KsefUnreachable after `seconds`.
+    `expected` is the session's number of invoices: quota for that many pages is reserved first, so
+    that a list which cannot be finished is not begun. Starts again, once, if KSeF refuses its own
+    continuation token. Raises KsefRateLimited if there is not enough quota, KsefInvalidResponse if
+    the pages do not end, KsefUnreachable after `seconds`, and what the gateway raises.
     """
     bearer.reserve(SESSION_INVOICES, pages_of(expected))
     with clock.within(seconds):
@@ -39,28 +76,17 @@ def pages_of(invoice_count: int) -> int:
 
 
 def _walk(gateway: Gateway, bearer: Bearer, reference_number: str) -> dict[str, SessionInvoice]:
-    """The invoices by their reference numbers: one that stands on two pages counts once."""
-    found: dict[str, SessionInvoice] = {}
-    seen: set[str] = set()
-    token: str | None = None
-    for _ in range(MAX_PAGES):
+    """The invoices by reference number, so that one listed on two pages is kept once."""
+
+    def fetch(token: str | None) -> InvoicePage:
         if clock.time_left() <= 0:
             raise errors.KsefUnreachable("KSeF did not list the session's invoices in time.")
-        page = _page(gateway, bearer, reference_number, token)
+        return bearer.call(
+            SESSION_INVOICES,
+            lambda access: gateway.session_invoices(access, reference_number, token),
+        )
+
+    found: dict[str, SessionInvoice] = {}
+    for page in pages(fetch, most=MAX_PAGES):
         found.update((invoice.reference_number, invoice) for invoice in page.invoices)
-        token = page.continuation_token
-        if token is None:
-            return found
-        if token in seen:
-            raise errors.KsefInvalidResponse("KSeF repeats a continuation token.")
-        seen.add(token)
-    raise errors.KsefInvalidResponse(f"KSeF's list has more than {MAX_PAGES} pages.")
-
-
-def _page(
-    gateway: Gateway, bearer: Bearer, reference_number: str, token: str | None
-) -> InvoicePage:
-    return bearer.call(
-        SESSION_INVOICES,
-        lambda access: gateway.session_invoices(access, reference_number, token),
-    )
+    return found

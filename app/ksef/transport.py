@@ -1,4 +1,4 @@
-"""One HTTP exchange with KSeF: sent, read within its bounds, its status turned into our errors."""
+"""One HTTP call to KSeF: sent, read within limits of time and size, failures made our errors."""
 
 import email.utils
 import http.client
@@ -23,42 +23,42 @@ from app.version import VERSION
 USER_AGENT = f"ksef-proxy/{VERSION}"
 JSON_LIMIT = 8 * 2**20
 UPO_LIMIT = 32 * 2**20
-DEFAULT_RETRY_AFTER = 60  # seconds, where a 429 does not say
+DEFAULT_RETRY_AFTER = 60  # seconds, if a 429 does not say how long to wait
 _BLANK = b"\xef\xbb\xbf \t\r\n"
 _DOCUMENTS = (b"<?xml", b"<Potwierdzenie", b"%PDF-")
-_LONGEST_RETRY_AFTER = 2**31 - 1  # 68 years: what does not fit JSON and SQL means no less
-_NUMBERS = re.compile(r"/[^/]*[0-9A-Z][^/]*")  # in a path: they name companies and invoices
+_LONGEST_RETRY_AFTER = 2**31 - 1  # 68 years: longer ones are cut, to fit an integer of SQL
+_NUMBERS = re.compile(r"/[^/]*[0-9A-Z][^/]*")  # not logged: they identify companies and invoices
 _CHUNK = 64 * 2**10
 _ACCEPTED = frozenset({200, 201, 202, 204})
 _HTML = (b"<!doctype html", b"<html")
 _FIREWALL_MARKS = (b"Incident ID", b"_Incapsula_")
-# What KSeF does when it is down, among all that can go wrong on the way to it.
+# Failures that a KSeF that is down causes, and a broken network of ours usually does not.
 _SIGNS_OF_AN_OUTAGE = (
     ConnectionRefusedError,
     ConnectionResetError,
     ConnectionAbortedError,
     BrokenPipeError,
     urllib3.exceptions.ReadTimeoutError,
-    http.client.IncompleteRead,  # urllib3's is one of them
+    http.client.IncompleteRead,  # urllib3's own is a subclass
     requests.ReadTimeout,
 )
 _OUR_OWN_TROUBLE = (ssl.SSLError, requests.exceptions.SSLError, requests.exceptions.ProxyError)
 
 
 class KsefTokenRejected(errors.KsefError):
-    """KSeF does not take the bearer: the token ended or was revoked."""
+    """KSeF does not accept the access token: it has expired or was revoked."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A successful answer: its body, whole, and its headers (names in any case)."""
+    """A successful answer with its whole body; names of `headers` are case-insensitive."""
 
     status: int
     body: bytes
     headers: Mapping[str, str]
 
     def json(self) -> Any:
-        """The body as JSON; KsefInvalidResponse where it is none."""
+        """The body as JSON; KsefInvalidResponse if it is not JSON."""
         try:
             return orjson.loads(self.body)
         except orjson.JSONDecodeError:
@@ -66,11 +66,12 @@ class Answer:
 
 
 class Transport:
-    """Speaks with the KSeF of one environment. `url` is its base, `/v2` included.
+    """HTTP to the KSeF of one environment. `url` is its base URL, `/v2` included. Thread-safe.
 
-    `connect`, `call` and `download` are seconds: to connect, for a whole call, and for fetching a
-    download link; less where the request has less left. `retry` tells when a call that changes
-    nothing may be sent once more, which is up to whoever sends it. Thread-safe.
+    `connect`, `call` and `download` are the longest times in seconds for connecting, for a whole
+    call and for a download; they are cut to what is left of the request (`clock.time_left`).
+    `threads` is how many connections are kept. `retry` is not used here: callers decide with it
+    whether to send a call that changes nothing once more.
     """
 
     def __init__(
@@ -107,11 +108,11 @@ class Transport:
         xml: bytes | None = None,
         limit: int = JSON_LIMIT,
     ) -> Answer:
-        """Send one call and read its answer, at most `limit` bytes of it.
+        """Send one call and read its answer; one longer than `limit` bytes is an error.
 
         Raises KsefUnreachable, KsefRateLimited, KsefTokenRejected, KsefInvalidResponse, and
         KsefError for every other refusal or failure, with what KSeF said in `ksef`.
-        `group` is the quota that the call costs, for the metrics.
+        `group` is the quota that the call costs; it is used for the metrics only.
         """
         sent_headers = {"X-Error-Format": "problem-details", **(headers or {})}
         if bearer is not None:
@@ -145,13 +146,13 @@ class Transport:
             if answer.status not in _ACCEPTED:
                 raise _refusal(answer)
             if _is_html(answer):
-                raise _page_in_place_of_an_answer(answer)
+                raise _unexpected_html(answer)
             return answer
 
     def download(self, url: str, *, limit: int) -> Answer | None:
-        """Fetch a download link; None where it is not KSeF's, or does not bring a document.
+        """Fetch a UPO by its download link; None if that fails, or the link does not lead to KSeF.
 
-        Firewall pages come as a 200 with HTML: what does not begin as XML is not a document.
+        The firewall sends its HTML pages as a 200, so only XML or PDF is taken for a document.
         """
         if not self._is_ours(url):
             telemetry.warning("a download link leads elsewhere", environment=self.environment)
@@ -186,7 +187,7 @@ class Transport:
         return Answer(response.status_code, body, response.headers)
 
     def _is_ours(self, url: str) -> bool:
-        """Whether a link has the scheme, host and port of this KSeF, and no user in it."""
+        """Whether a link has the scheme, host and port of this KSeF, and no user name in it."""
         try:
             link, base = urlsplit(url), urlsplit(self._url)
             return (
@@ -206,23 +207,25 @@ class Transport:
             call=f"{method} {_NUMBERS.sub('/…', path)}",
             kind=type(error).__name__,
         )
-        means = _meaning(error)
+        health = _health_after(error)
         if isinstance(error, (requests.Timeout, urllib3.exceptions.TimeoutError, TimeoutError)):
-            return errors.KsefUnreachable("KSeF did not answer in time.").meaning(means)
+            return errors.KsefUnreachable("KSeF did not answer in time.").with_health(health)
         if isinstance(error, requests.exceptions.SSLError):
             return errors.KsefUnreachable("No secure connection to KSeF could be made.")
-        if answered or means is errors.Means.NOTHING:
+        if answered or health is errors.KsefHealth.UNKNOWN:
             return errors.KsefUnreachable(
                 "KSeF could not be reached, or broke off its answer."
-            ).meaning(means)
-        return NoAnswer("KSeF could not be reached, or broke off before its answer.").meaning(means)
+            ).with_health(health)
+        return NoAnswer("KSeF could not be reached, or broke off before its answer.").with_health(
+            health
+        )
 
 
 def _http_session(threads: int, proxy_url: str | None, ca_bundle: str | None) -> requests.Session:
     session = requests.Session()
-    session.trust_env = False  # no proxy, no .netrc, no CA bundle but those of our settings
+    session.trust_env = False  # use our own settings only: no HTTPS_PROXY, .netrc, CA bundle
     session.headers["User-Agent"] = USER_AGENT
-    # The firewall before KSeF sets cookies; they must not travel from company to company.
+    # The firewall in front of KSeF sets cookies, which must not be shared between companies.
     session.cookies.set_policy(http.cookiejar.DefaultCookiePolicy(allowed_domains=[]))
     if proxy_url:
         session.proxies = {"http": proxy_url, "https": proxy_url}
@@ -234,34 +237,36 @@ def _http_session(threads: int, proxy_url: str | None, ca_bundle: str | None) ->
 
 def _read(response: requests.Response, limit: int, deadline: float) -> bytes:
     body = bytearray()
-    # read1 gives what has come, so that a dripping answer meets the deadline as a silent one does.
+    # read1 returns what has arrived so far, so that the deadline is also checked while an answer
+    # trickles in.
     while chunk := response.raw.read1(_CHUNK, decode_content=True):
         body += chunk
         if len(body) > limit:
-            raise errors.KsefInvalidResponse("KSeF's answer is longer than it may be.")
+            raise errors.KsefInvalidResponse("KSeF's answer is too long.")
         if clock.monotonic() > deadline:
             raise requests.Timeout
     return bytes(body)
 
 
-def _meaning(error: Exception) -> errors.Means:
-    """Whether a broken exchange looks like an outage of KSeF.
+def _health_after(error: Exception) -> errors.KsefHealth:
+    """Whether a failed exchange looks like an outage of KSeF.
 
-    A connection that nobody answers, a name that is not found, a certificate that does not fit, a
-    proxy that fails: a network of ours that is broken looks the same, so they say nothing of KSeF.
+    A connection attempt that times out, a name that cannot be resolved, an untrusted certificate or
+    a failing proxy tells nothing about KSeF: all of these also happen when our own network fails.
     """
     causes = list(_causes(error))
     if any(isinstance(cause, _OUR_OWN_TROUBLE) for cause in causes):
-        return errors.Means.NOTHING
-    # Our own deadline is such a plain one; that of connecting comes wrapped.
+        return errors.KsefHealth.UNKNOWN
+    # A plain timeout is our deadline for the whole call; one while connecting comes wrapped.
     down = type(error) in (requests.Timeout, TimeoutError) or any(
         isinstance(cause, _SIGNS_OF_AN_OUTAGE) for cause in causes
     )
-    return errors.Means.DOWN if down else errors.Means.NOTHING
+    return errors.KsefHealth.DOWN if down else errors.KsefHealth.UNKNOWN
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """The error and all that are wrapped in it; requests and urllib3 hide them in three ways."""
+    """The error and all that it wraps: requests and urllib3 put them in `args`, `reason` or the
+    cause."""
     waiting: list[Any] = [error]
     seen: set[int] = set()
     while waiting:
@@ -280,8 +285,11 @@ def _is_html(answer: Answer) -> bool:
     return start.startswith(_HTML) or (kind.startswith("text/html") and tagged)
 
 
-def _is_of_the_firewall(answer: Answer) -> bool:
-    """The firewall's own page or JSON. A 5xx is none, whoever made its page: KSeF is not there."""
+def _is_from_firewall(answer: Answer) -> bool:
+    """Whether the firewall in front of KSeF blocked the call, with its own HTML page or JSON.
+
+    A 5xx never counts, even with the firewall's page: then it is KSeF that cannot be reached.
+    """
     if answer.status >= 500:
         return False
     if _is_html(answer):
@@ -296,19 +304,19 @@ def _is_of_the_firewall(answer: Answer) -> bool:
     return isinstance(security, dict) and "incidentId" in security and "reasonCode" not in body
 
 
-def _page_in_place_of_an_answer(answer: Answer) -> errors.KsefFailure:
-    if _is_of_the_firewall(answer):
+def _unexpected_html(answer: Answer) -> errors.KsefFailure:
+    if _is_from_firewall(answer):
         return _blocked(answer)
-    return errors.KsefInvalidResponse("KSeF sent a web page in place of an answer.").meaning(
-        errors.Means.DOWN
+    return errors.KsefInvalidResponse("KSeF sent a web page instead of an answer.").with_health(
+        errors.KsefHealth.DOWN
     )
 
 
 def _blocked(answer: Answer) -> errors.KsefError:
     return errors.KsefError(
-        f"The firewall before KSeF blocked the call (HTTP {answer.status}).",
+        f"The firewall in front of KSeF blocked the call (HTTP {answer.status}).",
         ksef=_what_ksef_said(answer),
-    ).meaning(errors.Means.BLOCKED)
+    ).with_health(errors.KsefHealth.BLOCKED)
 
 
 def _refusal(answer: Answer) -> errors.KsefFailure:
@@ -320,25 +328,25 @@ def _refusal(answer: Answer) -> errors.KsefFailure:
             "KSeF's quota for this company is used up.", retry_after=wait, ksef=said
         )
     if status == 401 or (status == 403 and not answer.body.strip()):
-        return KsefTokenRejected("KSeF does not accept the company's session.", ksef=said).meaning(
-            errors.Means.ANSWERS
-        )
-    if _is_of_the_firewall(answer):
+        return KsefTokenRejected(
+            "KSeF does not accept the company's session.", ksef=said
+        ).with_health(errors.KsefHealth.ANSWERING)
+    if _is_from_firewall(answer):
         return _blocked(answer)
     if status >= 500:
-        return errors.KsefError(f"KSeF failed with HTTP {status}.", ksef=said).meaning(
-            errors.Means.DOWN
+        return errors.KsefError(f"KSeF failed with HTTP {status}.", ksef=said).with_health(
+            errors.KsefHealth.DOWN
         )
     reason = said.description or said.reason
     words = f": {reason.rstrip('.')}" if reason else ""
     refused = errors.KsefError(f"KSeF refused with HTTP {status}{words}.", ksef=said)
     if _is_html(answer):
-        return refused.meaning(errors.Means.DOWN)
-    return refused.meaning(errors.Means.ANSWERS) if status >= 400 else refused
+        return refused.with_health(errors.KsefHealth.DOWN)
+    return refused.with_health(errors.KsefHealth.ANSWERING) if status >= 400 else refused
 
 
 def _what_ksef_said(answer: Answer) -> errors.KsefAnswer:
-    """KSeF's own words, from either of its error formats; none of them where it sent HTML."""
+    """KSeF's code and words, from any of its error formats; only the status if it sent no JSON."""
     try:
         body = orjson.loads(answer.body)
     except orjson.JSONDecodeError:
@@ -358,7 +366,7 @@ def _what_ksef_said(answer: Answer) -> errors.KsefAnswer:
 
 
 def _first_error(body: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The first error of a problem-details body, an old `exception` body, or a 429's status."""
+    """The first error of a problem-details body or an old `exception` body, or a 429's status."""
     exception = body.get("exception")
     found = body.get("errors") or (
         exception.get("exceptionDetailList") if isinstance(exception, dict) else None
@@ -374,7 +382,7 @@ def _short(value: Any) -> str | None:
 
 
 def _retry_after(headers: Mapping[str, str]) -> int:
-    """Seconds to wait, never truncated: the header holds seconds, or a date by KSeF's clock."""
+    """Seconds to wait, at least 1, from the header: a number, or a date by KSeF's clock."""
     text = headers.get("Retry-After", "").strip()
     if text.isascii() and text.isdigit():
         return _LONGEST_RETRY_AFTER if len(text) > 10 else _bounded(int(text))
@@ -386,7 +394,7 @@ def _retry_after(headers: Mapping[str, str]) -> int:
 
 
 def _date(text: str) -> datetime | None:
-    """The moment of an HTTP date; None where it is none."""
+    """The moment of an HTTP date; None if it is not one."""
     try:
         moment = email.utils.parsedate_to_datetime(text)
     except (ValueError, OverflowError):

@@ -1,7 +1,7 @@
-"""Connections that end at a moment of the clock, however slowly the other side feeds them.
+"""HTTP connections with a deadline for the whole exchange, however slowly the other side sends.
 
-A socket's own timeout begins anew with every byte. Here every wait, for the name, the connection,
-TLS, the request sent, headers and body, is cut to what is left of the exchange.
+A socket's own timeout starts again with every byte. Here every wait (for the name, the connection,
+TLS, sending the request, the headers, the body) is cut to what is left of the exchange.
 """
 
 import ipaddress
@@ -25,9 +25,10 @@ from app import clock
 
 @dataclass(slots=True)
 class Exchange:
-    """One request and its answer: `until` is when it ends, on `clock.monotonic()`.
+    """One request with its answer.
 
-    `answered`: a first byte of the answer has come.
+    `until`: its deadline, on `clock.monotonic()`; `connect`: seconds for connecting; `answered`:
+    whether a first byte of the answer has arrived.
     """
 
     until: float
@@ -40,10 +41,10 @@ _local = threading.local()
 
 @contextmanager
 def exchange(seconds: float, *, connect: float) -> Iterator[Exchange]:
-    """Let what this thread sends and receives inside end after so many seconds.
+    """Give what this thread sends and receives in the block so many seconds in all.
 
-    `connect` is the part of them in which the connection must stand, TLS and a proxy included.
-    Every wait beyond raises TimeoutError (urllib3's and requests' own, where those are between).
+    Connecting, with TLS and a proxy, may take `connect` of them. After that every wait raises
+    TimeoutError (or the timeout errors of urllib3 and requests, if it happens inside them).
     """
     current = Exchange(clock.monotonic() + seconds, connect)
     _local.exchange = current
@@ -54,7 +55,7 @@ def exchange(seconds: float, *, connect: float) -> Iterator[Exchange]:
 
 
 class Adapter(requests.adapters.HTTPAdapter):
-    """requests over such connections. Trusts the CAs of a file, or else those of certifi."""
+    """A requests adapter with such connections. Trusts the CAs in `ca_bundle`, else certifi's."""
 
     def __init__(self, *, threads: int, ca_bundle: str | None) -> None:
         self._context = create_urllib3_context(cert_reqs=ssl.CERT_REQUIRED)
@@ -74,48 +75,49 @@ class Adapter(requests.adapters.HTTPAdapter):
         return manager
 
     def cert_verify(self, *args: Any, **kwargs: Any) -> None:
-        """Nothing: the context knows whom to trust, and reads its file once only."""
+        """Do nothing: the SSL context has loaded the trusted CAs already."""
 
 
 class _Socket(socket.socket):
     def recv_into(self, *args: Any, **kwargs: Any) -> int:
-        _cut(self)
-        return _counted(super().recv_into(*args, **kwargs))
+        _limit_wait(self)
+        return _note_received(super().recv_into(*args, **kwargs))
 
     def recv(self, *args: Any, **kwargs: Any) -> bytes:
-        _cut(self)
+        _limit_wait(self)
         data = super().recv(*args, **kwargs)
-        _counted(len(data))
+        _note_received(len(data))
         return data
 
     def send(self, *args: Any, **kwargs: Any) -> int:
-        _cut(self)
+        _limit_wait(self)
         return super().send(*args, **kwargs)
 
     def sendall(self, *args: Any, **kwargs: Any) -> None:
-        _cut(self)
+        _limit_wait(self)
         super().sendall(*args, **kwargs)
 
 
 class _TlsSocket(ssl.SSLSocket):
-    # OpenSSL's calls keep to the socket's timeout as a whole, not for each of their packets.
+    # Each call of OpenSSL keeps to the socket's timeout as a whole, not for each packet.
 
     def do_handshake(self, block: bool = False) -> None:
-        _cut(self)
+        _limit_wait(self)
         super().do_handshake(block)
 
     def read(self, *args: Any, **kwargs: Any) -> Any:
-        _cut(self)
+        _limit_wait(self)
         data: Any = super().read(*args, **kwargs)
-        _counted(data if isinstance(data, int) else len(data))
+        _note_received(data if isinstance(data, int) else len(data))
         return data
 
     def send(self, *args: Any, **kwargs: Any) -> int:
-        _cut(self)
+        _limit_wait(self)
         return super().send(*args, **kwargs)
 
 
-def _cut(sock: socket.socket) -> None:
+def _limit_wait(sock: socket.socket) -> None:
+    """Set the socket's timeout to what is left of this thread's exchange."""
     current: Exchange | None = getattr(_local, "exchange", None)
     if current is None:
         return
@@ -125,7 +127,8 @@ def _cut(sock: socket.socket) -> None:
     sock.settimeout(left)
 
 
-def _counted(received: int) -> int:
+def _note_received(received: int) -> int:
+    """Note that the exchange was answered, if any bytes were received; returns their number."""
     current: Exchange | None = getattr(_local, "exchange", None)
     if current is not None and received:
         current.answered = True
@@ -133,7 +136,7 @@ def _counted(received: int) -> int:
 
 
 class _Connecting:
-    """What both kinds of connections do alike."""
+    """What HTTP and HTTPS connections have in common: connecting within the exchange's time."""
 
     def connect(self) -> None:
         current: Exchange = _local.exchange
@@ -143,14 +146,14 @@ class _Connecting:
             super().connect()  # type: ignore[misc]
         finally:
             current.until = until
-        current.answered = False  # what a proxy said is no answer yet
+        current.answered = False  # bytes of a proxy or of TLS are no answer of KSeF
 
     def _new_conn(self) -> socket.socket:
         this = cast(urllib3.connection.HTTPConnection, self)
         try:
             return _connected(this._dns_host, this.port, this.socket_options)
         except (socket.gaierror, UnicodeError) as error:
-            # urllib3 wants a gaierror, which a name that cannot be one does not give.
+            # urllib3 wants a gaierror, but an invalid name gives a UnicodeError.
             failure = socket.gaierror(socket.EAI_NONAME, str(error))
             raise urllib3.exceptions.NameResolutionError(this.host, this, failure) from error
         except TimeoutError as error:
@@ -179,7 +182,7 @@ _POOLS = {"http": _HttpPool, "https": _HttpsPool}
 
 
 def _connected(host: str, port: int, options: Any) -> socket.socket:
-    """A connection to the first address that answers; a silent one leaves time for the others."""
+    """A connection to the first address that accepts; each gets an equal share of the time left."""
     until: float = _local.exchange.until
     addresses = _addresses(host, port, until - clock.monotonic())
     failure: OSError = socket.gaierror(socket.EAI_NONAME, "no address")
@@ -200,7 +203,7 @@ def _connected(host: str, port: int, options: Any) -> socket.socket:
 
 
 def _addresses(host: str, port: int, seconds: float) -> list[Any]:
-    """What `getaddrinfo` finds. It knows no timeout, so that it is waited for from beside."""
+    """What `getaddrinfo` finds, within so many seconds; it has no timeout, so it gets a thread."""
     if _is_address(host):
         return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     found: queue.SimpleQueue[list[Any] | Exception] = queue.SimpleQueue()

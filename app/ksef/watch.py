@@ -1,4 +1,4 @@
-"""Calls to KSeF under watch: somebody is told what each of them says of KSeF as a whole."""
+"""A transport that reports each call to a `Watch`, which decides whether KSeF is down."""
 
 from typing import Any, Protocol
 
@@ -7,23 +7,23 @@ from app.ksef.transport import Answer, Transport
 
 
 class Watch(Protocol):
-    """What all replicas know together of the KSeF of one environment."""
+    """What all replicas know about the KSeF of one environment (see `services.breaker`)."""
 
     def check(self) -> None:
-        """Before a call: raises KsefOutage while KSeF is known to be down, KsefError while its
-        firewall blocks us."""
+        """Called before a call: raises KsefOutage while KSeF is known to be down, and KsefError
+        while its firewall blocks us."""
 
     def answered(self) -> None:
-        """A call was answered by KSeF, also where the answer was a refusal."""
+        """Called after KSeF answered a call, even with a refusal."""
 
     def failed(self, error: errors.KsefFailure) -> None:
-        """A call failed: raises KsefOutage where an outage is established, else returns."""
+        """Called after a call failed: raises KsefOutage if an outage is established by now."""
 
 
 class WatchedTransport(Transport):
-    """A Transport whose calls are allowed, and reported, one by one.
+    """A Transport that asks its watch before each call, and reports the outcome to it.
 
-    Download links are only allowed: that they fail says nothing of the API.
+    Outcomes of downloads are not reported, since they tell nothing about the API.
     """
 
     def __init__(self, *args: Any, watch: Watch, **kwargs: Any) -> None:
@@ -36,7 +36,7 @@ class WatchedTransport(Transport):
         try:
             answer = super().send(*args, **kwargs)
         except errors.KsefFailure as error:
-            if error.means is errors.Means.ANSWERS:
+            if error.health is errors.KsefHealth.ANSWERING:
                 self._watch.answered()
             else:
                 self._watch.failed(error)

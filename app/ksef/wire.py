@@ -24,7 +24,7 @@ _MISSING = object()
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """A status of a session, an invoice or a login: below 200 it still moves."""
+    """A status of a session, an invoice or a login. Codes below 200 mean it is in progress."""
 
     code: int
     description: str
@@ -37,7 +37,7 @@ class Status:
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """Where a UPO can be fetched without a bearer and without quota, and until when: a secret."""
+    """A URL from which a UPO can be fetched without a token and without quota: a secret."""
 
     url: str = field(repr=False)
     valid_until: datetime
@@ -53,7 +53,7 @@ class UpoPage:
 
 @dataclass(frozen=True, slots=True)
 class SessionStatus:
-    """What became of a session. Counts are 0 where KSeF gives none; `counted`: it gave them."""
+    """What became of a session. Counts that KSeF left out are 0; `counted`: it gave the total."""
 
     status: Status
     date_created: datetime
@@ -101,7 +101,7 @@ class InvoicePage:
 
 @dataclass(frozen=True, slots=True)
 class ListedSession:
-    """A session in the company's list of them: the same as its status, but for the UPO's pages."""
+    """A session in the list of a company's sessions, whose status has no UPO pages."""
 
     reference_number: str
     status: SessionStatus
@@ -128,7 +128,7 @@ class PublicKey:
 
 @dataclass(frozen=True, slots=True)
 class Challenge:
-    """A challenge to be answered, with KSeF's time in milliseconds."""
+    """A challenge to be answered; `timestamp_ms` is KSeF's time, in Unix milliseconds."""
 
     challenge: str
     timestamp_ms: int
@@ -136,7 +136,7 @@ class Challenge:
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """A bearer and its end. The value never shows in a repr."""
+    """A bearer token and when it expires. Its repr does not show the value."""
 
     value: str
     valid_until: datetime
@@ -155,7 +155,7 @@ class StartedLogin:
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """What a login is redeemed for."""
+    """The two tokens that KSeF hands out at the end of a login."""
 
     access: Token
     refresh: Token
@@ -243,7 +243,7 @@ def access_token(body: Any) -> Token:
 
 
 def session_json(session: SessionStatus) -> Json:
-    """A session in KSeF's own shape, as it is kept: `session_status` reads it. Without links."""
+    """A session as KSeF's JSON, for storing; `session_status` reads it back. Without links."""
     return {
         "status": status_json(session.status),
         "dateCreated": session.date_created.isoformat(),
@@ -258,7 +258,7 @@ def session_json(session: SessionStatus) -> Json:
 
 
 def status_json(status: Status, original: Original | None = None) -> Json:
-    """A status in KSeF's own shape, as it is kept: `invoice_status` reads it."""
+    """An invoice's status as KSeF's JSON, for storing; `invoice_status` reads it back."""
     json: dict[str, Any] = {
         "code": status.code,
         "description": status.description,
@@ -273,7 +273,7 @@ def status_json(status: Status, original: Original | None = None) -> Json:
 
 
 def invoice_status(json: Json) -> tuple[Status, Original | None]:
-    """The status of an invoice, with the original where it is a duplicate."""
+    """The status of an invoice and, if it is a duplicate, the original."""
     status = _status(json, "status")
     return status, _original(json, "status") if status.code == DUPLICATE else None
 
@@ -286,7 +286,7 @@ class _Broken(Exception):
 
 
 def reading(read: Callable[[Any], T], body: Any) -> T:
-    """Read a body with one of the functions above; a breach becomes KsefInvalidResponse."""
+    """Read a body with one of the functions above. Raises KsefInvalidResponse, naming the field."""
     try:
         return read(body)
     except _Broken as broken:
@@ -416,7 +416,7 @@ def _text(value: Any, path: str) -> str:
 
 
 def _identifier(value: Any, path: str) -> str:
-    """A number or reference that goes on into SQL and URLs: printable ASCII without spaces."""
+    """A number or reference, which will be used in SQL and URLs: printable ASCII, no spaces."""
     text = _text(value, path)
     if len(text) > 64 or not _is_one_word(text):
         raise _Broken(path, "an identifier")
@@ -424,7 +424,7 @@ def _identifier(value: Any, path: str) -> str:
 
 
 def _bearer(value: Any, path: str) -> str:
-    """A token that goes on into a header."""
+    """A token, which will be sent in a header."""
     text = _text(value, path)
     if not _is_one_word(text):
         raise _Broken(path, "a token that fits a header")
@@ -452,8 +452,8 @@ def _time(value: Any, path: str) -> datetime:
         raise _Broken(path, "a time") from None
     if moment.tzinfo is None:
         raise _Broken(path, "a time with an offset")
-    if not 1000 <= moment.year <= 9998:  # .NET's unset times: no calendar of ours holds them
-        raise _Broken(path, "a time that can be told")
+    if not 1000 <= moment.year <= 9998:  # .NET's unset times; shifted by an offset they overflow
+        raise _Broken(path, "a time within the years 1000 to 9998")
     return moment
 
 

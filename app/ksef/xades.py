@@ -1,7 +1,7 @@
-"""The document with which a certificate logs in: `AuthTokenRequest`, signed XAdES-BES, enveloped.
+"""The signed document for logging in with a certificate: `AuthTokenRequest`, enveloped XAdES-BES.
 
-Shape: KSeF's schema auth v2-1; signature: KSeF's page on the XAdES signature. RSA with SHA-256, or
-ECDSA with SHA-256, whose value XML signatures write as R‖S.
+Its shape is in KSeF's schema auth v2-1, the signature on KSeF's page on the XAdES signature: RSA or
+ECDSA with SHA-256. XML signatures write an ECDSA value as R‖S.
 """
 
 from cryptography.hazmat.primitives.asymmetric import rsa
@@ -15,16 +15,17 @@ NAMESPACE = "http://ksef.mf.gov.pl/auth/token/2.1"
 
 
 def login_request(certificate: Certificate, *, nip: str, challenge: str) -> bytes:
-    """The signed answer to a challenge, for the context of a company's NIP.
+    """The signed answer to a challenge, for logging in as the company with this NIP.
 
-    The subject is named by its identifier where KSeF reads one in it, else by the fingerprint.
+    KSeF is told to identify the certificate by its subject if that has an identifier, else by its
+    fingerprint.
     """
     root = etree.Element(f"{{{NAMESPACE}}}AuthTokenRequest", nsmap={None: NAMESPACE})
     _add(root, "Challenge", challenge)
     _add(_add(root, "ContextIdentifier"), "Nip", nip)
     subject = "certificateSubject" if certificate.identifier else "certificateFingerprint"
     _add(root, "SubjectIdentifierType", subject)
-    # Exclusive C14N would not verify: the library's default, the inclusive one, stays.
+    # The library's default, inclusive C14N, is needed: KSeF cannot verify exclusive C14N.
     signed = XAdESSigner(
         signature_algorithm=_method(certificate),
         digest_algorithm=DigestAlgorithm.SHA256,

@@ -1,8 +1,8 @@
-"""Who did what, when: a row for each act that somebody may ask after later, written with the act.
+"""The audit: who did what and when, written in the transaction of the act itself.
 
-Not recorded: questions (a status check changes nothing that is not KSeF's own word), the HTTP
-Basic login of each request, and single wrong passwords, which anybody could fill the table with.
-The service's database role can add rows and read them, and no more.
+Not recorded are status checks (they only repeat what KSeF says), the HTTP Basic login of each
+request, and single wrong passwords, with which anybody could fill the table. The service's database
+role can add and read rows, but not change or delete them.
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ _BATCH = 1000
 
 
 class What(StrEnum):
-    """The acts, as they stand in the table."""
+    """What can be done, by the names in the table."""
 
     KSEF_LOGIN = "ksef_login"
     KSEF_SILENT_LOGIN = "ksef_silent_login"
@@ -42,7 +42,7 @@ class What(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Actor:
-    """Who acts: a user by its e-mail, in a request from an address, or the operator."""
+    """Who acts: a user (its e-mail, address and request id), or the operator by a command."""
 
     who: str = OPERATOR
     address: str | None = None
@@ -55,7 +55,7 @@ class Actor:
 
 
 actor: ContextVar[Actor] = ContextVar("actor", default=Actor())  # noqa: B039 - it is frozen
-"""Who acts in this thread; the operator, unless a request says otherwise."""
+"""Who acts in this thread: the caller during a request, else the operator."""
 
 
 def note(
@@ -68,7 +68,7 @@ def note(
     environment: str | None = None,
     detail: str | None = None,
 ) -> None:
-    """Write an act down, in the transaction of the act itself; by whom the thread knows."""
+    """Record an act, in the transaction of the act itself; by `actor` unless `by` is given."""
     queries.note(
         connection,
         what=what,
@@ -82,15 +82,18 @@ def note(
 def newest(
     parts: Parts, *, nip: str | None, what: str | None, since: datetime | None, most: int
 ) -> Sequence[Any]:
-    """The newest rows first: at, who, what, company_nip, environment, detail, request_id, address.
+    """At most `most` rows, newest first; a filter that is None lets everything through.
 
-    None: any.
+    Their columns: at, who, what, company_nip, environment, detail, request_id, address.
     """
     return parts.db.rows(queries.newest, nip=nip, what=what, since=since, most=most)
 
 
 def purge(parts: Parts, days: int) -> int:
-    """Delete what is older than so many days; how much that was. The owner's right, in batches."""
+    """Delete rows older than so many days, in batches. Returns how many.
+
+    Raises NotWritable unless the database role is the owner's.
+    """
     total = 0
     while True:
         deleted: int = parts.db.run(queries.purge, days=days, batch=_BATCH)

@@ -1,6 +1,6 @@
-"""Long work on a company's whole history: it leaves half of KSeF's quota to live traffic.
+"""Long-running work on a company's whole history, which leaves half of KSeF's quota to others.
 
-Both can be broken off and begun again: what is done stands in the database.
+It can be interrupted and run again: what was done is in the database.
 """
 
 from collections.abc import Callable, Iterator
@@ -9,22 +9,23 @@ from functools import partial
 
 from app import errors
 from app.db.queries import upo as queries
-from app.ksef.gateway import SESSIONS
+from app.ksef.gateway import SESSION_TYPES, SESSIONS
+from app.ksef.listing import pages
+from app.ksef.wire import SessionPage
 from app.services import outages, status, upo
 from app.services.active_session import ActiveSession
 from app.services.parts import Parts, Place
 
-_SHARE = 0.5
-_PATIENCE = 2 * 3600.0  # seconds: longer than the hour's window
-_TYPES = ("Online", "Batch")
+_SHARE = 0.5  # of our part of the quota
+_PATIENCE = 2 * 3600.0  # seconds to wait for quota: longer than its longest window, an hour
 
 Progress = Callable[[int, int | None], None]
-"""Called with what is done and, where known, with how much there is."""
+"""Called with how many are done and, if known, how many there are in all."""
 
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """How many there were, were done, and failed (with the last reason)."""
+    """How many there were, how many succeeded and failed, and why the last one failed."""
 
     seen: int
     done: int
@@ -33,7 +34,7 @@ class Summary:
 
 
 def link_history(parts: Parts, place: Place, progress: Progress) -> Summary:
-    """Walk KSeF's own list of the company's sessions and link everything that is not linked."""
+    """Check every session in KSeF's own list of the company's sessions, which links its rows."""
     outages.refuse_if_simulated(parts, place)
     seen = done = failed = 0
     reason = None
@@ -66,22 +67,17 @@ def archive_upos(parts: Parts, place: Place, progress: Progress) -> Summary:
 
 
 def _sessions(parts: Parts, place: Place) -> Iterator[str]:
-    """The reference numbers of all of the company's sessions, as KSeF lists them."""
+    """The reference numbers of all of the company's sessions, as KSeF lists them, newest first."""
     gateway = parts.ksef[place.environment]
-    for session_type in _TYPES:
-        token: str | None = None
-        seen: set[str] = set()
-        while True:
-            ask = partial(gateway.sessions, session_type=session_type, continuation_token=token)
-            page = _bearer(parts, place).call(SESSIONS, ask)
+
+    def fetch(session_type: str, token: str | None) -> SessionPage:
+        ask = partial(gateway.sessions, session_type=session_type, continuation_token=token)
+        return _bearer(parts, place).call(SESSIONS, ask)
+
+    for session_type in SESSION_TYPES:
+        for page in pages(partial(fetch, session_type)):
             for session in page.sessions:
                 yield session.reference_number
-            token = page.continuation_token
-            if token is None:
-                break
-            if token in seen:
-                raise errors.KsefInvalidResponse("KSeF repeats a continuation token.")
-            seen.add(token)
 
 
 def _missing_upos(parts: Parts, place: Place) -> Iterator[upo.UpoName]:
@@ -100,5 +96,5 @@ def _missing_upos(parts: Parts, place: Place) -> Iterator[upo.UpoName]:
 
 
 def _bearer(parts: Parts, place: Place) -> ActiveSession:
-    """Made for each call: work of hours outlives any token."""
+    """A new one for each call, since the work may take longer than a token is valid."""
     return ActiveSession(parts, place, patience=_PATIENCE, share=_SHARE)

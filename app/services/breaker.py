@@ -1,9 +1,10 @@
-"""Is KSeF down? What all replicas know of it together, and the calls that this takes.
+"""Is KSeF down? Decides it from the failed calls of all replicas.
 
-A company that is told so issues its invoices offline, with legal deadlines: an outage is
-established only by failed calls of KSeF's making, and then by Latarnia's word for the present
-moment, or by the breaker: enough such failures in a row, for long enough, and the public keys,
-which need no company, cannot be fetched either.
+A company that is told so issues its invoices offline, which sets legal deadlines, so one failed
+call is not enough. An outage is "established" if calls fail in a way that only KSeF can cause, and
+either Latarnia announces an outage for the present moment, or the circuit breaker is open. The
+breaker opens after enough such failures in a row, over a long enough time, if KSeF's public keys
+(a call without a company or a quota) cannot be fetched either.
 """
 
 import math
@@ -34,7 +35,7 @@ NO_OUTAGE: Evidence = {
     "messages": [],
     "duty": None,
 }
-# By when offline invoices must reach KSeF, the earliest first.
+# By when offline invoices must be sent to KSeF, the strictest deadline first.
 _DUTIES = {
     latarnia.MAINTENANCE: "next_working_day_after_end",
     latarnia.FAILURE: "seven_working_days_after_end",
@@ -43,10 +44,10 @@ _DUTIES = {
 
 
 class Breaker:
-    """The Watch of one environment's KSeF, shared by all replicas through a row of `outages`.
+    """The `Watch` of one environment's KSeF; all replicas share it through a row of `outages`.
 
-    Times are the database's. No transaction is open while KSeF or Latarnia is asked. What cannot be
-    written down does not fail a call that succeeded.
+    Times are by the database's clock. No transaction is open while KSeF or Latarnia is asked. If
+    the row cannot be written, calls to KSeF do not fail because of that.
     """
 
     def __init__(
@@ -67,21 +68,22 @@ class Breaker:
     def check(self) -> None:
         """Raises KsefOutage while the breaker is open, KsefError while the firewall blocks us.
 
-        One caller of all replicas tries KSeF in its turn, and goes on where KSeF answers.
+        Every `timing.outage_probe_every` seconds one caller probes KSeF first, and may go on if it
+        answers.
         """
         row = self._known()
         if row is None:
             return
         if row.paused_until is not None and row.paused_until > row.now:
             raise errors.KsefError(
-                "The firewall before KSeF blocked a call a moment ago.",
+                "The firewall in front of KSeF blocked a call a moment ago.",
                 retry_after=_seconds(row.paused_until - row.now),
             )
         if row.opened_at is not None and not self._is_back():
             self._refuse(row)
 
     def answered(self) -> None:
-        """The count begins anew; while nothing is wrong that is not written down each time."""
+        """Reset the count of failures; if it is 0, the answer is recorded only now and then."""
         try:
             row = self._known()
             if row is None or self._is_news(row):
@@ -92,7 +94,10 @@ class Breaker:
             telemetry.warning("an answer of KSeF was not noted", environment=self._environment)
 
     def failed(self, error: errors.KsefFailure) -> None:
-        """Counts the failure, finds out more where there is more to find out."""
+        """Count the failure, and find out whether KSeF is down.
+
+        Raises KsefOutage from it if an outage is established; never in place of a rate limit.
+        """
         try:
             evidence = self._after(error)
         except errors.Unavailable:
@@ -104,14 +109,14 @@ class Breaker:
             ) from error
 
     def _after(self, error: errors.KsefFailure) -> Evidence:
-        if error.means is errors.Means.BLOCKED:
+        if error.health is errors.KsefHealth.BLOCKED:
             error.retry_after = math.ceil(self._timing.outage_pause)
             self._db.run(
                 queries.pause,
                 environment=self._environment,
                 seconds=self._timing.outage_pause,
             )
-        elif error.means is errors.Means.DOWN:
+        elif error.health is errors.KsefHealth.DOWN:
             self._count()
             self._ask_latarnia()
             self._confirm()
@@ -121,15 +126,16 @@ class Breaker:
         self._db.run(queries.count_failure, environment=self._environment)
 
     def _confirm(self) -> None:
-        """Opens the breaker where enough calls failed, and the public keys cannot be had either."""
+        """Open the breaker if enough calls have failed and the public keys cannot be fetched."""
         row = self._known()
         if row is None or row.opened_at is not None or row.consecutive_failures < FAILURES:
             return
-        if self._take_probe() and self._try() is errors.Means.DOWN:
+        if self._take_probe() and self._probe_ksef() is errors.KsefHealth.DOWN:
             self._db.run(queries.open_breaker, environment=self._environment, failures=FAILURES)
             telemetry.warning("KSeF is down: calls fail at once", environment=self._environment)
 
     def _take_probe(self) -> bool:
+        """Whether this caller, alone among all replicas, is to probe KSeF now."""
         taken = self._db.run(
             queries.take_probe,
             environment=self._environment,
@@ -140,22 +146,22 @@ class Breaker:
         return taken is not None
 
     def _is_back(self) -> bool:
-        return self._take_probe() and self._try() is errors.Means.ANSWERS
+        return self._take_probe() and self._probe_ksef() is errors.KsefHealth.ANSWERING
 
-    def _try(self) -> errors.Means:
-        """Asks for KSeF's public keys: no company, no quota."""
+    def _probe_ksef(self) -> errors.KsefHealth:
+        """Fetch KSeF's public keys, which needs neither a company nor quota."""
         try:
             self._probe.send(PUBLIC_KEYS.method, PUBLIC_KEYS.path())
         except errors.KsefFailure as error:
-            means = error.means
+            health = error.health
         else:
-            means = errors.Means.ANSWERS
-        if means is errors.Means.ANSWERS:
+            health = errors.KsefHealth.ANSWERING
+        if health is errors.KsefHealth.ANSWERING:
             self.answered()
-        elif means is errors.Means.DOWN:
+        elif health is errors.KsefHealth.DOWN:
             self._count()
             self._ask_latarnia()
-        return means
+        return health
 
     def _refuse(self, row: Any) -> None:
         evidence = evidence_of(row, self._timing)
@@ -167,7 +173,10 @@ class Breaker:
         )
 
     def _ask_latarnia(self) -> None:
-        """Once a minute for all replicas; an answer that does not come is unknown, at once."""
+        """Ask Latarnia and store what it says, at most once a minute for all replicas.
+
+        If it does not answer, its earlier answer is dropped.
+        """
         if self._lighthouse is None:
             return
         taken = self._db.run(
@@ -195,7 +204,7 @@ class Breaker:
 
 
 def evidence_of(row: Any, timing: Timing) -> Evidence:
-    """What a row of `outages` says of the moment at which it was read: the contract's `outage`."""
+    """The contract's `outage` object, from a row of `outages` (None: no call was made yet)."""
     if row is None:
         return NO_OUTAGE
     reading = _fresh_reading(row, timing)
@@ -224,7 +233,7 @@ def state_of(row: Any, timing: Timing) -> str:
 
 
 def rfc3339(moment: Any) -> str | None:
-    """A moment as all evidence tells it, with its offset."""
+    """A moment as it is written in evidence: RFC 3339, to the second; None for None."""
     return moment.isoformat(timespec="seconds") if moment else None
 
 
@@ -237,7 +246,7 @@ def _fresh_reading(row: Any, timing: Timing) -> Reading | None:
 
 
 def _duty(reading: Reading, events: list[Event]) -> str:
-    """That of the status, where an event bears it out, else the strictest one of the events."""
+    """The duty for Latarnia's status if an event confirms it, else the strictest of the events."""
     categories = {event.category for event in events}
     if reading.status in categories:
         return _DUTIES[reading.status]

@@ -1,4 +1,4 @@
-"""An operator's certificate, before it is stored: read, checked, proved by a login."""
+"""A certificate before it is stored: read from the operator's files, checked, tried in a login."""
 
 from collections.abc import Iterator
 
@@ -11,9 +11,9 @@ from app.services.parts import Parts, Place
 
 
 def read(content: bytes, key: bytes | None, passphrase: str | None) -> Certificate:
-    """The certificate in the content of one or two files, fit for logging in today.
+    """The certificate with its key, from the content of one or two files (`key`: the second one).
 
-    Raises OperatorError with the reason, without any secret.
+    Raises OperatorError, which says why it cannot be used for logging in today.
     """
     try:
         certificate = certificates.read(content, key, passphrase)
@@ -24,17 +24,17 @@ def read(content: bytes, key: bytes | None, passphrase: str | None) -> Certifica
 
 
 def prove(parts: Parts, place: Place, certificate: Certificate) -> None:
-    """Log the company in with the certificate, and end that session at once.
+    """Try a login to KSeF with the certificate, and end that session at once.
 
-    Raises OutageSimulation, and OperatorError where KSeF refuses or cannot be asked.
+    Raises OutageSimulation, and OperatorError if KSeF refuses or cannot be asked.
     """
     outages.refuse_if_simulated(parts, place)
     try:
         tokens = logins.tokens_for_certificate(parts, place, certificate)
     except LoginRefused as error:
         raise errors.OperatorError(
-            f"{error.detail} The certificate's subject is {_who(certificate)}: has it rights for "
-            f"{place.company_nip} in {place.environment}? Nothing was stored."
+            f"{error.detail} The certificate's subject is {_who(certificate)}: check that it has "
+            f"rights for {place.company_nip} in {place.environment}. Nothing was stored."
         ) from error
     except errors.KsefFailure as error:
         raise errors.OperatorError(
@@ -47,15 +47,15 @@ def prove(parts: Parts, place: Place, certificate: Certificate) -> None:
 
 
 def describe(place: Place, certificate: Certificate) -> Iterator[str]:
-    """What an operator should know of it, in lines."""
+    """Lines about the certificate for the operator; a warning if it is not the company's own."""
     yield f"subject: {_who(certificate)}"
     yield f"SHA-256 fingerprint: {certificate.fingerprint}"
     yield f"valid until: {certificate.valid_until:%Y-%m-%d %H:%M} UTC"
     identifier = certificate.identifier
     if identifier is None or identifier.value != place.company_nip:
         yield (
-            f"warning: it is not the certificate of {place.company_nip} itself; that of an "
-            "employee or an accountant may log in with the rights that KSeF knows of"
+            f"warning: it is not the certificate of {place.company_nip} itself; one of an "
+            "employee or an accountant works only with the rights that they were given in KSeF"
         )
 
 

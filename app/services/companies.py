@@ -1,4 +1,4 @@
-"""A company that goes: what it has here, and its removal."""
+"""Removing a company: what it has in the database, and how that is deleted."""
 
 from dataclasses import dataclass
 
@@ -11,10 +11,10 @@ from app.services.parts import Parts, Place
 
 @dataclass(frozen=True, slots=True)
 class Holdings:
-    """What a company has here.
+    """How much a company has in the database.
 
-    `logged_in`: the environments in which it has a KSeF session; `rows_that_stay`: its invoice
-    rows in both tables.
+    `logged_in`: the environments in which it has a KSeF session; `answers`: its kept answers;
+    `rows_that_stay`: its invoice rows in both tables, which are not removed with it.
     """
 
     users: int
@@ -26,7 +26,7 @@ class Holdings:
 
 
 def holdings(parts: Parts, nip: str) -> Holdings:
-    """What `remove` would remove; OperatorError where there is no company or nothing of it."""
+    """What `remove` would remove; OperatorError if there is no such company, or nothing is left."""
     row = parts.db.run(queries.holdings, nip=nip)
     if row is None or (row.removed_at is not None and not row.answers + row.upos):
         raise OperatorError(f"There is no company {nip}.")
@@ -38,9 +38,9 @@ def holdings(parts: Parts, nip: str) -> Holdings:
 def remove(parts: Parts, nip: str) -> list[str]:
     """Remove a company: users, credentials, KSeF sessions, documents, the quota's ledger.
 
-    Its invoice rows and their links stay. Broken off in the middle of the documents it goes on
-    when it is called again. Returns the environments whose KSeF session could not be revoked;
-    raises OperatorError as `holdings` does.
+    Its invoice rows and their links stay. If it is interrupted while deleting documents, calling it
+    again goes on. Returns the environments whose KSeF session could not be revoked at KSeF; raises
+    OperatorError as `holdings` does.
     """
     had = holdings(parts, nip)
     not_revoked = [name for name in had.logged_in if not _revoked(parts, Place(nip, name))]

@@ -15,7 +15,8 @@ from app.services.quota import GroupUse
 from app.services.snapshots import kept_invoice
 
 NEWEST = 10_000
-"""So many sessions are listed, and so many rows of each table looked through for unlinked ones."""
+"""How many sessions are listed at most, and in how many rows of each table unlinked ones are found.
+"""
 
 _CODES = {"all": (0, 9999), "accepted": (200, 200), "rejected": (201, 9999), "moving": (0, 199)}
 FILTERS = tuple(_CODES)
@@ -33,10 +34,10 @@ class KeptSession:
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """One environment as the company meets it.
+    """The state of one environment, for one company.
 
-    `name` and `outage`: see `outages.state`. `login`: a row with the stored credential and the
-    KSeF session's times, or None; `quota`: how it was used in the last hour.
+    `name`, `outage`, `answered_at`: see `outages.state`. `login`: a row with the stored credential
+    and the KSeF session's times, or None. `quota`: how it was used in the last hour.
     """
 
     name: str
@@ -56,7 +57,7 @@ class Page:
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """Invoices of a session by what became of them."""
+    """How many invoices a session has, in all and by what became of them."""
 
     all: int
     accepted: int
@@ -65,7 +66,7 @@ class Counts:
 
 
 def company_name(parts: Parts, nip: str) -> str:
-    """The name of a company that is there."""
+    """The name of a company, which must exist."""
     name: str = parts.db.run(user_queries.get_company, nip=nip).name
     return name
 
@@ -94,7 +95,10 @@ def session(parts: Parts, place: Place, reference_number: str) -> KeptSession | 
 def invoices(
     parts: Parts, place: Place, reference_number: str, chosen: str, *, skip: int, take: int
 ) -> tuple[Sequence[SessionInvoice], Counts]:
-    """A page of a kept session's invoices, of one of FILTERS, and how many there are of each."""
+    """A page of a kept session's invoices, and how many there are of each kind.
+
+    `chosen` is one of FILTERS: the kind of invoices on the page.
+    """
     least, most = _CODES[chosen]
     where = _where(place, reference_number)
     with parts.db.transaction() as connection:
@@ -109,7 +113,7 @@ def invoices(
 
 
 def environments_of(parts: Parts, company_nip: str, reference_number: str) -> Sequence[str]:
-    """Where a session is kept."""
+    """The environments in which an answer for this session is kept."""
     rows = parts.db.rows(
         queries.places_of_session, company_nip=company_nip, reference_number=reference_number
     )
@@ -117,7 +121,7 @@ def environments_of(parts: Parts, company_nip: str, reference_number: str) -> Se
 
 
 def unlinked(parts: Parts, place: Place, *, skip: int, take: int) -> Page:
-    """The company's invoice rows without a session, of the NEWEST, the newest first."""
+    """The company's unlinked invoice rows among the NEWEST of each table, newest first."""
     rows = parts.db.rows(
         queries.unlinked_rows, **place.columns, newest=NEWEST, skip=skip, take=take
     )

@@ -1,6 +1,6 @@
-"""What is kept of KSeF's answers, and how it goes: by age, or with its company.
+"""Deletes documents, which are kept answers and archived UPOs: by age, or with their company.
 
-Documents are the kept answers and the archived UPOs. Links in the company's own rows are none.
+The links in the company's own invoice rows are no documents, and stay.
 """
 
 from collections.abc import Callable
@@ -12,7 +12,8 @@ from app.db.queries import documents as queries
 from app.services import audit, snapshots
 from app.services.parts import Parts
 
-_ANSWERS = 20  # an answer may hold 10,000 invoices, and a statement has 3 s
+# How many a statement deletes, which has 3 s: an answer may hold 10,000 invoices.
+_ANSWERS = 20
 _UPOS = 500
 _FIRST_ANSWER = {"nip": "", "environment": "test", "reference_number": ""}
 _FIRST_UPO = {**_FIRST_ANSWER, "ksef_number": "", "page": ""}
@@ -27,12 +28,12 @@ class Deleted:
 
 
 def purge(parts: Parts, days: int) -> Deleted:
-    """Delete documents that KSeF gave more than so many days ago.
+    """Delete documents that are older than so many days, counted from when KSeF gave them.
 
-    In small transactions, beside live traffic; may be broken off and begun again. Whoever asks
-    for one after that is answered by KSeF, as for the first time.
+    In small transactions, beside live traffic; can be interrupted and run again. If somebody asks
+    for a deleted one later, KSeF is asked as for the first time.
     """
-    with parts.db.transaction() as connection:  # ahead: it may be broken off
+    with parts.db.transaction() as connection:  # first, since the rest may be interrupted
         audit.note(connection, audit.What.DOCUMENTS_PURGED, detail=f"older than {days} days")
     return delete(parts, before=snapshots.database_now(parts) - timedelta(days=days))
 
@@ -40,7 +41,7 @@ def purge(parts: Parts, days: int) -> Deleted:
 def delete(
     parts: Parts, *, company_nip: str | None = None, before: datetime | None = None
 ) -> Deleted:
-    """Delete documents of one company, or of all; those older than `before`, or any."""
+    """Delete the documents of one company, or of all; those older than `before`, or all."""
     which = {"only": company_nip, "before": before}
     return Deleted(
         _walk(parts, queries.delete_answers, _FIRST_ANSWER, batch=_ANSWERS, **which),
@@ -49,7 +50,10 @@ def delete(
 
 
 def _walk(parts: Parts, query: Callable[..., Any], first: dict[str, str], **which: Any) -> int:
-    """Call the query from the first key on until none is left; how many it deleted."""
+    """Run a deleting query, from the first key to the last. Returns how many it deleted.
+
+    The query deletes a batch after `key` and returns its last key, or no row when it is done.
+    """
     total, key = 0, first
     while True:
         row = parts.db.run(query, **key, **which)

@@ -7,6 +7,6 @@ from app.services.parts import Parts
 
 
 def pending_migrations(parts: Parts) -> Sequence[str]:
-    """The migrations that the database lacks; Unavailable where it cannot be asked."""
+    """Names of the migrations not applied yet; Unavailable if the database cannot be asked."""
     with parts.db.transaction() as connection:
         return pending(connection)

@@ -1,4 +1,4 @@
-"""The company's own invoice rows, as an operator brings them in and looks at them."""
+"""The company's own invoice rows: imported and listed by an operator."""
 
 import csv
 from collections.abc import Iterable, Sequence
@@ -15,7 +15,7 @@ _LONGEST = 256
 
 @dataclass(frozen=True, slots=True)
 class Imported:
-    """Rows of the file, and how many of them were new in each table."""
+    """How many rows the file has, and how many of them were new in each table."""
 
     rows: int
     synced: int
@@ -23,11 +23,11 @@ class Imported:
 
 
 def import_csv(parts: Parts, place: Place, lines: Iterable[str]) -> Imported:
-    """Bring in a CSV file (UTF-8, header line, comma or semicolon), all of it or nothing.
+    """Import a CSV file (header line; comma or semicolon), either all of it or nothing.
 
     Columns: invoice_number, and ksef_number or ksef_reference_number or both. A row with a
-    reference goes to `offline_invoices`, one with a KSeF number only to `synced_invoices`. Rows
-    that are there already stay as they are. OperatorError names the line that is wrong.
+    reference number goes to `offline_invoices`, one with a KSeF number only to `synced_invoices`.
+    Rows that exist already are left unchanged. Raises OperatorError, which names the wrong line.
     """
     rows = _read(lines)
     offline = [row for row in rows if row["ksef_reference_number"]]
@@ -51,7 +51,8 @@ def import_csv(parts: Parts, place: Place, lines: Iterable[str]) -> Imported:
 
 
 def list_rows(parts: Parts, place: Place, *, unlinked: bool) -> Sequence[Any]:
-    """The company's rows of both tables; with `unlinked` only those without a session."""
+    """The company's rows of both tables, or only those without a session: kind, invoice_number,
+    ksef_number, ksef_reference_number, session_reference_number."""
     return parts.db.rows(
         queries.list_rows,
         **place.columns,
@@ -84,7 +85,7 @@ def _row(record: dict[str, Any], line: int) -> dict[str, str]:
     if not row["invoice_number"]:
         raise OperatorError(f"Line {line}: invoice_number is missing.")
     if not row["ksef_number"] and not row["ksef_reference_number"]:
-        raise OperatorError(f"Line {line}: neither ksef_number nor ksef_reference_number is there.")
+        raise OperatorError(f"Line {line}: neither ksef_number nor ksef_reference_number is given.")
     for name, value in row.items():
         if len(value) > _LONGEST or not value.isprintable():
             raise OperatorError(f"Line {line}: {name} is too long, or not printable.")

@@ -1,7 +1,8 @@
-"""Logins to KSeF with a company's stored credential, which never leaves the database unsealed.
+"""Logins to KSeF with a company's stored credential, which is stored sealed only.
 
-A credential that KSeF refuses is marked so. One that its security blocked (480) is not tried again
-until an operator stores it anew or logs in by command.
+A credential that KSeF refuses is marked as refused and not tried again for a while. One that KSeF
+has blocked for security reasons (480) is not tried again until an operator stores it anew or logs
+in by command.
 """
 
 from collections.abc import Iterator
@@ -26,12 +27,15 @@ BLOCKED = 480  # KSeF's security blocked the credential: trying again makes it w
 
 @contextmanager
 def refusal_noted(parts: Parts, place: Place, lease: Lease, *, repeat: bool) -> Iterator[None]:
-    """Log in inside: a refusal is kept beside the credential, and repeated instead of a login."""
+    """Log in within the block: a refusal by KSeF is stored with the credential and audited.
+
+    With `repeat`, a refusal that is stored and still holds is raised again before the block.
+    """
     kept = parts.db.run(queries.get_refusal, **place.columns)
     if repeat and kept is not None and kept.code is not None:
         blocked = kept.code == BLOCKED
         if blocked or kept.refused_for < parts.timing.refused_pause:
-            then = " An operator must act: store it anew, or `login`." if blocked else ""
+            then = " An operator must act: store it anew, or run `login`." if blocked else ""
             raise LoginRefused(
                 f"KSeF refused the company's credential: {kept.words}.{then}",
                 ksef=errors.KsefAnswer(200, kept.code, kept.words),
@@ -55,7 +59,10 @@ def refusal_noted(parts: Parts, place: Place, lease: Lease, *, repeat: bool) -> 
 
 
 def new_tokens(parts: Parts, place: Place) -> tuple[str, Tokens]:
-    """A login, and another one where the tokens of the first were lost on their way."""
+    """Log in and return the method (`certificate` or `token`) and the tokens.
+
+    KSeF hands out the tokens of a login once; if that answer is lost, a second login is made.
+    """
     try:
         return _tokens_for_credential(parts, place)
     except TokensLost:
@@ -67,7 +74,7 @@ def new_tokens(parts: Parts, place: Place) -> tuple[str, Tokens]:
 
 
 def _tokens_for_credential(parts: Parts, place: Place) -> tuple[str, Tokens]:
-    """A login with what is stored: by which method, and what it gave."""
+    """Log in with the stored credential: the method and the tokens. Raises NoKsefCredential."""
     credential = parts.db.run(queries.get_credential, **place.columns)
     if credential is None:
         raise errors.NoKsefCredential(
@@ -107,6 +114,7 @@ def _warn_of_its_end(parts: Parts, place: Place, valid_until: datetime) -> None:
 
 
 def sealed_columns(parts: Parts, place: Place, tokens: Tokens) -> dict[str, Any]:
+    """The columns of `ksef_sessions` that hold tokens, the tokens sealed."""
     return {
         "access_token": seal(parts, place, tokens.access.value, "access token"),
         "access_token_valid_until": tokens.access.valid_until,
@@ -116,10 +124,12 @@ def sealed_columns(parts: Parts, place: Place, tokens: Tokens) -> dict[str, Any]
 
 
 def seal(parts: Parts, place: Place, secret: str, purpose: str) -> bytes:
+    """A company's secret, sealed for `purpose`: credential, access token or refresh token."""
     return parts.vault.seal(secret, **place.columns, purpose=purpose)
 
 
 def open_secret(parts: Parts, place: Place, sealed: bytes, purpose: str) -> str:
+    """The secret that `seal` sealed; Unavailable if it cannot be opened (see `Vault.open`)."""
     try:
         return parts.vault.open(sealed, **place.columns, purpose=purpose)
     except SealError as error:

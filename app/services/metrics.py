@@ -1,4 +1,4 @@
-"""Figures for monitoring, from the database: the same whichever replica is asked."""
+"""Metrics that come from the database, and so are the same in every replica."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ HELP = {
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """The present value of one of HELP; no label names a company."""
+    """The present value of the metric `name`, one of HELP; no label names a company."""
 
     name: str
     value: float
@@ -36,7 +36,7 @@ class Figure:
 
 
 def figures(parts: Parts) -> Iterator[Figure]:
-    """What the replicas have in common. Where the database is down, that, and nothing else."""
+    """All of these metrics; while the database is down only `build_info` and `database_up`."""
     yield Figure("build_info", 1, {"version": VERSION})
     try:
         found = list(_from_database(parts))

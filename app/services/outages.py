@@ -1,4 +1,4 @@
-"""Outages of KSeF as they are told: real ones, and those with which an ERP rehearses."""
+"""What callers are told about outages of KSeF: real ones, and simulations for rehearsal."""
 
 from collections.abc import Iterable, Mapping
 from datetime import datetime
@@ -16,7 +16,7 @@ PRODUCTION = "prod"
 
 
 def refuse_if_simulated(parts: Parts, place: Place) -> None:
-    """OutageSimulation, with its details, while one is active for this company."""
+    """Raise OutageSimulation, with its details, while one is active for this company."""
     if outage := _simulation(parts, place):
         raise errors.OutageSimulation(
             wording.simulation(outage, place.environment, "en"), outage=outage
@@ -24,13 +24,16 @@ def refuse_if_simulated(parts: Parts, place: Place) -> None:
 
 
 def current_outage(parts: Parts, place: Place) -> Mapping[str, Any]:
-    """What is known of an outage for this company: the `outage` object of the contract."""
+    """The contract's `outage` object for this company: a simulation, else the real state."""
     return _simulation(parts, place) or evidence(parts, place.environment)
 
 
 def state(parts: Parts, place: Place) -> tuple[str, Mapping[str, Any], datetime | None]:
-    """How this company meets KSeF: `simulation`, `outage`, `available` or `unknown`; the evidence;
-    and when KSeF last answered, as far as that was written down."""
+    """KSeF's state for this company: its name, the evidence, and when KSeF last answered.
+
+    The name is `simulation`, `outage`, `available` or `unknown`. The last answer is None if there
+    was none, and may be late by `timing.answer_noted` seconds.
+    """
     simulation = _simulation(parts, place)
     with parts.db.transaction() as connection:
         row = queries.known(connection, environment=place.environment)
@@ -42,7 +45,7 @@ def state(parts: Parts, place: Place) -> tuple[str, Mapping[str, Any], datetime 
 
 
 def evidence(parts: Parts, environment: str) -> Mapping[str, Any]:
-    """What is known of a real outage, from what is stored; nobody is asked."""
+    """The contract's `outage` object for the real state, as stored; KSeF is not asked."""
     row = parts.db.run(queries.known, environment=environment)
     return evidence_of(row, parts.timing)
 
@@ -55,7 +58,11 @@ def simulate(
     message: str,
     ends_at: datetime | None,
 ) -> Mapping[str, Any]:
-    """Begin, or change, a simulation for one company, or for all with `company_nip=None`."""
+    """Begin or change a simulation for one company, or for all if `company_nip` is None.
+
+    Without `ends_at` it lasts until it is cleared. Returns the contract's `outage` object; raises
+    SimulationForbidden for production.
+    """
     _refuse_production(environment)
     with parts.db.transaction() as connection:
         row = queries.simulate(
@@ -76,7 +83,10 @@ def simulate(
 
 
 def clear(parts: Parts, environment: str, *, company_nip: str) -> None:
-    """End the company's own simulation; one for all companies is ended by command only."""
+    """End the company's own simulation, if any; one for all companies is ended by `clear_all`.
+
+    Raises SimulationForbidden for production.
+    """
     _refuse_production(environment)
     with parts.db.transaction() as connection:
         where = {"environment": environment, "company_nip": company_nip}
@@ -85,7 +95,7 @@ def clear(parts: Parts, environment: str, *, company_nip: str) -> None:
 
 
 def clear_all(parts: Parts, environment: str) -> int:
-    """End every simulation of an environment; how many there were."""
+    """End every simulation of an environment. Returns how many there were."""
     with parts.db.transaction() as connection:
         ended: int = queries.clear_simulations(connection, environment=environment)
         if ended:
@@ -96,7 +106,7 @@ def clear_all(parts: Parts, environment: str) -> int:
 
 
 def public_state(parts: Parts, environments: Iterable[str]) -> dict[str, str]:
-    """What may be told to anybody: `simulation` where all companies meet one, else KSeF's state."""
+    """The public state by environment: `simulation` if one holds for all companies, else KSeF's."""
     with parts.db.transaction() as connection:
         simulated = {row.environment for row in queries.simulated_environments(connection)}
         known = {row.environment: row for row in queries.all_known(connection)}
@@ -111,14 +121,14 @@ def public_state(parts: Parts, environments: Iterable[str]) -> dict[str, str]:
 
 
 def report_forbidden(parts: Parts) -> None:
-    """Say in the log that a simulation of production stands in the table; it is never obeyed."""
+    """Warn in the log if the table holds a simulation of production, which is always ignored."""
     try:
         with parts.db.transaction() as connection:
             forbidden = queries.forbidden_simulations(connection)
     except errors.Unavailable:
         return
     if forbidden:
-        telemetry.warning("a simulation of prod stands in outage_simulations and is ignored")
+        telemetry.warning("a simulation of prod in outage_simulations is ignored")
 
 
 def _refuse_production(environment: str) -> None:

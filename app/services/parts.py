@@ -1,4 +1,7 @@
-"""What the services work with. Put together in `create_app`, handed to each of them."""
+"""What every service gets as its first arguments: the parts to work with, and whose data.
+
+`create_app` builds the parts once; a place is made for each request or command.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,8 +18,11 @@ from app.settings import Timing
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """`ksef` and `watches`: one an environment; `quota_share`: our part of KSeF's quota (0 to 1);
-    `places`: for threads that ask KSeF, or wait for one that does.
+    """The shared objects of one application.
+
+    `ksef` and `watches` have one entry for each environment. `quota_share` is the part of KSeF's
+    quota that we may use, from 0 to 1. `places` (not to be confused with `Place`) limits how many
+    threads may be busy with KSeF.
     """
 
     db: Database
@@ -31,19 +37,19 @@ class Parts:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Whose KSeF, and which one: everything stored and asked for belongs to one of these."""
+    """A company in one environment of KSeF: everything stored or asked for belongs to one."""
 
     company_nip: str
     environment: str
 
     @property
     def columns(self) -> dict[str, str]:
-        """Its two columns, as every table and every sealed value of it has them."""
+        """Its two columns, under the names that all tables and the vault use."""
         return {"company_nip": self.company_nip, "environment": self.environment}
 
     @property
     def log_fields(self) -> dict[str, str]:
-        """As the log may name it."""
+        """The fields by which the log may name it: the NIP is masked."""
         return {
             "environment": self.environment,
             "company": telemetry.masked_nip(self.company_nip),

@@ -1,4 +1,4 @@
-"""Passwords: slow to guess, quick for a caller who comes every few seconds."""
+"""Password hashing that is slow to attack, but quick for a caller who polls every few seconds."""
 
 import hashlib
 import hmac
@@ -10,19 +10,20 @@ import argon2
 
 from app import clock, errors
 
-_PARALLEL_HASHES = 2
-_CACHED = 4096
+_PARALLEL_HASHES = 2  # each takes 19 MiB
+_MOST_REMEMBERED = 4096  # proofs
 
 
 class Passwords:
-    """Argon2id, at most two at a time, with a short memory of what was right.
+    """Argon2id, at most two at a time, which remembers verified passwords for a short while.
 
-    The memory is keyed by an HMAC under a key of this process, so it holds no password, and each
-    entry names the stored hash that it proved: a changed password is out at once.
+    What it remembers are HMACs of password and stored hash, under a random key of this process:
+    no password is held, and a changed password is not accepted for even a moment.
     """
 
     def __init__(self, *, remember: float, wait: float) -> None:
-        """`remember` and `wait` (for a turn at hashing) are in seconds."""
+        """`remember`: seconds for which a verified password is remembered; `wait`: seconds that a
+        caller waits for its turn at hashing."""
         self._hasher = argon2.PasswordHasher(time_cost=2, memory_cost=19 * 1024, parallelism=1)
         self._decoy = self._hasher.hash(os.urandom(16).hex())
         self._key = os.urandom(32)
@@ -33,17 +34,18 @@ class Passwords:
         self._proved: OrderedDict[bytes, float] = OrderedDict()
 
     def hash(self, password: str) -> str:
-        """The hash to be stored for a password."""
+        """The hash to store for a password."""
         return self._hasher.hash(password)
 
     def remembers(self, password: str, stored_hash: str | None) -> bool:
-        """Whether the password was proved to be the one stored, a short while ago."""
+        """Whether this password was verified against this stored hash a short while ago."""
         return stored_hash is not None and self._is_remembered(self._proof(password, stored_hash))
 
     def verify(self, password: str, stored_hash: str | None) -> bool:
-        """Whether the password is the one stored. `None`, an unknown user, costs the same.
+        """Whether the password matches the stored hash.
 
-        Raises Unavailable when too many others are waiting for a turn.
+        None stands for an unknown user: it takes as long, so that time does not tell who exists.
+        Raises Unavailable if no turn at hashing comes in time.
         """
         if self.remembers(password, stored_hash):
             return True
@@ -72,5 +74,5 @@ class Passwords:
         with self._lock:
             self._proved[proof] = clock.monotonic() + self._remember
             self._proved.move_to_end(proof)
-            while len(self._proved) > _CACHED:
+            while len(self._proved) > _MOST_REMEMBERED:
                 self._proved.popitem(last=False)

@@ -1,4 +1,7 @@
-"""How many threads of a worker may be with KSeF: the others are for answers that are kept."""
+"""Limits how many threads of a worker may be busy with KSeF; the others serve kept answers.
+
+Otherwise a KSeF that hangs would soon hold all threads.
+"""
 
 import math
 import threading
@@ -8,19 +11,20 @@ from contextlib import contextmanager
 
 from app import clock, errors, meters
 
-_PAUSE = 10.0  # seconds without a refusal, after which somebody may wait again
+_PAUSE = 10.0  # seconds after a refusal in which the next caller is refused without waiting
 
 
 class Places:
-    """Places for threads that ask KSeF, or wait for one that does: three of four threads.
+    """Places for threads that ask KSeF or wait for one that does: three quarters of all threads.
 
-    While several companies have some, each gets at most half of them; and where all are taken,
-    a company that has none gets one more, as long as that is not the last thread.
+    While several companies hold places, each may hold at most half of them. When all are taken, a
+    company that holds none still gets one, as long as one thread stays free.
     """
 
     def __init__(self, threads: int, *, wait: float, retry_after: int) -> None:
-        """`wait`: seconds for a place to become free. Once that was in vain nobody waits, so that
-        a KSeF that hangs does not hold the other threads as well."""
+        """`wait`: seconds that a caller waits for a free place. After a wait in vain, callers are
+        refused at once for _PAUSE seconds, so that waiting does not hold the other threads too.
+        """
         self._all = max(1, threads * 3 // 4)
         self._and_more = max(self._all, threads - 1)
         self._wait = wait
@@ -31,12 +35,14 @@ class Places:
 
     @contextmanager
     def one(self, company_nip: str) -> Iterator[None]:
-        """A place for as long as the block lasts. Raises Busy."""
+        """Hold a place for this company during the block. Raises Busy if none becomes free."""
         with self._changed:
-            if not (self._is_one_for(company_nip) or self._comes_in_time(company_nip)):
+            if not (self._is_free_for(company_nip) or self._becomes_free_for(company_nip)):
                 self._nobody_waits_until = clock.monotonic() + _PAUSE
                 meters.refused.labels("ksef").inc()
-                raise errors.Busy("Too many requests wait for KSeF.", retry_after=self._retry_after)
+                raise errors.Busy(
+                    "Too many requests are waiting for KSeF.", retry_after=self._retry_after
+                )
             self._held[company_nip] += 1
         try:
             yield
@@ -47,12 +53,12 @@ class Places:
                     del self._held[company_nip]
                 self._changed.notify_all()
 
-    def _comes_in_time(self, company_nip: str) -> bool:
+    def _becomes_free_for(self, company_nip: str) -> bool:
         if clock.monotonic() < self._nobody_waits_until:
             return False
-        return self._changed.wait_for(lambda: self._is_one_for(company_nip), self._wait)
+        return self._changed.wait_for(lambda: self._is_free_for(company_nip), self._wait)
 
-    def _is_one_for(self, company_nip: str) -> bool:
+    def _is_free_for(self, company_nip: str) -> bool:
         mine, taken = self._held[company_nip], self._held.total()
         if mine == 0:
             return taken < self._and_more

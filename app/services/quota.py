@@ -1,9 +1,10 @@
-"""KSeF's quota, kept as one ledger for all replicas: no call goes out that was not set aside first.
+"""KSeF's quota, as one ledger in the database for all replicas.
 
-Each call is a row with its time, by the database's clock, so that the rolling windows of a
-second, a minute and an hour are exact. It counts twice: in its group, for its company, and for the
-address from which all companies call. A call arrives at KSeF a little later than it was set
-aside, and the delay varies: every window is reckoned longer by `Timing.quota_jitter`.
+Every call is reserved ("set aside") before it is sent: a row with the moment at which it may go, by
+the database's clock, so that the rolling windows of a second, a minute and an hour are exact. A
+call counts in two ledgers: in its group for its company, and for the IP address from which all
+companies call. A call reaches KSeF a little after its reserved moment, by a delay that varies, so
+every window is taken to be longer by `Timing.quota_jitter`.
 """
 
 import math
@@ -19,14 +20,14 @@ from app.db.queries import limits as queries
 from app.ksef.limits import ADDRESS, PUBLISHED, WINDOWS, Limits
 from app.services.parts import Parts, Place
 
-_EXACT = 0.001  # seconds within which two moments of the ledger are the same
+_EXACT = 0.001  # seconds by which two moments that should be equal may differ
 SLOT = 300
-"""Seconds of each of the parts into which `last_hour` divides the hour."""
+"""Length, in seconds, of the parts into which `last_hour` divides the hour."""
 
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """A call that was set aside, and when it may go: a moment of `clock.monotonic()`."""
+    """A reserved call: its rows in the two ledgers, and when it may go (`clock.monotonic()`)."""
 
     id: int
     address_id: int
@@ -35,10 +36,10 @@ class Slot:
 
 @dataclass(frozen=True, slots=True)
 class GroupUse:
-    """A group's calls of the last second, minute and hour, and what may be used of each.
+    """A group's calls in the last second, minute and hour, and how many of each we may make.
 
-    `slots`: the hour's calls by five minutes, the oldest first. Of `limits`, our part; below 0 for
-    none.
+    `limits` is our share of KSeF's limits, -1 for no limit. `slots` are the calls of the last hour
+    in parts of SLOT seconds, the oldest first.
     """
 
     group: str
@@ -51,7 +52,7 @@ class GroupUse:
 
     @property
     def share(self) -> float:
-        """The used share of the hour: 0 none, 1 all of our part."""
+        """How much of our hourly limit is used: 0 for nothing, 1 for all of it."""
         return self.per_hour / self.limits.per_hour if self.limits.per_hour > 0 else 0.0
 
 
@@ -66,10 +67,11 @@ def reserve(
     share: float = 1.0,
     instead_of: Slot | None = None,
 ) -> list[Slot]:
-    """Set `units` calls of a group aside, in place of one that was not sent in time, if any.
+    """Reserve `units` calls of a group, or none and raise KsefRateLimited.
 
-    Takes at most the `share` of our part of the quota. Raises KsefRateLimited, and sets nothing
-    aside, where the last call could not go within `patience` seconds.
+    It raises if the last of them could not go within `patience` seconds, using at most `share`
+    (0 to 1) of our part of the quota. `instead_of` is an earlier reservation that was not sent in
+    time; it is given back first.
     """
     where = _where(place, group)
     ids: Sequence[Any] = ()
@@ -113,9 +115,9 @@ def _give_back(connection: Any, slots: Sequence[Slot]) -> None:
 
 
 def require(parts: Parts, place: Place, group: str, *, patience: float, share: float) -> None:
-    """KsefRateLimited where a call of the group would have to wait longer than `patience`.
+    """Raise KsefRateLimited if a call of the group would have to wait longer than `patience`.
 
-    Sets nothing aside: for work that is not worth beginning if it cannot go on.
+    Reserves nothing: for work that is not worth beginning unless the call can follow.
     """
     with parts.db.transaction() as connection:
         row = queries.enter_group(connection, **_where(place, group))
@@ -126,14 +128,14 @@ def require(parts: Parts, place: Place, group: str, *, patience: float, share: f
 
 
 def refuse_if_blocked(parts: Parts, place: Place, group: str) -> None:
-    """KsefRateLimited where KSeF answered 429 after a call was set aside and before it is sent."""
+    """Raise KsefRateLimited if the group was blocked after a call had been reserved."""
     seconds = parts.db.run(queries.blocked_for, **_where(place, group))
     if seconds is not None:
         raise _used_up(seconds)
 
 
 def block(parts: Parts, place: Place, group: str, seconds: int) -> None:
-    """After a 429: no replica sends a call of this group for so long."""
+    """After a 429: stop the calls of this group in all replicas for so many seconds."""
     telemetry.warning(
         "KSeF's quota is exceeded: the group is blocked",
         **place.log_fields,
@@ -144,7 +146,7 @@ def block(parts: Parts, place: Place, group: str, seconds: int) -> None:
 
 
 def used_share(parts: Parts, place: Place, *groups: str) -> float:
-    """How much of the hour's quota is used, of the most used group: 0 none, 1 all of our part."""
+    """How much of our hourly limit the most used of these groups has used: 0 nothing, 1 all."""
     rows = parts.db.rows(
         queries.used,
         **place.columns,
@@ -156,7 +158,7 @@ def used_share(parts: Parts, place: Place, *groups: str) -> float:
 
 
 def read_limits(parts: Parts, place: Place, limits: dict[str, Limits]) -> None:
-    """Keep the company's own limits, as KSeF gave them."""
+    """Store the company's own limits, by group, as KSeF reported them."""
     with parts.db.transaction() as connection:
         for group, limit in sorted(limits.items()):
             queries.put_limits(
@@ -175,18 +177,19 @@ def limits_are_fresh(parts: Parts, place: Place) -> bool:
 
 
 def show(parts: Parts, place: Place) -> Sequence[Any]:
-    """The groups that were used: limits, calls of the last minute and hour, blocked until."""
+    """The groups that were used: quota_group, used_minute, used_hour, the company's own per_second,
+    per_minute, per_hour (None if not read yet), and blocked_until."""
     return parts.db.rows(queries.show_groups, **place.columns)
 
 
 def last_hour(parts: Parts, place: Place) -> Sequence[GroupUse]:
-    """How every group was used in the last hour."""
+    """How each group was used in the last hour, for the console."""
     rows = {row.quota_group: row for row in parts.db.rows(queries.last_hour, **place.columns)}
     return [_use(group, rows.get(group), parts.quota_share) for group in PUBLISHED]
 
 
 def _use(group: str, row: Any, share: float) -> GroupUse:
-    # A call that waits for its turn lies ahead, and counts.
+    # A call that was reserved for a later moment has a negative age; it counts as made now.
     ages = [max(0.0, age) for age in row.ages] if row else []
     slots = [0] * (WINDOWS[-1] // SLOT)
     for age in ages:
@@ -204,7 +207,7 @@ def _use(group: str, row: Any, share: float) -> GroupUse:
 
 
 def clear(parts: Parts, place: Place) -> int:
-    """Lift the blocks of a company's groups; how many there were."""
+    """Lift the blocks of a company's groups. Returns how many there were."""
     lifted: int = parts.db.run(queries.unblock_groups, **place.columns)
     return lifted
 
@@ -216,12 +219,13 @@ def _used_up(seconds: float) -> errors.KsefRateLimited:
 
 
 def _limits(row: Any, group: str, share: float) -> Limits:
-    """The group's limits, the company's own where they were read, times our share of them."""
+    """Our share of the group's limits: the company's own if they were read, else the published."""
     own = (row.per_second, row.per_minute, row.per_hour) if row else (None,) * 3
-    return _part_of(Limits(*own) if None not in own else PUBLISHED[group], share)
+    return _share_of(Limits(*own) if None not in own else PUBLISHED[group], share)
 
 
-def _part_of(limits: Limits, share: float) -> Limits:
+def _share_of(limits: Limits, share: float) -> Limits:
+    """The limits times `share`, rounded down, but at least 1; no limit stays none."""
     return Limits(
         *(
             limit if limit < 0 else max(1, math.floor(limit * share))
@@ -232,9 +236,9 @@ def _part_of(limits: Limits, share: float) -> Limits:
 
 @dataclass(frozen=True, slots=True)
 class _Ledger:
-    """Calls, as ascending moments in seconds from now, and the windows that hold for them.
+    """Calls, as ascending moments in seconds from now, and the windows that limit them.
 
-    Some of the calls may lie ahead. A window: its seconds, and how many calls it lets through.
+    Moments above 0 are reservations. A window is (seconds, most calls within them).
     """
 
     calls: list[float]
@@ -244,10 +248,10 @@ class _Ledger:
 def _ledgers(
     connection: Any, parts: Parts, place: Place, group: str, row: Any, share: float
 ) -> Sequence[_Ledger]:
-    """What a call of a group counts in: the company's own, and the address's."""
+    """The two ledgers in which a call counts: the company's for the group, and the address's."""
     own = _windows(parts, _limits(row, group, parts.quota_share * share))
-    address = _windows(parts, _part_of(ADDRESS, parts.quota_share * share))
-    # Twice the limit: beside the calls that were sent, as many may be set aside for later.
+    address = _windows(parts, _share_of(ADDRESS, parts.quota_share * share))
+    # Twice the limit: besides the calls that were sent, as many may be reserved for later.
     calls = queries.recent_calls(connection, **_where(place, group), most=2 * _most(own))
     others = queries.recent_address_calls(
         connection, environment=place.environment, most=2 * _most(address)
@@ -267,7 +271,7 @@ def _most(windows: Sequence[tuple[float, int]]) -> int:
 
 
 def _delays(ledgers: Sequence[_Ledger], units: int, blocked_for: float | None) -> list[float]:
-    """Seconds from now at which each of the next `units` calls may go."""
+    """For each of the next `units` calls, in how many seconds it may go."""
     delays: list[float] = []
     earliest = max(blocked_for or 0.0, 0.0)
     for _ in range(units):
@@ -279,12 +283,12 @@ def _delays(ledgers: Sequence[_Ledger], units: int, blocked_for: float | None) -
 
 
 def _first_moment(ledgers: Sequence[_Ledger], start: float) -> float:
-    """The first moment from `start` on at which a call fits in among the others, in all windows."""
+    """The first moment, not before `start`, at which a call breaks no window of any ledger."""
     moment = start
     while True:
         fits = max(
             (
-                _try(ledger.calls, moment, *window)
+                _earliest(ledger.calls, moment, *window)
                 for ledger in ledgers
                 for window in ledger.windows
             ),
@@ -295,10 +299,10 @@ def _first_moment(ledgers: Sequence[_Ledger], start: float) -> float:
         moment = fits
 
 
-def _try(calls: Sequence[float], moment: float, seconds: float, limit: int) -> float:
-    """The moment where a call may go then, else a later one to be tried.
+def _earliest(calls: Sequence[float], moment: float, seconds: float, limit: int) -> float:
+    """`moment` itself if a call may go then, else a later moment to be tried next.
 
-    It may not where `limit` + 1 calls, itself among them, would go within the window's seconds.
+    It may not go if `limit` + 1 calls, itself included, would fall within `seconds`.
     """
     at = bisect_right(calls, moment)
     for first in range(min(at, len(calls) - limit), max(0, at - limit) - 1, -1):

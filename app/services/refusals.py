@@ -1,4 +1,8 @@
-"""What KSeF does not know is remembered for a while: polling a wrong number costs no quota."""
+"""Remembers for a while what KSeF does not know, so that polling a wrong number costs no quota.
+
+A question is a text like `session 20260915-SO-…`; a refusal is KSeF's answer that it does not
+have what was asked for (one of our 404s).
+"""
 
 import dataclasses
 import math
@@ -20,7 +24,7 @@ _KINDS: dict[str, type[errors.Missing]] = {
 
 @contextmanager
 def remembered(parts: Parts, place: Place, question: str) -> Iterator[None]:
-    """Ask KSeF inside: what it does not know is kept, what it knows now is forgotten."""
+    """Ask KSeF in the block: a refusal is stored, and a success deletes the stored one."""
     try:
         yield
     except tuple(_KINDS.values()) as error:
@@ -29,14 +33,14 @@ def remembered(parts: Parts, place: Place, question: str) -> Iterator[None]:
 
 
 def repeat(parts: Parts, place: Place, question: str) -> None:
-    """Refuse again what KSeF refused a moment ago."""
+    """Raise the stored refusal of this question, if there is one that still holds."""
     row = parts.db.run(queries.get_refusal, **_where(place, question))
     if row is not None:
         raise _error(parts, row.code, row.detail, row.ksef, row.left_for)
 
 
 def _keep(parts: Parts, place: Place, question: str, error: errors.Missing) -> errors.Missing:
-    """The error to be raised, with the time after which asking again is worth it."""
+    """Store the refusal; the error to be raised, with the time after which to ask again."""
     ksef = dataclasses.asdict(error.ksef) if error.ksef else {}
     timing = parts.timing
     least, most = timing.refusal_least, timing.refusal_most
@@ -58,8 +62,9 @@ def _error(
     parts: Parts, code: str, detail: str, ksef: dict[str, Any], left_for: float
 ) -> errors.Missing:
     kind = _KINDS[code]
-    # What is kept for longer than any that may change is for good.
-    may_come = kind is errors.UpoNotAvailable and left_for <= parts.timing.refusal_most
+    # No other refusal is kept for so long: it is one of NoUpoEver.
+    is_for_good = left_for > parts.timing.refusal_most
+    may_come = kind is errors.UpoNotAvailable and not is_for_good
     return kind(
         detail,
         ksef=errors.KsefAnswer(**ksef) if ksef else None,

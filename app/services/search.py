@@ -24,7 +24,11 @@ class FoundAnswer:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """The company's rows and the kept answers for an invoice, at most a hundred of each."""
+    """The company's rows and the kept answers for an invoice, at most a hundred of each.
+
+    A row has kind (synced or offline), invoice_number, ksef_number, ksef_reference_number,
+    session_reference_number and linked_at.
+    """
 
     rows: Sequence[Any]
     answers: Sequence[FoundAnswer]
@@ -33,7 +37,7 @@ class Found:
 def find(
     parts: Parts, place: Place, *, ksef_number: str | None, invoice_number: str | None
 ) -> Found:
-    """What is known of an invoice, by one of its numbers. KSeF is not asked."""
+    """What is known of an invoice by one of its numbers; the other is None. KSeF is not asked."""
     wanted = {
         **place.columns,
         "ksef_number": ksef_number,

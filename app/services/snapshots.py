@@ -1,4 +1,4 @@
-"""A session as KSeF told it at one moment, and how it is kept."""
+"""A snapshot: what KSeF said of a session at one moment; and how snapshots are stored."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -22,12 +22,14 @@ _LINKS = "download links"
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """Session, counts and list, always of one moment. `checked_at`: when KSeF was asked.
+    """A session with its counts and invoices, all of the same moment.
 
-    `age`, `asked_ago` (since KSeF was last asked at all), `unchanged_for`, `listed_for` and
-    `wanted_ago` (since a caller asked, noted now and then) are seconds at the moment of reading;
-    `next_check_after` is None where nothing will change any more.
-    `linked`: every row of the company that belongs to it was seen to say so.
+    `checked_at`: when KSeF gave this answer; `listed`: the invoices come from a list.
+    Seconds when it was loaded: `age` since `checked_at`, `asked_ago` since KSeF was last asked
+    (maybe in vain), `unchanged_for` since anything in it changed, `listed_for` since the last list
+    (None: never listed), `wanted_ago` since a caller asked for it (noted only now and then).
+    `next_check_after`: seconds until asking again is worthwhile; None if nothing will change.
+    `linked`: linking would change nothing, since all rows of the company are linked already.
     """
 
     reference_number: str
@@ -45,12 +47,12 @@ class Snapshot:
 
     @property
     def final(self) -> bool:
-        """Nothing of it will change: its code is final, and list and counts say the same."""
+        """Whether nothing in it will change: its code is final, and counts and list agree."""
         return self.session.status.is_final and self.fits
 
     @property
     def fits(self) -> bool:
-        """Whether list and counts say the same, as far as the session has got."""
+        """Whether the list agrees with the counts, as far as a session in this state has them."""
         if len(self.invoices) != self.session.invoice_count:
             return False
         if not self.session.status.is_final:
@@ -69,13 +71,13 @@ class Snapshot:
 
 
 def database_now(parts: Parts) -> datetime:
-    """The present moment, by the clock that all replicas share."""
+    """The present moment by the database's clock, which all replicas share."""
     moment: datetime = parts.db.run(queries.database_now)
     return moment
 
 
 def load(parts: Parts, place: Place, reference_number: str) -> Snapshot | None:
-    """The kept answer, whole; download links are not part of it."""
+    """The stored snapshot with all invoices, but without download links; None for none."""
     row = parts.db.run(queries.get_session, **_where(place, reference_number))
     if row is None:
         return None
@@ -97,29 +99,29 @@ def load(parts: Parts, place: Place, reference_number: str) -> Snapshot | None:
 def mark_asked(
     parts: Parts, place: Place, reference_number: str, asked_at: datetime, *, listed: bool
 ) -> None:
-    """Note that KSeF was asked (and its list taken) in vain: the earlier answer is given until it
-    is worth it again."""
+    """Note that KSeF was asked (and its list fetched) without a new answer: the stored one counts
+    as fresh for a while."""
     parts.db.run(
         queries.mark_asked, **_where(place, reference_number), asked_at=asked_at, listed=listed
     )
 
 
 def mark_wanted(parts: Parts, place: Place, kept: Snapshot) -> None:
-    """Note, now and then, that somebody asks for it: then it is refreshed along with others."""
+    """Note that a caller asked for the session, unless that was noted a short while ago."""
     if kept.wanted_ago > parts.timing.wanted / 2:
-        with suppress(errors.Unavailable):  # the answer is there all the same
+        with suppress(errors.Unavailable):  # the answer can be given all the same
             parts.db.run(queries.mark_wanted, **_where(place, kept.reference_number))
 
 
 @retried
 def store(parts: Parts, place: Place, new: Snapshot, old: Snapshot | None) -> None:
-    """Keep an answer in place of an older one; a newer one, or a final one, stays as it is."""
+    """Store a snapshot, unless a newer or final one is stored already. `old`: the one before."""
     where = _where(place, new.reference_number)
     known = {invoice.reference_number: invoice for invoice in old.invoices} if old else {}
     changed = [i for i in new.invoices if not _same(i, known.get(i.reference_number))]
     gone = known.keys() - {invoice.reference_number for invoice in new.invoices}
     links = _links(new)
-    if links and not new.listed:  # what was asked after singly has new links, the rest its old ones
+    if links and not new.listed:  # only the invoices fetched one by one have new links
         links = {**_kept_links(parts, place, new.reference_number), **links}
     with parts.db.transaction() as connection:
         stored = queries.put_session(
@@ -134,7 +136,7 @@ def store(parts: Parts, place: Place, new: Snapshot, old: Snapshot | None) -> No
             or wire.session_json(old.session) != wire.session_json(new.session),
             listed=new.listed,
         )
-        if stored:  # for the first time; `old`, if any, was purged meanwhile with its invoices
+        if stored:  # for the first time: if there is an `old` one, it was purged meanwhile
             changed = list(new.invoices)
         if stored is not None and changed:
             queries.put_invoices(connection, **_columns(place, new.reference_number, changed))
@@ -145,37 +147,41 @@ def store(parts: Parts, place: Place, new: Snapshot, old: Snapshot | None) -> No
 def upo_link(
     parts: Parts, place: Place, reference_number: str, name: str, now: datetime
 ) -> str | None:
-    """A download link that is still good, for a KSeF number or the reference of a UPO's page."""
+    """A stored download link, if it is still valid at `now`, else None.
+
+    `name`: an invoice's KSeF number, or the reference number of a page of the session's UPO.
+    """
     url, valid_until = _kept_links(parts, place, reference_number).get(name, ("", ""))
     return url if url and datetime.fromisoformat(valid_until) > now else None
 
 
 def freshness(parts: Parts, snapshot: Snapshot, used_share: float) -> float:
-    """Seconds for which an answer of a moving session is fresh.
+    """For how many seconds an answer that is not final counts as fresh.
 
-    The longer nothing changed, the longer; and longer as the hour's quota is used up.
+    A quarter of the time for which nothing has changed, within bounds; up to seven times as much
+    once more than half of the hour's quota is used (`used_share` is from 0 to 1).
     """
     timing = parts.timing
     window = min(timing.fresh_most, max(timing.fresh_least, snapshot.unchanged_for / 4))
-    if snapshot.session.status.is_final:  # and its list does not fit
+    if snapshot.session.status.is_final:  # but its list does not fit
         window = max(window, patience(parts, snapshot))
     return window * stretched(used_share)
 
 
 def stretched(used_share: float) -> float:
-    """A factor for what costs quota: 1 while half of the hour's is left, 7 where none is."""
+    """The factor by which intervals grow as quota is used: 1 up to half of it, 7 at all of it."""
     return 1 + 12 * max(0.0, used_share - 0.5)
 
 
 def patience(parts: Parts, snapshot: Snapshot) -> float:
-    """Seconds for which a finished session whose list does not fit is left alone."""
+    """Seconds between two attempts at a final session whose list does not fit its counts."""
     timing = parts.timing
     return min(timing.unfit_most, max(timing.relist, snapshot.unchanged_for / 4))
 
 
-def wait_for_next(window: float, snapshot: Snapshot) -> int:
-    """Whole seconds until asking again is worth it."""
-    return max(1, math.ceil(window - snapshot.asked_ago))
+def wait_for_next(fresh_for: float, snapshot: Snapshot) -> int:
+    """Whole seconds, at least 1, until the snapshot is no longer fresh."""
+    return max(1, math.ceil(fresh_for - snapshot.asked_ago))
 
 
 def _same(new: SessionInvoice, old: SessionInvoice | None) -> bool:
@@ -230,6 +236,7 @@ def _kept_invoice(
     acquisition_date: str | None,
     status_json: dict[str, Any],
 ) -> SessionInvoice:
+    """The same from a row in JSON, as `get_session` returns up to 10,000 of them."""
     status, duplicate_of = wire.invoice_status(status_json)
     return SessionInvoice(
         ordinal_number=ordinal_number,
@@ -243,7 +250,7 @@ def _kept_invoice(
 
 
 def _kept_links(parts: Parts, place: Place, reference_number: str) -> dict[str, tuple[str, str]]:
-    """The kept links by KSeF number or page: each with the end of its validity."""
+    """(URL, end of its validity in ISO 8601) by KSeF number or page reference number."""
     sealed = parts.db.run(queries.get_links, **_where(place, reference_number))
     if sealed is None:
         return {}
@@ -254,14 +261,14 @@ def _kept_links(parts: Parts, place: Place, reference_number: str) -> dict[str, 
             purpose=_LINKS,
         )
     except SealError as error:
-        telemetry.warning("kept download links do not open", reason=str(error))
+        telemetry.warning("stored download links cannot be opened", reason=str(error))
         return {}
     found: dict[str, tuple[str, str]] = orjson.loads(links)
     return found
 
 
 def _sealed(parts: Parts, place: Place, links: Mapping[str, tuple[str, str]]) -> bytes | None:
-    """Links in one sealed piece; None where there is none."""
+    """All links as one sealed value; None if there are none."""
     if not links:
         return None
     return parts.vault.seal(

@@ -1,4 +1,7 @@
-"""What became of a session: kept for as long as it holds, asked of KSeF by one caller at a time."""
+"""What became of a session: the kept answer while it is fresh, else a new one from KSeF.
+
+However many requests ask for the same session, only one of them asks KSeF.
+"""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -11,12 +14,21 @@ from app.ksef.listing import all_invoices, pages_of
 from app.ksef.transport import DEFAULT_RETRY_AFTER
 from app.ksef.wire import SessionInvoice as SessionInvoice
 from app.ksef.wire import SessionStatus
-from app.services import flight, linking, outages, quota, refusals, snapshots, together
+from app.services import (
+    bulk_refresh,
+    linking,
+    outages,
+    quota,
+    refusals,
+    single_flight,
+    snapshots,
+)
 from app.services.active_session import ActiveSession
 from app.services.parts import Parts, Place
 from app.services.snapshots import Snapshot as Snapshot
 
-_ONE_BY_ONE = 20  # so many moving invoices are asked after singly; lists are the dearest calls
+# Up to so many moving invoices are fetched one by one: the quota of lists is the smallest.
+_MOST_ONE_BY_ONE = 20
 
 
 def check_session(
@@ -24,11 +36,13 @@ def check_session(
 ) -> Snapshot:
     """What became of a session; the company's rows are linked to it before this returns.
 
-    Raises OutageSimulation, NoActiveKsefSession, SessionNotFound, and what the gateway raises.
+    `bearer` is the KSeF session to ask with; by default the company's own, with the patience and
+    the quota of live traffic. Raises OutageSimulation, NoActiveKsefSession, SessionNotFound, Busy,
+    and what the gateway raises.
     """
     telemetry.answered_from("store")
     outages.refuse_if_simulated(parts, place)
-    snapshot = _known(parts, place, reference_number) or _new(
+    snapshot = _kept_if_fresh(parts, place, reference_number) or _fetch_once(
         parts, place, bearer, reference_number
     )
     if not snapshot.linked:
@@ -36,42 +50,42 @@ def check_session(
     return snapshot
 
 
-def _known(parts: Parts, place: Place, reference_number: str) -> Snapshot | None:
-    """The kept answer, where it is final or fresh."""
+def _kept_if_fresh(parts: Parts, place: Place, reference_number: str) -> Snapshot | None:
+    """The kept answer, if it is final or fresh."""
     kept = snapshots.load(parts, place, reference_number)
     if kept is None or kept.final:
         return kept
     snapshots.mark_wanted(parts, place, kept)
-    window = _window(parts, place, kept)
-    return _dated(kept, window) if kept.asked_ago < window else None
+    fresh_for = _fresh_for(parts, place, kept)
+    return _with_next_check(kept, fresh_for) if kept.asked_ago < fresh_for else None
 
 
-def _new(
+def _fetch_once(
     parts: Parts, place: Place, bearer: ActiveSession | None, reference_number: str
 ) -> Snapshot:
-    """KSeF's answer, or the kept one while others are asking, or where quota is short."""
+    """KSeF's answer; or the kept one, if another request is asking or no thread is free to ask."""
     question = f"session {reference_number}"
     refusals.repeat(parts, place, question)
 
     def look_beside() -> Snapshot | None:
         if kept := snapshots.load(parts, place, reference_number):
             telemetry.answered_from("earlier")
-            return _dated(kept, _window(parts, place, kept))
+            return _with_next_check(kept, _fresh_for(parts, place, kept))
         refusals.repeat(parts, place, question)
         return None
 
     def fetch() -> Snapshot:
         with refusals.remembered(parts, place, question):
-            return _ask(parts, place, active, reference_number, live=bearer is None)
+            return _ask_ksef(parts, place, active, reference_number, live=bearer is None)
 
     try:
         with parts.places.one(place.company_nip):
             active = bearer or ActiveSession(parts, place)
-            return flight.single(
+            return single_flight.fetch_once(
                 parts,
                 place,
                 question,
-                look=lambda: _known(parts, place, reference_number),
+                look=lambda: _kept_if_fresh(parts, place, reference_number),
                 look_beside=look_beside,
                 fetch=fetch,
             )
@@ -81,18 +95,21 @@ def _new(
         raise
 
 
-def _ask(
+def _ask_ksef(
     parts: Parts, place: Place, bearer: ActiveSession, reference_number: str, *, live: bool
 ) -> Snapshot:
-    """KSeF's answer. `live`: somebody waits for it, and others for those of other sessions."""
+    """KSeF's answer, stored; or the kept one, if the quota is short or a list has to wait.
+
+    `live`: a caller waits for it, who may poll other sessions as well.
+    """
     kept = snapshots.load(parts, place, reference_number)
     telemetry.answered_from("fresh")
     try:
-        if kept and live and together.refresh(parts, place, bearer):
+        if kept and live and bulk_refresh.refresh(parts, place, bearer):
             kept = snapshots.load(parts, place, reference_number) or kept
             if kept.asked_ago < parts.timing.fresh_least:
-                return _dated(kept, _window(parts, place, kept))
-        if kept is None:  # not begun where its list would have to wait
+                return _with_next_check(kept, _fresh_for(parts, place, kept))
+        if kept is None:  # a status is of no use if the list of invoices cannot follow
             bearer.require(SESSION_INVOICES)
         asked = _Question(parts, place, bearer, reference_number, kept).ask()
     except errors.KsefRateLimited as error:
@@ -106,11 +123,11 @@ def _ask(
         telemetry.answered_from("earlier")
     else:
         snapshots.store(parts, place, asked, kept)
-    return asked if asked.final else _dated(asked, _window(parts, place, asked))
+    return asked if asked.final else _with_next_check(asked, _fresh_for(parts, place, asked))
 
 
 class _Question:
-    """One round of asking KSeF after a session, knowing an earlier answer or none."""
+    """Asking KSeF once about a session; `kept` is the earlier answer, if any."""
 
     def __init__(
         self,
@@ -128,7 +145,7 @@ class _Question:
         self._kept = kept
 
     def ask(self) -> Snapshot:
-        """One consistent snapshot: the new one, or the earlier one whole."""
+        """A consistent snapshot: a new one, or `kept` itself where the list has to wait."""
         session, checked_at = self._status()
         try:
             invoices, listed = self._invoices(session)
@@ -147,16 +164,16 @@ class _Question:
         return self._listed_again(snapshot)
 
     def _agrees(self, snapshot: Snapshot) -> bool:
-        """Whether the counts know of every invoice, and of every one that was accepted just now."""
+        """Whether the counts include every invoice, and every one that was accepted since."""
         before = self._kept.accepted if self._kept else 0
         return snapshot.fits and snapshot.accepted <= max(
             before, snapshot.session.successful_invoice_count
         )
 
     def _caught_up(self, snapshot: Snapshot) -> Snapshot:
-        """Invoices came in, or were accepted, between the two calls: the counts catch up.
+        """Invoices were added or accepted between the two calls: newer counts may fit the list.
 
-        Where more came in meanwhile, the newcomers wait: the list is as long as the first count.
+        If even more were added, the list is cut to the first counts; the next check has the rest.
         """
         try:
             session, _ = self._status()
@@ -165,27 +182,26 @@ class _Question:
         newer = replace(snapshot, session=session)
         if newer.fits or session.status.is_final:
             return newer
-        known = snapshot.invoices[: snapshot.session.invoice_count]
-        return replace(snapshot, invoices=known)
+        return replace(snapshot, invoices=snapshot.invoices[: snapshot.session.invoice_count])
 
     def _earlier(self, kept: Snapshot, checked_at: datetime, *, listed: bool = False) -> Snapshot:
         self._mark_asked(checked_at, listed=listed)
         return kept
 
     def _status(self) -> tuple[SessionStatus, datetime]:
-        """KSeF's status of the session, and when it was asked for it."""
+        """KSeF's status of the session, and when KSeF was asked for it."""
 
         def ask(access: str) -> tuple[SessionStatus, datetime]:
-            # Only now: the call may have waited for its turn, and is fresh from here on.
+            # Here, since the call may have waited for quota before: freshness counts from now on.
             asked_at = snapshots.database_now(self._parts)
             return self._gateway.session_status(access, self._reference_number), asked_at
 
         return self._bearer.call(SESSION, ask)
 
     def _listed_again(self, snapshot: Snapshot) -> Snapshot:
-        """KSeF writes the last invoices just after the session's code: the list catches up.
+        """The snapshot with a newer list: KSeF updates the last invoices just after the session.
 
-        Once only: where that does not help, the answer is told as one that is not final.
+        Done once only. If list and counts still differ, the snapshot counts as not final.
         """
         if self._kept and self._kept.session.status.is_final:
             return snapshot
@@ -210,11 +226,11 @@ class _Question:
         )
 
     def _invoices(self, session: SessionStatus) -> tuple[Sequence[SessionInvoice] | None, bool]:
-        """The invoices now, and whether they were listed; None where that must wait."""
+        """The session's invoices, and whether they come from a list; None if a list must wait."""
         kept = self._kept
         if session.invoice_count == 0 and (session.counted or not session.status.is_final):
-            forgotten = kept is not None and kept.invoices and not session.counted
-            return None if forgotten else [], False
+            known = kept is not None and kept.invoices and not session.counted
+            return None if known else [], False
         if kept is None or not kept.listed:
             return self._list(session), True
         if self._needs_list(kept, session):
@@ -225,18 +241,18 @@ class _Question:
         return self._refreshed(kept), False
 
     def _needs_list(self, kept: Snapshot, session: SessionStatus) -> bool:
-        """Whether asking singly after what moves would not do."""
+        """Whether it would not do to fetch the moving invoices one by one."""
         return (
             kept.session.status.is_final
-            or len(kept.moving) > _ONE_BY_ONE
+            or len(kept.moving) > _MOST_ONE_BY_ONE
             or session.invoice_count != len(kept.invoices)
         )
 
     def _pause(self, kept: Snapshot, session: SessionStatus) -> float:
-        """Seconds between two lists of the session: more as they cost more, and less is left.
+        """Seconds between two lists: the more, the more pages they have and the less quota is left.
 
-        A session that grew is listed at once where much is left. One that is finished, and whose
-        list does not fit, may never fit: it is listed ever more seldom.
+        A session that grew is listed at once while hardly any quota is used. A final one whose list
+        does not fit its counts may never fit: the longer that lasts, the longer the pause.
         """
         timing = self._parts.timing
         used = quota.used_share(self._parts, self._place, limits.INVOICE_LIST)
@@ -248,7 +264,7 @@ class _Question:
         return pause
 
     def _refreshed(self, kept: Snapshot) -> Sequence[SessionInvoice]:
-        """The kept invoices, those that were moving asked after one by one."""
+        """The kept invoices, with the moving ones fetched anew one by one."""
         if not kept.moving:
             return kept.invoices
         self._bearer.reserve(SESSION_INVOICE, len(kept.moving))
@@ -264,13 +280,13 @@ class _Question:
         )
 
 
-def _window(parts: Parts, place: Place, snapshot: Snapshot) -> float:
-    """Seconds for which the answer is fresh."""
+def _fresh_for(parts: Parts, place: Place, snapshot: Snapshot) -> float:
+    """For how many seconds after asking KSeF the answer counts as fresh."""
     used = quota.used_share(
         parts, place, limits.SESSION, limits.SESSION_LIST, limits.INVOICE, limits.INVOICE_LIST
     )
     return snapshots.freshness(parts, snapshot, used)
 
 
-def _dated(snapshot: Snapshot, window: float) -> Snapshot:
-    return replace(snapshot, next_check_after=snapshots.wait_for_next(window, snapshot))
+def _with_next_check(snapshot: Snapshot, fresh_for: float) -> Snapshot:
+    return replace(snapshot, next_check_after=snapshots.wait_for_next(fresh_for, snapshot))

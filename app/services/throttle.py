@@ -1,6 +1,7 @@
-"""Guessing passwords is slow: so many failures in a while, then no more for that user and address.
+"""Slows down password guessing: after ALLOWED failures, a user name is refused from that address.
 
-Counted in the database, for all replicas together.
+Failures are counted in the database, for all replicas together, within `timing.failed_logins`
+seconds.
 """
 
 import hashlib
@@ -16,18 +17,19 @@ ALLOWED = 10
 
 
 def refuse_if_throttled(parts: Parts, email: str, address: str) -> None:
-    """Unauthorized, with the time to wait, after ALLOWED failures within `timing.failed_logins`."""
+    """Raise Unauthorized, with the time to wait, after too many failures."""
     with parts.db.transaction() as connection:
         wait = _wait(parts, connection, _who(email, address))
     if wait > 0:
-        telemetry.warning("a caller fails to log in again and again, and is put off")
+        telemetry.warning("too many failed logins: a caller is refused for a while")
         raise errors.Unauthorized(retry_after=math.ceil(wait))
 
 
 def note_failure(parts: Parts, email: str, address: str, company_nip: str | None) -> None:
-    """Count a failure; those that are too old to count go.
+    """Count a failure, and delete those that are too old to count.
 
-    The one that puts a known user's address off (`company_nip` is the user's) is audited.
+    The failure that starts the refusals is audited if the user exists; `company_nip` is its company
+    then, else None.
     """
     who = _who(email, address)
     with parts.db.transaction() as connection:
@@ -42,7 +44,7 @@ def note_failure(parts: Parts, email: str, address: str, company_nip: str | None
 
 
 def _wait(parts: Parts, connection: Connection, who: bytes) -> float:
-    """Seconds until a password is looked at again; 0 where nothing is in the way."""
+    """Seconds until a password is looked at again; 0 if it may be looked at now."""
     wait = queries.throttled_for(
         connection, who=who, before=ALLOWED - 1, seconds=parts.timing.failed_logins
     )

@@ -9,7 +9,7 @@ from app import errors, telemetry
 from app.db.queries import upo as queries
 from app.ksef.gateway import SESSION, UPO, UPO_PAGE, Document
 from app.ksef.wire import SessionStatus
-from app.services import audit, flight, outages, refusals, snapshots
+from app.services import audit, outages, refusals, single_flight, snapshots
 from app.services.active_session import ActiveSession
 from app.services.parts import Parts, Place
 from app.upo.pdf import render_upo
@@ -21,7 +21,10 @@ _PDF = b"%PDF-"
 
 @dataclass(frozen=True, slots=True)
 class UpoName:
-    """Which UPO: that of one invoice, or a page of the session's collective one."""
+    """Which UPO of the session `reference_number`: of one invoice, or a page of the collective one.
+
+    Exactly one of `ksef_number` and `page_reference_number` is set.
+    """
 
     reference_number: str
     ksef_number: str = ""
@@ -34,7 +37,7 @@ class UpoName:
 
 @dataclass(frozen=True, slots=True)
 class UpoFile:
-    """A UPO as it is handed out; `sha256` (hexadecimal) is that of `content`."""
+    """A UPO as the caller gets it; `sha256` (hexadecimal) is that of `content`."""
 
     doc_type: DocType
     content: bytes
@@ -52,98 +55,109 @@ def fetch_upo(
     name = UpoName(reference_number, ksef_number=ksef_number)
     telemetry.answered_from("store")
     outages.refuse_if_simulated(parts, place)
-    document = _known(parts, place, name, doc_type)
+    document = _archived_and_audited(parts, place, name, doc_type)
     if document is None:
-        document = _asked(parts, place, name)
+        document = _fetch_for_caller(parts, place, name)
         _audit(parts, place, name, doc_type)
-    return _handed_out(document, doc_type)
+    return _as_file(document, doc_type)
 
 
-def _known(parts: Parts, place: Place, name: UpoName, doc_type: DocType) -> bytes | None:
-    """The archived document, its download audited; or read only, where nothing can be written."""
+def _archived_and_audited(
+    parts: Parts, place: Place, name: UpoName, doc_type: DocType
+) -> bytes | None:
+    """The archived document, its download audited in the same statement; None if not archived.
+
+    If the database cannot be written to, the document is returned without an audit.
+    """
     try:
         row = parts.db.run(
             queries.hand_out_upo,
             **_where(place, name),
             **audit.actor.get().columns,
             what=audit.What.UPO_DOWNLOADED,
-            detail=_download(name, doc_type),
+            detail=_audit_detail(name, doc_type),
         )
     except errors.NotWritable:
-        _say_it_is_not_audited(place)
+        _warn_not_audited(place)
         return archived(parts, place, name)
     return bytes(row.content) if row else None
 
 
 def _audit(parts: Parts, place: Place, name: UpoName, doc_type: DocType) -> None:
-    """Write down who had a document; where that fails, it is handed out all the same."""
+    """Record who got a document. If that fails, the caller still gets it."""
     try:
         with parts.db.transaction() as connection:
             audit.note(
                 connection,
                 audit.What.UPO_DOWNLOADED,
                 **place.columns,
-                detail=_download(name, doc_type),
+                detail=_audit_detail(name, doc_type),
             )
     except errors.Unavailable:
-        _say_it_is_not_audited(place)
+        _warn_not_audited(place)
 
 
-def _download(name: UpoName, doc_type: DocType) -> str:
+def _audit_detail(name: UpoName, doc_type: DocType) -> str:
     return " ".join(filter(None, (name.reference_number, name.key, doc_type)))
 
 
-def _say_it_is_not_audited(place: Place) -> None:
+def _warn_not_audited(place: Place) -> None:
     telemetry.warning("the download of a UPO could not be audited", **place.log_fields)
 
 
 def fetch_session_upo(
     parts: Parts, place: Place, reference_number: str, doc_type: DocType
 ) -> list[tuple[str, UpoFile]]:
-    """The session's collective UPO: each page with its reference number (signed XMLs, not joined).
+    """The session's collective UPO, as (reference number, file) of each page, in order.
 
-    Raises what `fetch_upo` raises.
+    Each page is an XML signed by itself, so they are not joined. Raises what `fetch_upo` raises.
     """
     outages.refuse_if_simulated(parts, place)
     telemetry.answered_from("store")
     documents = _archived_pages(parts, place, reference_number)
-    for page in [] if documents else _pages(parts, place, reference_number):
+    for page in [] if documents else _page_references(parts, place, reference_number):
         name = UpoName(reference_number, page_reference_number=page)
-        document = archived(parts, place, name) or _asked(parts, place, name)
+        document = archived(parts, place, name) or _fetch_for_caller(parts, place, name)
         documents.append((page, document))
-    files = [(page, _handed_out(document, doc_type)) for page, document in documents]
+    files = [(page, _as_file(document, doc_type)) for page, document in documents]
     _audit(parts, place, UpoName(reference_number), doc_type)
     return files
 
 
 def _archived_pages(parts: Parts, place: Place, reference_number: str) -> list[tuple[str, bytes]]:
-    """The pages in their order, each with its reference, where the archive has all: they say of
-    how many they are. Else none.
+    """(reference number, XML) of each page, in order; empty unless all pages are archived.
+
+    Each page says how many there are.
     """
     found, total = {}, 0
     for row in parts.db.rows(
         queries.get_pages, **place.columns, session_reference_number=reference_number
     ):
         document = bytes(row.content)
-        told = parse_upo(document).page
-        number, total = (told.page, told.pages) if told else (1, 1)
+        page = parse_upo(document).page
+        number, total = (page.page, page.pages) if page else (1, 1)
         found[number] = (row.page_reference_number, document)
     return [found[number] for number in sorted(found)] if len(found) == total else []
 
 
 def archived(parts: Parts, place: Place, name: UpoName) -> bytes | None:
-    """The document from the archive."""
+    """The document from the archive; None if it is not there."""
     row = parts.db.run(queries.get_upo, **_where(place, name))
     return bytes(row.content) if row else None
 
 
-def _asked(parts: Parts, place: Place, name: UpoName) -> bytes:
+def _fetch_for_caller(parts: Parts, place: Place, name: UpoName) -> bytes:
+    """The document from KSeF, for an HTTP caller: it takes one of the threads that may ask KSeF."""
     with parts.places.one(place.company_nip):
         return fetch(parts, place, name, ActiveSession(parts, place))
 
 
 def fetch(parts: Parts, place: Place, name: UpoName, bearer: ActiveSession) -> bytes:
-    """The document from KSeF, checked; archived unless it is a PDF of KSeF's own."""
+    """The document from KSeF, checked, and archived unless KSeF sent a PDF instead of XML.
+
+    However many ask for it, it is fetched once. Raises what `fetch_upo` raises, but for the
+    simulation.
+    """
     question = f"upo {name.reference_number} {name.key}"
     refusals.repeat(parts, place, question)
 
@@ -159,7 +173,7 @@ def fetch(parts: Parts, place: Place, name: UpoName, bearer: ActiveSession) -> b
             _archive(parts, place, name, document)
         return document
 
-    return flight.single(
+    return single_flight.fetch_once(
         parts,
         place,
         question,
@@ -170,7 +184,10 @@ def fetch(parts: Parts, place: Place, name: UpoName, bearer: ActiveSession) -> b
 
 
 def _from_ksef(parts: Parts, place: Place, name: UpoName, bearer: ActiveSession) -> bytes:
-    """By the download link, which costs no quota, else by the API; either must pass the checks."""
+    """The first document that passes the checks: by the download link, else from the API.
+
+    The link comes first because it costs no quota. Raises the last check's error if none passes.
+    """
     for download in _sources(parts, place, name, bearer):
         document = download()
         if document is None:
@@ -210,14 +227,14 @@ def _by_api(parts: Parts, place: Place, name: UpoName, bearer: ActiveSession) ->
             UPO, lambda access: gateway.upo(access, name.reference_number, name.ksef_number)
         )
     except errors.UpoNotAvailable as error:
-        _say_what_is_known(parts, place, name, error)
+        _raise_if_not_in_session(parts, place, name, error)
         raise
 
 
-def _say_what_is_known(
+def _raise_if_not_in_session(
     parts: Parts, place: Place, name: UpoName, error: errors.UpoNotAvailable
 ) -> None:
-    """InvoiceNotFound where the kept final answer of the session has no such accepted invoice."""
+    """InvoiceNotFound if the kept answer is final and holds no such accepted invoice."""
     kept = snapshots.load(parts, place, name.reference_number)
     if kept is None or not kept.final:
         return
@@ -228,11 +245,11 @@ def _say_what_is_known(
         ) from error
 
 
-def _pages(parts: Parts, place: Place, reference_number: str) -> list[str]:
-    """The references of the pages; KSeF is asked where the kept answer has none yet."""
+def _page_references(parts: Parts, place: Place, reference_number: str) -> list[str]:
+    """The reference numbers of the pages; KSeF is asked if the kept answer has none yet."""
     kept = snapshots.load(parts, place, reference_number)
-    if kept and (kept.session.upo_pages or _fails(kept.session)):
-        return _pages_of(kept.session)
+    if kept and (kept.session.upo_pages or _never_gets_upo(kept.session)):
+        return _references_in(kept.session)
     question = f"pages {reference_number}"
     refusals.repeat(parts, place, question)
     gateway = parts.ksef[place.environment]
@@ -240,33 +257,36 @@ def _pages(parts: Parts, place: Place, reference_number: str) -> list[str]:
         session = ActiveSession(parts, place).call(
             SESSION, lambda access: gateway.session_status(access, reference_number)
         )
-        return _pages_of(session)
+        return _references_in(session)
 
 
-def _pages_of(session: SessionStatus) -> list[str]:
+def _references_in(session: SessionStatus) -> list[str]:
     if session.upo_pages:
         return [page.reference_number for page in session.upo_pages]
     at = f"it is at {session.status.code}, {session.status.description}."
-    if _fails(session):
+    if _never_gets_upo(session):
         raise errors.NoUpoEver(f"The session has no collective UPO: {at}")
     raise errors.UpoNotAvailable(f"The session has no collective UPO yet: {at}")
 
 
-def _fails(session: SessionStatus) -> bool:
-    """Whether the session is finished and nothing in it was accepted: it never gets a UPO."""
+def _never_gets_upo(session: SessionStatus) -> bool:
+    """Whether the session is finished and none of its invoices was accepted."""
     return session.status.is_final and (
         session.status.code != 200 or session.successful_invoice_count == 0
     )
 
 
 def _check(document: Document, place: Place, name: UpoName) -> None:
-    """UpoIntegrity where the document is damaged, or not the one asked for."""
-    given = document.sha256
-    if given is not None and given != hashlib.sha256(document.content).digest():
-        raise errors.UpoIntegrity("The UPO is not the one that KSeF gave the hash of.")
+    """Raises UpoIntegrity if the document is damaged or not the one asked for.
+
+    Raises KsefInvalidResponse if it is not a readable UPO. A PDF can be checked by its hash only.
+    """
+    expected = document.sha256
+    if expected is not None and expected != hashlib.sha256(document.content).digest():
+        raise errors.UpoIntegrity("The UPO does not match the hash that KSeF sent with it.")
     if document.content.startswith(_PDF):
-        if given is None:
-            raise errors.KsefInvalidResponse("KSeF sent a PDF, and no hash that proves it whole.")
+        if expected is None:
+            raise errors.KsefInvalidResponse("KSeF sent a PDF without a hash to check it against.")
         return
     _check_belongs(parse_upo(document.content), place, name)
 
@@ -281,7 +301,7 @@ def _check_belongs(upo: Upo, place: Place, name: UpoName) -> None:
 
 
 def _archive(parts: Parts, place: Place, name: UpoName, document: bytes) -> None:
-    """Keep a checked document. One that cannot be kept is handed out all the same."""
+    """Archive a checked document. If that fails, the caller still gets it."""
     try:
         parts.db.run(
             queries.put_upo,
@@ -293,12 +313,15 @@ def _archive(parts: Parts, place: Place, name: UpoName, document: bytes) -> None
         telemetry.warning("a UPO could not be archived", environment=place.environment)
 
 
-def _handed_out(document: bytes, doc_type: DocType) -> UpoFile:
-    """KSeF's bytes, or a PDF of them; a PDF of KSeF's own is passed on where a PDF is asked for."""
+def _as_file(document: bytes, doc_type: DocType) -> UpoFile:
+    """The document in the format asked for: KSeF's XML unchanged, or a PDF drawn from it.
+
+    A document that is a PDF already is returned as it is; KsefInvalidResponse if XML is asked for.
+    """
     sha256 = hashlib.sha256(document).hexdigest()
     if document.startswith(_PDF):
         if doc_type != "pdf":
-            raise errors.KsefInvalidResponse("KSeF sent a PDF in place of the UPO's XML.")
+            raise errors.KsefInvalidResponse("KSeF sent a PDF instead of the UPO's XML.")
         return UpoFile("pdf", document, sha256)
     if doc_type == "xml":
         return UpoFile("xml", document, sha256)
@@ -307,7 +330,7 @@ def _handed_out(document: bytes, doc_type: DocType) -> UpoFile:
 
 
 def render(xml: bytes, *, language: str) -> bytes:
-    """The PDF of a UPO's XML, in Polish (pl) or English (en)."""
+    """The PDF of a UPO's XML, in Polish (pl) or English (en). Raises KsefInvalidResponse."""
     return render_upo(parse_upo(xml), xml_sha256=hashlib.sha256(xml).hexdigest(), language=language)
 
 

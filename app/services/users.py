@@ -1,4 +1,4 @@
-"""Companies and the users who ask in their name."""
+"""Companies, and the users who make requests for them."""
 
 import secrets
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ _MIN_PASSWORD = 12
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who asks: a user, and the one company that it may see."""
+    """An authenticated user, with the one company whose data it may see."""
 
     email: str
     company_nip: str
@@ -26,11 +26,11 @@ class Caller:
 
 
 def authenticate(parts: Parts, email: str, password: str, *, address: str = "") -> Caller:
-    """The caller behind a user name and a password; Unauthorized, in one text for all causes.
+    """The caller with this user name and password; Unauthorized, with one text for all causes.
 
-    The user is read on every request: one who was disabled is out at once. Who fails too often,
-    from an `address`, is put off before the password is looked at, unless it was right a moment
-    ago.
+    The user is read on every request, so that disabling one takes effect at once. After too many
+    failures from one `address` ("" if unknown) the password is not even looked at for a while,
+    unless the same password was verified a moment ago.
     """
     email = _normal(email)
     user = parts.db.run(queries.get_user, email=email) if "\0" not in email else None
@@ -47,19 +47,22 @@ def authenticate(parts: Parts, email: str, password: str, *, address: str = "") 
 
 
 def add_company(parts: Parts, nip: str, name: str) -> None:
-    """Enter a company; OperatorError where the NIP is none or is there already."""
+    """Add a company; OperatorError if the NIP is invalid or there already, or the name empty."""
     if not is_nip(nip):
         raise OperatorError(f"{nip} is not a NIP: ten digits, the last of them a check digit.")
     if not name.strip():
         raise OperatorError("A company needs a name.")
     with parts.db.transaction() as connection:
         if queries.add_company(connection, nip=nip, name=name.strip()) is None:
-            raise OperatorError(f"Company {nip} is there already.")
+            raise OperatorError(f"Company {nip} exists already.")
         audit.note(connection, What.COMPANY_ADDED, company_nip=nip)
 
 
 def add_user(parts: Parts, *, email: str, nip: str, role: str, password: str | None) -> str:
-    """Enter a user of a company and return the password, a strong one if none was given."""
+    """Add a user and return its password, which is generated if none was given.
+
+    OperatorError if the e-mail address, password or company will not do, or the user exists.
+    """
     email = _normal(email)
     if "@" not in email or ":" in email or not email.isprintable() or len(email) > 254:
         raise OperatorError(f"{email!r} is not an e-mail address that HTTP Basic can carry.")
@@ -76,13 +79,13 @@ def add_user(parts: Parts, *, email: str, nip: str, role: str, password: str | N
             password_hash=parts.passwords.hash(password),
         )
         if added is None:
-            raise OperatorError(f"User {email} is there already.")
+            raise OperatorError(f"User {email} exists already.")
         audit.note(connection, What.USER_ADDED, company_nip=nip, detail=f"{email} {role}")
     return password
 
 
 def disable_user(parts: Parts, email: str) -> None:
-    """Shut a user out, from its next request on."""
+    """Disable a user, from its next request on; OperatorError if there is no such user."""
     with parts.db.transaction() as connection:
         user = queries.disable_user(connection, email=_normal(email))
         if user is None:

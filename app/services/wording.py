@@ -1,7 +1,7 @@
-"""What a person is told when KSeF does not answer, so that an accountant knows what to do.
+"""The `detail` of every 409 and 502: sentences that tell an accountant what to do.
 
-In the language of `MESSAGE_LANGUAGE`. What follows from an outage: KSeF's documentation of the
-offline modes (`tryby-offline`).
+They are in the language of `MESSAGE_LANGUAGE`. What to do in an outage follows KSeF's
+documentation of the offline modes (`tryby-offline`).
 """
 
 from collections.abc import Mapping
@@ -50,8 +50,8 @@ _DUTIES = {
     },
 }
 _SINCE = {
-    ("en", "latarnia"): "KSeF is down since {since}, as the Ministry has announced.",
-    ("en", "breaker"): "KSeF does not answer any calls since {since}.",
+    ("en", "latarnia"): "KSeF has been down since {since}, as the Ministry has announced.",
+    ("en", "breaker"): "KSeF has not answered any calls since {since}.",
     ("pl", "latarnia"): "KSeF nie działa od {since}, co ogłosiło Ministerstwo.",
     ("pl", "breaker"): "KSeF nie odpowiada na żadne wywołania od {since}.",
 }
@@ -73,7 +73,7 @@ _POLISH = {
 
 
 def told(error: errors.ProxyError, outage: Outage, environment: str, language: str) -> str:
-    """The sentences of a 409 or 502; `language` is en or pl."""
+    """The `detail` of a 409 or 502. `outage` is the evidence; `language` is en or pl."""
     if isinstance(error, errors.OutageSimulation):
         return simulation(outage, environment, language)
     if isinstance(error, errors.KsefOutage):
@@ -83,17 +83,17 @@ def told(error: errors.ProxyError, outage: Outage, environment: str, language: s
 
 
 def established(outage: Outage, language: str) -> str:
-    """Since when KSeF is down, who says so, and what follows from it."""
+    """Since when KSeF has been down, who says so, and what the company must do."""
     since = _SINCE[language, outage["source"]].format(since=outage["since"])
     return f"{since} {_DUTIES[language][outage['duty']]}"
 
 
 def simulation(outage: Outage, environment: str, language: str) -> str:
-    """Since when, until when and why an outage is simulated."""
+    """Since when, until when and why an outage is being simulated."""
     [message] = outage["messages"]
     since, end, text = outage["since"], message["end"], message["text"]
     if language == "pl":
         until = f" do {end}" if end else ""
         return f"Symulacja awarii KSeF w środowisku {environment} od {since}{until}: {text}"
     until = f" until {end}" if end else ""
-    return f"An outage of KSeF is simulated in {environment} since {since}{until}: {text}"
+    return f"An outage of KSeF has been simulated in {environment} since {since}{until}: {text}"

@@ -1,4 +1,4 @@
-"""The three faces of the PDF: measured and encoded here, embedded by reportlab.
+"""The three font faces of the PDF: measured and encoded here, embedded by reportlab.
 
 A face is parsed once per process, when it is first needed, and shared by all threads.
 """
@@ -14,23 +14,23 @@ import fontpkg
 from reportlab.pdfbase import pdfdoc, pdfmetrics
 from reportlab.pdfbase.ttfonts import TTFont
 
-# Stands for a character that no face can draw; Fira Sans has it.
+# Drawn in place of a character that no face has; Fira Sans has this one.
 REPLACEMENT: Final = "▯"
 
 _ASCII: Final = "".join(map(chr, range(0x20, 0x7F)))
 _POLISH: Final = "ĄĆĘŁŃÓŚŹŻąćęłńóśźż"
 
-# Control, format, surrogate, private, unassigned, line and paragraph separators: a font may map
-# them, yet nothing would be seen.
+# Unicode categories (control, format, surrogate, private, unassigned, line and paragraph separator)
+# of characters that are invisible even if a font has them.
 _UNSEEN: Final = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 
 
 class Face:
-    """One font: the width of its characters, what it can draw visibly, and their codes.
+    """One font: the widths of its characters, which of them are visible, and their codes in a PDF.
 
-    `alphabet` is embedded whole in each document. Documents that need no other character then
-    share one font program, which is computed once (about a millisecond each time otherwise), and
-    their texts are encoded by a table.
+    `alphabet` is embedded in each document as a whole. So documents that need no other characters
+    share one font program, which is computed once instead of for each (about a millisecond), and
+    their texts are encoded with a table.
     """
 
     def __init__(self, name: str, family: str, weight: int, alphabet: str) -> None:
@@ -53,23 +53,23 @@ class Face:
         )
 
     def draws(self, text: str) -> bool:
-        """Whether each character of the text would be seen."""
+        """Whether this face can draw each character of the text visibly."""
         return self._drawable.issuperset(text)
 
     def replacing(self, text: str) -> str:
-        """The text with REPLACEMENT for each character that would not be seen."""
+        """The text with REPLACEMENT for each character that this face cannot draw visibly."""
         if self.draws(text):
             return text
         return "".join(char if char in self._drawable else REPLACEMENT for char in text)
 
     def width(self, text: str, size: float) -> float:
-        """Width in points of a text that this face draws."""
+        """The width in points of a text, all of whose characters this face has."""
         if self._ascii_width is not None and text.isascii():
             return len(text) * self._ascii_width * size
         return sum(map(self._widths.__getitem__, text)) * size
 
     def widths(self, text: str, size: float) -> list[float]:
-        """Width in points of each character."""
+        """The width in points of each character."""
         return [self._widths[char] * size for char in text]
 
     def prepare(self, document: Any) -> None:
@@ -77,12 +77,12 @@ class Face:
         self._split(self._alphabet, document)
 
     def resource(self, subset: int, document: Any) -> str:
-        """The name of a subset of this face in the page's resources."""
+        """The name of a subset of this face in the resources of a page."""
         name: str = self._font.getSubsetInternalName(subset, document)
         return name
 
     def literals(self, text: str, document: Any) -> list[tuple[int, str]]:
-        """The text as parts of one subset each: its number, and what stands between ( and )."""
+        """The text as (number of a subset, body of a PDF string literal) for each part of it."""
         if self._in_alphabet.issuperset(text):
             return [(0, text.translate(self._literals))]
         return [(subset, _literal(codes)) for subset, codes in self._split(text, document)]
@@ -93,9 +93,9 @@ class Face:
 
 
 class Faces:
-    """`text` for words, `strong` for titles and labels, `code` for what is compared by eye.
+    """`text` for words, `strong` for titles and labels, `code` for numbers to compare by eye.
 
-    In `code`, IBM Plex Mono, 0 has a dot and 1, l and I have different feet.
+    `code`, IBM Plex Mono, has a dotted 0 and clearly different 1, l and I.
     """
 
     def __init__(self) -> None:
@@ -138,11 +138,11 @@ _LITERALS: Final = [_literal_of(code) for code in range(256)]
 
 
 def _share_font_programs(face: Any) -> None:
-    """Make the embedding of a reportlab face safe for threads, and remember its results.
+    """Make the embedding of a reportlab face thread-safe, and cache its results.
 
-    reportlab cuts a subset out of the font by moving a cursor that belongs to the face, so two
-    threads get each other's glyphs. Cutting and compressing happen here once per set of
-    characters, one at a time.
+    reportlab moves a cursor of the face while it extracts a subset of the font, so that two threads
+    would get each other's glyphs. Here a subset is extracted and compressed once for each set of
+    characters, under a lock.
     """
     cutting = Lock()
     cut: Callable[[Sequence[int]], bytes] = face.makeSubset

@@ -1,4 +1,4 @@
-"""The words of the PDF. The Polish ones are those of the Ministry's own visualisation."""
+"""The texts of the PDF. The Polish ones are those of the Ministry's own visualisation."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Final
 
 @dataclass(frozen=True, slots=True)
 class Labels:
-    """Every word of one language. Texts with braces are templates for str.format."""
+    """All texts in one language. Those with braces are templates for str.format."""
 
     language_tag: str
     system: tuple[str, str, str]

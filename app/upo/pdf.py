@@ -8,22 +8,20 @@ from collections.abc import Iterator
 from datetime import datetime
 from io import BytesIO
 from typing import Any, Final, NamedTuple
-from zoneinfo import ZoneInfo
 
 from reportlab import rl_config
 from reportlab.pdfgen.canvas import Canvas
 
+from app.clock import WARSAW
 from app.upo.fonts import Face, faces
 from app.upo.labels import LABELS, Labels
 from app.upo.sheet import GREY, RED, WHITE, Sheet, Text, wrap
 from app.upo.xml import Upo
 
-# Compressed streams as bytes, not as text once more: a fifth smaller.
+# Compressed streams as plain bytes, not in ASCII85: a fifth smaller.
 rl_config.useA85 = 0
 
 PRODUCTION_ISSUER: Final = "Ministerstwo Finansów"
-
-_WARSAW: Final = ZoneInfo("Europe/Warsaw")
 
 _PAGE_WIDTH: Final = 841.89
 _PAGE_HEIGHT: Final = 595.28
@@ -33,6 +31,7 @@ _TOP: Final = 32.0
 _FOOT: Final = _PAGE_HEIGHT - 44.0
 _TABLE_BOTTOM: Final = _FOOT - 8.0
 
+# Thickness and grey (0 is black) of lines.
 _HAIRLINE: Final = (0.3, 0.65)
 _RULE: Final = (0.8, 0.0)
 
@@ -49,12 +48,12 @@ _CELL_PADDING: Final = 2.4
 _HEADING_PADDING: Final = 3.0
 _FACT_PADDING: Final = 1.7
 
-# Size and leading of each kind of text.
+# Font size and leading of each kind of text.
 _WORDMARK: Final = (18.0, _WORDMARK_HEIGHT)
 _TITLE: Final = (13.0, 16.0)
 _FACT: Final = (8.4, 11.0)
 _HEADING: Final = (6.6, 8.0)
-# The document table takes the first with which no value that need not wrap does.
+# The document table uses the first one in which only overlong values wrap, else the last.
 _CELLS: Final = ((7.4, 9.4), (7.1, 9.0), (6.8, 8.6))
 _SMALL: Final = (6.8, 9.0)
 _ISSUER: Final = (9.0, 11.0)
@@ -62,10 +61,10 @@ _PAGE_NUMBER: Final = (8.4, 9.0)
 
 
 def render_upo(upo: Upo, *, xml_sha256: str, language: str = "pl") -> bytes:
-    """The PDF of a UPO; equal arguments give equal bytes, in any thread and process.
+    """The PDF of a UPO. Equal arguments give equal bytes, in any thread and process.
 
     `xml_sha256` is the hexadecimal SHA-256 of the XML, printed on each page.
-    `language` is "pl" or "en"; another one is a KeyError.
+    `language` is "pl" or "en"; KeyError for any other.
     """
     return _Drawing(upo, xml_sha256, LABELS[language]).pdf()
 
@@ -73,19 +72,19 @@ def render_upo(upo: Upo, *, xml_sha256: str, language: str = "pl") -> bytes:
 def polish_time(moment: datetime) -> str:
     """An aware datetime as Polish wall-clock time, to the second: `2026-01-31 12:00:00`.
 
-    In the hour that occurs twice in autumn the name of the time (CEST, CET) follows.
+    In the hour that occurs twice in autumn, CEST or CET is added.
     """
-    local = moment.astimezone(_WARSAW)
+    local = moment.astimezone(WARSAW)
     wall = local.replace(tzinfo=None).isoformat(" ", "seconds")
     is_twice = local.utcoffset() != local.replace(fold=1 - local.fold).utcoffset()
     return f"{wall} {local.tzname()}" if is_twice else wall
 
 
 class _Field(NamedTuple):
-    """What a column shows: a heading, and a value a document.
+    """What a column shows: a heading, and one value for each document.
 
-    `longest` is how many characters of the code face stand in one line; a longer value wraps.
-    None: the column takes the room that the others leave.
+    `longest` is the column's width in characters of the code face; longer values wrap. None: the
+    column takes the room that the others leave. `is_code`: the values are set in the code face.
     """
 
     heading: str
@@ -106,7 +105,7 @@ class _Column(NamedTuple):
 
 
 class _Fact(NamedTuple):
-    """A row of the table at the head."""
+    """A labelled value in the list at the head of the first page."""
 
     label: Text
     value: Text
@@ -117,7 +116,7 @@ class _Fact(NamedTuple):
 
 
 class _Drawing:
-    """One UPO on its way to a PDF: measured when made, drawn by `pdf`."""
+    """A PDF of one UPO: everything is measured when it is created, and drawn by `pdf`."""
 
     def __init__(self, upo: Upo, xml_sha256: str, labels: Labels) -> None:
         self._upo = upo
@@ -142,11 +141,11 @@ class _Drawing:
             buffer,
             pagesize=(_PAGE_WIDTH, _PAGE_HEIGHT),
             pageCompression=1,
-            # No clock, no random identifier.
+            # No time of creation and no random identifier: equal input gives equal bytes.
             invariant=1,
-            # Otherwise Helvetica would be named and not embedded.
+            # Otherwise Helvetica would be referred to without being embedded.
             initialFontName=self._faces.text.name,
-            # The first version that knows a document's language.
+            # The first version in which a document can declare its language.
             pdfVersion=(1, 4),
             lang=self._labels.language_tag,
         )
@@ -163,18 +162,18 @@ class _Drawing:
     def _text(
         self, value: str, style: tuple[float, float], width: float, face: Face | None = None
     ) -> Text:
-        """A text from the UPO, in the words' face unless another one is asked for and has it."""
+        """A wrapped text of the UPO, in `face` if it has all characters, else in the text face."""
         if face is None or not face.draws(value):
             face = self._faces.text
             drawn = face.replacing(value)
-            # Compared: a sign for a missing character may itself stand in a value.
+            # Compared, because the value itself may contain REPLACEMENT.
             self._has_replacements = self._has_replacements or drawn != value
             value = drawn
         size, leading = style
         return Text(face, size, leading, wrap(value, face, size, width))
 
     def _words(self, words: str, style: tuple[float, float], face: Face | None = None) -> Text:
-        """Words of our own, in one line."""
+        """A label of ours, in one line."""
         size, leading = style
         return Text(face or self._faces.text, size, leading, (words,))
 
@@ -188,7 +187,7 @@ class _Drawing:
         )
 
     def _fact_entries(self) -> Iterator[tuple[str, str, Face | None]]:
-        """Label, value and its face, in the order of the official visualisation."""
+        """(label, value, face for the value) in the order of the official visualisation."""
         upo, labels, code = self._upo, self._labels, self._faces.code
         yield labels.session, upo.session_reference_number, code
         if upo.page is not None:
@@ -237,11 +236,12 @@ class _Drawing:
         return max(self._ordinal.width, last.width)
 
     def _natural_width(self, field: _Field, cell: tuple[float, float]) -> float:
-        """The width of the longest value, within what the field allows, and of its heading."""
+        """The width of the longest value, up to `longest` characters, or of the widest word of the
+        heading."""
         longest = max(map(len, field.values))
         content = self._faces.code.width("0", cell[0]) * min(longest, field.longest or longest)
         words = [self._faces.strong.width(word, _HEADING[0]) for word in field.heading.split()]
-        # A little more, against the rounding of sums.
+        # A little more, against rounding errors.
         return max(content, *words) + 0.01
 
     def _measure_columns(self) -> tuple[_Column, ...]:
@@ -268,7 +268,7 @@ class _Drawing:
         strong = self._faces.strong
         heading = Text(strong, size, leading, wrap(field.heading, strong, size, width))
         face = self._faces.code if field.is_code else self._faces.text
-        # Also finds out whether a character has to be replaced, which each page's foot says.
+        # `_text` also notes whether a character had to be replaced, which each page's foot states.
         may_wrap = any(
             len(self._text(value, self._cell, width, face).lines) > 1 for value in set(field.values)
         )
@@ -288,7 +288,7 @@ class _Drawing:
         return heights
 
     def _paginate(self) -> list[range]:
-        """The rows of each page; a head too tall may leave none for the first page."""
+        """The rows of each page; a tall head may leave no room for rows on the first page."""
         pages: list[range] = []
         first = 0
         top = self._table_top(0) + self._heading_height
@@ -319,7 +319,8 @@ class _Drawing:
     # Drawing.
 
     def _describe(self, canvas: Any) -> None:
-        """Metadata. The moment is that of the last KSeF number: nothing here knows a later one."""
+        """Set the metadata. Its date is when the last KSeF number was assigned, not the present,
+        so that equal input gives equal bytes."""
         upo, labels = self._upo, self._labels
         if len(upo.documents) == 1:
             title = labels.title_of_document.format(ksef_number=upo.documents[0].ksef_number)
@@ -388,7 +389,7 @@ class _Drawing:
         session = self._text(
             self._upo.session_reference_number, _FACT, _SESSION_WIDTH, self._faces.code
         )
-        # The first page has it in full, whatever its length.
+        # Only its first line: the first page has it in full.
         session = session._replace(lines=session.lines[:1])
         label = self._words(self._labels.session, _SMALL)
         sheet.write_flush_right(label, _RIGHT - session.width - 6.0, _TOP - 1.0, GREY)
@@ -434,5 +435,6 @@ class _Drawing:
 
 
 def _pdf_date(moment: datetime) -> str:
-    offset = f"{moment.astimezone(_WARSAW):%z}"
-    return f"D:{moment.astimezone(_WARSAW):%Y%m%d%H%M%S}{offset[:3]}'{offset[3:5]}'"
+    local = moment.astimezone(WARSAW)
+    offset = f"{local:%z}"
+    return f"D:{local:%Y%m%d%H%M%S}{offset[:3]}'{offset[3:5]}'"

@@ -1,8 +1,8 @@
-"""Pages of text and horizontal rules, written as PDF operators.
+"""Pages of text, boxes and horizontal rules, written as PDF operators.
 
-reportlab keeps the file, the fonts and the metadata; the content of a page is written here, since
-its own text objects cost three times as much. Lengths are in points; `top` counts downwards from
-the upper edge of the page.
+reportlab writes the file, the fonts and the metadata. The contents of pages are written here,
+because reportlab's own text objects take three times as long. Lengths are in points; `top` counts
+downwards from the upper edge of the page.
 """
 
 from collections.abc import Sequence
@@ -12,19 +12,19 @@ from reportlab.pdfgen.canvas import Canvas
 
 from app.upo.fonts import Face
 
-# Colours are the operator that sets them.
+# A colour is the PDF operator that sets it.
 BLACK: Final = "0 g"
 GREY: Final = "0.3 g"
 WHITE: Final = "1 g"
 RED: Final = "0.75 0.04 0.1 rg"
 
-# Half the height of capitals and digits, as a part of the size; nearly the same in all faces.
+# Half the height of capitals and digits, relative to the font size: much the same in all faces.
 _HALF_CAPITAL: Final = 0.345
 _BREAK_AFTER: Final = frozenset(" -/_.,;:|+")
 
 
 class Text(NamedTuple):
-    """A text ready to be drawn: cut into lines, in a face that has all its characters."""
+    """A text that can be drawn: cut into lines, in a face that has all of its characters."""
 
     face: Face
     size: float
@@ -45,7 +45,7 @@ class Sheet:
 
     def __init__(self, canvas: Canvas, height: float) -> None:
         self._canvas = canvas
-        # Only the canvas knows the document that fonts are bound to.
+        # Fonts belong to a document, which only the canvas knows.
         self._document = canvas._doc
         self._height = height
         self._shapes: list[str] = []
@@ -54,15 +54,15 @@ class Sheet:
         self._colour = BLACK
 
     def end_page(self) -> None:
-        """Hand the page to the canvas and begin the next one."""
-        # Texts come last, so that they stand on the boxes.
+        """Give the page to the canvas and begin the next one."""
+        # Texts come last, so that they are on top of the boxes.
         self._canvas.addLiteral("\n".join([*self._shapes, BLACK, "BT", *self._texts, "ET"]))
         self._canvas.showPage()
         self._shapes, self._texts = [], []
         self._font, self._colour = None, BLACK
 
     def write(self, text: Text, left: float, top: float, colour: str = BLACK) -> None:
-        """Write the lines, the first one's box beginning at `top`."""
+        """Write the lines, the first one with its upper edge at `top`."""
         self._use(colour)
         for line in text.lines:
             self._write_line(text, line, left, top)
@@ -114,10 +114,9 @@ class Sheet:
 
 
 def wrap(text: str, face: Face, size: float, width: float) -> tuple[str, ...]:
-    """Cut a text into lines of at most `width` points: after a space, else after a sign like - or
-    /, else anywhere.
+    """Cut a text into lines of at most `width` points; joined, the lines are the text again.
 
-    No character is lost or added: the lines joined are the text.
+    Lines are cut after a space, else after a character like - or /, else anywhere.
     """
     if face.width(text, size) <= width:
         return (text,)
@@ -137,7 +136,7 @@ def _line_end(text: str, widths: Sequence[float], start: int, width: float) -> i
     for index in range(start, len(text)):
         char = text[index]
         used += widths[index]
-        # A space at the end of a line is not seen and may stand out.
+        # A space at the end of a line is invisible and may exceed the width.
         if used > width and index > start and char != " ":
             if after_space > start:
                 return after_space

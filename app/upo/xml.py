@@ -1,37 +1,36 @@
-"""The UPO as KSeF sends it: XML bytes in, an `Upo` out.
+"""Reads a UPO as KSeF sends it: XML bytes in, an `Upo` out.
 
-The bytes come over a network, so they are read as a stream of events with hard bounds and without
+The bytes are not trusted, so they are read as a stream of events with hard limits and without
 building a tree: memory depends on what is kept, not on what was sent. A UPO is not validated
-against the Ministry's schema, because its own documents from the test environment break it (the
-issuer's name, the signature); what is needed is looked for, everything else is passed over.
+against the Ministry's schema, because KSeF's own documents from the test environment violate it
+(the issuer's name, the signature). Only the fields that are needed are read; others are ignored.
 """
 
 import re
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta, timezone
 from typing import Final, Literal, get_args
-from zoneinfo import ZoneInfo
 
 from lxml import etree
 
+from app.clock import WARSAW
 from app.errors import KsefInvalidResponse
 
 ContextType = Literal["Nip", "IdWewnetrzny", "IdZlozonyVatUE", "IdDostawcyUslugPeppol"]
 
 MAX_BYTES: Final = 32 * 1024 * 1024
-# Characters of a value. The schema allows 256 in names and 44 in identifiers; a row of a table with
-# these is still lower than a page of the PDF.
+# The longest values, in characters. The schema allows 256 in names and 44 in identifiers; a table
+# row with values of these lengths still fits on a page of the PDF.
 MAX_NAME_LENGTH: Final = 512
 MAX_IDENTIFIER_LENGTH: Final = 128
-# Before space is collapsed: room for any indentation.
+# In characters, before white space is collapsed: leaves room for indentation.
 MAX_RAW_LENGTH: Final = 8 * 1024
-# Bytes of one tag or comment.
+# The longest tag or comment, in bytes.
 MAX_MARKUP: Final = 1024 * 1024
 MAX_DEPTH: Final = 64
-# 10,000 documents have 90,000 elements, a signature has a hundred.
+# 10,000 documents have 90,000 elements; a signature has about a hundred.
 MAX_ELEMENTS: Final = 200_000
 
-_WARSAW: Final = ZoneInfo("Europe/Warsaw")
 _NAMESPACE: Final = re.compile(r"http://upo\.schematy\.mf\.gov\.pl/KSeF/(v4-[0-9]{1,3})", re.ASCII)
 _XML_SPACES: Final = re.compile("[ \t\r\n]+")
 _CHUNK: Final = 64 * 1024
@@ -86,7 +85,7 @@ _NAMES: Final = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class UpoPage:
-    """Which part of a session's UPO this is; `documents_from` and `documents_to` as in the XML."""
+    """Which part of a session's UPO this is: page `page` of `pages`, with documents from … to …."""
 
     page: int
     pages: int
@@ -97,9 +96,9 @@ class UpoPage:
 
 @dataclass(frozen=True, slots=True)
 class UpoDocument:
-    """One confirmed invoice. Times keep the offset they came with.
+    """One confirmed invoice. Times keep the offset that they have in the XML.
 
-    `sending_mode` is None in version v4-2, which does not know it.
+    `sending_mode` is None in version v4-2, which does not have it.
     """
 
     seller_nip: str
@@ -169,29 +168,29 @@ def parse_upo(content: bytes) -> Upo:
 
 
 def _feed(parser: etree.XMLParser, reader: "_UpoReader", content: bytes) -> None:
-    """Read in pieces, so that a refused document is not read to its end."""
-    silent = 0
+    """Feed the parser in pieces, so that a refused document is not read to its end."""
+    silent = 0  # bytes fed since the parser last reported an event
     for start in range(0, len(content), _CHUNK):
         seen = reader.events
         parser.feed(content[start : start + _CHUNK])
         silent = silent + _CHUNK if reader.events == seen else 0
-        # libxml2 holds a tag, with millions of attributes say, until it ends.
+        # libxml2 collects a whole tag, maybe with millions of attributes, before it reports it.
         if silent > MAX_MARKUP:
             raise KsefInvalidResponse("The UPO has a tag or comment that is too long.")
     parser.close()
 
 
 class _UpoReader:
-    """Target of the XML parser: keeps the text of the known fields and nothing else."""
+    """The target of the XML parser: keeps the texts of known fields and nothing else."""
 
     def __init__(self) -> None:
         self._namespace = ""
         self._version = ""
         self._path: list[str] = []
-        # How often lxml has called, to see that it goes on.
+        # How many events lxml has reported: `_feed` watches that there are some.
         self.events = 0
         self._elements = 0
-        # Depth at which a subtree without interest began; 0 outside of one.
+        # The depth at which an ignored subtree began; 0 outside of one.
         self._skipping_from = 0
         self._text: list[str] | None = None
         self._text_length = 0
@@ -281,7 +280,7 @@ class _UpoReader:
             self._text, self._text_length = [], 0
 
     def _place(self) -> tuple[frozenset[str], dict[str, str], str]:
-        """Where the open element belongs: names known there, values kept there, its own name."""
+        """Where the open element belongs: the known names there, the values there, its name."""
         if self._path[1] == _DOCUMENT:
             return _DOCUMENT_FIELDS, self._document, "/".join(self._path[2:])
         return _UPO_FIELDS, self._fields, "/".join(self._path[1:])
@@ -384,17 +383,17 @@ def _date_time(fields: dict[str, str], name: str, prefix: str) -> datetime:
 
 
 def _to_moment(match: re.Match[str]) -> datetime:
-    """A moment with a fixed offset; ValueError or OverflowError when there is none such."""
+    """A moment with a fixed offset; ValueError or OverflowError if there is no such moment."""
     year, month, day, hour, minute, second = (int(match[group]) for group in range(1, 7))
-    # The schema language has 24:00:00 for the end of a day.
+    # XML Schema allows 24:00:00 for the end of a day.
     end_of_day = (hour, minute, second) == (24, 0, 0) and not (match[7] or "").strip("0")
     microsecond = int((match[7] or "")[:6].ljust(6, "0"))
     wall = datetime(  # noqa: DTZ001 - the offset follows
         year, month, day, 0 if end_of_day else hour, minute, second, microsecond
     ) + timedelta(days=1 if end_of_day else 0)
     moment = wall.replace(tzinfo=_offset(match, wall))
-    # Readers compare and convert times: let a year on the edge of the calendar fail here.
-    moment.astimezone(UTC).astimezone(_WARSAW)
+    # The times will be converted later: a year on the edge of the calendar must fail here.
+    moment.astimezone(UTC).astimezone(WARSAW)
     return moment
 
 
@@ -402,7 +401,7 @@ def _offset(match: re.Match[str], wall: datetime) -> timezone:
     if match[8]:
         return UTC
     if match[9] is None:
-        return timezone(wall.replace(tzinfo=_WARSAW).utcoffset() or timedelta())
+        return timezone(wall.replace(tzinfo=WARSAW).utcoffset() or timedelta())
     minutes = int(match[10]) * 60 + int(match[11])
     if int(match[11]) > 59 or minutes > 14 * 60:
         raise ValueError

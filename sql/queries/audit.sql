@@ -3,7 +3,7 @@ INSERT INTO audit (who, what, company_nip, environment, detail, request_id, addr
 VALUES (:who, :what, :company_nip, :environment, :detail, :request_id, :address);
 
 -- name: newest(nip, what, since, most)
--- Null for nip, what, since: any.
+-- A null nip, what or since does not filter.
 SELECT at, who, what, company_nip, environment::text, detail, request_id, address
 FROM audit
 WHERE (:nip::text IS NULL OR company_nip = :nip)
@@ -13,7 +13,7 @@ ORDER BY at DESC
 LIMIT :most;
 
 -- name: purge(days, batch)!
--- Not a right of the service's role.
+-- The service's role has no right to do this.
 DELETE FROM audit
 WHERE ctid = ANY (ARRAY(
     SELECT ctid FROM audit WHERE at < now() - make_interval(days => :days) ORDER BY at LIMIT :batch

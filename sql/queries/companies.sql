@@ -1,7 +1,7 @@
--- What goes with a company. Its invoice rows stay, with their sessions.
+-- What is deleted with a company. Its invoice rows stay, with their links.
 
 -- name: holdings(nip)^
--- No row where there never was such a company.
+-- No row if there never was such a company.
 SELECT
     (SELECT count(*) FROM users WHERE company_nip = nip) AS users,
     (SELECT count(*) FROM ksef_credentials WHERE company_nip = nip) AS credentials,
@@ -34,7 +34,7 @@ DELETE FROM outage_simulations WHERE company_nip = :nip;
 DELETE FROM kept_refusals WHERE company_nip = :nip;
 
 -- name: remove_calls(nip)!
--- KSeF counts those of the last hour still, also for a company that is added again.
+-- KSeF still counts those of the last hour, even if the company is added again.
 DELETE FROM quota_calls
 WHERE company_nip = :nip AND reserved_at < clock_timestamp() - interval '2 hours';
 

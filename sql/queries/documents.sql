@@ -1,10 +1,11 @@
--- Kept answers and archived UPOs, deleted a few at a time, in the order of their keys.
--- only: of one company, or null. before: what is older, or null for all. The names after that are the
--- key of the last one looked at; each returns that of the next, and how many were deleted.
--- (A coalesce for `only` would hide from the planner that it may walk the key: ten times as slow.)
+-- Deletes kept answers and archived UPOs, a few at a time, in the order of their keys.
+-- only: one company, or null for all. before: delete only what is older, or null for all.
+-- The other parameters are the key of the last one looked at. Each query returns the next such key,
+-- and how many were deleted; no row at the end.
+-- (With a coalesce for `only` the planner would not use the index on the key: ten times as slow.)
 
 -- name: delete_answers(only, before, nip, environment, reference_number, batch)^
--- One that is being written just now is left for the next time.
+-- An answer that is being written at this moment is left for the next purge.
 WITH looked_at AS (
     SELECT company_nip, environment, reference_number
     FROM kept_sessions

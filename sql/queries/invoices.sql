@@ -1,5 +1,5 @@
 -- name: import_synced(company_nip, environment, invoice_numbers, ksef_numbers)!
--- Rows that are there stay as they are: the file of yesterday may be imported again.
+-- Rows that exist already are left unchanged, so that a file may be imported again.
 INSERT INTO synced_invoices (company_nip, environment, invoice_number, ksef_number)
 SELECT :company_nip, :environment, invoice_number, ksef_number
 FROM unnest(:invoice_numbers::text[], :ksef_numbers::text[]) AS file (invoice_number, ksef_number)

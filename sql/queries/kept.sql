@@ -1,7 +1,7 @@
 -- name: get_session(company_nip, environment, reference_number)^
--- A session with its invoices, in one statement: between two of them a newer answer may be stored.
--- How old the answer is, is decided by the database's clock, the same for every replica.
--- linked: whether linking would write nothing: the cheap look of each answer from the store.
+-- A session with its invoices, in one statement: between two statements a newer answer could be
+-- stored. Ages are by the database's clock, which is the same for every replica.
+-- linked: linking would write nothing. This check is cheaper than linking itself.
 SELECT
     session,
     checked_at,
@@ -57,7 +57,7 @@ WHERE company_nip = :company_nip
   AND reference_number = :reference_number;
 
 -- name: mark_asked(company_nip, environment, reference_number, asked_at, listed)!
--- KSeF was asked, and the earlier answer stays: nobody asks again before its window has passed.
+-- KSeF was asked without a new answer: the kept one counts as fresh again for a while.
 UPDATE kept_sessions
 SET asked_at = greatest(asked_at, :asked_at),
     listed_at = CASE WHEN :listed THEN greatest(listed_at, :asked_at) ELSE listed_at END
@@ -82,10 +82,9 @@ WHERE company_nip = :company_nip
 SELECT clock_timestamp();
 
 -- name: put_session(company_nip, environment, reference_number, session, links, final, checked_at, changed, listed)$
--- A late older answer never replaces a newer one: no row where there is a newer one; else whether it
--- is kept for the first time. What counts is when the kept one was new: it may have been confirmed since,
--- while this one, which knows more, was on its way.
--- changed, listed: whether KSeF's answer differs from the kept one, and whether it was listed anew.
+-- Stores an answer, unless a newer or final one is stored: then no row. Else whether it is the first.
+-- Newer: its content is. An answer that was on its way while the older one was confirmed replaces it.
+-- changed, listed: whether it differs from the stored one, and whether its invoices were listed.
 INSERT INTO kept_sessions AS kept (
     company_nip, environment, reference_number,
     session, links, final, checked_at, asked_at, changed_at, listed_at
@@ -130,7 +129,7 @@ ON CONFLICT (company_nip, environment, session_reference_number, reference_numbe
     status = excluded.status;
 
 -- name: drop_invoices(company_nip, environment, reference_number, reference_numbers)!
--- Those that KSeF's list of a session does not hold any more.
+-- Deletes kept invoices that KSeF's list of the session does not hold any more.
 DELETE FROM kept_invoices
 WHERE company_nip = :company_nip
   AND environment = :environment
@@ -138,7 +137,8 @@ WHERE company_nip = :company_nip
   AND reference_number = ANY (:reference_numbers);
 
 -- name: stale_moving(company_nip, environment, seconds, wanted)
--- Moving sessions that KSeF was not asked after for so long, and that a caller wanted to know of lately.
+-- Sessions that are not final and about which KSeF has not been asked for so many seconds, if a caller has
+-- asked for them within the last `wanted` seconds.
 SELECT reference_number, session
 FROM kept_sessions
 WHERE company_nip = :company_nip
@@ -149,9 +149,9 @@ WHERE company_nip = :company_nip
   AND checked_at > clock_timestamp() - interval '1 day';
 
 -- name: confirm_sessions(company_nip, environment, reference_numbers, sessions, checked_at)!
--- Answers of many sessions at once, of which nothing but the time of asking changed. Only where the list says
--- what the counts say: one that lags behind them would look fresh for as long as they stay the same.
--- Counts that KSeF leaves out in one of its answers are 0 in the other.
+-- Of these sessions, those that are the same as the kept ones become fresh again; but only where the kept invoices
+-- fit the counts, since an incomplete list would look fresh for as long as the counts stay the same.
+-- KSeF leaves counts out in one of its answers that are 0 in the other.
 UPDATE kept_sessions AS kept
 SET checked_at = :checked_at, asked_at = :checked_at
 FROM unnest(:reference_numbers::text[], :sessions::jsonb[]) AS told (reference_number, session)
@@ -184,8 +184,8 @@ WHERE company_nip = :company_nip AND environment = :environment AND question = :
   AND until > clock_timestamp();
 
 -- name: put_refusal(company_nip, environment, question, code, detail, ksef, least, most)$
--- Kept for `least` seconds, twice as long with each time, up to `most`; how long, is returned. Those of the
--- company that ended long ago go, a little each time.
+-- Keeps a refusal for `least` seconds, each further time twice as long, up to `most`; returns for how
+-- many seconds. The company's refusals that ended a day ago are deleted, a few at a time.
 WITH forgotten AS (
     DELETE FROM kept_refusals
     WHERE ctid = ANY (ARRAY(

@@ -4,7 +4,7 @@ VALUES (:company_nip, :environment, :quota_group)
 ON CONFLICT DO NOTHING;
 
 -- name: enter_group(company_nip, environment, quota_group)^
--- Whoever reserves holds this row until it commits: reservations of a group come one after another.
+-- Locks the group until the transaction ends: reservations of a group are made one after another.
 SELECT
     per_second,
     per_minute,
@@ -15,7 +15,7 @@ WHERE company_nip = :company_nip AND environment = :environment AND quota_group 
 FOR UPDATE;
 
 -- name: recent_calls(company_nip, environment, quota_group, most)$
--- When the newest calls go or went, in seconds from now, the earliest first. Some are still to come.
+-- The moments of the newest calls, in seconds from now, earliest first; above 0: not sent yet.
 SELECT array_agg(moment ORDER BY moment)
 FROM (
     SELECT extract(epoch FROM reserved_at - statement_timestamp())::float8 AS moment
@@ -28,11 +28,12 @@ FROM (
 ) AS newest;
 
 -- name: enter_address(environment)$
--- As enter_group, for all companies; taken after it, so that nobody waits for a company at this gate.
+-- Like enter_group, for all companies. It is locked after the group, so that nobody holds it while
+-- waiting for a group.
 SELECT environment FROM address_gates WHERE environment = :environment FOR UPDATE;
 
 -- name: recent_address_calls(environment, most)$
--- As recent_calls, of all companies.
+-- Like recent_calls, for all companies.
 SELECT array_agg(moment ORDER BY moment)
 FROM (
     SELECT extract(epoch FROM reserved_at - statement_timestamp())::float8 AS moment
@@ -43,7 +44,7 @@ FROM (
 ) AS newest;
 
 -- name: blocked_for(company_nip, environment, quota_group)$
--- Seconds for which no call of the group may go; null where none is in the way.
+-- For how many more seconds the group is blocked; no row if it is not.
 SELECT extract(epoch FROM blocked_until - clock_timestamp())::float8
 FROM quota_groups
 WHERE company_nip = :company_nip
@@ -52,14 +53,14 @@ WHERE company_nip = :company_nip
   AND blocked_until > clock_timestamp();
 
 -- name: give_back(ids)!
--- Calls that were set aside and not sent, or not in time.
+-- Deletes reserved calls that were not sent, or not in time.
 DELETE FROM quota_calls WHERE id = ANY (:ids);
 
 -- name: give_back_address(ids)!
 DELETE FROM address_calls WHERE id = ANY (:ids);
 
 -- name: record_address_calls(environment, delays)
--- As record_calls, of all companies.
+-- Like record_calls, for all companies.
 WITH forgotten AS (
     DELETE FROM address_calls
     WHERE ctid = ANY (ARRAY(
@@ -78,8 +79,8 @@ ORDER BY asked.number
 RETURNING id;
 
 -- name: record_calls(company_nip, environment, quota_group, delays)
--- delays: seconds from now of each call; the ids, in their order. What is older than every window
--- goes, a little each time.
+-- Reserves calls. delays: in how many seconds each of them may go. Returns their ids in that order.
+-- Calls older than every window are deleted, a few at a time.
 WITH forgotten AS (
     DELETE FROM quota_calls
     WHERE ctid = ANY (ARRAY(
@@ -133,7 +134,7 @@ FROM quota_groups
 WHERE company_nip = :company_nip AND environment = :environment;
 
 -- name: used(company_nip, environment, quota_groups, seconds)
--- Calls of some groups in the last seconds, with the groups' limits. Waits for nobody.
+-- The number of calls of some groups in the last seconds, with their limits. Takes no row locks.
 SELECT
     asked.quota_group,
     quota_groups.per_second,
@@ -166,7 +167,7 @@ ORDER BY quota_groups.quota_group;
 
 -- name: last_hour(company_nip, environment)
 -- Each group with its limits and the ages, in seconds, of its calls of the last hour (by
--- quota_calls_windows). Waits for nobody.
+-- quota_calls_windows). Takes no row locks.
 SELECT
     quota_group,
     per_second,

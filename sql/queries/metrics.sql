@@ -1,5 +1,5 @@
 -- name: by_environment()
--- certificate_end: of the stored certificates the first one's; null where there is none.
+-- certificate_end: when the first of the stored certificates ends; null if there is none.
 SELECT
     environment,
     (
@@ -24,8 +24,8 @@ SELECT
 FROM unnest(enum_range(NULL::ksef_environment)) AS known (environment);
 
 -- name: quota_by_group(quota_groups, per_hour, share, seconds)
--- For each group: what is left of our share of the hour, 0 to 1, to the company that has least; and
--- how many companies KSeF's 429 blocks. per_hour: the groups' published limits; -1: no limit.
+-- For each group: how much of our hourly share the company with the least has left (0 to 1), and how
+-- many companies are blocked after a 429. per_hour: the groups' published limits, -1 for no limit.
 WITH used AS (
     SELECT company_nip, environment, quota_group, count(*) AS calls
     FROM quota_calls
@@ -54,8 +54,8 @@ LEFT JOIN used USING (company_nip, environment, quota_group)
 GROUP BY environment, quota_group;
 
 -- name: archive()^
--- Bytes on disk, indexes included. Many documents are not counted one by one, but as the planner
--- estimates them.
+-- Bytes on disk, indexes included. Documents are counted if they are few; else the number is the
+-- planner's estimate.
 SELECT
     CASE WHEN reltuples < 100000 THEN (SELECT count(*) FROM upos) ELSE reltuples END::float8
         AS documents,

@@ -1,5 +1,6 @@
 -- name: active_simulation(company_nip, environment)^
--- The company's own simulation before one for all. Production is never simulated, whatever the table says.
+-- The company's own simulation, else one for all companies. Production is never simulated, whatever
+-- the table says.
 SELECT environment, company_nip, message, starts_at, ends_at
 FROM outage_simulations
 WHERE environment = :environment
@@ -11,7 +12,7 @@ ORDER BY company_nip NULLS LAST
 LIMIT 1;
 
 -- name: simulated_environments()
--- Environments in which every company meets a simulation.
+-- Environments with a simulation for all companies.
 SELECT DISTINCT environment
 FROM outage_simulations
 WHERE environment <> 'prod'
@@ -38,7 +39,7 @@ WHERE environment = :environment
 DELETE FROM outage_simulations WHERE environment = :environment;
 
 -- name: known(environment)^
--- What all replicas know of an environment, and what time it is.
+-- What all replicas know about an environment, and the present time.
 SELECT
     consecutive_failures,
     failing_since,
@@ -72,7 +73,7 @@ ON CONFLICT (environment) DO UPDATE SET
     failing_since = coalesce(outages.failing_since, excluded.failing_since);
 
 -- name: note_answer(environment)!
--- KSeF answers: the count begins anew, and the breaker closes.
+-- KSeF answered a call: resets the count of failures, and closes the breaker.
 INSERT INTO outages (environment, answered_at)
 VALUES (:environment, clock_timestamp())
 ON CONFLICT (environment) DO UPDATE SET
@@ -89,8 +90,8 @@ ON CONFLICT (environment) DO UPDATE
 SET paused_until = greatest(outages.paused_until, excluded.paused_until);
 
 -- name: take_probe(environment, failures, after, every)$
--- Whether the caller is the one who tries KSeF now, for all replicas: before the breaker opens, where
--- enough calls failed for long enough, and from then on every so many seconds.
+-- Whether the caller, alone among all replicas, is to probe KSeF now: if enough calls have failed for
+-- `after` seconds, and the last probe was `every` seconds ago.
 UPDATE outages SET probed_at = clock_timestamp()
 WHERE environment = :environment
   AND consecutive_failures >= :failures
@@ -99,12 +100,12 @@ WHERE environment = :environment
 RETURNING true;
 
 -- name: open_breaker(environment, failures)!
--- Not where KSeF has answered meanwhile.
+-- Does nothing if KSeF has answered meanwhile.
 UPDATE outages SET opened_at = clock_timestamp()
 WHERE environment = :environment AND opened_at IS NULL AND consecutive_failures >= :failures;
 
 -- name: take_latarnia(environment, every)$
--- Whether the caller is the one who asks Latarnia now, for all replicas.
+-- Whether the caller, alone among all replicas, is to ask Latarnia now.
 UPDATE outages SET latarnia_asked_at = clock_timestamp()
 WHERE environment = :environment
   AND (

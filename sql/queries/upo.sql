@@ -8,8 +8,8 @@ WHERE company_nip = :company_nip
   AND page_reference_number = :page_reference_number;
 
 -- name: hand_out_upo(company_nip, environment, session_reference_number, ksef_number, page_reference_number, who, what, detail, request_id, address)^
--- The document, and in the same statement who had it. The commit does not wait for the disk: a crash
--- of PostgreSQL loses the audit of the last half second at most.
+-- The document, with the audit of its download in the same statement. The commit does not wait for
+-- the disk: a crash of PostgreSQL may lose the audit of the last half second.
 WITH found AS (
     SELECT content
     FROM upos
@@ -35,7 +35,7 @@ WHERE company_nip = :company_nip
   AND ksef_number = '';
 
 -- name: put_upo(company_nip, environment, session_reference_number, ksef_number, page_reference_number, content, sha256)!
--- What is archived stays: the first checked document is the one.
+-- A document that is archived already is never replaced.
 INSERT INTO upos (
     company_nip, environment, session_reference_number, ksef_number, page_reference_number,
     content, sha256
@@ -47,7 +47,7 @@ VALUES (
 ON CONFLICT DO NOTHING;
 
 -- name: missing_upos(company_nip, environment, after)
--- Linked invoices without an archived UPO, in the order of their numbers; `after` the last one seen.
+-- Linked invoices without an archived UPO, in the order of their numbers, after the number `after`.
 SELECT ksef_number, session_reference_number
 FROM synced_invoices
 WHERE company_nip = :company_nip

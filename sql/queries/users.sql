@@ -1,5 +1,5 @@
 -- name: add_company(nip, name)$
--- The NIP where the company is new, or was removed; no row where it is there.
+-- The NIP if the company was added, maybe after it had been removed; no row if it exists already.
 INSERT INTO companies (nip, name) VALUES (:nip, :name)
 ON CONFLICT (nip) DO UPDATE SET name = excluded.name, removed_at = NULL
 WHERE companies.removed_at IS NOT NULL
@@ -30,7 +30,8 @@ FROM users
 ORDER BY company_nip, email;
 
 -- name: throttled_for(who, before, seconds)$
--- Seconds until the failure that is one too many is that old; no row where there are fewer.
+-- In how many seconds the oldest failure that is one too many no longer counts; no row if there are
+-- not too many.
 SELECT extract(epoch FROM failed_at - clock_timestamp())::float8 + :seconds
 FROM failed_logins
 WHERE who = :who
@@ -39,7 +40,7 @@ OFFSET :before
 LIMIT 1;
 
 -- name: note_failed_login(who, seconds)!
--- Those that are too old to count go, a little each time.
+-- Failures that are too old to count are deleted, a few at a time.
 WITH forgotten AS (
     DELETE FROM failed_logins
     WHERE ctid = ANY (ARRAY(

@@ -295,7 +295,7 @@ def test_production_row_forced_into_the_table_is_ignored_and_logged(
         assert company.client.get("/status").json["environments"]["prod"] == "available"
         capsys.readouterr()
         create_app(settings).extensions[EXTENSION][1].db.close()
-        assert "a simulation of prod stands in outage_simulations" in capsys.readouterr().err
+        assert "a simulation of prod in outage_simulations is ignored" in capsys.readouterr().err
     finally:
         database.execute(
             "DELETE FROM outage_simulations; ALTER TABLE outage_simulations"

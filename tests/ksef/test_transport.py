@@ -203,7 +203,7 @@ class TestRefusals:
     ) -> None:
         error = refused(ksef, transport, status=status, **answer)
         assert type(error) is errors.KsefError
-        assert error.means is errors.Means.BLOCKED
+        assert error.health is errors.KsefHealth.BLOCKED
         assert "Incident" not in error.detail
 
     def test_a_missing_right_is_told_by_its_reason(
@@ -307,7 +307,7 @@ class TestBodies:
         ksef.get(f"{URL}/x", body=b"x" * 1000)
         ksef.get(f"{URL}/x", body=b"x" * 1001)
         assert transport.send("GET", "/x", limit=1000).body == b"x" * 1000
-        with pytest.raises(errors.KsefInvalidResponse, match="longer than it may be"):
+        with pytest.raises(errors.KsefInvalidResponse, match="is too long"):
             transport.send("GET", "/x", limit=1000)
 
     def test_the_limit_counts_what_a_packed_body_unpacks_to(
@@ -315,7 +315,7 @@ class TestBodies:
     ) -> None:
         bomb = gzip.compress(bytes(16 * 2**20))
         ksef.get(f"{URL}/x", body=bomb, headers={"Content-Encoding": "gzip"})
-        with pytest.raises(errors.KsefInvalidResponse, match="longer than it may be"):
+        with pytest.raises(errors.KsefInvalidResponse, match="is too long"):
             transport.send("GET", "/x", limit=2**20)
 
     def test_a_packed_body_is_unpacked(
@@ -362,7 +362,7 @@ class TestBodies:
         ksef.get(f"{URL}/x", body=body, content_type="text/html")
         with pytest.raises(errors.KsefInvalidResponse) as caught:
             transport.send("GET", "/x")
-        assert caught.value.means is errors.Means.DOWN
+        assert caught.value.health is errors.KsefHealth.DOWN
         assert "Przerwa" not in caught.value.detail
 
     def test_a_system_warning_does_not_fail_a_call(
@@ -405,7 +405,7 @@ class TestMeaning:
     def test_so_it_looks_when_ksef_is_down(
         self, ksef: responses.RequestsMock, transport: Transport, error: Exception
     ) -> None:
-        assert refused(ksef, transport, body=error).means is errors.Means.DOWN
+        assert refused(ksef, transport, body=error).health is errors.KsefHealth.DOWN
 
     @pytest.mark.parametrize(
         "error",
@@ -425,35 +425,42 @@ class TestMeaning:
     def test_our_own_trouble_says_nothing_of_ksef(
         self, ksef: responses.RequestsMock, transport: Transport, error: Exception
     ) -> None:
-        assert refused(ksef, transport, body=error).means is errors.Means.NOTHING
+        assert refused(ksef, transport, body=error).health is errors.KsefHealth.UNKNOWN
 
     @pytest.mark.parametrize(
-        ("answer", "means"),
+        ("answer", "health"),
         [
-            ({"status": 500}, errors.Means.DOWN),
-            ({"status": 503, "body": HTML}, errors.Means.DOWN),  # whoever made the page
-            ({"status": 404, "body": PAGE}, errors.Means.DOWN),
-            ({"status": 400, "json": problem(21173)}, errors.Means.ANSWERS),
-            ({"status": 401, "json": {}}, errors.Means.ANSWERS),
-            ({"status": 403, "json": {"reasonCode": "ip-not-allowed"}}, errors.Means.ANSWERS),
-            ({"status": 403, "json": WAF}, errors.Means.BLOCKED),
-            ({"status": 403, "json": {**WAF, "reasonCode": "x"}}, errors.Means.ANSWERS),
-            ({"status": 429}, errors.Means.NOTHING),
-            ({"status": 302}, errors.Means.NOTHING),
+            ({"status": 500}, errors.KsefHealth.DOWN),
+            ({"status": 503, "body": HTML}, errors.KsefHealth.DOWN),  # whoever made the page
+            ({"status": 404, "body": PAGE}, errors.KsefHealth.DOWN),
+            ({"status": 400, "json": problem(21173)}, errors.KsefHealth.ANSWERING),
+            ({"status": 401, "json": {}}, errors.KsefHealth.ANSWERING),
+            (
+                {"status": 403, "json": {"reasonCode": "ip-not-allowed"}},
+                errors.KsefHealth.ANSWERING,
+            ),
+            ({"status": 403, "json": WAF}, errors.KsefHealth.BLOCKED),
+            ({"status": 403, "json": {**WAF, "reasonCode": "x"}}, errors.KsefHealth.ANSWERING),
+            ({"status": 429}, errors.KsefHealth.UNKNOWN),
+            ({"status": 302}, errors.KsefHealth.UNKNOWN),
         ],
         ids=str,
     )
     def test_answers(
-        self, ksef: responses.RequestsMock, transport: Transport, answer: Any, means: errors.Means
+        self,
+        ksef: responses.RequestsMock,
+        transport: Transport,
+        answer: Any,
+        health: errors.KsefHealth,
     ) -> None:
-        assert refused(ksef, transport, **answer).means is means
+        assert refused(ksef, transport, **answer).health is health
 
     def test_a_dripping_answer_is_out_of_time(self, sandbox: Any) -> None:
         transport = Transport("test", f"{sandbox.url}/test/v2", connect=1, call=0.3, threads=1)
         Control(sandbox.url).fault("drip", path="/security/", secondsPerByte=0.05)
         with pytest.raises(errors.KsefUnreachable) as caught:
             transport.send("GET", "/security/public-key-certificates")
-        assert caught.value.means is errors.Means.DOWN
+        assert caught.value.health is errors.KsefHealth.DOWN
 
 
 class TestConnection:

@@ -158,7 +158,7 @@ def test_it_can_be_added_again_with_the_same_user(
     answer = busy[NIP].get("/auth/test")
     assert (answer.status_code, answer.json["code"]) == (404, "no_active_ksef_session")
     assert stored(database) == rows
-    with pytest.raises(errors.OperatorError, match="there already"):
+    with pytest.raises(errors.OperatorError, match="exists already"):
         users.add_company(parts, NIP, "Nowa nazwa")
 
 

@@ -103,7 +103,7 @@ def test_a_damaged_hash_lets_nobody_in(passwords: Passwords, stored: str) -> Non
 def test_the_memory_is_bounded_and_holds_no_password(
     passwords: Passwords, hasher: Hasher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_CACHED", 2)
+    monkeypatch.setattr(module, "_MOST_REMEMBERED", 2)
     stored = passwords.hash(PASSWORD)
     for other in (passwords.hash(OTHER), passwords.hash(OTHER)):
         assert passwords.verify(OTHER, other)

@@ -65,7 +65,7 @@ def test_company_without_a_name_is_refused(database: Any, parts: Parts) -> None:
 
 
 def test_company_that_is_there_keeps_its_name(database: Any, parts: Parts, company: None) -> None:
-    with pytest.raises(errors.OperatorError, match="there already"):
+    with pytest.raises(errors.OperatorError, match="exists already"):
         users.add_company(parts, NIP, "Another name")
     assert database.execute("SELECT name FROM companies") == [("Firma sp. z o.o.",)]
 
@@ -86,7 +86,7 @@ def test_user_asks_for_its_own_company(parts: Parts, user: None) -> None:
 @pytest.mark.parametrize("written", ["ERP@Firma.Example", " erp@firma.example "])
 def test_address_is_taken_in_any_case(parts: Parts, user: None, written: str) -> None:
     assert authenticate(parts, written, PASSWORD).email == EMAIL
-    with pytest.raises(errors.OperatorError, match="there already"):
+    with pytest.raises(errors.OperatorError, match="exists already"):
         users.add_user(parts, email=written, nip=NIP, role="admin", password=PASSWORD)
 
 

@@ -1,4 +1,4 @@
-"""Many moving sessions of a company, asked after in one call."""
+"""Checks many moving sessions of a company with one call, KSeF's list of sessions."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -9,22 +9,22 @@ import orjson
 from app import errors
 from app.db.queries import kept as queries
 from app.ksef import wire
-from app.ksef.gateway import SESSIONS
+from app.ksef.gateway import SESSION_TYPES, SESSIONS
 from app.services import snapshots
 from app.services.active_session import ActiveSession
 from app.services.leases import try_lease
 from app.services.parts import Parts, Place
 
-_WORTH_IT = 5  # so many sessions are asked after singly before one call for all pays
-_TYPES = {"Online": "-SO-", "Batch": "-SB-"}
+_WORTH_IT = 5  # with fewer sessions, one call for each is cheaper
 
 
 def refresh(parts: Parts, place: Place, bearer: ActiveSession) -> bool:
-    """Whether the company's moving sessions were asked after together.
+    """Check all of the company's moving sessions at once; false where that was not done.
 
-    Those that did not change, and whose list fits the counts, are fresh again; any other one is
-    still to be asked after by itself.
-    Not done for a few sessions, while somebody else does it, or where KSeF will not list them.
+    Kept answers that KSeF's list confirms count as fresh again, if their invoices fit the counts.
+    Any other session stays stale, and must still be asked for by itself.
+
+    Not done for only a few sessions, while another request does it, or if KSeF refuses the list.
     """
     with try_lease(parts, f"sessions {place.environment} {place.company_nip}") as mine:
         if not mine:
@@ -32,7 +32,11 @@ def refresh(parts: Parts, place: Place, bearer: ActiveSession) -> bool:
         stale = _stale(parts, place)
         if len(stale) < _WORTH_IT:
             return False
-        types = [name for name, mark in _TYPES.items() if _any_of(mark, stale)]
+        types = [
+            name
+            for name, mark in SESSION_TYPES.items()
+            if any(mark in row.reference_number for row in stale)
+        ]
         if not types:
             return False
         try:
@@ -53,10 +57,6 @@ def refresh(parts: Parts, place: Place, bearer: ActiveSession) -> bool:
     return True
 
 
-def _any_of(mark: str, stale: Sequence[Any]) -> bool:
-    return any(mark in row.reference_number for row in stale)
-
-
 def _stale(parts: Parts, place: Place) -> Sequence[Any]:
     return parts.db.rows(
         queries.stale_moving,
@@ -69,7 +69,7 @@ def _stale(parts: Parts, place: Place) -> Sequence[Any]:
 def _list(
     parts: Parts, place: Place, bearer: ActiveSession, stale: Sequence[Any], types: Sequence[str]
 ) -> list[wire.ListedSession]:
-    """The newest thousand sessions of each type, from the oldest of the stale ones on."""
+    """KSeF's newest thousand sessions of each type, from the oldest of the stale ones on."""
     gateway = parts.ksef[place.environment]
     oldest = min(wire.session_status(row.session).date_created for row in stale)
     found: list[wire.ListedSession] = []

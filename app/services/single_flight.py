@@ -1,4 +1,4 @@
-"""One fetch for one question, however many ask: the others wait for its answer."""
+"""One request asks KSeF a question for all that ask the same: the others wait for its answer."""
 
 from collections.abc import Callable
 from typing import TypeVar
@@ -10,7 +10,7 @@ from app.services.parts import Parts, Place
 T = TypeVar("T")
 
 
-def single(
+def fetch_once(
     parts: Parts,
     place: Place,
     question: str,
@@ -19,11 +19,14 @@ def single(
     look_beside: Callable[[], T | None],
     fetch: Callable[[], T],
 ) -> T:
-    """The answer to a question: fetched by one caller, under a lease.
+    """The answer to a question, which one caller of all replicas fetches, under a lease.
 
-    `look` tells whether the answer is there by now, `look_beside` what may be given to those who
-    came while another one fetches; both may raise. Raises Unavailable where that takes too long.
-    The caller holds a place in `parts.places`, so that some threads stay free for kept answers.
+    The caller with the lease gets what `look` finds (another one may have stored it just before),
+    else what `fetch` returns. All others get what `look_beside` finds, which may be an older
+    answer, and wait while it finds nothing. Both may raise, to end the wait with an error.
+    Raises Unavailable after `timing.single_flight_wait` seconds.
+
+    The caller must hold one of `parts.places`, so that not all threads of a worker can wait here.
     """
     name = f"{question} {place.environment} {place.company_nip}"
     deadline = clock.monotonic() + parts.timing.single_flight_wait
@@ -36,5 +39,6 @@ def single(
         clock.sleep(parts.timing.lease_poll)
         meters.lease_wait_seconds.labels("question").inc(parts.timing.lease_poll)
     raise errors.Unavailable(
-        "Another request is still asking KSeF the same.", retry_after=parts.timing.retry_after
+        "Another request is still asking KSeF the same question.",
+        retry_after=parts.timing.retry_after,
     )

@@ -1,0 +1,40 @@
+"""The operator's commands, `flask --app wsgi …`: one file for each subject."""
+
+import click
+from flask import Flask
+
+from app.cli import accounts, invoices, logins, outages, quotas, upkeep, upos
+
+COMMANDS: tuple[click.Command, ...] = (
+    upkeep.migrate_database,
+    accounts.company,
+    accounts.user,
+    logins.credential,
+    logins.log_in,
+    logins.log_out,
+    logins.sessions,
+    outages.outage,
+    invoices.invoices,
+    invoices.link,
+    upos.upos,
+    quotas.quotas,
+    upkeep.rotate_keys,
+    upkeep.purge,
+    upkeep.audits,
+)
+
+
+def register(app: Flask) -> None:
+    """Add every command to the application."""
+    for command in COMMANDS:
+        app.cli.add_command(command)
+
+
+def remove_library_commands(app: Flask) -> None:
+    """Take flask-smorest's own commands away: /openapi.json gives the contract."""
+    app.cli.commands.pop("openapi", None)
+
+
+def is_running() -> bool:
+    """Whether this process runs a command rather than a server."""
+    return click.get_current_context(silent=True) is not None

@@ -1,0 +1,87 @@
+"""`company` and `user`: who may use the service."""
+
+import sys
+
+import click
+from flask.cli import AppGroup
+
+from app import errors
+from app.api.context import parts
+from app.cli.options import json_option, plain_errors
+from app.cli.output import print_table
+from app.services import companies, users
+
+company = AppGroup("company", help="Companies.")
+user = AppGroup("user", help="Users. Each belongs to one company.")
+
+
+@company.command("add")
+@click.argument("nip")
+@click.argument("name")
+@plain_errors
+def add_company(nip: str, name: str) -> None:
+    """Add a company by its NIP."""
+    users.add_company(parts(), nip, name)
+    click.echo(f"company {nip} added")
+
+
+@company.command("remove")
+@click.argument("nip")
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation")
+@plain_errors
+def remove_company(nip: str, yes: bool) -> None:
+    """Remove a company with its users and documents.
+
+    Its credentials and KSeF sessions are removed too; its invoice rows and their links stay. Safe
+    to interrupt and run again.
+    """
+    has = companies.holdings(parts(), nip)
+    logged_in = f" (logged in to {', '.join(has.logged_in)})" if has.logged_in else ""
+    click.echo(f"{nip} has {has.users} users and {has.credentials} credentials{logged_in},")
+    click.echo(f"{has.answers} kept answers and {has.upos} archived UPOs: all of that is removed.")
+    click.echo(f"Its {has.rows_that_stay} invoice rows stay.")
+    if not yes and click.prompt("Type its NIP to remove it") != nip:
+        raise errors.OperatorError("That is another NIP: nothing was removed.")
+    for name in companies.remove(parts(), nip):
+        click.echo(f"KSeF did not end the session in {name}; it ends by itself within a week")
+    click.echo(f"company {nip} removed")
+
+
+@user.command("add")
+@click.argument("email")
+@click.option("--nip", required=True, help="NIP of the user's company")
+@click.option("--role", required=True, type=click.Choice(users.ROLES), help="What the user may do")
+@click.option("--password-stdin", is_flag=True, help="Read the password from standard input")
+@plain_errors
+def add_user(email: str, nip: str, role: str, password_stdin: bool) -> None:
+    """Add a user.
+
+    Without --password-stdin a strong password is generated and shown once.
+    """
+    given = sys.stdin.readline().strip() if password_stdin else None
+    password = users.add_user(parts(), email=email, nip=nip, role=role, password=given)
+    click.echo(f"user {email} added")
+    if given is None:
+        click.echo(f"password: {password}")
+
+
+@user.command("disable")
+@click.argument("email")
+@plain_errors
+def disable_user(email: str) -> None:
+    """Disable a user, from the next request on."""
+    users.disable_user(parts(), email)
+    click.echo(f"user {email} disabled")
+
+
+@user.command("list")
+@json_option
+@plain_errors
+def list_users(as_json: bool) -> None:
+    """Show all users."""
+    rows = users.list_users(parts())
+    print_table(
+        ("email", "nip", "role", "state"),
+        [(r.email, r.company_nip, r.role, "disabled" if r.disabled_at else None) for r in rows],
+        as_json,
+    )

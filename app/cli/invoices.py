@@ -1,0 +1,75 @@
+"""`invoices` and `link`: the company's own invoice rows."""
+
+from pathlib import Path
+
+import click
+from flask.cli import AppGroup, with_appcontext
+
+from app import errors
+from app.api.context import parts
+from app.cli.options import EXISTING_FILE, for_place, json_option, plain_errors
+from app.cli.output import print_summary, print_table, progress
+from app.services import backfill
+from app.services import invoices as rows
+from app.services.parts import Place
+
+invoices = AppGroup("invoices", help="The company's own invoice rows.")
+
+
+@invoices.command("import")
+@click.argument("file", type=EXISTING_FILE)
+@plain_errors
+@for_place
+def import_invoices(file: Path, place: Place) -> None:
+    """Import invoice rows from a CSV file.
+
+    Its columns: invoice_number, ksef_number, ksef_reference_number. Either the whole file is
+    imported or nothing; rows that already exist are left unchanged.
+    """
+    try:
+        with file.open(encoding="utf-8-sig", newline="") as lines:
+            imported = rows.import_csv(parts(), place, lines)
+    except UnicodeDecodeError as error:
+        raise errors.OperatorError("The file is not UTF-8.") from error
+    click.echo(
+        f"{imported.rows} rows read: {imported.synced} new in synced_invoices, "
+        f"{imported.offline} new in offline_invoices"
+    )
+
+
+@invoices.command("list")
+@click.option("--unlinked", is_flag=True, help="Only rows without a session")
+@json_option
+@plain_errors
+@for_place
+def list_invoices(place: Place, unlinked: bool, as_json: bool) -> None:
+    """Show the company's rows of both tables."""
+    print_table(
+        ("table", "invoice_number", "ksef_number", "ksef_reference_number", "session"),
+        [
+            (
+                row.kind,
+                row.invoice_number,
+                row.ksef_number,
+                row.ksef_reference_number,
+                row.session_reference_number,
+            )
+            for row in rows.list_rows(parts(), place, unlinked=unlinked)
+        ],
+        as_json,
+    )
+
+
+@click.command("link")
+@with_appcontext
+@plain_errors
+@for_place
+def link(place: Place) -> None:
+    """Link all rows that are not linked yet.
+
+    Walks KSeF's own list of the company's sessions. Safe to interrupt and run again. Leaves half
+    of KSeF's quota to live traffic.
+    """
+    with progress("sessions") as show:
+        summary = backfill.link_history(parts(), place, show)
+    print_summary(summary, "sessions checked and linked")

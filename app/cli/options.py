@@ -1,0 +1,65 @@
+"""What several commands share: options, and how a failure is reported."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+import click
+
+from app import errors
+from app.api.context import parts
+from app.services import users
+from app.services.parts import Place
+from app.settings import ENVIRONMENTS, SettingsError
+
+Command = Callable[..., None]
+
+
+class UtcDateTime(click.DateTime):
+    """A date and time without an offset, read as UTC; the command gets it aware."""
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> datetime:
+        moment: datetime = super().convert(value, param, ctx)
+        return moment.replace(tzinfo=UTC)
+
+
+UTC_DATE_TIME = UtcDateTime()
+EXISTING_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+json_option = click.option("--json", "as_json", is_flag=True, help="A JSON list, for programs")
+environment_argument = click.argument("environment", type=click.Choice(ENVIRONMENTS))
+
+
+def plain_errors(command: Command) -> Command:
+    """Report an expected failure as one sentence and exit code 1, without a stack trace."""
+
+    @wraps(command)
+    def run(*args: Any, **kwargs: Any) -> None:
+        try:
+            command(*args, **kwargs)
+        except (errors.OperatorError, SettingsError) as error:
+            raise click.ClickException(str(error)) from error
+        except errors.ProxyError as error:
+            raise click.ClickException(error.detail) from error
+
+    return run
+
+
+def for_place(command: Command) -> Command:
+    """Add the options --nip and --environment; the command gets them as one `place`.
+
+    Raises OperatorError where there is no such company.
+    """
+
+    @click.option("--nip", required=True, help="NIP of the company")
+    @click.option(
+        "--environment", required=True, type=click.Choice(ENVIRONMENTS), help="KSeF environment"
+    )
+    @wraps(command)
+    def run(nip: str, environment: str, **kwargs: Any) -> None:
+        users.require_company(parts(), nip)
+        command(place=Place(nip, environment), **kwargs)
+
+    return run

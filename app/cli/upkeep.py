@@ -1,0 +1,116 @@
+"""`migrate`, `rotate-keys`, `purge`, `audit`: upkeep of the database."""
+
+from datetime import datetime
+
+import click
+from flask.cli import AppGroup, with_appcontext
+
+from app import errors
+from app.api.context import parts, settings
+from app.cli.options import UTC_DATE_TIME, json_option, plain_errors
+from app.cli.output import print_table, progress
+from app.db import migrate
+from app.services import audit, documents, keys
+
+audits = AppGroup("audit", help="Who did what, and when.")
+
+
+@click.command("migrate")
+@with_appcontext
+@plain_errors
+def migrate_database() -> None:
+    """Bring the database up to date.
+
+    DATABASE_URL must name it with the role that owns it.
+    """
+    applied = migrate.migrate(settings().database_url)
+    for name in applied:
+        click.echo(f"applied {name}")
+    if not applied:
+        click.echo("up to date")
+
+
+@click.command("rotate-keys")
+@with_appcontext
+@plain_errors
+def rotate_keys() -> None:
+    """Re-encrypt stored secrets with the newest key.
+
+    That is the first of SECRET_KEYS. Safe to interrupt and run again, and to run while the
+    service runs with the same SECRET_KEYS.
+    """
+    with progress("secrets") as show:
+        done = keys.rotate(parts(), show)
+    click.echo(f"{done.sealed} secrets sealed with the newest key")
+    if done.unreadable:
+        raise errors.OperatorError(
+            f"{done.unreadable} cannot be opened: their key is not in SECRET_KEYS, or the row was "
+            "moved."
+        )
+
+
+@click.command("purge")
+@with_appcontext
+@plain_errors
+def purge() -> None:
+    """Delete documents older than DOCUMENT_RETENTION_DAYS.
+
+    Documents are kept answers and archived UPOs. Links in the companies' rows stay. Meant for
+    cron: safe beside live traffic, and to interrupt and run again.
+    """
+    days = settings().document_retention_days
+    if days is None:
+        raise errors.OperatorError("DOCUMENT_RETENTION_DAYS is not set: documents are kept.")
+    deleted = documents.purge(parts(), days)
+    click.echo(f"{deleted.answers} kept answers and {deleted.upos} archived UPOs deleted")
+
+
+@audits.command("list")
+@click.option("--nip", help="Only of this company")
+@click.option(
+    "--what", type=click.Choice([act.value for act in audit.What]), help="Only acts of this kind"
+)
+@click.option("--since", type=UTC_DATE_TIME, help="UTC, for example 2026-12-31T18:00:00")
+@click.option(
+    "--most", type=click.IntRange(1), default=100, show_default=True, help="At most so many rows"
+)
+@json_option
+@plain_errors
+def list_audit(
+    nip: str | None, what: str | None, since: datetime | None, most: int, as_json: bool
+) -> None:
+    """Show who did what, newest first."""
+    print_table(
+        ("at", "who", "what", "nip", "environment", "detail", "address", "request"),
+        [
+            (
+                row.at,
+                row.who,
+                row.what,
+                row.company_nip,
+                row.environment,
+                row.detail,
+                row.address,
+                row.request_id,
+            )
+            for row in audit.newest(parts(), nip=nip, what=what, since=since, most=most)
+        ],
+        as_json,
+    )
+
+
+@audits.command("purge")
+@click.option("--days", required=True, type=click.IntRange(1), help="Keep the last so many days")
+@plain_errors
+def purge_audit(days: int) -> None:
+    """Delete old rows of the audit.
+
+    DATABASE_URL must name the database with the role that owns it.
+    """
+    try:
+        deleted = audit.purge(parts(), days)
+    except errors.NotWritable as error:
+        raise errors.OperatorError(
+            "Only the owner of the database may do that; the service's role may not."
+        ) from error
+    click.echo(f"{deleted} rows deleted")
