@@ -54,7 +54,7 @@ def log_in_with_certificate(
     Raises LoginRefused where KSeF refuses the certificate, and what the gateway raises.
     """
     deadline = clock.monotonic() + seconds
-    challenge = gateway.challenge().challenge
+    challenge = gateway.challenge()
     try:
         login = gateway.start_login_with_certificate(
             login_request(certificate, nip=nip, challenge=challenge)

@@ -4,34 +4,53 @@ Shape: KSeF's schema auth v2-1; signature: KSeF's page on the XAdES signature. R
 ECDSA with SHA-256, whose value XML signatures write as R‖S.
 """
 
+from datetime import datetime
+from typing import Any
+
 from cryptography.hazmat.primitives.asymmetric import rsa
 from lxml import etree
 from signxml.algorithms import DigestAlgorithm, SignatureMethod
 from signxml.xades.xades import XAdESDataObjectFormat, XAdESSigner
 
 from app.ksef.certificates import Certificate
+from app.ksef.wire import Challenge
 
 NAMESPACE = "http://ksef.mf.gov.pl/auth/token/2.1"
 
 
-def login_request(certificate: Certificate, *, nip: str, challenge: str) -> bytes:
-    """The signed answer to a challenge, for the context of a company's NIP.
+def login_request(certificate: Certificate, *, nip: str, challenge: Challenge) -> bytes:
+    """The answer to a challenge, signed at the challenge's time, for the context of a NIP.
 
     The subject is named by its identifier where KSeF reads one in it, else by the fingerprint.
     """
     root = etree.Element(f"{{{NAMESPACE}}}AuthTokenRequest", nsmap={None: NAMESPACE})
-    _add(root, "Challenge", challenge)
+    _add(root, "Challenge", challenge.challenge)
     _add(_add(root, "ContextIdentifier"), "Nip", nip)
     subject = "certificateSubject" if certificate.identifier else "certificateFingerprint"
     _add(root, "SubjectIdentifierType", subject)
     # Exclusive C14N would not verify: the library's default, the inclusive one, stays.
-    signed = XAdESSigner(
+    signed = _Signer(
+        challenge.made_at,
         signature_algorithm=_method(certificate),
         digest_algorithm=DigestAlgorithm.SHA256,
         data_object_format=XAdESDataObjectFormat(Description="KSeF", MimeType="text/xml"),
     ).sign(root, key=certificate.key, cert=[certificate.x509], always_add_key_value=False)
     document: bytes = etree.tostring(signed, xml_declaration=True, encoding="utf-8")
     return document
+
+
+class _Signer(XAdESSigner):
+    """Signs as of a given moment: the library would ask this machine's clock for it."""
+
+    def __init__(self, signed_at: datetime, **options: Any) -> None:
+        super().__init__(**options)
+        self._signed_at = signed_at
+
+    def add_signing_time(
+        self, signed_signature_properties: etree._Element, sig_root: Any, signing_settings: Any
+    ) -> None:
+        super().add_signing_time(signed_signature_properties, sig_root, signing_settings)
+        signed_signature_properties[-1].text = self._signed_at.isoformat(timespec="seconds")
 
 
 def _method(certificate: Certificate) -> SignatureMethod:
