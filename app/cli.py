@@ -13,7 +13,7 @@ import orjson
 from flask import Flask
 from flask.cli import AppGroup, with_appcontext
 
-from app import clock, errors
+from app import errors
 from app.api.context import parts, settings
 from app.db import migrate
 from app.services import (
@@ -294,6 +294,7 @@ def set_certificate(
     Once a login with it has succeeded, unless --no-verify.
     """
     certificate = certificates.read(
+        parts(),
         file.read_bytes(),
         key_file.read_bytes() if key_file else None,
         _passphrase() if passphrase_stdin else None,
@@ -323,9 +324,10 @@ def simulate(environment: str, message: str, until: datetime | None, nip: str | 
     if not message.strip():
         raise errors.OperatorError("--message is empty.")
     ends_at = until.replace(tzinfo=UTC) if until else None
-    if ends_at is not None and ends_at <= clock.now():
-        raise errors.OperatorError("--until has passed (it is read as UTC).")
-    outages.simulate(parts(), environment, company_nip=nip, message=message, ends_at=ends_at)
+    try:
+        outages.simulate(parts(), environment, company_nip=nip, message=message, ends_at=ends_at)
+    except errors.InvalidParameter as error:
+        raise errors.OperatorError("--until has passed (it is read as UTC).") from error
     click.echo(f"{environment}: outage simulated")
 
 

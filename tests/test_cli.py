@@ -20,7 +20,8 @@ from flask import Flask
 
 from app import create_app, errors
 from app.api.context import EXTENSION
-from app.services import auth, certificates, users
+from app.ksef import certificates
+from app.services import auth, users
 from app.services.parts import Parts, Place
 from tests.api.test_policy import commands
 from tests.certificates import make

@@ -2,22 +2,24 @@
 
 from collections.abc import Iterator
 
-from app import clock, errors, telemetry
+from app import errors, telemetry
 from app.ksef import certificates
 from app.ksef.auth import LoginRefused
 from app.ksef.certificates import Certificate, CertificateError
 from app.services import logins, outages
 from app.services.parts import Parts, Place
+from app.services.snapshots import database_now
 
 
-def read(content: bytes, key: bytes | None, passphrase: str | None) -> Certificate:
-    """The certificate in the content of one or two files, fit for logging in today.
+def read(parts: Parts, content: bytes, key: bytes | None, passphrase: str | None) -> Certificate:
+    """The certificate in the content of one or two files, fit for logging in by the database's
+    clock.
 
     Raises OperatorError with the reason, without any secret.
     """
     try:
         certificate = certificates.read(content, key, passphrase)
-        certificates.check(certificate, clock.now())
+        certificates.check(certificate, database_now(parts))
     except CertificateError as error:
         raise errors.OperatorError(str(error)) from None
     return certificate

@@ -11,6 +11,7 @@ from app.services.audit import What
 from app.services.breaker import NO_OUTAGE as NO_OUTAGE
 from app.services.breaker import evidence_of, rfc3339, state_of
 from app.services.parts import Parts, Place
+from app.services.snapshots import database_now
 
 PRODUCTION = "prod"
 
@@ -55,8 +56,13 @@ def simulate(
     message: str,
     ends_at: datetime | None,
 ) -> Mapping[str, Any]:
-    """Begin, or change, a simulation for one company, or for all with `company_nip=None`."""
+    """Begin, or change, a simulation for one company, or for all with `company_nip=None`.
+
+    Raises SimulationForbidden, and InvalidParameter where its end has passed already.
+    """
     _refuse_production(environment)
+    if ends_at is not None and ends_at <= database_now(parts):
+        raise errors.InvalidParameter("Invalid: endsAt.", errors={"endsAt": ["Has passed."]})
     with parts.db.transaction() as connection:
         row = queries.simulate(
             connection,
