@@ -563,6 +563,91 @@ def hold_lease(database: Any, seconds: float) -> None:
     )
 
 
+def while_ksef_thinks(
+    control: Any, path: str, do: Callable[[], Any], change: Callable[[], Any]
+) -> Any:
+    """`do`, and `change` something before KSeF answers the call to `path`; what `do` gave."""
+    control.fault("delay", path=path, seconds=0.6)
+    given: list[Any] = []
+
+    def run() -> None:
+        try:
+            given.append(do())
+        except errors.ProxyError as error:
+            given.append(error.code)
+
+    doing = threading.Thread(target=run)
+    doing.start()
+    deadline = time.monotonic() + 5
+    while control.waiting_faults() and time.monotonic() < deadline:
+        pass
+    change()
+    doing.join(20)
+    return given[0]
+
+
+@pytest.mark.parametrize(
+    ("work", "path", "seconds"),
+    [
+        ("login", "/auth/ksef-token", 50),
+        ("refresh", "/auth/token/refresh", 5),
+        ("refresh ahead of time", "/auth/token/refresh", 5),
+        ("silent login", "/auth/ksef-token", 50),
+    ],
+)
+def test_lease_is_as_long_as_the_work_may_take(
+    database: Any,
+    control: Any,
+    settings: Any,
+    ksef_token: str,
+    work: str,
+    path: str,
+    seconds: float,
+) -> None:
+    """Who waits for a dead worker's refresh does not wait for as long as for a login."""
+    timing = replace(settings.timing, lease_refresh=5.0, lease=50.0)
+    parts = make_parts(replace(settings, timing=timing))
+    if work != "login":
+        auth.log_in(parts, HERE)
+        let_access_token_end(database, seconds_left=30 if "ahead" in work else 0)
+    if work == "silent login":
+        let_refresh_token_end(database)
+    left: list[Any] = []
+
+    def look() -> None:
+        left.extend(database.execute("SELECT expires_at - clock_timestamp() FROM leases"))
+
+    do = ask_after(control, parts) if work != "login" else lambda: auth.log_in(parts, HERE).method
+    assert while_ksef_thinks(control, path, do, look) in (200, "token")
+    [(lease_left,)] = left
+    assert timedelta(seconds=seconds - 4) < lease_left < timedelta(seconds=seconds)
+    parts.db.close()
+
+
+@pytest.mark.parametrize(
+    "meanwhile",
+    [
+        "UPDATE leases SET holder = gen_random_uuid()",
+        "UPDATE ksef_sessions SET version = version + 1",
+    ],
+    ids=["somebody took the lease over", "there is a newer session"],
+)
+def test_late_refusal_of_a_silent_login_ends_no_session(
+    database: Any, control: Any, parts: Parts, company: Company, meanwhile: str
+) -> None:
+    let_refresh_token_end(database)
+    control.set_token_outcome("test", 450, nip=NIP)
+    newer: list[Any] = []
+
+    def change() -> None:
+        database.execute(meanwhile)
+        newer.append(row(database))
+
+    ask = ask_after(control, parts)
+    assert while_ksef_thinks(control, "/auth/ksef-token", ask, change) == "no_active_ksef_session"
+    assert row(database) == newer[0]
+
+
 @pytest.mark.parametrize("work", ["login", "renewal"])
 def test_late_holder_of_a_lease_writes_nothing(
     database: Any, control: Any, parts: Parts, ksef_token: str, work: str
@@ -1074,23 +1159,7 @@ def while_it_is_renewed(
     """Renew the ended access token, `change` something before KSeF answers; what the call gave."""
     ask = ask_after(control, parts)
     let_access_token_end(database)
-    control.fault("delay", path="/auth/token/refresh", seconds=0.6)
-    given: list[str | int] = []
-
-    def renew() -> None:
-        try:
-            given.append(ask())
-        except errors.ProxyError as error:
-            given.append(error.code)
-
-    renewing = threading.Thread(target=renew)
-    renewing.start()
-    deadline = time.monotonic() + 5
-    while control.waiting_faults() and time.monotonic() < deadline:
-        pass
-    change()
-    renewing.join(10)
-    return given[0]
+    return while_ksef_thinks(control, "/auth/token/refresh", ask, change)
 
 
 def test_logout_beside_a_renewal_is_not_undone_by_it(
