@@ -107,9 +107,17 @@ def for_place(command: Command) -> Command:
 def migrate_command() -> None:
     """Bring the database up to date.
 
-    DATABASE_URL names it, with a role that owns it.
+    DATABASE_URL names it, with a role that owns it. Beside a running service: locks are waited for
+    in short tries only.
     """
-    applied = migrate.migrate(settings().database_url)
+    timing = settings().timing
+    applied = migrate.migrate(
+        settings().database_url,
+        patience=migrate.Patience(
+            timing.migration_lock, timing.migration_pause, timing.migration_tries
+        ),
+        tell=lambda text: click.echo(text, err=True),
+    )
     for name in applied:
         click.echo(f"applied {name}")
     if not applied:

@@ -68,6 +68,11 @@ class Timing:
     pool_wait: float = 1.0
     lock_timeout: float = 1.5  # more than the second after which PostgreSQL looks for a deadlock
     statement_timeout: float = 3.0
+    # A migration's, so that requests that queue behind it still get their own locks in time; and
+    # longer than the second after which PostgreSQL ends an autovacuum that is in the way.
+    migration_lock: float = 1.2
+    migration_pause: float = 2.0  # … before it is tried again
+    migration_tries: int = 30  # … at most
     failed_logins: float = 900.0  # ten failures in so long, and a user's address is put off
     password_cache: float = 60.0
     password_wait: float = 5.0  # for a turn at hashing
