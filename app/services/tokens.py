@@ -84,21 +84,17 @@ def renew(parts: Parts, place: Place, known_version: int, *, by_login: bool = Fa
     """The session's row, newer than `known_version`: renewed here, or by whoever was first."""
     began = clock.monotonic()
     for _ in turns(parts):
+        waited = clock.monotonic() - began
         row = require(row_of(parts, place))
         if row.version != known_version:
             if _opens(parts, place, row):
                 return row
             # By a replica that seals with a key that we lack: nothing is known against it.
             known_version, by_login = row.version, False
-        failed_for = row.renewal_failed_for
-        if failed_for is not None and failed_for < clock.monotonic() - began:
-            raise errors.KsefUnreachable(
-                "The company's KSeF session could not be renewed a moment ago.",
-                retry_after=parts.timing.retry_after,
-            )
+        _refuse_if_failed(parts, row, waited)
         with try_lease(parts, lease_name(place), parts.timing.lease_refresh) as lease:
             if lease:
-                _renew_once(parts, place, known_version, lease, by_login=by_login)
+                _renew_once(parts, place, known_version, lease, by_login=by_login, since=began)
                 learn_limits(parts, place)
                 row = require(row_of(parts, place))
         if row.version != known_version and _opens(parts, place, row):
@@ -106,13 +102,36 @@ def renew(parts: Parts, place: Place, known_version: int, *, by_login: bool = Fa
     raise AssertionError("unreachable: the turns end by raising")
 
 
+def _refuse_if_failed(parts: Parts, row: Any, seconds: float) -> None:
+    """KsefUnreachable where a renewal failed in the last so many seconds: it is not repeated.
+
+    `seconds` up to a moment before the row was read: a slow answer must not make a failure younger.
+    """
+    if row.renewal_failed_for is not None and row.renewal_failed_for < seconds:
+        raise errors.KsefUnreachable(
+            "The company's KSeF session could not be renewed a moment ago.",
+            retry_after=parts.timing.retry_after,
+        )
+
+
 def _renew_once(
-    parts: Parts, place: Place, known_version: int, lease: Lease, *, by_login: bool = False
+    parts: Parts,
+    place: Place,
+    known_version: int,
+    lease: Lease,
+    *,
+    by_login: bool = False,
+    since: float = math.inf,
 ) -> None:
-    """Renew under the lease, unless somebody did since `known_version`."""
+    """Renew under the lease, unless somebody did since `known_version`.
+
+    Nor where somebody tried in vain `since` then, a moment of `clock.monotonic`.
+    """
+    waited = clock.monotonic() - since
     row = require(row_of(parts, place))
     if row.version != known_version:
         return
+    _refuse_if_failed(parts, row, waited)
     try:
         refreshed = None if by_login else _refreshed(parts, place, row)
         renewed = refreshed or _logged_in_again(parts, place, row, lease)

@@ -553,6 +553,50 @@ def test_who_waits_for_a_renewal_learns_that_it_failed(
     assert control.call_counts() == {REFRESH: 1}
 
 
+def test_failure_from_before_is_not_made_younger_by_a_slow_answer_of_the_database(
+    database: Any,
+    control: Any,
+    parts: Parts,
+    company: Company,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    before = tokens.row_of(parts, HERE)
+    real = tokens.row_of
+
+    def slow(*place: Any) -> Any:
+        read = real(*place)
+        clock.sleep(0.3)
+        return read
+
+    monkeypatch.setattr(tokens, "row_of", slow)
+    database.execute("UPDATE ksef_sessions SET renewal_failed_at = now() - interval '0.1 seconds'")
+    assert tokens.renew(parts, HERE, before.version).version == before.version + 1
+
+
+def test_failure_just_before_the_lease_was_free_is_not_repeated(
+    database: Any,
+    control: Any,
+    parts: Parts,
+    company: Company,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Somebody fails and gives the lease back between our look at the row and our taking it."""
+    before = tokens.row_of(parts, HERE)
+    real = tokens.row_of
+
+    def fail_after(*place: Any) -> Any:
+        read = real(*place)
+        if read.renewal_failed_for is None:
+            clock.sleep(0.1)
+            database.execute("UPDATE ksef_sessions SET renewal_failed_at = clock_timestamp()")
+        return read
+
+    monkeypatch.setattr(tokens, "row_of", fail_after)
+    with pytest.raises(errors.KsefUnreachable, match="a moment ago"):
+        tokens.renew(parts, HERE, before.version)
+    assert control.calls() == []
+
+
 # -- the fence ---------------------------------------------------------------------------------
 
 
