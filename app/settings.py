@@ -87,6 +87,11 @@ class Timing:
     pool_wait: float = 1.0  # wait for a free connection
     lock_timeout: float = 1.5  # longer than PostgreSQL's deadlock_timeout of one second
     statement_timeout: float = 3.0
+    # Migrations: so short a wait that requests queued behind one still get their own locks in time,
+    # but longer than the second after which PostgreSQL ends an autovacuum that is in the way.
+    migration_lock: float = 1.2
+    migration_pause: float = 2.0  # before the next attempt
+    migration_tries: int = 30
     # Passwords.
     failed_logins: float = 900.0  # the window in which failed logins are counted (`throttle`)
     password_cache: float = 60.0  # how long a verified password is remembered

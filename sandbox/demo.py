@@ -88,7 +88,7 @@ def _company(parts: Parts, password: str) -> None:
 
 
 def _store_certificate(parts: Parts, control: Control, content: bytes) -> None:
-    certificate = certificates.read(content, key=None, passphrase=None)
+    certificate = certificates.read(parts, content, key=None, passphrase=None)
     control.add_certificate(_WITH_CERTIFICATE, NIP, fingerprint=certificate.fingerprint)
     auth.set_certificate(parts, Place(NIP, _WITH_CERTIFICATE), certificate)
 

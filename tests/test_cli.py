@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,13 +14,16 @@ from typing import Any
 
 import click
 import orjson
+import psycopg2
 import pytest
 from click.testing import Result
 from flask import Flask
 
 from app import create_app, errors
 from app.api.context import EXTENSION
-from app.services import auth, certificates, users
+from app.db.migrate import migrate
+from app.ksef import certificates
+from app.services import auth, users
 from app.services.parts import Parts, Place
 from tests.api.test_policy import commands
 from tests.certificates import make
@@ -100,6 +103,24 @@ def test_migrate_brings_an_empty_database_up_to_date(settings: Any, empty_databa
         assert "applied 0001_initial\n" in done(app.test_cli_runner().invoke(args=["migrate"]))
         assert done(app.test_cli_runner().invoke(args=["migrate"])) == "up to date\n"
         assert app.test_client().get("/readyz").status_code == 200
+
+
+def test_migrate_tells_what_it_waits_for_and_gives_up(settings: Any, empty_database: Any) -> None:
+    timing = replace(settings.timing, migration_lock=0.5, migration_pause=0.01, migration_tries=2)
+    migrate(empty_database.owner_dsn)
+    empty_database.execute(
+        "DELETE FROM schema_migrations WHERE version >= 8; DROP TABLE address_calls, address_gates"
+    )
+    with (
+        app_on(replace(settings, timing=timing), empty_database.owner_dsn) as app,
+        closing(psycopg2.connect(empty_database.owner_dsn)) as holder,
+    ):
+        holder.cursor().execute("CREATE TABLE address_gates ()")  # so that nobody else can
+        result = app.test_cli_runner().invoke(args=["migrate"])
+    refused(
+        result, "0008_address_ledger waits for ", " (tries left: 1)\n", "Error: 0008_address_ledger"
+    )
+    assert result.stderr.count("\n") == 2
 
 
 def test_migrate_by_a_role_that_owns_nothing_is_told(run: Run) -> None:

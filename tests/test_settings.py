@@ -163,3 +163,15 @@ def test_production_is_spoken_to_in_the_open_on_this_machine_only(url: str, acce
     else:
         assert problems(KSEF_URL_PROD=url) == "Settings: KSEF_URL_PROD must be https."
     assert read(KSEF_URL_TEST=url).ksef_urls["test"] == url
+
+
+def test_a_migration_lets_requests_go_before_their_own_patience_ends() -> None:
+    """But not before PostgreSQL has ended an autovacuum for it."""
+    assert 1.0 < Timing().migration_lock < Timing().lock_timeout
+
+
+def test_a_lease_outlasts_its_work_and_ends_while_somebody_still_waits_for_it() -> None:
+    timing = Timing()
+    assert timing.ksef_call < timing.lease_refresh, "a refresh is taken over while it goes on"
+    assert timing.lease_refresh < timing.request, "nobody lives to take a refresh over"
+    assert max(timing.login, timing.request) < timing.lease, "a login is taken over"

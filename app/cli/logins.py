@@ -56,6 +56,7 @@ def set_certificate(
     It is stored only after a test login with it has succeeded, unless --no-verify is given.
     """
     certificate = certificates.read(
+        parts(),
         file.read_bytes(),
         key_file.read_bytes() if key_file else None,
         _passphrase() if passphrase_stdin else None,

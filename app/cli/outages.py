@@ -5,7 +5,7 @@ from datetime import datetime
 import click
 from flask.cli import AppGroup
 
-from app import clock, errors
+from app import errors
 from app.api.context import parts
 from app.cli.options import UTC_DATE_TIME, environment_argument, plain_errors
 from app.services import outages, users
@@ -25,9 +25,10 @@ def simulate(environment: str, message: str, until: datetime | None, nip: str | 
         users.require_company(parts(), nip)
     if not message.strip():
         raise errors.OperatorError("--message is empty.")
-    if until is not None and until <= clock.now():
-        raise errors.OperatorError("--until has passed (it is read as UTC).")
-    outages.simulate(parts(), environment, company_nip=nip, message=message, ends_at=until)
+    try:
+        outages.simulate(parts(), environment, company_nip=nip, message=message, ends_at=until)
+    except errors.InvalidParameter as error:
+        raise errors.OperatorError("--until has passed (it is read as UTC).") from error
     click.echo(f"{environment}: outage simulated")
 
 

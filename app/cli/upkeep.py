@@ -21,9 +21,17 @@ audits = AppGroup("audit", help="Who did what, and when.")
 def migrate_database() -> None:
     """Bring the database up to date.
 
-    DATABASE_URL must name it with the role that owns it.
+    DATABASE_URL must name it with the role that owns it. Safe beside a running service: locks are
+    waited for only briefly, again and again.
     """
-    applied = migrate.migrate(settings().database_url)
+    timing = settings().timing
+    applied = migrate.migrate(
+        settings().database_url,
+        patience=migrate.Patience(
+            timing.migration_lock, timing.migration_pause, timing.migration_tries
+        ),
+        tell=lambda text: click.echo(text, err=True),
+    )
     for name in applied:
         click.echo(f"applied {name}")
     if not applied:

@@ -9,7 +9,7 @@ from flask import Blueprint, Response, redirect, request, url_for
 from marshmallow import Schema
 from werkzeug.exceptions import NotFound
 
-from app import clock, errors
+from app import errors
 from app.api import basic_auth
 from app.api.basic_auth import admins_only, caller
 from app.api.blueprint import StrictParser, View
@@ -30,6 +30,7 @@ from app.console.schemas import (
     SimulationForm,
 )
 from app.services import console, outages, search
+from app.services.snapshots import database_now
 from app.services.status import check_session
 from app.services.upo import DocType, fetch_upo
 
@@ -272,7 +273,7 @@ def begin_simulation(
         path["environment"],
         company_nip=caller().company_nip,
         message=form["message"],
-        ends_at=clock.now() + timedelta(minutes=minutes) if minutes else None,
+        ends_at=database_now(parts()) + timedelta(minutes=minutes) if minutes else None,
     )
     return _to_environment(path, "simulation_on")
 

@@ -2,14 +2,18 @@
 
 import hashlib
 import re
-from contextlib import closing
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import aiosql
 import psycopg2
+import psycopg2.errors
 
+from app import clock
 from app.errors import OperatorError
 
 _SQL = Path(__file__).parents[2] / "sql"
@@ -18,6 +22,27 @@ _queries = aiosql.from_path(_SQL / "queries" / "migrations.sql", "psycopg2")
 
 MIGRATIONS = _SQL / "migrations"
 OLDEST_SERVER = 15
+
+_LOOK_EVERY = 0.1  # seconds between two looks at what a migration waits for
+# It waits for a lock, or for one who waits for it.
+_LOCKED = (psycopg2.errors.LockNotAvailable, psycopg2.errors.DeadlockDetected)
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """For how many seconds a migration waits for each lock (0: without end), and how often it is
+    tried, with how many seconds of pause between.
+
+    While it waits for a table's lock, all who ask for that table queue behind it.
+    """
+
+    lock: float = 0.0
+    pause: float = 0.0
+    tries: int = 1
+
+
+class _LockedError(Exception):
+    """A migration waited in vain for a lock; the text says for which one, and who holds it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,20 +59,26 @@ class _Migration:
         return hashlib.sha256(self.path.read_bytes()).hexdigest()
 
 
-def migrate(dsn: str, folder: Path = MIGRATIONS) -> list[str]:
-    """Apply what is missing and return the names applied, in order.
+def migrate(
+    dsn: str,
+    folder: Path = MIGRATIONS,
+    *,
+    patience: Patience = Patience(),
+    tell: Callable[[str], None] = lambda _: None,
+) -> list[str]:
+    """Apply what is missing and return the names applied, in order; `tell` what is waited for.
 
     May run in several places at once: each file is applied by one of them. A file that fails
     leaves nothing of itself; those before it stay. Raises OperatorError where the database and
-    the files do not fit together, a file fails, the role may not, or the server is unreachable
-    or too old.
+    the files do not fit together, a file fails, or gets no lock in all its tries, the role may
+    not, or the server is unreachable or too old.
     """
     migrations = _read(folder)
     done: list[str] = []
     try:
         with closing(psycopg2.connect(dsn)) as connection:
             _check_server(connection)
-            while name := _apply_next(connection, migrations):
+            while name := _apply_in_tries(dsn, connection, migrations, patience, tell):
                 done.append(name)
     except psycopg2.Error as error:
         raise OperatorError(f"The database cannot be migrated: {error}") from error
@@ -82,7 +113,30 @@ def _check_server(connection: Any) -> None:
         raise OperatorError(f"PostgreSQL {OLDEST_SERVER} or newer is needed; this is {major}.")
 
 
-def _apply_next(connection: Any, migrations: list[_Migration]) -> str | None:
+def _apply_in_tries(
+    dsn: str,
+    connection: Any,
+    migrations: list[_Migration],
+    patience: Patience,
+    tell: Callable[[str], None],
+) -> str | None:
+    """As `_apply_next`, tried again where a lock was not to be had."""
+    for left in reversed(range(patience.tries)):
+        try:
+            return _apply_next(dsn, connection, migrations, patience.lock)
+        except _LockedError as error:
+            if not left:
+                raise OperatorError(
+                    f"{error}: given up after {patience.tries} tries, which left nothing behind."
+                ) from error
+            tell(f"{error} (tries left: {left})")
+        clock.sleep(patience.pause)
+    raise AssertionError("unreachable: the last try returns or raises")
+
+
+def _apply_next(
+    dsn: str, connection: Any, migrations: list[_Migration], lock_timeout: float
+) -> str | None:
     """Apply the first missing migration and return its name, or None when there is none left."""
     with connection, connection.cursor() as cursor:
         cursor.execute(_BEGIN.read_text("utf-8"))
@@ -92,8 +146,14 @@ def _apply_next(connection: Any, migrations: list[_Migration]) -> str | None:
         if len(applied) == len(migrations):
             return None
         migration = migrations[len(applied)]
+        pid = _queries.limit_waiting(connection, milliseconds=round(lock_timeout * 1000))
         try:
-            cursor.execute(migration.path.read_text("utf-8"))
+            with _watched(dsn, pid) as waited_for:
+                cursor.execute(migration.path.read_text("utf-8"))
+        except _LOCKED as error:
+            raise _LockedError(
+                f"{migration.name} waits for {' and '.join(waited_for) or 'a lock'}"
+            ) from error
         except psycopg2.Error as error:
             raise OperatorError(
                 f"{migration.name} failed and left nothing behind: {error}"
@@ -105,6 +165,37 @@ def _apply_next(connection: Any, migrations: list[_Migration]) -> str | None:
             checksum=migration.checksum,
         )
     return migration.name
+
+
+@contextmanager
+def _watched(dsn: str, pid: int) -> Iterator[list[str]]:
+    """What the session `pid` waits for, as it was last seen while the block ran.
+
+    It is looked at by another connection: a session that waits cannot tell, and afterwards nobody
+    knows. Where that fails nothing is seen.
+    """
+    seen: list[str] = []
+    over = threading.Event()
+
+    def look() -> None:
+        if over.wait(_LOOK_EVERY):  # as most are
+            return
+        try:
+            with closing(psycopg2.connect(dsn)) as connection:
+                connection.autocommit = True
+                while not over.wait(_LOOK_EVERY):
+                    if waited_for := [text for (text,) in _queries.waited_for(connection, pid=pid)]:
+                        seen[:] = waited_for
+        except psycopg2.Error:
+            return
+
+    watching = threading.Thread(target=look)
+    watching.start()
+    try:
+        yield seen
+    finally:
+        over.set()
+        watching.join()
 
 
 def _check_history(applied: list[tuple[int, str, str]], migrations: list[_Migration]) -> None:

@@ -1,6 +1,7 @@
 """Logging in to KSeF: challenge, answer, wait, redeem."""
 
 from collections.abc import Callable
+from datetime import datetime
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
@@ -53,7 +54,7 @@ def log_in_with_certificate(
     Raises LoginRefused where KSeF refuses the certificate, and what the gateway raises.
     """
     deadline = clock.monotonic() + seconds
-    challenge = gateway.challenge().challenge
+    challenge = gateway.challenge()
     try:
         login = gateway.start_login_with_certificate(
             login_request(certificate, nip=nip, challenge=challenge)
@@ -67,8 +68,9 @@ def log_in_with_certificate(
 
 
 def _answer_challenge(gateway: Gateway, nip: str, ksef_token: str) -> StartedLogin:
-    key = _token_encryption_key(gateway.public_keys())
+    keys = gateway.public_keys()
     challenge = gateway.challenge()
+    key = _token_encryption_key(keys, challenge.made_at)
     return gateway.start_login_with_token(
         nip=nip,
         challenge=challenge.challenge,
@@ -77,9 +79,8 @@ def _answer_challenge(gateway: Gateway, nip: str, ksef_token: str) -> StartedLog
     )
 
 
-def _token_encryption_key(keys: list[PublicKey]) -> PublicKey:
-    """The newest key that is valid now and meant for tokens."""
-    now = clock.now()
+def _token_encryption_key(keys: list[PublicKey], now: datetime) -> PublicKey:
+    """The newest key that is meant for tokens and valid `now`: by KSeF's clock, not by ours."""
     usable = [
         key
         for key in keys

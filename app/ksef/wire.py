@@ -8,7 +8,7 @@ needs 0.4 s for 10,000 of them.
 import base64
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
 from app.errors import KsefInvalidResponse
@@ -19,6 +19,8 @@ Json = Mapping[str, Any]
 
 SUCCESS = 200
 DUPLICATE = 440
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_LAST_MOMENT = (datetime(9999, 1, 1, tzinfo=UTC) - _EPOCH) // timedelta(milliseconds=1)
 _MISSING = object()
 
 
@@ -133,6 +135,11 @@ class Challenge:
     challenge: str
     timestamp_ms: int
 
+    @property
+    def made_at(self) -> datetime:
+        """What time it was by KSeF's clock, in UTC."""
+        return _EPOCH + timedelta(milliseconds=self.timestamp_ms)
+
 
 @dataclass(frozen=True, slots=True)
 class Token:
@@ -214,7 +221,9 @@ def public_keys(body: Any) -> list[PublicKey]:
 def challenge(body: Any) -> Challenge:
     """POST /auth/challenge"""
     json = _object(body, "")
-    return Challenge(_required(json, "challenge", _text), _required(json, "timestampMs", _integer))
+    return Challenge(
+        _required(json, "challenge", _text), _required(json, "timestampMs", _milliseconds)
+    )
 
 
 def started_login(body: Any) -> StartedLogin:
@@ -443,6 +452,14 @@ def _integer(value: Any, path: str) -> int:
     if type(value) is not int:
         raise _Broken(path, "a whole number")
     return value
+
+
+def _milliseconds(value: Any, path: str) -> int:
+    """A moment, counted since 1970."""
+    number = _integer(value, path)
+    if not 0 <= number < _LAST_MOMENT:
+        raise _Broken(path, "a time that can be told")
+    return number
 
 
 def _time(value: Any, path: str) -> datetime:

@@ -16,7 +16,14 @@ from app.services.audit import What
 from app.services.leases import Lease, try_lease
 from app.services.logins import new_tokens, refusal_noted, seal, sealed_columns
 from app.services.parts import Parts, Place
-from app.services.tokens import learn_limits, lease_name, require, row_of, turns
+from app.services.tokens import (
+    learn_limits,
+    lease_name,
+    live_refresh_token,
+    require,
+    row_of,
+    turns,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,10 +116,19 @@ def current_session(parts: Parts, place: Place) -> KsefSession:
 
 
 def log_out(parts: Parts, place: Place) -> None:
-    """Revoke the session at KSeF, then forget it; one that KSeF knows no more is only forgotten."""
-    if require(row_of(parts, place)).refresh_token_left.total_seconds() <= 0:
+    """Revoke the session at KSeF, then forget it; one that KSeF knows no more is only forgotten.
+
+    Raises Unavailable where its tokens do not open: it stays, and nobody logs in to log out.
+    """
+    row = require(row_of(parts, place))
+    if row.refresh_token_left.total_seconds() <= 0:
         _forget(parts, place)
         return
+    if live_refresh_token(parts, place, row) is None:
+        raise errors.Unavailable(
+            "The stored KSeF session cannot be opened, and so not be revoked: the key that sealed "
+            "it is missing in SECRET_KEYS. Put it back, or log in anew and then out."
+        )
     try:
         with parts.places.one(place.company_nip):
             ActiveSession(parts, place).call(REVOKE, parts.ksef[place.environment].revoke)
@@ -122,9 +138,9 @@ def log_out(parts: Parts, place: Place) -> None:
 
 
 def _live(parts: Parts, place: Place) -> KsefSession | None:
-    """The session, where its refresh token is still good."""
+    """The session, where its refresh token is still good, and opens."""
     row = row_of(parts, place)
-    return _told(row) if row is not None and row.refresh_token_left.total_seconds() > 0 else None
+    return _told(row) if row is not None and live_refresh_token(parts, place, row) else None
 
 
 def _told(row: Any) -> KsefSession:

@@ -2,22 +2,23 @@
 
 from collections.abc import Iterator
 
-from app import clock, errors, telemetry
+from app import errors, telemetry
 from app.ksef import certificates
 from app.ksef.auth import LoginRefused
 from app.ksef.certificates import Certificate, CertificateError
 from app.services import logins, outages
 from app.services.parts import Parts, Place
+from app.services.snapshots import database_now
 
 
-def read(content: bytes, key: bytes | None, passphrase: str | None) -> Certificate:
+def read(parts: Parts, content: bytes, key: bytes | None, passphrase: str | None) -> Certificate:
     """The certificate with its key, from the content of one or two files (`key`: the second one).
 
     Raises OperatorError, which says why it cannot be used for logging in today.
     """
     try:
         certificate = certificates.read(content, key, passphrase)
-        certificates.check(certificate, clock.now())
+        certificates.check(certificate, database_now(parts))
     except CertificateError as error:
         raise errors.OperatorError(str(error)) from None
     return certificate

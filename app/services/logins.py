@@ -75,12 +75,7 @@ def new_tokens(parts: Parts, place: Place) -> tuple[str, Tokens]:
 
 def _tokens_for_credential(parts: Parts, place: Place) -> tuple[str, Tokens]:
     """Log in with the stored credential: the method and the tokens. Raises NoKsefCredential."""
-    credential = parts.db.run(queries.get_credential, **place.columns)
-    if credential is None:
-        raise errors.NoKsefCredential(
-            "No KSeF credential is stored for this company in this environment."
-        )
-    secret = open_secret(parts, place, credential.secret, "credential")
+    credential, secret = stored_credential(parts, place)
     if credential.method == "certificate":
         _warn_of_its_end(parts, place, credential.certificate_valid_until)
         return "certificate", tokens_for_certificate(parts, place, Certificate.from_json(secret))
@@ -91,6 +86,26 @@ def _tokens_for_credential(parts: Parts, place: Place) -> tuple[str, Tokens]:
         seconds=parts.timing.login,
         poll=parts.timing.login_poll,
     )
+
+
+def stored_credential(parts: Parts, place: Place) -> tuple[Any, str]:
+    """The credential's row (method, certificate_valid_until) and its secret.
+
+    Raises NoKsefCredential, and Unavailable where it does not open.
+    """
+    row = parts.db.run(queries.get_credential, **place.columns)
+    if row is None:
+        raise errors.NoKsefCredential(
+            "No KSeF credential is stored for this company in this environment."
+        )
+    secret = opened(parts, place, row.secret, "credential")
+    if secret is None:
+        raise errors.Unavailable(
+            "The stored KSeF credential cannot be opened: the key that sealed it is missing in "
+            "SECRET_KEYS. Put it back, or store the credential anew (`credential set-certificate` "
+            "or `set-token`)."
+        )
+    return row, secret
 
 
 def tokens_for_certificate(parts: Parts, place: Place, certificate: Certificate) -> Tokens:
@@ -128,10 +143,19 @@ def seal(parts: Parts, place: Place, secret: str, purpose: str) -> bytes:
     return parts.vault.seal(secret, **place.columns, purpose=purpose)
 
 
-def open_secret(parts: Parts, place: Place, sealed: bytes, purpose: str) -> str:
-    """The secret that `seal` sealed; Unavailable if it cannot be opened (see `Vault.open`)."""
+def opened(parts: Parts, place: Place, sealed: bytes, purpose: str) -> str | None:
+    """The secret that `seal` sealed; None if none of our keys opens it (another replica's may)."""
     try:
         return parts.vault.open(sealed, **place.columns, purpose=purpose)
     except SealError as error:
-        telemetry.warning("a stored secret does not open", reason=str(error), purpose=purpose)
-        raise errors.Unavailable("A stored KSeF secret cannot be opened.") from error
+        telemetry.warning(
+            "a stored secret does not open", reason=str(error), purpose=purpose, **place.log_fields
+        )
+        return None
+
+
+def open_secret(parts: Parts, place: Place, sealed: bytes, purpose: str) -> str:
+    secret = opened(parts, place, sealed, purpose)
+    if secret is None:
+        raise errors.Unavailable("A stored KSeF secret cannot be opened.")
+    return secret

@@ -11,6 +11,7 @@ from app.services.audit import What
 from app.services.breaker import NO_OUTAGE as NO_OUTAGE
 from app.services.breaker import evidence_of, rfc3339, state_of
 from app.services.parts import Parts, Place
+from app.services.snapshots import database_now
 
 PRODUCTION = "prod"
 
@@ -61,9 +62,11 @@ def simulate(
     """Begin or change a simulation for one company, or for all if `company_nip` is None.
 
     Without `ends_at` it lasts until it is cleared. Returns the contract's `outage` object; raises
-    SimulationForbidden for production.
+    SimulationForbidden for production, and InvalidParameter if the end has passed.
     """
     _refuse_production(environment)
+    if ends_at is not None and ends_at <= database_now(parts):
+        raise errors.InvalidParameter("Invalid: endsAt.", errors={"endsAt": ["Has passed."]})
     with parts.db.transaction() as connection:
         row = queries.simulate(
             connection,

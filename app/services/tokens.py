@@ -5,6 +5,9 @@ stored credential, never because a token ran out: an ending access token is refr
 refresh token is replaced by a new login, at most one in a while. One thread of all replicas does
 that, under a lease. While the old token is good the others go on with it; else they wait and take
 what was stored, or learn that it failed.
+
+Tokens that do not open are renewed like ended ones, but never forgotten: while SECRET_KEYS change,
+or where they are wrong in one place, other replicas may have the key.
 """
 
 import math
@@ -17,10 +20,19 @@ from app.db.queries import auth as queries
 from app.ksef import limits
 from app.ksef.auth import LoginRefused
 from app.ksef.transport import DEFAULT_RETRY_AFTER, KsefTokenRejected
+from app.ksef.wire import Tokens
 from app.services import audit, quota
 from app.services.audit import What
 from app.services.leases import Lease, try_lease
-from app.services.logins import new_tokens, open_secret, refusal_noted, seal, sealed_columns
+from app.services.logins import (
+    new_tokens,
+    open_secret,
+    opened,
+    refusal_noted,
+    seal,
+    sealed_columns,
+    stored_credential,
+)
 from app.services.parts import Parts, Place
 
 # Replicas and workers must not find a token ending at the same moment.
@@ -41,7 +53,7 @@ def ready(parts: Parts, place: Place, row: Any) -> Any:
     """
     timing = parts.timing
     left = row.access_token_left.total_seconds()
-    if left <= timing.refresh_due:
+    if left <= timing.refresh_due or not _opens(parts, place, row):
         return renew(parts, place, row.version)
     if left > timing.refresh_ahead * _spread(place, row.version):
         return row
@@ -54,7 +66,12 @@ def ready(parts: Parts, place: Place, row: Any) -> Any:
     except errors.KsefFailure as error:
         telemetry.warning("a renewal failed ahead of time", code=error.code, **place.log_fields)
         return row
-    return require(row_of(parts, place))
+    newest = require(row_of(parts, place))
+    return newest if _opens(parts, place, newest) else row
+
+
+def _opens(parts: Parts, place: Place, row: Any) -> bool:
+    return opened(parts, place, row.access_token, "access token") is not None
 
 
 def _spread(place: Place, version: int) -> float:
@@ -67,35 +84,57 @@ def renew(parts: Parts, place: Place, known_version: int, *, by_login: bool = Fa
     """The session's row, newer than `known_version`: renewed here, or by whoever was first."""
     began = clock.monotonic()
     for _ in turns(parts):
+        waited = clock.monotonic() - began
         row = require(row_of(parts, place))
         if row.version != known_version:
-            return row
-        failed_for = row.renewal_failed_for
-        if failed_for is not None and failed_for < clock.monotonic() - began:
-            raise errors.KsefUnreachable(
-                "The company's KSeF session could not be renewed a moment ago.",
-                retry_after=parts.timing.retry_after,
-            )
+            if _opens(parts, place, row):
+                return row
+            # By a replica that seals with a key that we lack: nothing is known against it.
+            known_version, by_login = row.version, False
+        _refuse_if_failed(parts, row, waited)
         with try_lease(parts, lease_name(place), parts.timing.lease_refresh) as lease:
             if lease:
-                _renew_once(parts, place, known_version, lease, by_login=by_login)
+                _renew_once(parts, place, known_version, lease, by_login=by_login, since=began)
                 learn_limits(parts, place)
                 row = require(row_of(parts, place))
-        if row.version != known_version:
+        if row.version != known_version and _opens(parts, place, row):
             return row
     raise AssertionError("unreachable: the turns end by raising")
 
 
+def _refuse_if_failed(parts: Parts, row: Any, seconds: float) -> None:
+    """KsefUnreachable where a renewal failed in the last so many seconds: it is not repeated.
+
+    `seconds` up to a moment before the row was read: a slow answer must not make a failure younger.
+    """
+    if row.renewal_failed_for is not None and row.renewal_failed_for < seconds:
+        raise errors.KsefUnreachable(
+            "The company's KSeF session could not be renewed a moment ago.",
+            retry_after=parts.timing.retry_after,
+        )
+
+
 def _renew_once(
-    parts: Parts, place: Place, known_version: int, lease: Lease, *, by_login: bool = False
+    parts: Parts,
+    place: Place,
+    known_version: int,
+    lease: Lease,
+    *,
+    by_login: bool = False,
+    since: float = math.inf,
 ) -> None:
-    """Renew under the lease, unless somebody did since `known_version`."""
+    """Renew under the lease, unless somebody did since `known_version`.
+
+    Nor where somebody tried in vain `since` then, a moment of `clock.monotonic`.
+    """
+    waited = clock.monotonic() - since
     row = require(row_of(parts, place))
     if row.version != known_version:
         return
+    _refuse_if_failed(parts, row, waited)
     try:
         refreshed = None if by_login else _refreshed(parts, place, row)
-        renewed = refreshed or _logged_in_again(parts, place, lease)
+        renewed = refreshed or _logged_in_again(parts, place, row, lease)
     except errors.KsefFailure:
         parts.db.run(queries.note_failed_renewal, **place.columns, version=row.version)
         raise
@@ -109,10 +148,13 @@ def _renew_once(
 
 
 def _refreshed(parts: Parts, place: Place, row: Any) -> dict[str, Any] | None:
-    """The columns after a refresh; None where the refresh token ended or is refused for good."""
-    if row.refresh_token_left.total_seconds() <= 0:
+    """The columns after a refresh; None where the refresh token will not do.
+
+    It ended, does not open, or is refused for good.
+    """
+    refresh_token = live_refresh_token(parts, place, row)
+    if refresh_token is None:
         return None
-    refresh_token = open_secret(parts, place, row.refresh_token, "refresh token")
     try:
         access = parts.ksef[place.environment].refresh(refresh_token)
     except KsefTokenRejected:
@@ -130,8 +172,38 @@ def _refreshed(parts: Parts, place: Place, row: Any) -> dict[str, Any] | None:
     }
 
 
-def _logged_in_again(parts: Parts, place: Place, lease: Lease) -> dict[str, Any]:
+def live_refresh_token(parts: Parts, place: Place, row: Any) -> str | None:
+    """The refresh token of a session; None where it ended or does not open."""
+    if _refresh_token_ended(row):
+        return None
+    return opened(parts, place, row.refresh_token, "refresh token")
+
+
+def _refresh_token_ended(row: Any) -> bool:
+    return bool(row.refresh_token_left.total_seconds() <= 0)
+
+
+def _logged_in_again(parts: Parts, place: Place, row: Any, lease: Lease) -> dict[str, Any]:
     """The columns after a silent login in place of an ended session; refused, it is over."""
+    try:
+        method, tokens = _silent_login(parts, place, lease)
+    except (LoginRefused, errors.NoKsefCredential) as error:
+        # What only does not open here may be alive for replicas that have its key.
+        if _refresh_token_ended(row) or live_refresh_token(parts, place, row):
+            with parts.db.transaction() as connection:
+                if lease.holds(connection):
+                    queries.end_session(connection, **place.columns, version=row.version)
+        telemetry.warning("KSeF refuses the company's credential", **place.log_fields)
+        raise errors.NoActiveKsefSession(
+            f"The KSeF session ended and could not be renewed. {error.detail}", ksef=error.ksef
+        ) from error
+    telemetry.info("logged in to KSeF again", **place.log_fields)
+    return {"method": method, **sealed_columns(parts, place, tokens)}
+
+
+def _silent_login(parts: Parts, place: Place, lease: Lease) -> tuple[str, Tokens]:
+    """A login that nobody asked for, by which method; at most one in a while, of all replicas."""
+    stored_credential(parts, place)  # who cannot open it takes no turn from those who can
     wait = parts.db.run(
         queries.claim_silent_login, **place.columns, seconds=parts.timing.silent_login
     )
@@ -141,19 +213,8 @@ def _logged_in_again(parts: Parts, place: Place, lease: Lease) -> dict[str, Any]
             retry_after=math.ceil(wait),
         )
     lease.extend(parts, parts.timing.lease)
-    try:
-        with refusal_noted(parts, place, lease, repeat=True):
-            method, tokens = new_tokens(parts, place)
-    except (LoginRefused, errors.NoKsefCredential) as error:
-        with parts.db.transaction() as connection:
-            if lease.holds(connection):
-                queries.delete_session(connection, **place.columns)
-        telemetry.warning("KSeF refuses the company's credential", **place.log_fields)
-        raise errors.NoActiveKsefSession(
-            f"The KSeF session ended and could not be renewed. {error.detail}", ksef=error.ksef
-        ) from error
-    telemetry.info("logged in to KSeF again", **place.log_fields)
-    return {"method": method, **sealed_columns(parts, place, tokens)}
+    with refusal_noted(parts, place, lease, repeat=True):
+        return new_tokens(parts, place)
 
 
 def learn_limits(parts: Parts, place: Place) -> None:

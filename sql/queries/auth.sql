@@ -68,6 +68,11 @@ WHERE company_nip = :company_nip AND environment = :environment AND version = :v
 -- name: delete_session(company_nip, environment)!
 DELETE FROM ksef_sessions WHERE company_nip = :company_nip AND environment = :environment;
 
+-- name: end_session(company_nip, environment, version)!
+-- As renew_session: a session that was begun or renewed meanwhile is another one.
+DELETE FROM ksef_sessions
+WHERE company_nip = :company_nip AND environment = :environment AND version = :version;
+
 -- name: note_failed_renewal(company_nip, environment, version)!
 UPDATE ksef_sessions SET renewal_failed_at = clock_timestamp()
 WHERE company_nip = :company_nip AND environment = :environment AND version = :version;

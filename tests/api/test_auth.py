@@ -96,6 +96,21 @@ def test_login_with_a_refused_credential(newcomer: Company, control: Any) -> Non
     assert_problem(newcomer.get("/auth/test"), 404, "no_active_ksef_session")
 
 
+def test_login_with_a_credential_that_does_not_open(
+    company: Company, control: Any, database: Any
+) -> None:
+    database.execute("UPDATE ksef_credentials SET secret = 'x'")
+    assert company.request("POST", "/auth/test").status_code == 200, "the session is good"
+    database.execute("UPDATE ksef_sessions SET access_token = 'x', refresh_token = 'x'")
+    for method in ("POST", "DELETE"):
+        body = assert_problem(
+            company.request(method, "/auth/test"), 503, "unavailable", retry_after=5
+        )
+        assert "missing in SECRET_KEYS" in body["detail"]
+    assert company.get("/auth/test").status_code == 200
+    assert control.calls() == []
+
+
 def test_login_while_ksef_fails(newcomer: Company, control: Any) -> None:
     control.set_api("test", available=False)
     assert_problem(newcomer.request("POST", "/auth/test"), 502, "ksef_error", also=["ksef"])

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from app import create_app
+from app import clock, create_app
 from app.api.context import EXTENSION
 from app.services import outages, users
 from app.services.parts import Parts
@@ -156,6 +156,20 @@ def test_wrong_body_is_refused_and_begins_nothing(
     problem = assert_problem(response, 400, "invalid_parameter", also=["errors"])
     assert list(problem["errors"]) == [parameter]
     assert rows(database) == []
+
+
+@pytest.mark.fault(24)
+@pytest.mark.parametrize("minutes", [-10, 10])
+def test_whether_its_end_has_passed_is_not_judged_by_our_clock(
+    company: Company, monkeypatch: pytest.MonkeyPatch, minutes: int
+) -> None:
+    wrong = datetime.now(UTC) + timedelta(minutes=minutes)
+    monkeypatch.setattr(clock, "now", lambda: wrong)
+    assert simulate(company, message="drill", endsAt=in_seconds(300)).status_code == 200
+    past = simulate(company, message="drill", endsAt=in_seconds(-300))
+    assert assert_problem(past, 400, "invalid_parameter", also=["errors"])["errors"] == {
+        "endsAt": ["Has passed."]
+    }
 
 
 @pytest.mark.parametrize("data", [b"", b"{", b"[]", b'"x"', b"\xff"])

@@ -10,6 +10,7 @@ from flask import Flask
 from lxml import html as lxml_html
 from werkzeug.test import TestResponse
 
+from app import clock
 from app.console.context import form_tokens
 from app.console.forms import FormTokens
 from app.services import console, quota
@@ -583,6 +584,15 @@ class TestSimulation:
         off = send(company, "/demo/simulation/end")
         assert "Symulacja zakończona" in text_of(company.get(off.headers["Location"] + "&lang=pl"))
         assert database.execute("SELECT * FROM outage_simulations") == []
+
+    def test_it_lasts_as_long_as_was_chosen_whatever_our_clock_says(
+        self, company: Company, send: Any, database: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        slow = clock.now() - timedelta(minutes=20)
+        monkeypatch.setattr(clock, "now", lambda: slow)
+        send(company, "/demo/simulation", message="Próba trybu", minutes="15")
+        [(left,)] = database.execute("SELECT ends_at - now() FROM outage_simulations")
+        assert timedelta(minutes=14) < left <= timedelta(minutes=15)
 
     def test_never_of_production(self, company: Company, send: Any, database: Any) -> None:
         assert "/simulation" not in company.get("/console/prod").text

@@ -1,8 +1,8 @@
 """The migration runner, on databases of its own."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 from threading import Barrier
 from types import SimpleNamespace
@@ -10,9 +10,11 @@ from typing import Any
 
 import psycopg2
 import pytest
+from psycopg2.extensions import make_dsn
 
+from app import clock
 from app.db import migrate as runner
-from app.db.migrate import MIGRATIONS, migrate, pending
+from app.db.migrate import MIGRATIONS, Patience, migrate, pending
 from app.errors import OperatorError
 
 FILES = {
@@ -129,6 +131,123 @@ def test_timeouts_of_the_database_do_not_hold_for_migrations(
     empty_database.execute(f"ALTER DATABASE {empty_database.name} SET statement_timeout = '50ms'")
     (folder / "0004_slow.sql").write_text("SELECT pg_sleep(0.2)")
     assert "0004_slow" in migrate(empty_database.owner_dsn, folder)
+
+
+# -- locks ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def altering(empty_database: Any, folder: Path) -> Path:
+    """The folder with a migration more, which takes a table that others read."""
+    migrate(empty_database.owner_dsn, folder)
+    (folder / "0004_colour.sql").write_text("ALTER TABLE birds ADD COLUMN colour text")
+    return folder
+
+
+@contextmanager
+def held(database: Any) -> Iterator[Any]:
+    """A transaction that has read the table and does not end; its connection."""
+    dsn = make_dsn(database.owner_dsn, application_name="a report")
+    with closing(psycopg2.connect(dsn)) as connection:
+        connection.cursor().execute("SELECT FROM birds")
+        yield connection
+
+
+def await_lock(database: Any, table: str, *, granted: bool) -> None:
+    """Return once somebody has all of the table, or waits for that."""
+    deadline = clock.monotonic() + 5
+    while clock.monotonic() < deadline:
+        if database.execute(
+            f"SELECT 1 FROM pg_locks WHERE relation = '{table}'::regclass AND granted = {granted}"
+            " AND mode = 'AccessExclusiveLock'"
+        ):
+            return
+    raise AssertionError("nobody does")
+
+
+def test_who_queues_behind_a_waiting_migration_gets_through(
+    empty_database: Any, altering: Path
+) -> None:
+    told: list[str] = []
+    patience = Patience(lock=0.3, pause=0.1, tries=100)
+    with ThreadPoolExecutor(1) as threads, held(empty_database) as holder:
+        migrating = threads.submit(
+            migrate, empty_database.owner_dsn, altering, patience=patience, tell=told.append
+        )
+        for _ in range(3):
+            await_lock(empty_database, "birds", granted=False)
+            empty_database.execute("SET statement_timeout = '2s'; SELECT name FROM birds")
+        assert not migrating.done()
+        pid = holder.info.backend_pid
+        holder.rollback()
+        assert migrating.result(10) == ["0004_colour"]
+    assert told[0].startswith(f"0004_colour waits for birds, which process {pid} has (")
+    assert told[0].endswith(", a report) (tries left: 99)")
+    assert len(told) >= 3
+    assert missing(empty_database.owner_dsn, altering) == []
+
+
+def test_a_lock_that_is_never_given_is_given_up(empty_database: Any, altering: Path) -> None:
+    told: list[str] = []
+    patience = Patience(lock=0.3, pause=0.3, tries=3)
+    began = clock.monotonic()
+    with held(empty_database), pytest.raises(OperatorError) as failure:
+        migrate(empty_database.owner_dsn, altering, patience=patience, tell=told.append)
+    assert clock.monotonic() - began >= 3 * patience.lock + 2 * patience.pause
+    assert [text[-15:] for text in told] == ["(tries left: 2)", "(tries left: 1)"]
+    assert "0004_colour waits for birds, which process " in str(failure.value)
+    assert str(failure.value).endswith(": given up after 3 tries, which left nothing behind.")
+    assert missing(empty_database.owner_dsn, altering) == ["0004_colour"]
+    assert migrate(empty_database.owner_dsn, altering) == ["0004_colour"]
+
+
+def test_a_deadlock_is_a_lock_that_was_not_to_be_had(empty_database: Any, folder: Path) -> None:
+    migrate(empty_database.owner_dsn, folder)
+    empty_database.execute("CREATE TABLE nests ()")
+    (folder / "0004_both.sql").write_text(
+        "SET LOCAL deadlock_timeout = '50ms'; LOCK nests; SELECT pg_sleep(0.5); LOCK birds"
+    )
+    patience = Patience(lock=5.0, pause=0.5, tries=2)
+    told: list[str] = []
+    with ThreadPoolExecutor(1) as threads, held(empty_database) as holder:
+        migrating = threads.submit(
+            migrate, empty_database.owner_dsn, folder, patience=patience, tell=told.append
+        )
+        await_lock(empty_database, "nests", granted=True)
+        holder.cursor().execute("SELECT FROM nests")
+        holder.rollback()
+        assert migrating.result(10) == ["0004_both"]
+    assert len(told) == 1
+
+
+def test_what_takes_long_is_not_cut_off_and_another_migration_waits_for_it(
+    empty_database: Any, folder: Path
+) -> None:
+    """Only the wait for a lock is short; that for one's turn is not."""
+    (folder / "0004_slow.sql").write_text("SELECT pg_sleep(0.8)")
+    patience = Patience(lock=0.1, tries=1)
+    together = Barrier(2)
+
+    def run(_: int) -> list[str]:
+        together.wait(timeout=10)
+        return migrate(empty_database.owner_dsn, folder, patience=patience)
+
+    with ThreadPoolExecutor(2) as threads:
+        applied = [name for names in threads.map(run, range(2)) for name in names]
+    assert sorted(applied) == [*FILES, "0004_slow"]
+
+
+def test_a_holder_that_nobody_can_look_at_is_a_lock(empty_database: Any, altering: Path) -> None:
+    """Too short to be seen, or no connection left for looking."""
+    patience = Patience(lock=0.01, tries=1)
+    with (
+        held(empty_database),
+        pytest.raises(OperatorError, match=r"^0004_colour waits for a lock: given up"),
+    ):
+        migrate(empty_database.owner_dsn, altering, patience=patience)
+
+
+# -- others ---------------------------------------------------------------------------------
 
 
 def test_pending_only_reads(empty_database: Any, folder: Path) -> None:

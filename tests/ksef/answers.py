@@ -69,12 +69,13 @@ def tokens() -> Json:
     return {"accessToken": token("access-token"), "refreshToken": token("refresh-token")}
 
 
-def challenge() -> Json:
+def challenge(**changes: Any) -> Json:
     """POST /auth/challenge"""
     return {
         "challenge": "20260115-CR-0123456789-ABCDEF0123-4F",
         "timestamp": "2026-01-15T11:00:00.123+00:00",
         "timestampMs": 1768474800123,
+        **changes,
     }
 
 

@@ -62,8 +62,9 @@ def public_key(
     usage: str = "KsefTokenEncryption",
     days: tuple[float, float] = (-30, 30),
 ) -> Any:
-    """A public key that is valid between two days, reckoned from now."""
-    begin, end = (clock.now() + timedelta(days=day) for day in days)
+    """A public key that is valid between two days, reckoned from the challenge's time."""
+    asked = datetime.fromisoformat(answers.challenge()["timestamp"])
+    begin, end = (asked + timedelta(days=day) for day in days)
     return answers.public_key(
         certificate=certificate(key),
         publicKeyId=key_id,
@@ -168,15 +169,38 @@ class TestKeys:
         assert body["publicKeyId"] == "newest"
         assert decrypted(ksefs_key, body).startswith(KSEF_TOKEN)
 
+    @pytest.mark.fault(24)
+    @pytest.mark.parametrize("minutes", [-10, 10])
+    def test_a_wrong_clock_of_ours_changes_nothing(
+        self,
+        dance: Dance,
+        ksefs_key: rsa.RSAPrivateKey,
+        other_key: rsa.RSAPrivateKey,
+        monkeypatch: pytest.MonkeyPatch,
+        minutes: int,
+    ) -> None:
+        """KSeF says in the challenge what time it is."""
+        asked = datetime.fromisoformat(answers.challenge()["timestamp"])
+        monkeypatch.setattr(clock, "now", lambda: asked + timedelta(minutes=minutes))
+        five_minutes = 5 / (24 * 60)
+        dance.keys(
+            public_key(other_key, key_id="ended", days=(-30, -five_minutes)),
+            public_key(ksefs_key, key_id="now", days=(-five_minutes, five_minutes)),
+            public_key(other_key, key_id="to come", days=(five_minutes, 30)),
+        )
+        dance.challenge().accept().status(200).redeem().log_in()
+        (body,) = dance.sent
+        assert body["publicKeyId"] == "now"
+
     @pytest.mark.parametrize(
         "spoilt",
         [{"usage": "SymmetricKeyEncryption"}, {"days": (-2, -1)}, {"days": (1, 2)}],
         ids=str,
     )
-    def test_without_a_usable_key_no_challenge_is_asked_for(
+    def test_without_a_usable_key_no_challenge_is_answered(
         self, dance: Dance, ksefs_key: rsa.RSAPrivateKey, spoilt: Any
     ) -> None:
-        dance.keys(public_key(ksefs_key, **spoilt))
+        dance.keys(public_key(ksefs_key, **spoilt)).challenge()
         with pytest.raises(errors.KsefInvalidResponse, match="no valid key"):
             dance.log_in()
 

@@ -299,6 +299,24 @@ class TestTimes:
             assert "dateCreated is not a time within the years 1000 to 9998" in breach
 
     @pytest.mark.parametrize(
+        ("milliseconds", "told"),
+        [
+            (-1, None),
+            (0, "1970-01-01T00:00:00+00:00"),
+            (1768474800123, "2026-01-15T11:00:00.123000+00:00"),
+            (253370764799999, "9998-12-31T23:59:59.999000+00:00"),
+            (253370764800000, None),
+            (10**400, None),
+        ],
+    )
+    def test_milliseconds_are_exact(self, milliseconds: int, told: str | None) -> None:
+        body = answers.challenge(timestampMs=milliseconds)
+        if told:
+            assert wire.challenge(body).made_at.isoformat() == told
+        else:
+            assert "timestampMs is not a time that can be told" in said(wire.challenge, body)
+
+    @pytest.mark.parametrize(
         "text", ["0001-01-01T00:00:00+00:00", "9999-12-31T23:59:59.9999999+00:00"]
     )
     def test_a_time_that_is_accepted_can_be_told_in_any_zone(self, text: str) -> None:

@@ -18,12 +18,13 @@ from app import errors
 from app.ksef.auth import LoginRefused, log_in_with_certificate
 from app.ksef.certificates import Certificate
 from app.ksef.gateway import Gateway
+from app.ksef.wire import Challenge
 from app.ksef.xades import NAMESPACE, login_request
 from tests.certificates import KINDS, NIP, NOBODY, PERSON, Made, make
 from tests.ksef import answers
 from tests.ksef.conftest import URL
 
-CHALLENGE = "20250625-CR-20F5EE4000-DA48AE4124-46"
+CHALLENGE = Challenge("20250625-CR-20F5EE4000-DA48AE4124-46", 1750842000123)
 DS = "{http://www.w3.org/2000/09/xmldsig#}"
 
 
@@ -40,7 +41,7 @@ class TestSignature:
             signed(made), x509_cert=made.certificate
         )
         texts = [text.strip() for text in content.signed_xml.itertext()]
-        assert texts == [CHALLENGE, NIP, "certificateSubject"]
+        assert texts == [CHALLENGE.challenge, NIP, "certificateSubject"]
         assert properties.signed_xml.tag.endswith("SignedProperties")
         assert key_info.signed_xml.tag == f"{DS}KeyInfo"
 
@@ -82,6 +83,14 @@ class TestSignature:
         schema.assertValid(root)
         root.find(f"{{{NAMESPACE}}}Challenge").text = "x"
         assert not schema.validate(root)
+
+
+@pytest.mark.fault(24)
+def test_it_is_signed_at_ksef_s_time() -> None:
+    """And not at that of a machine whose clock may be wrong."""
+    root = etree.fromstring(signed(make()))
+    times = root.findall(".//{*}SigningTime")
+    assert [time.text for time in times] == ["2025-06-25T09:00:00+00:00"]
 
 
 def test_an_elliptic_signature_is_r_and_s_side_by_side() -> None:

@@ -1,5 +1,6 @@
 """The company's session with KSeF: one login however many ask, tokens that are good when needed."""
 
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,7 +18,7 @@ from app.ksef import gateway as routes
 from app.ksef import limits
 from app.ksef.auth import LoginRefused
 from app.ksef.transport import KsefTokenRejected
-from app.services import auth, quota
+from app.services import auth, quota, tokens
 from app.services.active_session import ActiveSession
 from app.services.parts import Parts, Place
 from tests.service import Company
@@ -552,6 +553,50 @@ def test_who_waits_for_a_renewal_learns_that_it_failed(
     assert control.call_counts() == {REFRESH: 1}
 
 
+def test_failure_from_before_is_not_made_younger_by_a_slow_answer_of_the_database(
+    database: Any,
+    control: Any,
+    parts: Parts,
+    company: Company,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    before = tokens.row_of(parts, HERE)
+    real = tokens.row_of
+
+    def slow(*place: Any) -> Any:
+        read = real(*place)
+        clock.sleep(0.3)
+        return read
+
+    monkeypatch.setattr(tokens, "row_of", slow)
+    database.execute("UPDATE ksef_sessions SET renewal_failed_at = now() - interval '0.1 seconds'")
+    assert tokens.renew(parts, HERE, before.version).version == before.version + 1
+
+
+def test_failure_just_before_the_lease_was_free_is_not_repeated(
+    database: Any,
+    control: Any,
+    parts: Parts,
+    company: Company,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Somebody fails and gives the lease back between our look at the row and our taking it."""
+    before = tokens.row_of(parts, HERE)
+    real = tokens.row_of
+
+    def fail_after(*place: Any) -> Any:
+        read = real(*place)
+        if read.renewal_failed_for is None:
+            clock.sleep(0.1)
+            database.execute("UPDATE ksef_sessions SET renewal_failed_at = clock_timestamp()")
+        return read
+
+    monkeypatch.setattr(tokens, "row_of", fail_after)
+    with pytest.raises(errors.KsefUnreachable, match="a moment ago"):
+        tokens.renew(parts, HERE, before.version)
+    assert control.calls() == []
+
+
 # -- the fence ---------------------------------------------------------------------------------
 
 
@@ -560,6 +605,91 @@ def hold_lease(database: Any, seconds: float) -> None:
         "INSERT INTO leases (name, holder, expires_at) VALUES"
         f" ('auth:test:{NIP}', gen_random_uuid(), now() + interval '{seconds} seconds')"
     )
+
+
+def while_ksef_thinks(
+    control: Any, path: str, do: Callable[[], Any], change: Callable[[], Any]
+) -> Any:
+    """`do`, and `change` something before KSeF answers the call to `path`; what `do` gave."""
+    control.fault("delay", path=path, seconds=0.6)
+    given: list[Any] = []
+
+    def run() -> None:
+        try:
+            given.append(do())
+        except errors.ProxyError as error:
+            given.append(error.code)
+
+    doing = threading.Thread(target=run)
+    doing.start()
+    deadline = time.monotonic() + 5
+    while control.waiting_faults() and time.monotonic() < deadline:
+        pass
+    change()
+    doing.join(20)
+    return given[0]
+
+
+@pytest.mark.parametrize(
+    ("work", "path", "seconds"),
+    [
+        ("login", "/auth/ksef-token", 50),
+        ("refresh", "/auth/token/refresh", 5),
+        ("refresh ahead of time", "/auth/token/refresh", 5),
+        ("silent login", "/auth/ksef-token", 50),
+    ],
+)
+def test_lease_is_as_long_as_the_work_may_take(
+    database: Any,
+    control: Any,
+    settings: Any,
+    ksef_token: str,
+    work: str,
+    path: str,
+    seconds: float,
+) -> None:
+    """Who waits for a dead worker's refresh does not wait for as long as for a login."""
+    timing = replace(settings.timing, lease_refresh=5.0, lease=50.0)
+    parts = make_parts(replace(settings, timing=timing))
+    if work != "login":
+        auth.log_in(parts, HERE)
+        let_access_token_end(database, seconds_left=30 if "ahead" in work else 0)
+    if work == "silent login":
+        let_refresh_token_end(database)
+    left: list[Any] = []
+
+    def look() -> None:
+        left.extend(database.execute("SELECT expires_at - clock_timestamp() FROM leases"))
+
+    do = ask_after(control, parts) if work != "login" else lambda: auth.log_in(parts, HERE).method
+    assert while_ksef_thinks(control, path, do, look) in (200, "token")
+    [(lease_left,)] = left
+    assert timedelta(seconds=seconds - 4) < lease_left < timedelta(seconds=seconds)
+    parts.db.close()
+
+
+@pytest.mark.parametrize(
+    "meanwhile",
+    [
+        "UPDATE leases SET holder = gen_random_uuid()",
+        "UPDATE ksef_sessions SET version = version + 1",
+    ],
+    ids=["somebody took the lease over", "there is a newer session"],
+)
+def test_late_refusal_of_a_silent_login_ends_no_session(
+    database: Any, control: Any, parts: Parts, company: Company, meanwhile: str
+) -> None:
+    let_refresh_token_end(database)
+    control.set_token_outcome("test", 450, nip=NIP)
+    newer: list[Any] = []
+
+    def change() -> None:
+        database.execute(meanwhile)
+        newer.append(row(database))
+
+    ask = ask_after(control, parts)
+    assert while_ksef_thinks(control, "/auth/ksef-token", ask, change) == "no_active_ksef_session"
+    assert row(database) == newer[0]
 
 
 @pytest.mark.parametrize("work", ["login", "renewal"])
@@ -727,6 +857,157 @@ def test_each_login_is_logged_with_its_place(
         ("info", "logged in to KSeF again"),
         ("warning", "KSeF refuses the company's credential"),
     ]
+
+
+# -- keys that are missing -----------------------------------------------------------------------
+
+
+def with_keys(settings: Any, *secret_keys: bytes) -> Parts:
+    return make_parts(replace(settings, secret_keys=secret_keys))
+
+
+@pytest.fixture
+def stranger(settings: Any) -> Iterator[Parts]:
+    """A replica that has another key only: that of the others is lost, or not there yet."""
+    parts = with_keys(settings, os.urandom(32))
+    yield parts
+    parts.db.close()
+
+
+@pytest.fixture
+def newer(settings: Any) -> Iterator[Parts]:
+    """A replica that seals with a new key already, and opens with the old one too."""
+    parts = with_keys(settings, os.urandom(32), *settings.secret_keys)
+    yield parts
+    parts.db.close()
+
+
+def silent_logins(database: Any) -> int:
+    [(count,)] = database.execute(
+        "SELECT count(*) FROM ksef_credentials WHERE silent_login_at IS NOT NULL"
+    )
+    return int(count)
+
+
+def test_login_replaces_a_session_that_does_not_open(
+    database: Any, control: Any, stranger: Parts, company: Company
+) -> None:
+    before = row(database)
+    auth.set_token(stranger, HERE, control.add_token("test", NIP))
+    assert auth.log_in(stranger, HERE) == auth.current_session(stranger, HERE)
+    assert control.call_counts()[LOGIN] == 1
+    assert row(database)[4] == before[4] + 1
+    control.clear_calls()
+    assert auth.log_in(stranger, HERE) == auth.current_session(stranger, HERE)
+    assert ask_after(control, stranger)() == 200
+    assert control.call_counts() == {SESSION: 1}
+
+
+def test_session_that_does_not_open_is_replaced_by_one_silent_login(
+    control: Any, stranger: Parts, company: Company
+) -> None:
+    ask = ask_after(control, stranger)
+    auth.set_token(stranger, HERE, control.add_token("test", NIP))
+    assert all_at_once(4, lambda _: ask()) == [200] * 4
+    counts = control.call_counts()
+    assert (counts[LOGIN], counts[SESSION]) == (1, 4)
+    assert REFRESH not in counts
+
+
+def test_credential_that_does_not_open_is_told_and_changes_nothing(
+    database: Any, control: Any, parts: Parts, stranger: Parts, company: Company
+) -> None:
+    before = row(database)
+    for do in (ask_after(control, stranger), lambda: auth.log_in(stranger, HERE)):
+        with pytest.raises(errors.Unavailable, match="or store the credential anew"):
+            do()
+    assert control.calls() == []
+    assert row(database) == before
+    assert silent_logins(database) == 0, "a turn that others may need"
+    assert database.execute("SELECT name FROM leases") == []
+    assert ask_after(control, parts)() == 200
+    assert control.call_counts() == {SESSION: 1}
+
+
+def test_credential_that_does_not_open_ends_no_session(
+    database: Any, control: Any, stranger: Parts, company: Company
+) -> None:
+    """Not even one whose refresh token ended: a replica with the key logs in again."""
+    ask = ask_after(control, stranger)
+    let_refresh_token_end(database)
+    with pytest.raises(errors.Unavailable, match="or store the credential anew"):
+        ask()
+    assert row(database) is not None
+
+
+@pytest.mark.parametrize("ended", [False, True])
+def test_refused_login_ends_a_session_that_does_not_open_only_where_it_had_ended(
+    database: Any, control: Any, parts: Parts, stranger: Parts, company: Company, ended: bool
+) -> None:
+    ask = ask_after(control, stranger)
+    auth.set_token(stranger, HERE, control.add_token("test", NIP))
+    control.set_token_outcome("test", 450, nip=NIP)
+    if ended:
+        let_refresh_token_end(database)
+    with pytest.raises(errors.NoActiveKsefSession, match="could not be renewed"):
+        ask()
+    assert (row(database) is None) is ended
+    if not ended:
+        assert ask_after(control, parts)() == 200
+
+
+def test_logout_of_a_session_that_does_not_open_is_refused(
+    database: Any, control: Any, stranger: Parts, company: Company
+) -> None:
+    before = row(database)
+    auth.set_token(stranger, HERE, control.add_token("test", NIP))
+    with pytest.raises(errors.Unavailable, match="cannot be opened, and so not be revoked"):
+        auth.log_out(stranger, HERE)
+    assert control.calls() == []
+    assert row(database) == before
+
+
+def test_replicas_go_on_beside_each_other_while_the_key_is_changed(
+    database: Any, control: Any, parts: Parts, newer: Parts, company: Company
+) -> None:
+    """The older one renews what the newer one sealed; the newer one opens either."""
+    older_asks, newer_asks = ask_after(control, parts), ask_after(control, newer)
+    let_access_token_end(database)
+    assert newer_asks() == 200
+    assert control.call_counts() == {REFRESH: 1, SESSION: 1}
+    assert older_asks() == newer_asks() == older_asks() == 200
+    assert control.call_counts() == {REFRESH: 2, SESSION: 4}
+
+    let_refresh_token_end(database)
+    assert newer_asks() == 200
+    assert older_asks() == newer_asks() == older_asks() == 200
+    counts = control.call_counts()
+    assert (counts[LOGIN], counts[REFRESH], counts[SESSION]) == (2, 2, 8)
+
+
+def test_nobody_waits_for_what_another_replica_sealed_ahead_of_time(
+    database: Any, control: Any, parts: Parts, newer: Parts, company: Company
+) -> None:
+    let_access_token_end(database, seconds_left=30)
+    before = tokens.row_of(parts, HERE)
+    newer_asks, older_asks = ask_after(control, newer), ask_after(control, parts)
+    assert newer_asks() == 200
+    hold_lease(database, seconds=60)
+    assert tokens.ready(parts, HERE, before) is before
+    database.execute("DELETE FROM leases")
+    assert older_asks() == 200
+    assert control.call_counts() == {REFRESH: 2, SESSION: 2}
+
+
+def test_what_was_known_of_a_token_is_not_held_against_that_of_another_replica(
+    database: Any, control: Any, parts: Parts, newer: Parts, company: Company
+) -> None:
+    known = tokens.row_of(parts, HERE).version
+    tokens.renew(newer, HERE, known)
+    control.clear_calls()
+    renewed = tokens.renew(parts, HERE, known, by_login=True)
+    assert renewed.version == known + 2
+    assert control.call_counts() == {REFRESH: 1}
 
 
 # -- quota ----------------------------------------------------------------------------------
@@ -922,23 +1203,7 @@ def while_it_is_renewed(
     """Renew the ended access token, `change` something before KSeF answers; what the call gave."""
     ask = ask_after(control, parts)
     let_access_token_end(database)
-    control.fault("delay", path="/auth/token/refresh", seconds=0.6)
-    given: list[str | int] = []
-
-    def renew() -> None:
-        try:
-            given.append(ask())
-        except errors.ProxyError as error:
-            given.append(error.code)
-
-    renewing = threading.Thread(target=renew)
-    renewing.start()
-    deadline = time.monotonic() + 5
-    while control.waiting_faults() and time.monotonic() < deadline:
-        pass
-    change()
-    renewing.join(10)
-    return given[0]
+    return while_ksef_thinks(control, "/auth/token/refresh", ask, change)
 
 
 def test_logout_beside_a_renewal_is_not_undone_by_it(
@@ -1009,9 +1274,8 @@ def test_token_put_under_another_company_does_not_open(
         f" FROM ksef_sessions AS theirs WHERE mine.company_nip = '{NIP}'"
         f" AND theirs.company_nip = '{OTHER_NIP}'"
     )
-    with pytest.raises(errors.Unavailable):
-        ask()
-    assert control.calls() == []
+    assert ask() == 200
+    assert control.call_counts() == {REFRESH: 1, SESSION: 1}, "theirs is not sent"
 
 
 @pytest.mark.parametrize("token", ["", "two\nlines", "nul\x00", "tab\t"])

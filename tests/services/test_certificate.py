@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from app import errors, make_parts
+from app import clock, errors, make_parts
 from app.crypto import Vault
 from app.ksef.certificates import Certificate
 from app.services import auth, certificates, outages
@@ -238,6 +238,17 @@ def test_how_early_is_a_setting(
 
 
 # -- proving --------------------------------------------------------------------------------
+
+
+@pytest.mark.fault(24)
+@pytest.mark.parametrize("years", [-20, 20])
+def test_whether_it_is_valid_is_not_judged_by_our_clock(
+    parts: Parts, company: Company, monkeypatch: pytest.MonkeyPatch, years: int
+) -> None:
+    wrong = clock.now() + timedelta(days=365 * years)
+    monkeypatch.setattr(clock, "now", lambda: wrong)
+    made = make()
+    assert certificates.read(parts, made.pem + made.key_pem(), None, None).x509 == made.certificate
 
 
 def test_proving_logs_in_and_out_and_stores_nothing(
