@@ -159,6 +159,15 @@ class KsefFailure(ProxyError):
         self.health = health
         return self
 
+    @property
+    def may_pass(self) -> bool:
+        """Whether asking again for the same, later, may be answered differently.
+
+        Not where KSeF refuses a right or an address; a block by its firewall ends by itself.
+        """
+        forbidden = self.ksef is not None and self.ksef.http_status == 403
+        return self.retry_after is not None or not forbidden
+
 
 class KsefError(KsefFailure):
     code, title = "ksef_error", "KSeF refused or failed"

@@ -26,6 +26,10 @@ _LONGEST_POLL = 1.0
 class LoginRefused(errors.KsefError):
     """KSeF refused the credential itself; the same one will be refused again."""
 
+    @property
+    def may_pass(self) -> bool:
+        return False
+
 
 def log_in_with_token(
     gateway: Gateway, *, nip: str, ksef_token: str, seconds: float, poll: float

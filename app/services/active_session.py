@@ -11,7 +11,7 @@ from app.ksef.transport import DEFAULT_RETRY_AFTER, KsefTokenRejected
 from app.services import quota
 from app.services.logins import open_secret
 from app.services.parts import Parts, Place
-from app.services.tokens import ready, renew, require, row_of
+from app.services.tokens import active_row, ready, renew
 
 T = TypeVar("T")
 
@@ -35,7 +35,7 @@ class ActiveSession:
         self._patience = parts.timing.quota_patience if patience is None else patience
         self._share = share
         self._slots: dict[str, deque[quota.Slot]] = defaultdict(deque)
-        self._row = ready(parts, place, require(row_of(parts, place)))
+        self._row = ready(parts, place, active_row(parts, place))
         self._renewed = False
         self._logged_in_anew = False
 

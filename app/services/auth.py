@@ -17,10 +17,10 @@ from app.services.leases import Lease, try_lease
 from app.services.logins import new_tokens, refusal_noted, seal, sealed_columns
 from app.services.parts import Parts, Place
 from app.services.tokens import (
+    active_row,
     learn_limits,
     lease_name,
     live_refresh_token,
-    require,
     row_of,
     turns,
 )
@@ -112,7 +112,7 @@ def list_sessions(parts: Parts) -> Sequence[Any]:
 
 def current_session(parts: Parts, place: Place) -> KsefSession:
     """The company's session as it is stored; NoActiveKsefSession where there is none."""
-    return _told(require(row_of(parts, place)))
+    return _told(active_row(parts, place))
 
 
 def log_out(parts: Parts, place: Place) -> None:
@@ -120,7 +120,7 @@ def log_out(parts: Parts, place: Place) -> None:
 
     Raises Unavailable where its tokens do not open: it stays, and nobody logs in to log out.
     """
-    row = require(row_of(parts, place))
+    row = active_row(parts, place)
     if row.refresh_token_left.total_seconds() <= 0:
         _forget(parts, place)
         return

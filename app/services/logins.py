@@ -5,6 +5,7 @@ has blocked for security reasons (480) is not tried again until an operator stor
 in by command.
 """
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
@@ -32,14 +33,10 @@ def refusal_noted(parts: Parts, place: Place, lease: Lease, *, repeat: bool) -> 
     With `repeat`, a refusal that is stored and still holds is raised again before the block.
     """
     kept = parts.db.run(queries.get_refusal, **place.columns)
-    if repeat and kept is not None and kept.code is not None:
-        blocked = kept.code == BLOCKED
-        if blocked or kept.refused_for < parts.timing.refused_pause:
-            then = " An operator must act: store it anew, or run `login`." if blocked else ""
-            raise LoginRefused(
-                f"KSeF refused the company's credential: {kept.words}.{then}",
-                ksef=errors.KsefAnswer(200, kept.code, kept.words),
-            )
+    if repeat and (before := _refusal(parts, kept)):
+        blocked = before.ksef is not None and before.ksef.code == BLOCKED
+        if blocked or before.retry_after is not None:
+            raise before
     try:
         yield
     except LoginRefused as error:
@@ -56,6 +53,25 @@ def refusal_noted(parts: Parts, place: Place, lease: Lease, *, repeat: bool) -> 
                         words=(error.ksef.description or "").rstrip("."),
                     )
         raise
+
+
+def stored_refusal(parts: Parts, place: Place) -> LoginRefused | None:
+    """KSeF's refusal of the stored credential, if the last login with it was refused."""
+    return _refusal(parts, parts.db.run(queries.get_refusal, **place.columns))
+
+
+def _refusal(parts: Parts, kept: Any) -> LoginRefused | None:
+    """The error from its row; `retry_after` is when KSeF is asked again, None if it may be now."""
+    if kept is None or kept.code is None:
+        return None
+    blocked = kept.code == BLOCKED
+    then = " An operator must act: store it anew, or run `login`." if blocked else ""
+    left = 0.0 if blocked else parts.timing.refused_pause - kept.refused_for
+    return LoginRefused(
+        f"KSeF refused the company's credential: {kept.words}.{then}",
+        ksef=errors.KsefAnswer(200, kept.code, kept.words),
+        retry_after=math.ceil(left) if left > 0 else None,
+    )
 
 
 def new_tokens(parts: Parts, place: Place) -> tuple[str, Tokens]:

@@ -32,6 +32,7 @@ from app.services.logins import (
     seal,
     sealed_columns,
     stored_credential,
+    stored_refusal,
 )
 from app.services.parts import Parts, Place
 
@@ -66,7 +67,7 @@ def ready(parts: Parts, place: Place, row: Any) -> Any:
     except errors.KsefFailure as error:
         telemetry.warning("a renewal failed ahead of time", code=error.code, **place.log_fields)
         return row
-    newest = require(row_of(parts, place))
+    newest = active_row(parts, place)
     return newest if _opens(parts, place, newest) else row
 
 
@@ -85,7 +86,7 @@ def renew(parts: Parts, place: Place, known_version: int, *, by_login: bool = Fa
     began = clock.monotonic()
     for _ in turns(parts):
         waited = clock.monotonic() - began
-        row = require(row_of(parts, place))
+        row = active_row(parts, place)
         if row.version != known_version:
             if _opens(parts, place, row):
                 return row
@@ -96,7 +97,7 @@ def renew(parts: Parts, place: Place, known_version: int, *, by_login: bool = Fa
             if lease:
                 _renew_once(parts, place, known_version, lease, by_login=by_login, since=began)
                 learn_limits(parts, place)
-                row = require(row_of(parts, place))
+                row = active_row(parts, place)
         if row.version != known_version and _opens(parts, place, row):
             return row
     raise AssertionError("unreachable: the turns end by raising")
@@ -128,7 +129,7 @@ def _renew_once(
     Nor where somebody tried in vain `since` then, a moment of `clock.monotonic`.
     """
     waited = clock.monotonic() - since
-    row = require(row_of(parts, place))
+    row = active_row(parts, place)
     if row.version != known_version:
         return
     _refuse_if_failed(parts, row, waited)
@@ -227,7 +228,7 @@ def learn_limits(parts: Parts, place: Place) -> None:
     gateway = parts.ksef[place.environment]
     try:
         quota.reserve(parts, place, limits.OTHER, patience=0.0)
-        row = require(row_of(parts, place))
+        row = active_row(parts, place)
         found = gateway.rate_limits(open_secret(parts, place, row.access_token, "access token"))
         quota.read_limits(parts, place, found)
     except errors.ProxyError as error:
@@ -257,9 +258,16 @@ def row_of(parts: Parts, place: Place) -> Any:
     return parts.db.run(queries.get_session, **place.columns)
 
 
-def require(row: Any) -> Any:
+def active_row(parts: Parts, place: Place) -> Any:
+    """The row of the company's KSeF session. Raises NoActiveKsefSession, with KSeF's reason if that
+    refuses the credential."""
+    row = row_of(parts, place)
     if row is None:
-        raise errors.NoActiveKsefSession(_NOT_LOGGED_IN)
+        refusal = stored_refusal(parts, place)
+        reason = f" {refusal.detail}" if refusal else ""
+        raise errors.NoActiveKsefSession(
+            _NOT_LOGGED_IN + reason, ksef=refusal.ksef if refusal else None
+        )
     return row
 
 

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from app import errors
+from app.ksef.auth import LoginRefused
+from app.services.logins import BLOCKED
 
 Outage = Mapping[str, Any]
 
@@ -59,10 +61,16 @@ _NO_OUTAGE = {
     "en": "An outage of KSeF is not established: wait, and ask again.",
     "pl": "Nie stwierdzono awarii KSeF: poczekaj i zapytaj ponownie.",
 }
+_NO_USE = {
+    "en": "An outage of KSeF is not established, and asking again will not help.",
+    "pl": "Nie stwierdzono awarii KSeF, a ponowienie zapytania nie pomoże.",
+}
 _AN_OUTAGE = {
     "en": "Apart from this, an outage of KSeF is established.",
     "pl": "Niezależnie od tego stwierdzono awarię KSeF.",
 }
+_REFUSED = "KSeF odrzucił poświadczenie firmy."
+_BLOCKED = "Musi zadziałać operator: zapisać poświadczenie na nowo albo wykonać polecenie `login`."
 _POLISH = {
     errors.KsefError.code: "KSeF odmówił albo zawiódł.",
     errors.KsefRateLimited.code: "Limit zapytań tej firmy do KSeF jest wyczerpany.",
@@ -78,8 +86,26 @@ def told(error: errors.ProxyError, outage: Outage, environment: str, language: s
         return simulation(outage, environment, language)
     if isinstance(error, errors.KsefOutage):
         return established(outage, language)
-    happened = _POLISH[error.code] if language == "pl" else error.detail
-    return f"{happened} {(_AN_OUTAGE if outage['established'] else _NO_OUTAGE)[language]}"
+    happened = _in_polish(error) if language == "pl" else error.detail
+    return f"{happened} {_then(error, outage)[language]}"
+
+
+def _then(error: errors.ProxyError, outage: Outage) -> Mapping[str, str]:
+    if outage["established"]:
+        return _AN_OUTAGE
+    in_vain = isinstance(error, errors.KsefFailure) and not error.may_pass
+    return _NO_USE if in_vain else _NO_OUTAGE
+
+
+def _in_polish(error: errors.ProxyError) -> str:
+    """What happened, with KSeF's own words, which are Polish."""
+    refused = isinstance(error, LoginRefused)
+    sentences = [_REFUSED if refused else _POLISH[error.code]]
+    if error.ksef and error.ksef.description:
+        sentences.append(f"KSeF: {error.ksef.description.rstrip('.')}.")
+    if refused and error.ksef and error.ksef.code == BLOCKED:
+        sentences.append(_BLOCKED)
+    return " ".join(sentences)
 
 
 def established(outage: Outage, language: str) -> str:

@@ -416,6 +416,34 @@ def test_502_tells_that_no_outage_is_established_in_either_language(
     )
 
 
+def test_a_refusal_that_will_not_pass_is_told_with_ksef_s_words_in_either_language(
+    company: Company, control: Any, in_polish: Any, asked: Any
+) -> None:
+    control.fault("forbidden", path="/sessions/", times=None)
+    for response in asked():
+        detail = assert_problem(response, 502, "ksef_error", also=["ksef"])["detail"]
+        assert detail.endswith(
+            "An outage of KSeF is not established, and asking again will not help."
+        )
+    path = "/invoices/test/status/20260101-SO-0123456789-0123456789-01"
+    body = in_polish.get(path, headers=company.authorization).json
+    assert body["detail"].startswith("KSeF odmówił albo zawiódł.")
+    assert body["detail"].endswith("a ponowienie zapytania nie pomoże.")
+
+
+def test_a_blocked_credential_is_told_in_polish(
+    company: Company, control: Any, in_polish: Any, database: Any
+) -> None:
+    control.set_token_outcome("test", 480, nip=company.nip)
+    database.execute("DELETE FROM ksef_sessions")
+    for _ in range(2):
+        body = in_polish.post("/auth/test", headers=company.authorization).json
+        assert body["detail"].startswith(
+            f"KSeF odrzucił poświadczenie firmy. KSeF: {body['ksef']['description']}. Musi"
+        )
+        assert body["detail"].endswith("a ponowienie zapytania nie pomoże.")
+
+
 def test_simulation_is_told_in_polish_too(company: Company, in_polish: Any) -> None:
     begun = simulate(company, message="Próba", endsAt=in_seconds(3600)).json["outage"]
     path = "/invoices/test/status/20260101-SO-0123456789-0123456789-01"

@@ -431,8 +431,9 @@ def test_refused_credential_ends_the_session_and_is_not_tried_again(
 
     control.clear_calls()
     for _ in range(3):
-        with pytest.raises(errors.NoActiveKsefSession):
+        with pytest.raises(errors.NoActiveKsefSession, match="refused the company") as again:
             ask()
+        assert again.value.ksef == replace(refusal.value.ksef, details=(), trace_id=None)
     assert control.calls() == []
 
 
@@ -767,6 +768,7 @@ def test_refused_credential_is_not_tried_again_for_a_while(
     (words_of_ksef,) = words
     assert words_of_ksef
     assert refusal.value.detail.endswith(f": {words_of_ksef}.")
+    assert refusal.value.retry_after in range(50, 61)
     assert control.call_counts()[LOGIN] == 1
     control.set_token_outcome("test", 200, nip=NIP)
     database.execute("UPDATE ksef_credentials SET refused_at = now() - interval '61 seconds'")
