@@ -1,44 +1,20 @@
-"""The identifiers of the contract, as fields: checked before anything is sent or written.
+"""The identifiers of the contract, as fields: checked before anything is sent or written."""
 
-Checks are made with ASCII patterns over the whole text: `\\d` would take Arabic digits, `$` a
-trailing newline, and Flask hands decoded CRLF, NUL and `..` to a view.
-"""
-
-import re
-from functools import partial
+from collections.abc import Callable
 
 from marshmallow import ValidationError, fields, validate
 
+from app import identifiers
 from app.api import examples
 from app.settings import ENVIRONMENTS
 
-_DATE = "2[0-9]{3}(0[1-9]|1[0-2])(0[1-9]|[12][0-9]|3[01])"
-# Wider than KSeF's own: numbers shortened in documentation have the shape, and pass.
-REFERENCE_NUMBER = f"{_DATE}(-[0-9A-Z]{{1,12}}){{2,5}}"
-KSEF_NUMBER = f"[1-9][0-9]{{9}}-{_DATE}(-[0-9A-Z]{{1,12}}){{2,3}}"
-_FULL_KSEF_NUMBER = 35
-_CRC_POLYNOMIAL = 0x07
 
+def _refusing(wrong: Callable[[str], str | None]) -> Callable[[str], None]:
+    def check(text: str) -> None:
+        if said := wrong(text):
+            raise ValidationError(said)
 
-def crc8(text: str) -> int:
-    """CRC-8 (polynomial 0x07, initial value 0) of an ASCII text: KSeF's check of its numbers."""
-    crc = 0
-    for byte in text.encode("ascii"):
-        crc ^= byte
-        for _ in range(8):
-            crc = ((crc << 1) ^ (_CRC_POLYNOMIAL if crc & 0x80 else 0)) & 0xFF
-    return crc
-
-
-def _matching(pattern: str, message: str, text: str) -> None:
-    if not re.fullmatch(pattern, text, re.ASCII):
-        raise ValidationError(message)
-
-
-def _is_ksef_number(text: str) -> None:
-    _matching(KSEF_NUMBER, "Not a KSeF number (NIP-date-…).", text)
-    if len(text) == _FULL_KSEF_NUMBER and f"{crc8(text[:32]):02X}" != text[33:]:
-        raise ValidationError("The check digits of the KSeF number are wrong.")
+    return check
 
 
 def environment() -> fields.String:
@@ -59,12 +35,10 @@ def reference_number() -> fields.String:
     return fields.String(
         required=True,
         data_key="referenceNumber",
-        validate=partial(
-            _matching, REFERENCE_NUMBER, "Not a KSeF reference number (20260101-SO-…)."
-        ),
+        validate=_refusing(identifiers.wrong_reference_number),
         metadata={
             "description": "Reference number of the KSeF session (online or batch)",
-            "pattern": f"^{REFERENCE_NUMBER}$",
+            "pattern": f"^{identifiers.REFERENCE_NUMBER}$",
             "examples": [examples.SESSION],
         },
     )
@@ -75,10 +49,10 @@ def ksef_number(*, required: bool = True) -> fields.String:
     return fields.String(
         required=required,
         data_key="ksefNumber",
-        validate=_is_ksef_number,
+        validate=_refusing(identifiers.wrong_ksef_number),
         metadata={
             "description": "KSeF number of the invoice",
-            "pattern": f"^{KSEF_NUMBER}$",
+            "pattern": f"^{identifiers.KSEF_NUMBER}$",
             "examples": [examples.INVOICE],
         },
     )

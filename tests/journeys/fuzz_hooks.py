@@ -16,7 +16,7 @@ from typing import Any
 import requests
 import schemathesis
 
-from app.api.fields import crc8
+from app.identifiers import crc8
 
 KSEF_NUMBER_LENGTH = 35
 ASKS_KSEF = {"sessionStatus", "invoiceUpo", "sessionUpo"}
