@@ -7,10 +7,12 @@ from typing import Any
 
 from app.db.queries import invoices as queries
 from app.errors import OperatorError
+from app.identifiers import wrong_ksef_number, wrong_reference_number
 from app.services.parts import Parts, Place
 
 COLUMNS = ("invoice_number", "ksef_number", "ksef_reference_number")
 _LONGEST = 256
+_NUMBERS = {"ksef_number": wrong_ksef_number, "ksef_reference_number": wrong_reference_number}
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +29,8 @@ def import_csv(parts: Parts, place: Place, lines: Iterable[str]) -> Imported:
 
     Columns: invoice_number, and ksef_number or ksef_reference_number or both. A row with a
     reference goes to `offline_invoices`, one with a KSeF number only to `synced_invoices`. Rows
-    that are there already stay as they are. OperatorError names the line that is wrong.
+    that are there already stay as they are. OperatorError names the line that is wrong: a number
+    that is none of KSeF's would never be linked, and no row can be removed.
     """
     rows = _read(lines)
     offline = [row for row in rows if row["ksef_reference_number"]]
@@ -85,7 +88,9 @@ def _row(record: dict[str, Any], line: int) -> dict[str, str]:
         raise OperatorError(f"Line {line}: invoice_number is missing.")
     if not row["ksef_number"] and not row["ksef_reference_number"]:
         raise OperatorError(f"Line {line}: neither ksef_number nor ksef_reference_number is there.")
-    for name, value in row.items():
-        if len(value) > _LONGEST or not value.isprintable():
-            raise OperatorError(f"Line {line}: {name} is too long, or not printable.")
+    if len(row["invoice_number"]) > _LONGEST or not row["invoice_number"].isprintable():
+        raise OperatorError(f"Line {line}: invoice_number is too long, or not printable.")
+    for name, wrong in _NUMBERS.items():
+        if row[name] and (said := wrong(row[name])):
+            raise OperatorError(f"Line {line}: {name}: {said}")
     return row
