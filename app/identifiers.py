@@ -1,4 +1,4 @@
-"""KSeF's numbers: what they look like, and what is wrong with one that is none.
+"""Numbers of sessions and invoices: what they look like, and what is wrong with one that is none.
 
 Checks are made with ASCII patterns over the whole text: `\\d` would take Arabic digits, `$` a
 trailing newline, and Flask hands decoded CRLF, NUL and `..` to a view.
@@ -10,6 +10,10 @@ _DATE = "2[0-9]{3}(0[1-9]|1[0-2])(0[1-9]|[12][0-9]|3[01])"
 # Wider than KSeF's own: numbers shortened in documentation have the shape, and pass.
 REFERENCE_NUMBER = f"{_DATE}(-[0-9A-Z]{{1,12}}){{2,5}}"
 KSEF_NUMBER = f"[1-9][0-9]{{9}}-{_DATE}(-[0-9A-Z]{{1,12}}){{2,3}}"
+# The seller's own: any text that KSeF may show, also with blanks that do not break.
+_CONTROL = r"\u0000-\u001F\u007F-\u009F"
+INVOICE_NUMBER = f"[^{_CONTROL}]+"
+INVOICE_NUMBER_LENGTH = 256
 _FULL_KSEF_NUMBER = 35
 _CRC_POLYNOMIAL = 0x07
 
@@ -30,6 +34,15 @@ def wrong_ksef_number(text: str) -> str | None:
         return "Not a KSeF number (NIP-date-…)."
     if len(text) == _FULL_KSEF_NUMBER and f"{crc8(text[:32]):02X}" != text[33:]:
         return "The check digits of the KSeF number are wrong."
+    return None
+
+
+def wrong_invoice_number(text: str) -> str | None:
+    """Why a text is no seller's number of an invoice, in a sentence; None where it is one."""
+    if len(text) > INVOICE_NUMBER_LENGTH:
+        return f"Longer than {INVOICE_NUMBER_LENGTH} characters."
+    if not re.fullmatch(rf"[^{_CONTROL}\uD800-\uDFFF]+", text):
+        return "Holds control characters."
     return None
 
 

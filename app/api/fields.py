@@ -9,7 +9,9 @@ from app.api import examples
 from app.settings import ENVIRONMENTS
 
 
-def _refusing(wrong: Callable[[str], str | None]) -> Callable[[str], None]:
+def refusing(wrong: Callable[[str], str | None]) -> Callable[[str], None]:
+    """A validator out of a function that says what is wrong, or None."""
+
     def check(text: str) -> None:
         if said := wrong(text):
             raise ValidationError(said)
@@ -35,7 +37,7 @@ def reference_number() -> fields.String:
     return fields.String(
         required=True,
         data_key="referenceNumber",
-        validate=_refusing(identifiers.wrong_reference_number),
+        validate=refusing(identifiers.wrong_reference_number),
         metadata={
             "description": "Reference number of the KSeF session (online or batch)",
             "pattern": f"^{identifiers.REFERENCE_NUMBER}$",
@@ -49,10 +51,26 @@ def ksef_number(*, required: bool = True) -> fields.String:
     return fields.String(
         required=required,
         data_key="ksefNumber",
-        validate=_refusing(identifiers.wrong_ksef_number),
+        validate=refusing(identifiers.wrong_ksef_number),
         metadata={
             "description": "KSeF number of the invoice",
             "pattern": f"^{identifiers.KSEF_NUMBER}$",
             "examples": [examples.INVOICE],
+        },
+    )
+
+
+def invoice_number() -> fields.String:
+    """The seller's number of an invoice."""
+    return fields.String(
+        data_key="invoiceNumber",
+        validate=[
+            validate.Length(1, identifiers.INVOICE_NUMBER_LENGTH),
+            refusing(identifiers.wrong_invoice_number),
+        ],
+        metadata={
+            "description": "The seller's number of the invoice",
+            "pattern": f"^{identifiers.INVOICE_NUMBER}$",
+            "examples": ["FV/2026/09/001"],
         },
     )

@@ -221,17 +221,7 @@ class SessionUpoAnswer(Answer):
 
 class InvoiceQuery(Strict):
     ksef_number = own.ksef_number(required=False)
-    invoice_number = fields.String(
-        data_key="invoiceNumber",
-        validate=[
-            validate.Length(1, 256),
-            validate.Predicate("isprintable", error="Not printable."),
-        ],
-        metadata={
-            "description": "The seller's number of the invoice",
-            "examples": ["FV/2026/09/001"],
-        },
-    )
+    invoice_number = own.invoice_number()
 
     @validates_schema
     def one_of_both(self, data: dict[str, str], **_: Any) -> None:

@@ -2,8 +2,10 @@
 
 from marshmallow import fields, validate
 
+from app.api.fields import refusing
 from app.api.schemas import MESSAGE_LENGTH, Strict
 from app.console.texts import TEXTS
+from app.identifiers import wrong_invoice_number
 from app.services.console import FILTERS, NEWEST
 
 NOTICES = ("checked", "simulation_on", "simulation_off")
@@ -11,6 +13,11 @@ MINUTES = (15, 60, 240, 0)
 """For how long an outage may be simulated; 0: until it is ended."""
 
 _PRINTABLE = validate.Predicate("isprintable", error="Not printable.")
+
+
+def _may_be_looked_for(number: str) -> None:
+    if number:
+        refusing(wrong_invoice_number)(number)
 
 
 class Looking(Strict):
@@ -27,7 +34,7 @@ class InvoicesPaging(Paging):
 
 
 class Searching(Looking):
-    number = fields.String(load_default="", validate=[validate.Length(max=256), _PRINTABLE])
+    number = fields.String(load_default="", validate=_may_be_looked_for)
 
 
 class Form(Strict):

@@ -7,12 +7,15 @@ from typing import Any
 
 from app.db.queries import invoices as queries
 from app.errors import OperatorError
-from app.identifiers import wrong_ksef_number, wrong_reference_number
+from app.identifiers import wrong_invoice_number, wrong_ksef_number, wrong_reference_number
 from app.services.parts import Parts, Place
 
 COLUMNS = ("invoice_number", "ksef_number", "ksef_reference_number")
-_LONGEST = 256
-_NUMBERS = {"ksef_number": wrong_ksef_number, "ksef_reference_number": wrong_reference_number}
+_WRONG = {
+    "invoice_number": wrong_invoice_number,
+    "ksef_number": wrong_ksef_number,
+    "ksef_reference_number": wrong_reference_number,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,9 +91,7 @@ def _row(record: dict[str, Any], line: int) -> dict[str, str]:
         raise OperatorError(f"Line {line}: invoice_number is missing.")
     if not row["ksef_number"] and not row["ksef_reference_number"]:
         raise OperatorError(f"Line {line}: neither ksef_number nor ksef_reference_number is there.")
-    if len(row["invoice_number"]) > _LONGEST or not row["invoice_number"].isprintable():
-        raise OperatorError(f"Line {line}: invoice_number is too long, or not printable.")
-    for name, wrong in _NUMBERS.items():
+    for name, wrong in _WRONG.items():
         if row[name] and (said := wrong(row[name])):
             raise OperatorError(f"Line {line}: {name}: {said}")
     return row

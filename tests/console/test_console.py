@@ -444,6 +444,14 @@ class TestSearch:
         assert session.reference_number in text
         assert ("In the company's rows" in text) == (by == "ksef_number")
 
+    def test_an_invoice_whose_number_has_a_blank_that_does_not_break(
+        self, parts: Parts, company: Company, control: Control
+    ) -> None:
+        session = asked(parts, control, company, invoices=[{"invoiceNumber": "FV\u00a01"}])
+        answer = company.get("/console/search", query_string={"number": "FV\u00a01"})
+        assert session.reference_number in text_of(answer)
+        assert company.get("/console/search?number=FV%0A1").status_code == 400
+
     def test_nothing_and_nothing_asked_for(self, company: Company) -> None:
         assert "Nothing is known" in text_of(company.get("/console/search?number=x&lang=en"))
         assert "Enter a" in text_of(company.get("/console/search"))
