@@ -163,8 +163,8 @@ def test_body_that_is_no_object_is_refused(company: Company, database: Any, data
     response = company.request(
         "PUT", "/outages/test/simulation", data=data, content_type="application/json"
     )
-    assert response.status_code == 400
-    assert response.json["code"] == "invalid_parameter"
+    problem = assert_problem(response, 400, "invalid_parameter", also=["errors"])
+    assert list(problem["errors"]) == ["body"]
     assert rows(database) == []
 
 
