@@ -1,6 +1,7 @@
 """The identifiers of the contract, as fields: checked before anything is sent or written."""
 
 from collections.abc import Callable
+from typing import TypeVar
 
 from marshmallow import ValidationError, fields, validate
 
@@ -8,12 +9,14 @@ from app import identifiers
 from app.api import examples
 from app.settings import ENVIRONMENTS
 
+T = TypeVar("T")
 
-def refusing(wrong: Callable[[str], str | None]) -> Callable[[str], None]:
+
+def refusing(wrong: Callable[[T], str | None]) -> Callable[[T], None]:
     """A validator out of a function that says what is wrong, or None."""
 
-    def check(text: str) -> None:
-        if said := wrong(text):
+    def check(value: T) -> None:
+        if said := wrong(value):
             raise ValidationError(said)
 
     return check

@@ -1,11 +1,10 @@
 """/outages/{environment}: what is known of an outage of KSeF, and its simulation."""
 
-from datetime import datetime
 from typing import Any
 
 from flask import Response
 
-from app import clock, errors
+from app import errors
 from app.api.basic_auth import admins_only, caller, place_of
 from app.api.blueprint import Blueprint
 from app.api.context import parts
@@ -44,7 +43,6 @@ def simulate_outage(
     Until it ends, every call that may need KSeF is answered with 409 `outage_simulation`. Calling
     again changes the message and the end.
     """
-    _require_future(body["ends_at"])
     simulated = outages.simulate(
         parts(),
         path["environment"],
@@ -67,11 +65,6 @@ def end_simulation(path: dict[str, str], _query: dict[str, str], **_url: str) ->
     """
     outages.clear(parts(), path["environment"], company_nip=caller().company_nip)
     return Response(status=204)
-
-
-def _require_future(ends_at: datetime | None) -> None:
-    if ends_at is not None and ends_at <= clock.now():
-        raise errors.InvalidParameter("Invalid: endsAt.", errors={"endsAt": ["Has passed."]})
 
 
 def _answer(environment: str, outage: Any) -> Response:

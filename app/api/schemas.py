@@ -4,17 +4,14 @@ The request schemas validate; the answer schemas only document (long answers are
 them, see `app.api.responses`). Both make `/openapi.json`.
 """
 
-from datetime import UTC, datetime
 from typing import Any
 
 from marshmallow import EXCLUDE, RAISE, Schema, ValidationError, fields, validate, validates_schema
 
 from app.api import fields as own
 from app.api import openapi
+from app.services import outages
 from app.settings import ENVIRONMENTS
-
-MESSAGE_LENGTH = 1000
-LAST_MOMENT = datetime(9998, 12, 31, tzinfo=UTC)  # in any time zone still of a year of Python's
 
 
 class Strict(Schema):
@@ -56,22 +53,14 @@ class UpoQuery(Strict):
     )
 
 
-def _can_be_stored(text: str) -> None:
-    """JSON may hold what PostgreSQL may not: NUL, and halves of surrogate pairs."""
-    if "\0" in text or any("\ud800" <= character <= "\udfff" for character in text):
-        raise ValidationError("Holds characters that are none.")
-
-
-def _can_be_told(moment: datetime) -> None:
-    if moment > LAST_MOMENT:
-        raise ValidationError("Is too far away.")
-
-
 class SimulationBody(Strict):
     message = fields.String(
         required=True,
-        validate=[validate.Length(1, MESSAGE_LENGTH), _can_be_stored],
+        validate=own.refusing(outages.wrong_message),
         metadata={
+            "minLength": 1,
+            "maxLength": outages.LONGEST_MESSAGE,
+            "pattern": r"\S",
             "description": "What callers are told, in `detail` and in `outage`",
             "examples": ["Rehearsal until noon"],
         },
@@ -81,7 +70,7 @@ class SimulationBody(Strict):
         load_default=None,
         allow_none=True,
         format="iso",
-        validate=_can_be_told,
+        validate=own.refusing(outages.wrong_end),
         metadata={
             "description": "When it ends by itself: RFC 3339, with offset, in the future",
             "examples": ["2099-01-01T12:00:00+01:00"],

@@ -1,10 +1,10 @@
 """Outages of KSeF as they are told: real ones, and those with which an ERP rehearses."""
 
 from collections.abc import Iterable, Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
-from app import errors, telemetry
+from app import clock, errors, telemetry
 from app.db.queries import outages as queries
 from app.services import audit, wording
 from app.services.audit import What
@@ -13,6 +13,8 @@ from app.services.breaker import evidence_of, rfc3339, state_of
 from app.services.parts import Parts, Place
 
 PRODUCTION = "prod"
+LONGEST_MESSAGE = 1000
+_LAST_MOMENT = datetime(9998, 12, 31, tzinfo=UTC)  # in any time zone still of a year of Python's
 
 
 def refuse_if_simulated(parts: Parts, place: Place) -> None:
@@ -55,8 +57,12 @@ def simulate(
     message: str,
     ends_at: datetime | None,
 ) -> Mapping[str, Any]:
-    """Begin, or change, a simulation for one company, or for all with `company_nip=None`."""
+    """Begin, or change, a simulation for one company, or for all with `company_nip=None`.
+
+    InvalidParameter where the message or the end cannot be told to callers.
+    """
     _refuse_production(environment)
+    _refuse_wrong(message=wrong_message(message), endsAt=wrong_end(ends_at) if ends_at else None)
     with parts.db.transaction() as connection:
         row = queries.simulate(
             connection,
@@ -73,6 +79,27 @@ def simulate(
             detail=message,
         )
     return _simulated(row)
+
+
+def wrong_message(message: str) -> str | None:
+    """Why a text cannot be a simulation's message, in a sentence; None where it can.
+
+    PostgreSQL takes neither NUL nor halves of surrogate pairs, which commands and JSON may bring.
+    """
+    if len(message) > LONGEST_MESSAGE:
+        return f"Longer than {LONGEST_MESSAGE} characters."
+    if not message.strip():
+        return "Must not be blank."
+    if "\0" in message or any("\ud800" <= character <= "\udfff" for character in message):
+        return "Holds characters that are none."
+    return None
+
+
+def wrong_end(ends_at: datetime) -> str | None:
+    """Why a simulation cannot end at a moment, in a sentence; None where it can."""
+    if ends_at > _LAST_MOMENT:
+        return "Is too far away."
+    return "Has passed." if ends_at <= clock.now() else None
 
 
 def clear(parts: Parts, environment: str, *, company_nip: str) -> None:
@@ -124,6 +151,13 @@ def report_forbidden(parts: Parts) -> None:
 def _refuse_production(environment: str) -> None:
     if environment == PRODUCTION:
         raise errors.SimulationForbidden("An outage of prod cannot be simulated.")
+
+
+def _refuse_wrong(**said: str | None) -> None:
+    wrong = {name: [sentence] for name, sentence in said.items() if sentence}
+    if wrong:
+        told = " ".join(f"{name}: {sentence}" for name, [sentence] in wrong.items())
+        raise errors.InvalidParameter(told, errors=wrong)
 
 
 def _simulation(parts: Parts, place: Place) -> Mapping[str, Any] | None:

@@ -200,6 +200,7 @@ def test_simulations(refused: Refused, subtests: Any) -> None:
         ({"message": 5}, "message"),
         ({"message": None}, "message"),
         ({"message": "a\0b"}, "message"),
+        ({"message": " \t\n\u00a0"}, "message"),
         ({"message": "x", "nip": "7171642051"}, "nip"),
         ({"message": "x", "endsAt": "tomorrow"}, "endsAt"),
         ({"message": "x", "endsAt": "2099-01-01T00:00:00"}, "endsAt"),

@@ -592,6 +592,24 @@ class TestSimulation:
         assert "Symulacja zakończona" in text_of(company.get(off.headers["Location"] + "&lang=pl"))
         assert database.execute("SELECT * FROM outage_simulations") == []
 
+    def test_a_message_with_a_blank_that_does_not_break(self, company: Company, send: Any) -> None:
+        send(company, "/demo/simulation", message="od\u00a08:00", minutes="15")
+        assert "od 8:00" in text_of(company.get("/console/demo"))
+
+    def test_one_until_the_end_of_the_calendar_is_told(
+        self, company: Company, database: Any
+    ) -> None:
+        """Such a row may be there: it was begun by command once."""
+        database.execute(
+            "INSERT INTO outage_simulations (environment, message, ends_at)"
+            " VALUES ('demo', 'for ever', '9999-12-31 23:30+00')"
+        )
+        for page in ("/console", "/console/demo"):
+            for language in ("pl", "en"):
+                answer = company.get(f"{page}?lang={language}")
+                assert answer.status_code == 200
+                assert "9999" in text_of(answer)
+
     def test_never_of_production(self, company: Company, send: Any, database: Any) -> None:
         assert "/simulation" not in company.get("/console/prod").text
         answer = send(company, "/prod/simulation", message="Próba", minutes="0")
@@ -613,6 +631,7 @@ class TestSimulation:
             {"message": "", "minutes": "15"},
             {"message": "x" * 1001, "minutes": "15"},
             {"message": "a\0b", "minutes": "15"},
+            {"message": " \u00a0", "minutes": "15"},
             {"message": "a", "minutes": "7"},
             {"message": "a"},
             {"message": "a", "minutes": "15", "more": "x"},
