@@ -392,7 +392,10 @@ def test_outage_simulate_refuses_what_is_wrong(run: Run, company: None, database
     refused(run("outage", "simulate", "prod", *message), "prod cannot be simulated")
     refused(run("outage", "simulate", "test", *message, "--nip", OTHER_NIP), "no company")
     refused(run("outage", "simulate", "test", *message, "--until", "2020-01-01T00:00:00"), "passed")
-    refused(run("outage", "simulate", "test", "--message", ""), "message")
+    for far in ("9999-12-31T23:59:59", "9999-01-01T00:00:00"):
+        refused(run("outage", "simulate", "test", *message, "--until", far), "too far away")
+    for text in ("", " \u00a0", "x" * 1001, "\udcff"):
+        refused(run("outage", "simulate", "test", "--message", text), "message: ")
     refused(run("outage", "simulate", "test", *message, "--until", "soon"), "'soon'", code=2)
     refused(run("outage", "simulate", "moon", *message), "'moon'", code=2)
     refused(run("outage", "simulate", "test"), "--message", code=2)
