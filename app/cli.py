@@ -82,6 +82,13 @@ def told_plainly(command: Command) -> Command:
             raise click.ClickException(str(error)) from error
         except errors.ProxyError as error:
             raise click.ClickException(error.detail) from error
+        except BrokenPipeError:
+            raise  # whoever read has gone away: click ends in silence
+        except OSError as error:
+            where = f": {error.filename}" if error.filename else ""
+            raise click.ClickException(f"{error.strerror or 'It failed'}{where}") from error
+        except UnicodeError as error:
+            raise click.ClickException("What was given is not UTF-8.") from error
 
     return run
 
