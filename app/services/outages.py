@@ -61,7 +61,7 @@ def simulate(
 
     InvalidParameter where the message or the end cannot be told to callers.
     """
-    _refuse_production(environment)
+    refuse_production(environment)
     _refuse_wrong(message=wrong_message(message), endsAt=wrong_end(ends_at) if ends_at else None)
     with parts.db.transaction() as connection:
         row = queries.simulate(
@@ -104,7 +104,7 @@ def wrong_end(ends_at: datetime) -> str | None:
 
 def clear(parts: Parts, environment: str, *, company_nip: str) -> None:
     """End the company's own simulation; one for all companies is ended by command only."""
-    _refuse_production(environment)
+    refuse_production(environment)
     with parts.db.transaction() as connection:
         where = {"environment": environment, "company_nip": company_nip}
         if queries.clear_simulation(connection, **where):
@@ -148,7 +148,8 @@ def report_forbidden(parts: Parts) -> None:
         telemetry.warning("a simulation of prod stands in outage_simulations and is ignored")
 
 
-def _refuse_production(environment: str) -> None:
+def refuse_production(environment: str) -> None:
+    """SimulationForbidden for production."""
     if environment == PRODUCTION:
         raise errors.SimulationForbidden("An outage of prod cannot be simulated.")
 

@@ -330,3 +330,22 @@ class TestOrder:
         assert caller.get(status_path()).get_json()["code"] == "no_active_ksef_session"
         outages.simulate(parts, "test", company_nip=caller.nip, message="x", ends_at=None)
         assert caller.get(status_path()).get_json()["code"] == "outage_simulation"
+
+    def test_403_of_production_before_400(
+        self, caller: Company, make_company: Callable[..., Company]
+    ) -> None:
+        """Whatever is wrong with the query or the body; who may not simulate is told that first."""
+        path, technical = "/outages/prod/simulation", make_company("7171642051", role="technical")
+        for method, given in (
+            ("PUT", {}),
+            ("PUT", {"data": b"{", "content_type": "application/json"}),
+            ("PUT", {"json": {"message": ""}}),
+            ("PUT", {"json": {"message": "x"}, "query_string": "x=1"}),
+            ("DELETE", {"query_string": "x=1"}),
+        ):
+            assert caller.client.open(path, method=method, **given).status_code == 401
+            code = technical.request(method, path, **given).get_json()["code"]
+            assert code == "forbidden"
+            answer = caller.request(method, path, **given)
+            assert_problem(answer, 403, "simulation_forbidden")
+        assert caller.request("PUT", "/outages/PROD/simulation").status_code == 400
