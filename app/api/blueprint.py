@@ -133,6 +133,11 @@ class Blueprint(SmorestBlueprint):  # type: ignore[misc]
         return decorate
 
 
+def refuse_query() -> None:
+    """InvalidParameter for any query parameter, where no view of a `Blueprint` checks them."""
+    Blueprint.ARGUMENTS_PARSER.parse(NoQuery(), location="query")
+
+
 def _wrong_body(sentence: str) -> ValidationError:
     return ValidationError({"body": [sentence]})
 

@@ -17,6 +17,7 @@ from app.services import outages
 from app.services.parts import Parts
 from sandbox.control import Control
 from tests.answers import assert_problem
+from tests.api.test_policy import DOCS
 from tests.service import Company
 
 SESSION = "20260115-SO-0123456789-ABCDEF0123-4F"
@@ -185,6 +186,13 @@ def test_unknown_parameters(refused: Refused, subtests: Any) -> None:
         with subtests.test(query=query):
             for path in (upo_path(), status_path(), "/auth/test", "/outages/test"):
                 refused(f"{path}?{query}", named)
+
+
+def test_the_contract_and_its_page_take_no_parameters(caller: Company) -> None:
+    for path in ("/openapi.json", *DOCS):
+        answer = caller.client.get(f"{path}?x=1")
+        problem = assert_problem(answer, 400, "invalid_parameter", also=["errors"])
+        assert list(problem["errors"]) == ["x"]
 
 
 def test_all_that_is_wrong_with_a_path_is_told_at_once(refused: Refused) -> None:
