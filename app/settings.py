@@ -4,6 +4,7 @@ import base64
 import binascii
 import ipaddress
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -96,6 +97,9 @@ class Settings:
     quota_share: float = 0.9
     forwarded_allow_ips: tuple[Network, ...] = LOOPBACK  # empty: whoever connects is a proxy
     response_timezone: ZoneInfo = field(default_factory=lambda: ZoneInfo("Europe/Warsaw"))
+    host: str = "127.0.0.1"  # an IPv6 address without brackets
+    port: int = 8080
+    web_concurrency: int = 2
     web_threads: int = 8
     log_level: str = "INFO"
     metrics_public: bool = False
@@ -114,6 +118,7 @@ DEFAULT_KSEF_URLS = {
 
 DEFAULT_LATARNIA_URLS = {"prod": "https://api-latarnia.ksef.mf.gov.pl"}
 LANGUAGES = ("en", "pl")
+_LAST_PORT = 65535
 
 
 class _Reader:
@@ -167,6 +172,9 @@ def from_environment(environ: Mapping[str, str] | None = None) -> Settings:
         quota_share=reader.read("KSEF_QUOTA_SHARE", _share) or 0.9,
         forwarded_allow_ips=LOOPBACK if proxies is None else proxies,
         response_timezone=reader.read("RESPONSE_TIMEZONE", _timezone) or ZoneInfo("Europe/Warsaw"),
+        host=reader.read("HOST", _host) or "127.0.0.1",
+        port=reader.read("PORT", _port) or 8080,
+        web_concurrency=reader.read("WEB_CONCURRENCY", _positive) or 2,
         web_threads=reader.read("WEB_THREADS", _positive) or 8,
         metrics_public=reader.read("METRICS_PUBLIC", _switch) or False,
         log_level=reader.read("LOG_LEVEL", _log_level) or "INFO",
@@ -254,6 +262,23 @@ def _timezone(text: str) -> ZoneInfo:
         return ZoneInfo(text)
     except (KeyError, ValueError, OSError):
         raise ValueError("is not a known time zone") from None
+
+
+def _host(text: str) -> str:
+    """A name, or an address; one of IPv6 also in the brackets that it wears before a port."""
+    inner = text[1:-1] if text.startswith("[") and text.endswith("]") else text
+    if not re.fullmatch(r"[A-Za-z0-9._-]+", text):
+        try:
+            ipaddress.IPv6Address(inner)
+        except ValueError:  # its text would repeat the value
+            raise ValueError("is neither an address nor a name") from None
+    return inner
+
+
+def _port(text: str) -> int:
+    if not re.fullmatch("[0-9]{1,5}", text) or not 1 <= int(text) <= _LAST_PORT:
+        raise ValueError(f"is not a port: 1 to {_LAST_PORT}")
+    return int(text)
 
 
 def _positive(text: str) -> int:
