@@ -185,6 +185,18 @@ def test_both_endpoints_answer_409_with_the_details_and_call_nobody(
     assert control.calls() == []
 
 
+def test_what_needs_no_ksef_is_answered_meanwhile(
+    company: Company, control: Any, asked: Any
+) -> None:
+    asked()  # the store has answers
+    simulate(company, message="drill")
+    assert [response.status_code for response in asked()] == [409, 409]
+    for method in ("POST", "DELETE"):
+        assert company.request(method, "/auth/test").status_code == 409
+    for path in ("/auth/test", "/outages/test", "/invoices/test?invoiceNumber=FV/1", "/status"):
+        assert company.get(path).status_code == 200
+
+
 def test_simulation_ends_by_itself(
     company: Company, control: Any, database: Any, asked: Any
 ) -> None:
