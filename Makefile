@@ -49,7 +49,7 @@ screenshots: .venv/.complete
 	@.venv/bin/python -m bench.screenshots $(ARGS)
 
 serve: .venv/.service
-	@exec .venv/bin/gunicorn --config app/gunicorn.py wsgi:app
+	@exec .venv/bin/python -m app.serve
 
 lock: .venv/.service
 	$(PIP) install --quiet uv

@@ -1,16 +1,24 @@
-"""gunicorn's settings: `gunicorn --config app/gunicorn.py wsgi:app`."""
+"""gunicorn's settings: `gunicorn --config app/gunicorn.py wsgi:app`, as `app.serve` starts it."""
 
 import os
 import shutil
+import sys
 import tempfile
 from typing import Any
 
+from app.settings import SettingsError, from_environment
 from app.worker import Worker
 
-bind = f"{os.environ.get('HOST', '127.0.0.1')}:{os.environ.get('PORT', '8080')}"
+try:
+    _settings = from_environment()
+except SettingsError as error:
+    sys.exit(str(error))  # once, and not by each worker again and again
+
+_host = f"[{_settings.host}]" if ":" in _settings.host else _settings.host
+bind = f"{_host}:{_settings.port}"
 worker_class = Worker
-workers = int(os.environ.get("WEB_CONCURRENCY", "2"))
-threads = int(os.environ.get("WEB_THREADS", "8"))
+workers = _settings.web_concurrency
+threads = _settings.web_threads
 timeout = 60  # seconds without a heartbeat; not a limit on requests, which have their own deadline
 graceful_timeout = 30
 keepalive = 5

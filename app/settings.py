@@ -4,6 +4,7 @@ import base64
 import binascii
 import ipaddress
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -123,6 +124,9 @@ class Settings:
     quota_share: float = 0.9
     forwarded_allow_ips: tuple[Network, ...] = LOOPBACK  # empty: every peer is a trusted proxy
     response_timezone: ZoneInfo = WARSAW
+    host: str = "127.0.0.1"  # an IPv6 address without brackets
+    port: int = 8080
+    web_concurrency: int = 2
     web_threads: int = 8
     log_level: str = "INFO"
     metrics_public: bool = False
@@ -130,6 +134,9 @@ class Settings:
     message_language: str = "en"
     document_retention_days: int | None = None  # None: documents are kept for ever
     timing: Timing = field(default_factory=Timing)
+
+
+_LAST_PORT = 65535
 
 
 class _Reader:
@@ -183,6 +190,9 @@ def from_environment(environ: Mapping[str, str] | None = None) -> Settings:
         quota_share=reader.read("KSEF_QUOTA_SHARE", _share, 0.9),
         forwarded_allow_ips=reader.read("FORWARDED_ALLOW_IPS", _networks, LOOPBACK),
         response_timezone=reader.read("RESPONSE_TIMEZONE", _timezone, WARSAW),
+        host=reader.read("HOST", _host, "127.0.0.1"),
+        port=reader.read("PORT", _port, 8080),
+        web_concurrency=reader.read("WEB_CONCURRENCY", _positive, 2),
         web_threads=reader.read("WEB_THREADS", _positive, 8),
         metrics_public=reader.read("METRICS_PUBLIC", _switch, False),
         log_level=reader.read("LOG_LEVEL", _log_level, "INFO"),
@@ -270,6 +280,23 @@ def _timezone(text: str) -> ZoneInfo:
         return ZoneInfo(text)
     except (KeyError, ValueError, OSError):
         raise ValueError("is not a known time zone") from None
+
+
+def _host(text: str) -> str:
+    """A name, or an address; one of IPv6 also in the brackets that it wears before a port."""
+    inner = text[1:-1] if text.startswith("[") and text.endswith("]") else text
+    if not re.fullmatch(r"[A-Za-z0-9._-]+", text):
+        try:
+            ipaddress.IPv6Address(inner)
+        except ValueError:  # its text would repeat the value
+            raise ValueError("is neither an address nor a name") from None
+    return inner
+
+
+def _port(text: str) -> int:
+    if not re.fullmatch("[0-9]{1,5}", text) or not 1 <= int(text) <= _LAST_PORT:
+        raise ValueError(f"is not a port: 1 to {_LAST_PORT}")
+    return int(text)
 
 
 def _positive(text: str) -> int:

@@ -206,7 +206,7 @@ def _prepare(
 
 @contextlib.contextmanager
 def _service(environment: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
-    command = [sys.executable, "-m", "gunicorn", "--config", "app/gunicorn.py", "wsgi:app"]
+    command = [sys.executable, "-m", "app.serve"]
     with (KEPT / "service.log").open("wb") as log:
         process = subprocess.Popen(
             command, cwd=PROJECT, env=os.environ | environment, stdout=log, stderr=log

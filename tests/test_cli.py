@@ -413,7 +413,12 @@ def test_outage_simulate_refuses_what_is_wrong(run: Run, company: None, database
     refused(run("outage", "simulate", "prod", *message), "prod cannot be simulated")
     refused(run("outage", "simulate", "test", *message, "--nip", OTHER_NIP), "no company")
     refused(run("outage", "simulate", "test", *message, "--until", "2020-01-01T00:00:00"), "passed")
-    refused(run("outage", "simulate", "test", "--message", ""), "message")
+    for far in ("9999-12-31T23:59:59", "9999-01-01T00:00:00"):
+        refused(
+            run("outage", "simulate", "test", *message, "--until", far), "too far in the future"
+        )
+    for text in ("", " \u00a0", "x" * 1001, "\udcff"):
+        refused(run("outage", "simulate", "test", "--message", text), "message: ")
     refused(run("outage", "simulate", "test", *message, "--until", "soon"), "'soon'", code=2)
     refused(run("outage", "simulate", "moon", *message), "'moon'", code=2)
     refused(run("outage", "simulate", "test"), "--message", code=2)
@@ -453,6 +458,7 @@ def test_import_refuses_what_is_wrong(run: Run, company: None, file: Path, datab
     refused(importing(b""), "file is empty")
     refused(importing(b"a,b\n1,2\n"), "first line names the columns")
     refused(importing(f"{CSV}FV/4,,\n".encode()), "Line 5: neither")
+    refused(importing(f"{CSV}FV/4,{NUMBER[:-1]}0,\n".encode()), "Line 5: ksef_number: The check")
     refused(importing("invoice_number,ksef_number\nżółw,1\n".encode("cp1250")), "not UTF-8")
     refused(run("invoices", "import", str(file) + "x", *PLACE), "does not exist", code=2)
     refused(run("invoices", "import", str(file.parent), *PLACE), "is a directory", code=2)
@@ -507,13 +513,16 @@ def test_database_that_is_away_is_told(settings: Any, arguments: tuple[str, ...]
     assert "hunter2" not in result.output
 
 
-def without_settings(*words: str) -> "subprocess.CompletedProcess[str]":
+def without_settings(
+    *words: str, stdout: int = subprocess.PIPE
+) -> "subprocess.CompletedProcess[str]":
     """A command as an operator runs it in a bare environment."""
     return subprocess.run(
         [sys.executable, "-m", "flask", "--app", "wsgi", *words],
         cwd=PROJECT,
         env={"PATH": os.environ["PATH"]},
-        capture_output=True,
+        stdout=stdout,
+        stderr=subprocess.PIPE,
         text=True,
         timeout=60,
         check=False,
@@ -534,6 +543,38 @@ def test_upo_is_drawn_without_settings_and_database(tmp_path: Path) -> None:
     assert refused.returncode == 1
     assert refused.stderr.startswith("Error: ")
     assert not pdf.exists()
+
+
+def test_file_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    xml, pdf = tmp_path / "upo.xml", tmp_path / "nowhere" / "upo.pdf"
+    xml.write_bytes(samples.upo().xml())
+    told = without_settings("upo", "render", str(xml), "-o", str(pdf))
+    assert (told.returncode, told.stdout) == (1, "")
+    assert told.stderr == f"Error: No such file or directory: {pdf}\n"
+
+
+def test_text_that_is_not_utf8_is_told(app: Flask, run: Run, company: None, database: Any) -> None:
+    before = everything(database)
+    add = ("user", "add", EMAIL, "--nip", NIP, "--role", "admin", "--password-stdin")
+    for given in (b"za\xbf\xf3\xb3\xe6 g\xea\xb6l\xb1 ja\xbc\xf1", b"\xff" * 20):
+        told = app.test_cli_runner().invoke(args=add, input=given)
+        refused(told, "Error: The input is not UTF-8.")
+    refused(run("company", "add", OTHER_NIP, "Sp\udcff"), "not UTF-8")
+    refused(run("user", "disable", "\udcff@firma.example"), "not UTF-8")
+    refused(run("invoices", "list", "--nip", "\udcff", "--environment", "test"), "not UTF-8")
+    refused(run("outage", "simulate", "test", "--message", "x", "--nip", "\udcff"), "not UTF-8")
+    assert everything(database) == before
+
+
+def test_reader_who_goes_away_is_not_called_an_error(tmp_path: Path) -> None:
+    """As with `flask … | head`."""
+    xml, pdf = tmp_path / "upo.xml", tmp_path / "upo.pdf"
+    xml.write_bytes(samples.upo().xml())
+    ours, theirs = os.pipe()
+    os.close(ours)
+    ended = without_settings("upo", "render", str(xml), "-o", str(pdf), stdout=theirs)
+    os.close(theirs)
+    assert (ended.returncode, ended.stderr) == (1, "")
 
 
 def test_missing_settings_are_told_in_one_sentence() -> None:

@@ -56,11 +56,26 @@ def test_image_is_made_of_files_that_are_let_in() -> None:
     assert all((PROJECT / name).exists() for name in copied)
 
 
+def test_everybody_starts_it_in_the_same_way() -> None:
+    """By the entry that looks at the settings first; no shell stays in between."""
+    starts = {
+        "Makefile": "\t@exec .venv/bin/python -m app.serve\n",
+        "deploy/systemd/ksef-proxy@.service": (
+            "ExecStart=/opt/ksef-proxy/.venv/bin/python -m app.serve\n"
+        ),
+        "deploy/docker/Dockerfile": 'CMD ["python", "-m", "app.serve"]\n',
+    }
+    for file, line in starts.items():
+        text = (PROJECT / file).read_text("utf-8")
+        assert line in text, file
+        assert "bin/gunicorn" not in text, file
+
+
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd")
 def test_systemd_takes_the_unit(tmp_path: Path) -> None:
     unit = (DEPLOY / "systemd/ksef-proxy@.service").read_text("utf-8")
     installed = tmp_path / "ksef-proxy@8081.service"
-    installed.write_text(unit.replace("/opt/ksef-proxy/.venv/bin/gunicorn", "/bin/true"))
+    installed.write_text(unit.replace("/opt/ksef-proxy/.venv/bin/python", "/bin/true"))
     done = subprocess.run(
         ["systemd-analyze", "verify", installed], capture_output=True, text=True, check=False
     )

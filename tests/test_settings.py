@@ -34,6 +34,9 @@ def test_what_is_not_set_has_its_default() -> None:
         ksef_proxy_url=None,
         ksef_ca_bundle=None,
         response_timezone=ZoneInfo("Europe/Warsaw"),
+        host="127.0.0.1",
+        port=8080,
+        web_concurrency=2,
         web_threads=8,
         log_level="INFO",
         latarnia_urls={"prod": "https://api-latarnia.ksef.mf.gov.pl"},
@@ -53,6 +56,9 @@ def test_everything_set(tmp_path: Path) -> None:
         KSEF_PROXY_URL="http://user:hunter2@proxy.example:3128",
         KSEF_CA_BUNDLE=str(bundle),
         RESPONSE_TIMEZONE="UTC",
+        HOST="[::1]",
+        PORT="8081",
+        WEB_CONCURRENCY="3",
         WEB_THREADS="16",
         LOG_LEVEL="warning",
         LATARNIA_URL_TEST="http://127.0.0.1:8100/latarnia/test/",
@@ -75,6 +81,8 @@ def test_everything_set(tmp_path: Path) -> None:
     assert settings.ksef_proxy_url == "http://user:hunter2@proxy.example:3128"
     assert settings.ksef_ca_bundle == str(bundle)
     assert settings.response_timezone == ZoneInfo("UTC")
+    assert (settings.host, settings.port) == ("::1", 8081)
+    assert settings.web_concurrency == 3
     assert (settings.web_threads, settings.log_level) == (16, "WARNING")
     assert "hunter2" not in repr(settings)
     assert "nnnn" not in repr(settings)
@@ -94,6 +102,9 @@ def test_all_problems_are_told_together() -> None:
                 "KSEF_PROXY_URL": "geheim",
                 "KSEF_CA_BUNDLE": "/geheim",
                 "RESPONSE_TIMEZONE": "Geheim/Geheim",
+                "HOST": "geheim geheim",
+                "PORT": "geheim",
+                "WEB_CONCURRENCY": "geheim",
                 "WEB_THREADS": "geheim",
                 "LOG_LEVEL": "geheim",
             }
@@ -107,6 +118,9 @@ def test_all_problems_are_told_together() -> None:
         "KSEF_PROXY_URL is not an http(s) URL; "
         "KSEF_CA_BUNDLE is not a readable file; "
         "RESPONSE_TIMEZONE is not a known time zone; "
+        "HOST is neither an address nor a name; "
+        "PORT is not a port: 1 to 65535; "
+        "WEB_CONCURRENCY is not a positive whole number; "
         "WEB_THREADS is not a positive whole number; "
         "LOG_LEVEL is not one of DEBUG, INFO, WARNING, ERROR."
     )
@@ -129,6 +143,17 @@ def test_all_problems_are_told_together() -> None:
         ("KSEF_CA_BUNDLE", "/"),
         ("RESPONSE_TIMEZONE", "../geheim"),
         ("RESPONSE_TIMEZONE", "Europe"),
+        ("HOST", "geheim:80"),
+        ("HOST", "unix:/geheim"),
+        ("HOST", "[geheim]"),
+        ("HOST", "::geheim"),
+        ("HOST", "geheimż"),
+        ("PORT", "0"),
+        ("PORT", "65536"),
+        ("PORT", "-1"),
+        ("PORT", "٨٠"),
+        ("WEB_CONCURRENCY", "0"),
+        ("WEB_CONCURRENCY", "1.5"),
         ("WEB_THREADS", "0"),
         ("WEB_THREADS", "-1"),
         ("DOCUMENT_RETENTION_DAYS", "0"),
@@ -141,6 +166,11 @@ def test_a_bad_value_is_refused_and_not_repeated(name: str, value: str) -> None:
     assert told.startswith(f"Settings: {name} ")
     assert told.count(";") == 0
     assert "geheim" not in told
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "localhost", "ksef-proxy_1.example", "::1"])
+def test_places_to_listen(host: str) -> None:
+    assert read(HOST=host).host == host
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from flask_smorest import Api
 
 from app import clock, errors, meters, telemetry
 from app.api import auth, docs, invoices, metrics, openapi, ops, outages, problems, status, upo
+from app.api.blueprint import LONGEST_BODY, refuse_query
 from app.api.context import settings
 from app.api.responses import json_response
 from app.api.schemas import Problem
@@ -56,7 +57,7 @@ def register(app: Flask) -> None:
             "info": {"description": openapi.DESCRIPTION},
             "servers": [{"url": "/"}],
         },
-        "MAX_CONTENT_LENGTH": 64 * 2**10,
+        "MAX_CONTENT_LENGTH": LONGEST_BODY * 2**10,
     }
     app.url_map.merge_slashes = False  # a doubled slash is a wrong path, not a redirect
     api = _Api(app, spec_kwargs={"flask_plugin": openapi.Paths()})
@@ -65,11 +66,16 @@ def register(app: Flask) -> None:
     for blueprint in BLUEPRINTS:
         api.register_blueprint(blueprint)
     app.register_blueprint(docs.blueprint)
-    app.add_url_rule("/openapi.json", "openapi", lambda: json_response(api.spec.to_dict()))
+    app.add_url_rule("/openapi.json", "openapi", lambda: _document(api))
     problems.register(app)
     app.before_request(_begin)
     app.after_request(_end)
     app.teardown_request(_close)
+
+
+def _document(api: Api) -> Response:
+    refuse_query()
+    return json_response(api.spec.to_dict())
 
 
 def _begin() -> None:

@@ -1,18 +1,24 @@
 """A flask-smorest blueprint with strict parameters, authentication and described answers."""
 
+import codecs
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn, TypeVar, cast
 
 import flask
+import orjson
 from flask_smorest import Blueprint as SmorestBlueprint
 from marshmallow import RAISE, Schema, ValidationError
 from webargs.flaskparser import FlaskParser
+from werkzeug.exceptions import RequestEntityTooLarge
 
 from app import errors
 from app.api import basic_auth, openapi
 from app.api.schemas import NoQuery
 
 View = TypeVar("View", bound=Callable[..., Any])
+
+LONGEST_BODY = 64  # KiB
+TOO_LONG = f"Is longer than {LONGEST_BODY} KiB."
 
 
 class StrictParser(FlaskParser):
@@ -30,6 +36,18 @@ class StrictParser(FlaskParser):
         if repeated:
             raise ValidationError({name: ["Given more than once."] for name in repeated})
         return super().load_querystring(req, schema)
+
+    def load_json(self, req: flask.Request, schema: Schema) -> Any:  # noqa: ARG002 - webargs' own
+        """The body, a JSON object; what else it is, is told as what is wrong with `body`."""
+        if req.mimetype != "application/json":
+            raise _wrong_body("Content-Type must be application/json.")
+        try:
+            body = _parsed(req.get_data())
+        except RequestEntityTooLarge:
+            raise _wrong_body(TOO_LONG) from None
+        if not isinstance(body, dict):
+            raise _wrong_body("Must be a JSON object.")
+        return body
 
     def handle_error(self, error: ValidationError, *_args: Any, **_kwargs: Any) -> NoReturn:
         """Raise InvalidParameter, which names what is wrong but does not repeat the values."""
@@ -125,6 +143,29 @@ class Blueprint(SmorestBlueprint):  # type: ignore[misc]
             return view
 
         return decorate
+
+
+def refuse_query() -> None:
+    """InvalidParameter for any query parameter, where no view of a `Blueprint` checks them."""
+    Blueprint.ARGUMENTS_PARSER.parse(NoQuery(), location="query")
+
+
+def _wrong_body(sentence: str) -> ValidationError:
+    return ValidationError({"body": [sentence]})
+
+
+def _parsed(body: bytes) -> Any:
+    if not body:
+        raise _wrong_body("Is missing.")
+    if body.startswith(codecs.BOM_UTF8):
+        raise _wrong_body("Must be UTF-8 without a byte order mark.")
+    try:
+        return orjson.loads(body.decode())
+    except UnicodeDecodeError:
+        raise _wrong_body("Must be UTF-8.") from None
+    except orjson.JSONDecodeError as error:
+        where = f"line {error.lineno}, column {error.colno}"
+        raise _wrong_body(f"Cannot be read as JSON: {error.msg} ({where}).") from None
 
 
 def _printable(name: object) -> str:

@@ -5,6 +5,8 @@ from pathlib import Path
 import flask_swagger_ui
 from flask import Blueprint, Response, send_from_directory
 
+from app.api.blueprint import refuse_query
+
 _OURS = Path(__file__).with_name("swagger_ui")
 _SWAGGER_UI = Path(flask_swagger_ui.__file__).with_name("dist")
 _FILES = {
@@ -20,6 +22,7 @@ _POLICY = (
 )
 
 blueprint = Blueprint("docs", __name__)
+blueprint.before_request(refuse_query)
 
 
 @blueprint.get("/docs")

@@ -1,44 +1,25 @@
-"""The identifiers of the contract as marshmallow fields, which validate them.
+"""The identifiers of the contract as marshmallow fields, which validate them."""
 
-Patterns are ASCII only and match the whole text, because Flask passes decoded CRLF, NUL and `..`
-on to a view, `\\d` would accept Arabic digits, and `$` a trailing newline.
-"""
-
-import re
-from functools import partial
+from collections.abc import Callable
+from typing import TypeVar
 
 from marshmallow import ValidationError, fields, validate
 
+from app import identifiers
 from app.api import examples
 from app.settings import ENVIRONMENTS
 
-_DATE = "2[0-9]{3}(0[1-9]|1[0-2])(0[1-9]|[12][0-9]|3[01])"
-# Wider than KSeF's own shape, so that numbers shortened for documentation are accepted too.
-REFERENCE_NUMBER = f"{_DATE}(-[0-9A-Z]{{1,12}}){{2,5}}"
-KSEF_NUMBER = f"[1-9][0-9]{{9}}-{_DATE}(-[0-9A-Z]{{1,12}}){{2,3}}"
-_FULL_KSEF_NUMBER = 35
-_CRC_POLYNOMIAL = 0x07
+T = TypeVar("T")
 
 
-def crc8(text: str) -> int:
-    """CRC-8 (polynomial 0x07, initial value 0) of an ASCII text: a KSeF number's check digits."""
-    crc = 0
-    for byte in text.encode("ascii"):
-        crc ^= byte
-        for _ in range(8):
-            crc = ((crc << 1) ^ (_CRC_POLYNOMIAL if crc & 0x80 else 0)) & 0xFF
-    return crc
+def refusing(wrong: Callable[[T], str | None]) -> Callable[[T], None]:
+    """A validator made from a function that returns what is wrong with a value, or None."""
 
+    def check(value: T) -> None:
+        if said := wrong(value):
+            raise ValidationError(said)
 
-def _matching(pattern: str, message: str, text: str) -> None:
-    if not re.fullmatch(pattern, text, re.ASCII):
-        raise ValidationError(message)
-
-
-def _is_ksef_number(text: str) -> None:
-    _matching(KSEF_NUMBER, "Not a KSeF number (NIP-date-…).", text)
-    if len(text) == _FULL_KSEF_NUMBER and f"{crc8(text[:32]):02X}" != text[33:]:
-        raise ValidationError("The check digits of the KSeF number are wrong.")
+    return check
 
 
 def environment() -> fields.String:
@@ -59,12 +40,10 @@ def reference_number() -> fields.String:
     return fields.String(
         required=True,
         data_key="referenceNumber",
-        validate=partial(
-            _matching, REFERENCE_NUMBER, "Not a KSeF reference number (20260101-SO-…)."
-        ),
+        validate=refusing(identifiers.wrong_reference_number),
         metadata={
             "description": "Reference number of the KSeF session (online or batch)",
-            "pattern": f"^{REFERENCE_NUMBER}$",
+            "pattern": f"^{identifiers.REFERENCE_NUMBER}$",
             "examples": [examples.SESSION],
         },
     )
@@ -75,10 +54,26 @@ def ksef_number(*, required: bool = True) -> fields.String:
     return fields.String(
         required=required,
         data_key="ksefNumber",
-        validate=_is_ksef_number,
+        validate=refusing(identifiers.wrong_ksef_number),
         metadata={
             "description": "KSeF number of the invoice",
-            "pattern": f"^{KSEF_NUMBER}$",
+            "pattern": f"^{identifiers.KSEF_NUMBER}$",
             "examples": [examples.INVOICE],
+        },
+    )
+
+
+def invoice_number() -> fields.String:
+    """The seller's number of an invoice."""
+    return fields.String(
+        data_key="invoiceNumber",
+        validate=[
+            validate.Length(1, identifiers.INVOICE_NUMBER_LENGTH),
+            refusing(identifiers.wrong_invoice_number),
+        ],
+        metadata={
+            "description": "The seller's number of the invoice",
+            "pattern": f"^{identifiers.INVOICE_NUMBER}$",
+            "examples": ["FV/2026/09/001"],
         },
     )

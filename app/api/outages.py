@@ -1,18 +1,30 @@
 """/outages/{environment}: what is known of an outage of KSeF, and its simulation."""
 
-from typing import Any
+from functools import wraps
+from typing import Any, cast
 
 from flask import Response
 
 from app import errors
 from app.api.basic_auth import admins_only, caller, place_of
-from app.api.blueprint import Blueprint
+from app.api.blueprint import Blueprint, View
 from app.api.context import parts
 from app.api.responses import json_response
 from app.api.schemas import EnvironmentPath, OutageAnswer, SimulationBody
 from app.services import outages
 
 blueprint = Blueprint("outages", description="Outages of KSeF, real and simulated")
+
+
+def _never_of_production(view: View) -> View:
+    """A view that is SimulationForbidden in production, before its parameters are looked at."""
+
+    @wraps(view)
+    def guarded(*args: Any, **kwargs: Any) -> Any:
+        outages.refuse_production(kwargs["environment"])
+        return view(*args, **kwargs)
+
+    return cast(View, guarded)
 
 
 @blueprint.route("/outages/<environment>", methods=["GET"])
@@ -31,6 +43,7 @@ def outage(path: dict[str, str], _query: dict[str, str], **_url: str) -> Respons
 
 @blueprint.route("/outages/<environment>/simulation", methods=["PUT"])
 @admins_only
+@_never_of_production
 @blueprint.takes(EnvironmentPath)
 @blueprint.arguments(SimulationBody, location="json")
 @blueprint.answers(OutageAnswer, "The simulation holds", examples=("simulated-outage",))
@@ -55,6 +68,7 @@ def simulate_outage(
 
 @blueprint.route("/outages/<environment>/simulation", methods=["DELETE"])
 @admins_only
+@_never_of_production
 @blueprint.takes(EnvironmentPath)
 @blueprint.answers(None, "There is no simulation of this company any more", status=204)
 @blueprint.problems(errors.SimulationForbidden)

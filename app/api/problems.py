@@ -78,13 +78,15 @@ def _evidence(environment: str) -> Mapping[str, Any]:
 
 
 def _http_exception(error: HTTPException) -> Told:
-    """Flask's own errors: an unknown route, a wrong method, a body that is not JSON."""
+    """Flask's own errors: an unknown route, a wrong method, a body that is cut off or too long."""
     status = HTTPStatus(error.code or 500)
-    if status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:  # the contract has a 400 for any bad body
-        status = HTTPStatus.BAD_REQUEST
-    code = "invalid_parameter" if status == 400 else status.phrase.lower().replace(" ", "_")
+    title, detail = status.phrase, status.description or status.phrase
+    code = title.lower().replace(" ", "_")
+    if status in (HTTPStatus.BAD_REQUEST, HTTPStatus.REQUEST_ENTITY_TOO_LARGE):
+        wrong = errors.InvalidParameter  # the contract has one 400 for any bad body
+        status, code, title = HTTPStatus(wrong.status), wrong.code, wrong.title
     headers = {name: value for name, value in error.get_headers() if name == "Allow"}
-    return _problem(status, code, status.phrase, status.description or status.phrase, {}, headers)
+    return _problem(status, code, title, detail, {}, headers)
 
 
 def _unexpected() -> Told:

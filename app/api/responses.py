@@ -6,7 +6,7 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import orjson
-from flask import Response
+from flask import Response, request
 
 
 def json_response(
@@ -18,6 +18,19 @@ def json_response(
 ) -> Response:
     """An answer with this body as JSON."""
     return Response(orjson.dumps(body), status=status, mimetype=mimetype, headers=headers)
+
+
+def conditional(response: Response) -> Response:
+    """The response, or a 304 where If-None-Match names its ETag.
+
+    No other condition is obeyed: answers are not changed by callers, so that If-Match has no sense
+    here, and they are given whole.
+    """
+    asked = {
+        "REQUEST_METHOD": request.method,
+        "HTTP_IF_NONE_MATCH": request.headers.get("If-None-Match", ""),
+    }
+    return response.make_conditional(asked)  # type: ignore[return-value]
 
 
 def local_time(moment: datetime | None, zone: ZoneInfo) -> str | None:

@@ -4,17 +4,14 @@ Request schemas validate what callers send. Answer schemas are documentation onl
 written without them, which is faster (see `app.api.responses`).
 """
 
-from datetime import UTC, datetime
 from typing import Any
 
 from marshmallow import EXCLUDE, RAISE, Schema, ValidationError, fields, validate, validates_schema
 
 from app.api import fields as own
 from app.api import openapi
+from app.services import outages
 from app.settings import ENVIRONMENTS
-
-MESSAGE_LENGTH = 1000
-LAST_MOMENT = datetime(9998, 12, 31, tzinfo=UTC)  # Python can convert it to any time zone
 
 
 class Strict(Schema):
@@ -56,22 +53,14 @@ class UpoQuery(Strict):
     )
 
 
-def _can_be_stored(text: str) -> None:
-    """PostgreSQL cannot store all that JSON may hold: NUL, and halves of surrogate pairs."""
-    if "\0" in text or any("\ud800" <= character <= "\udfff" for character in text):
-        raise ValidationError("Contains characters that cannot be stored.")
-
-
-def _is_convertible(moment: datetime) -> None:
-    if moment > LAST_MOMENT:
-        raise ValidationError("Is too far in the future.")
-
-
 class SimulationBody(Strict):
     message = fields.String(
         required=True,
-        validate=[validate.Length(1, MESSAGE_LENGTH), _can_be_stored],
+        validate=own.refusing(outages.wrong_message),
         metadata={
+            "minLength": 1,
+            "maxLength": outages.LONGEST_MESSAGE,
+            "pattern": r"\S",
             "description": "What callers are told, in `detail` and in `outage`",
             "examples": ["Rehearsal until noon"],
         },
@@ -81,7 +70,7 @@ class SimulationBody(Strict):
         load_default=None,
         allow_none=True,
         format="iso",
-        validate=_is_convertible,
+        validate=own.refusing(outages.wrong_end),
         metadata={
             "description": "When it ends by itself: RFC 3339, with offset, in the future",
             "examples": ["2099-01-01T12:00:00+01:00"],
@@ -221,17 +210,7 @@ class SessionUpoAnswer(Answer):
 
 class InvoiceQuery(Strict):
     ksef_number = own.ksef_number(required=False)
-    invoice_number = fields.String(
-        data_key="invoiceNumber",
-        validate=[
-            validate.Length(1, 256),
-            validate.Predicate("isprintable", error="Not printable."),
-        ],
-        metadata={
-            "description": "The seller's number of the invoice",
-            "examples": ["FV/2026/09/001"],
-        },
-    )
+    invoice_number = own.invoice_number()
 
     @validates_schema
     def one_of_both(self, data: dict[str, str], **_: Any) -> None:

@@ -5,14 +5,14 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import orjson
-from flask import Response, request
+from flask import Response
 
 from app import errors
 from app.api import openapi
 from app.api.basic_auth import place_of
 from app.api.blueprint import Blueprint
 from app.api.context import parts, settings
-from app.api.responses import json_response, local_time, rfc3339
+from app.api.responses import conditional, json_response, local_time, rfc3339
 from app.api.schemas import SessionAnswer, SessionPath
 from app.services.status import SessionInvoice, Snapshot, check_session
 
@@ -60,7 +60,7 @@ def _answer(snapshot: Snapshot, zone: ZoneInfo) -> Response:
         },
     )
     response.set_etag(tag, weak=True)
-    return response.make_conditional(request)  # type: ignore[return-value]
+    return conditional(response)
 
 
 def _lasting(body: dict[str, Any]) -> dict[str, Any]:

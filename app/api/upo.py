@@ -10,7 +10,7 @@ from app.api import openapi
 from app.api.basic_auth import place_of
 from app.api.blueprint import Blueprint
 from app.api.context import parts
-from app.api.responses import json_response
+from app.api.responses import conditional, json_response
 from app.api.schemas import SessionPath, SessionUpoAnswer, UpoAnswer, UpoPath, UpoQuery
 from app.services.upo import DocType, UpoFile, fetch_session_upo, fetch_upo
 
@@ -106,7 +106,7 @@ def cacheable(response: Response, tag: str) -> Response:
     response.set_etag(tag)
     response.headers["Cache-Control"] = "private, no-cache"
     response.headers["Vary"] = "Accept, Authorization"
-    return response.make_conditional(request)  # type: ignore[return-value]
+    return conditional(response)
 
 
 def _answer(file: UpoFile, reference_number: str, ksef_number: str) -> Response:

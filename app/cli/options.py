@@ -41,8 +41,20 @@ def plain_errors(command: Command) -> Command:
             command(*args, **kwargs)
         except (errors.OperatorError, SettingsError) as error:
             raise click.ClickException(str(error)) from error
+        except errors.InvalidParameter as error:
+            found = (error.errors or {}).items()
+            raise click.ClickException(
+                " ".join(f"{name}: {' '.join(sentences)}" for name, sentences in found)
+            ) from error
         except errors.ProxyError as error:
             raise click.ClickException(error.detail) from error
+        except BrokenPipeError:
+            raise  # the reader of the output has gone away: click ends without a word
+        except OSError as error:
+            where = f": {error.filename}" if error.filename else ""
+            raise click.ClickException(f"{error.strerror or 'It failed'}{where}") from error
+        except UnicodeError as error:
+            raise click.ClickException("The input is not UTF-8.") from error
 
     return run
 

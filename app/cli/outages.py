@@ -5,7 +5,6 @@ from datetime import datetime
 import click
 from flask.cli import AppGroup
 
-from app import errors
 from app.api.context import parts
 from app.cli.options import UTC_DATE_TIME, environment_argument, plain_errors
 from app.services import outages, users
@@ -23,12 +22,7 @@ def simulate(environment: str, message: str, until: datetime | None, nip: str | 
     """Begin a simulation (test and demo only)."""
     if nip is not None:
         users.require_company(parts(), nip)
-    if not message.strip():
-        raise errors.OperatorError("--message is empty.")
-    try:
-        outages.simulate(parts(), environment, company_nip=nip, message=message, ends_at=until)
-    except errors.InvalidParameter as error:
-        raise errors.OperatorError("--until has passed (it is read as UTC).") from error
+    outages.simulate(parts(), environment, company_nip=nip, message=message, ends_at=until)
     click.echo(f"{environment}: outage simulated")
 
 

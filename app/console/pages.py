@@ -14,7 +14,6 @@ from app.api import basic_auth
 from app.api.basic_auth import admins_only, caller
 from app.api.blueprint import StrictParser, View
 from app.api.context import parts
-from app.api.fields import KSEF_NUMBER, REFERENCE_NUMBER
 from app.api.schemas import EnvironmentPath, SessionPath, UpoPath
 from app.api.upo import MEDIA_TYPES, cacheable
 from app.console import problems
@@ -29,6 +28,7 @@ from app.console.schemas import (
     Searching,
     SimulationForm,
 )
+from app.identifiers import KSEF_NUMBER, REFERENCE_NUMBER
 from app.services import console, outages, search
 from app.services.snapshots import database_now
 from app.services.status import check_session

@@ -2,15 +2,21 @@
 
 from marshmallow import fields, validate
 
-from app.api.schemas import MESSAGE_LENGTH, Strict
+from app.api.fields import refusing
+from app.api.schemas import Strict
 from app.console.texts import TEXTS
+from app.identifiers import wrong_invoice_number
 from app.services.console import FILTERS, NEWEST
+from app.services.outages import wrong_message
 
 NOTICES = ("checked", "simulation_on", "simulation_off")
 MINUTES = (15, 60, 240, 0)
 """The choices for how long an outage is simulated; 0: until somebody ends it."""
 
-_PRINTABLE = validate.Predicate("isprintable", error="Not printable.")
+
+def _may_be_looked_for(number: str) -> None:
+    if number:
+        refusing(wrong_invoice_number)(number)
 
 
 class Looking(Strict):
@@ -27,7 +33,7 @@ class InvoicesPaging(Paging):
 
 
 class Searching(Looking):
-    number = fields.String(load_default="", validate=[validate.Length(max=256), _PRINTABLE])
+    number = fields.String(load_default="", validate=_may_be_looked_for)
 
 
 class Form(Strict):
@@ -35,7 +41,5 @@ class Form(Strict):
 
 
 class SimulationForm(Form):
-    message = fields.String(
-        required=True, validate=[validate.Length(1, MESSAGE_LENGTH), _PRINTABLE]
-    )
+    message = fields.String(required=True, validate=refusing(wrong_message))
     minutes = fields.Integer(required=True, validate=validate.OneOf(MINUTES))

@@ -36,18 +36,18 @@ class Words:
 
     def day(self, moment: datetime) -> str:
         """A date in Poland: 05.09.2026, or 5 Sep 2026."""
-        local = moment.astimezone(WARSAW)
+        local = _in_poland(moment)
         if self.language == "pl":
             return f"{local:%d.%m.%Y}"
         return f"{local.day}{_SPACE}{_MONTHS[local.month - 1]}{_SPACE}{local.year}"
 
     def time(self, moment: datetime) -> str:
         """A date and the time of day in Poland, to the minute."""
-        return f"{self.day(moment)},{_SPACE}{moment.astimezone(WARSAW):%H:%M}"
+        return f"{self.day(moment)},{_SPACE}{_in_poland(moment):%H:%M}"
 
     def clock(self, moment: datetime) -> str:
         """The time of day in Poland, to the second."""
-        return f"{moment.astimezone(WARSAW):%H:%M:%S}"
+        return f"{_in_poland(moment):%H:%M:%S}"
 
     def _form(self, value: int) -> int:
         if value == 1:
@@ -55,3 +55,11 @@ class Words:
         if self.language == "pl" and not (2 <= value % 10 <= 4 and value // 10 % 10 != 1):
             return 2
         return 1
+
+
+def _in_poland(moment: datetime) -> datetime:
+    """As clocks there show it; as it is given where that is after Python's last day."""
+    try:
+        return moment.astimezone(WARSAW)
+    except OverflowError:
+        return moment

@@ -7,10 +7,15 @@ from typing import Any
 
 from app.db.queries import invoices as queries
 from app.errors import OperatorError
+from app.identifiers import wrong_invoice_number, wrong_ksef_number, wrong_reference_number
 from app.services.parts import Parts, Place
 
 COLUMNS = ("invoice_number", "ksef_number", "ksef_reference_number")
-_LONGEST = 256
+_WRONG = {
+    "invoice_number": wrong_invoice_number,
+    "ksef_number": wrong_ksef_number,
+    "ksef_reference_number": wrong_reference_number,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +32,8 @@ def import_csv(parts: Parts, place: Place, lines: Iterable[str]) -> Imported:
 
     Columns: invoice_number, and ksef_number or ksef_reference_number or both. A row with a
     reference number goes to `offline_invoices`, one with a KSeF number only to `synced_invoices`.
-    Rows that exist already are left unchanged. Raises OperatorError, which names the wrong line.
+    Rows that exist already are left unchanged. Raises OperatorError, which names the wrong line: a
+    row with a number that cannot be KSeF's would never be linked, and could never be removed.
     """
     rows = _read(lines)
     offline = [row for row in rows if row["ksef_reference_number"]]
@@ -86,7 +92,7 @@ def _row(record: dict[str, Any], line: int) -> dict[str, str]:
         raise OperatorError(f"Line {line}: invoice_number is missing.")
     if not row["ksef_number"] and not row["ksef_reference_number"]:
         raise OperatorError(f"Line {line}: neither ksef_number nor ksef_reference_number is given.")
-    for name, value in row.items():
-        if len(value) > _LONGEST or not value.isprintable():
-            raise OperatorError(f"Line {line}: {name} is too long, or not printable.")
+    for name, wrong in _WRONG.items():
+        if row[name] and (said := wrong(row[name])):
+            raise OperatorError(f"Line {line}: {name}: {said}")
     return row

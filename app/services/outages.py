@@ -1,7 +1,7 @@
 """What callers are told about outages of KSeF: real ones, and simulations for rehearsal."""
 
 from collections.abc import Iterable, Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from app import errors, telemetry
@@ -14,6 +14,8 @@ from app.services.parts import Parts, Place
 from app.services.snapshots import database_now
 
 PRODUCTION = "prod"
+LONGEST_MESSAGE = 1000
+_LAST_MOMENT = datetime(9998, 12, 31, tzinfo=UTC)  # Python can convert it to any time zone
 
 
 def refuse_if_simulated(parts: Parts, place: Place) -> None:
@@ -62,11 +64,12 @@ def simulate(
     """Begin or change a simulation for one company, or for all if `company_nip` is None.
 
     Without `ends_at` it lasts until it is cleared. Returns the contract's `outage` object; raises
-    SimulationForbidden for production, and InvalidParameter if the end has passed.
+    SimulationForbidden for production, and InvalidParameter if message or end cannot be accepted.
     """
-    _refuse_production(environment)
-    if ends_at is not None and ends_at <= database_now(parts):
-        raise errors.InvalidParameter("Invalid: endsAt.", errors={"endsAt": ["Has passed."]})
+    refuse_production(environment)
+    _refuse_wrong(
+        message=wrong_message(message), endsAt=_wrong_end_now(parts, ends_at) if ends_at else None
+    )
     with parts.db.transaction() as connection:
         row = queries.simulate(
             connection,
@@ -85,12 +88,36 @@ def simulate(
     return _simulated(row)
 
 
+def wrong_message(message: str) -> str | None:
+    """Why a text cannot be a simulation's message, in a sentence; None where it can.
+
+    PostgreSQL takes neither NUL nor halves of surrogate pairs, which commands and JSON may bring.
+    """
+    if len(message) > LONGEST_MESSAGE:
+        return f"Longer than {LONGEST_MESSAGE} characters."
+    if not message.strip():
+        return "Must not be blank."
+    if "\0" in message or any("\ud800" <= character <= "\udfff" for character in message):
+        return "Contains characters that cannot be stored."
+    return None
+
+
+def wrong_end(ends_at: datetime) -> str | None:
+    """Why a simulation can never end at a moment, in a sentence; None where it can."""
+    return "Is too far in the future." if ends_at > _LAST_MOMENT else None
+
+
+def _wrong_end_now(parts: Parts, ends_at: datetime) -> str | None:
+    has_passed = ends_at <= database_now(parts)
+    return "Has passed." if has_passed else wrong_end(ends_at)
+
+
 def clear(parts: Parts, environment: str, *, company_nip: str) -> None:
     """End the company's own simulation, if any; one for all companies is ended by `clear_all`.
 
     Raises SimulationForbidden for production.
     """
-    _refuse_production(environment)
+    refuse_production(environment)
     with parts.db.transaction() as connection:
         where = {"environment": environment, "company_nip": company_nip}
         if queries.clear_simulation(connection, **where):
@@ -134,9 +161,16 @@ def report_forbidden(parts: Parts) -> None:
         telemetry.warning("a simulation of prod in outage_simulations is ignored")
 
 
-def _refuse_production(environment: str) -> None:
+def refuse_production(environment: str) -> None:
+    """SimulationForbidden for production."""
     if environment == PRODUCTION:
         raise errors.SimulationForbidden("An outage of prod cannot be simulated.")
+
+
+def _refuse_wrong(**said: str | None) -> None:
+    wrong = {name: [sentence] for name, sentence in said.items() if sentence}
+    if wrong:
+        raise errors.InvalidParameter(f"Invalid: {', '.join(wrong)}.", errors=wrong)
 
 
 def _simulation(parts: Parts, place: Place) -> Mapping[str, Any] | None:

@@ -131,6 +131,20 @@ def test_what_is_known_of_an_invoice(company: Company, control: Any, database: A
     assert control.calls() == []
 
 
+@pytest.mark.parametrize(
+    "number",
+    ["FV\u00a01/2026", "FV\u2009\u20607", "\ufeffFV", "FV\u202e1", "F" * 256, " 1 "],
+    ids=ascii,
+)
+def test_what_status_shows_is_found(company: Company, control: Any, number: str) -> None:
+    session = control.seed_session("test", NIP, invoices=[{"invoiceNumber": number}])
+    [shown] = company.get(path(session)).json["invoices"]
+    assert shown["invoiceNumber"] == number
+    response = company.get("/invoices/test", query_string={"invoiceNumber": number})
+    assert response.status_code == 200
+    assert [found["invoiceNumber"] for found in response.json["answers"]] == [number]
+
+
 def test_nothing_of_another_company_or_environment_is_found(
     company: Company, make_company: Callable[..., Company], control: Any, database: Any
 ) -> None:
@@ -154,6 +168,10 @@ def test_nothing_of_another_company_or_environment_is_found(
         "?invoiceNumber=a&ksefNumber=5265877635-20250826-0100001AF629-AF",
         "?other=1",
         "?invoiceNumber=a%00b",
+        "?invoiceNumber=a%0Ab",
+        "?invoiceNumber=a%7Fb",
+        "?invoiceNumber=a%C2%85b",
+        f"?invoiceNumber={'F' * 257}",
     ],
 )
 def test_search_takes_exactly_one_number(company: Company, query: str) -> None:

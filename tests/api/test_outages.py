@@ -177,8 +177,8 @@ def test_body_that_is_no_object_is_refused(company: Company, database: Any, data
     response = company.request(
         "PUT", "/outages/test/simulation", data=data, content_type="application/json"
     )
-    assert response.status_code == 400
-    assert response.json["code"] == "invalid_parameter"
+    problem = assert_problem(response, 400, "invalid_parameter", also=["errors"])
+    assert list(problem["errors"]) == ["body"]
     assert rows(database) == []
 
 
@@ -197,6 +197,18 @@ def test_both_endpoints_answer_409_with_the_details_and_call_nobody(
         for part in ("Próba procedur offline", begun["since"], begun["messages"][0]["end"]):
             assert part in body["detail"]
     assert control.calls() == []
+
+
+def test_what_needs_no_ksef_is_answered_meanwhile(
+    company: Company, control: Any, asked: Any
+) -> None:
+    asked()  # the store has answers
+    simulate(company, message="drill")
+    assert [response.status_code for response in asked()] == [409, 409]
+    for method in ("POST", "DELETE"):
+        assert company.request(method, "/auth/test").status_code == 409
+    for path in ("/auth/test", "/outages/test", "/invoices/test?invoiceNumber=FV/1", "/status"):
+        assert company.get(path).status_code == 200
 
 
 def test_simulation_ends_by_itself(

@@ -4,6 +4,7 @@ All tables but `users` are locked meanwhile: a request that asked the database f
 calling would wait for its lock, and be answered 503 in place of 400.
 """
 
+import io
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from typing import Any
@@ -15,6 +16,8 @@ import pytest
 from app.services import outages
 from app.services.parts import Parts
 from sandbox.control import Control
+from tests.answers import assert_problem
+from tests.api.test_policy import DOCS
 from tests.service import Company
 
 SESSION = "20260115-SO-0123456789-ABCDEF0123-4F"
@@ -185,6 +188,13 @@ def test_unknown_parameters(refused: Refused, subtests: Any) -> None:
                 refused(f"{path}?{query}", named)
 
 
+def test_the_contract_and_its_page_take_no_parameters(caller: Company) -> None:
+    for path in ("/openapi.json", *DOCS):
+        answer = caller.client.get(f"{path}?x=1")
+        problem = assert_problem(answer, 400, "invalid_parameter", also=["errors"])
+        assert list(problem["errors"]) == ["x"]
+
+
 def test_all_that_is_wrong_with_a_path_is_told_at_once(refused: Refused) -> None:
     path = upo_path("x", "y", "z")
     refused(path, "environment", "referenceNumber", "ksefNumber")
@@ -198,27 +208,73 @@ def test_simulations(refused: Refused, subtests: Any) -> None:
         ({"message": 5}, "message"),
         ({"message": None}, "message"),
         ({"message": "a\0b"}, "message"),
-        ({"message": "a\ud800b"}, "message"),
+        ({"message": " \t\n\u00a0"}, "message"),
         ({"message": "x", "nip": "7171642051"}, "nip"),
         ({"message": "x", "endsAt": "tomorrow"}, "endsAt"),
         ({"message": "x", "endsAt": "2099-01-01T00:00:00"}, "endsAt"),
         ({"message": "x", "endsAt": "2020-01-01T00:00:00Z"}, "endsAt"),
         ({"message": "x", "endsAt": "9999-12-31T23:59:59-12:00"}, "endsAt"),
         ({"message": "x", "endsAt": "9999-12-31T23:59:59Z"}, "endsAt"),
-        ([], "_schema"),
     ):
         with subtests.test(body=ascii(body)[:80]):
             refused("/outages/test/simulation", named, method="PUT", json=body)
 
 
-def test_bodies_that_are_no_json(locked: None, caller: Company, subtests: Any) -> None:
-    for body, status in ((b"{", 400), (b"\xff", 400), (b'"' + b"x" * 70_000 + b'"', 400)):
-        with subtests.test(body=body[:10]):
-            answer = caller.request(
-                "PUT", "/outages/test/simulation", data=body, content_type="application/json"
+def test_bodies_that_are_no_json_object(refused: Refused, caller: Company, subtests: Any) -> None:
+    def asked(body: bytes, content_type: str | None = "application/json") -> str:
+        kwargs = {"method": "PUT", "data": body, "content_type": content_type}
+        refused("/outages/test/simulation", "body", **kwargs)
+        answer = caller.request(
+            kwargs.pop("method"), "/outages/test/simulation", **kwargs
+        ).get_json()
+        assert answer["title"] == "Invalid parameter"
+        [sentence] = answer["errors"]["body"]
+        return sentence
+
+    good = '{"message": "żółw"}'
+    for body, sentence in (
+        (b"", "Is missing."),
+        (b"{", "Cannot be read as JSON: unexpected end of data (line 1, column 2)."),
+        (b"{\n'message': 1}", "(line 2, column 1)"),
+        (b'{"message": "a\\ud800b"}', "Cannot be read as JSON: "),
+        (b'{"message": NaN}', "Cannot be read as JSON: "),
+        (b"[" * 2000, "Cannot be read as JSON: "),
+        (b"\xff", "Must be UTF-8."),
+        (good.encode("cp1250"), "Must be UTF-8."),
+        (good.encode("utf-16"), "Must be UTF-8."),
+        (good.encode("utf-8-sig"), "Must be UTF-8 without a byte order mark."),
+        (b'"' + b"x" * 70_000 + b'"', "Is longer than 64 KiB."),
+        (b"[]", "Must be a JSON object."),
+        (b"null", "Must be a JSON object."),
+        (b"1", "Must be a JSON object."),
+        (b'"x"', "Must be a JSON object."),
+        (b'[{"message": "x"}]', "Must be a JSON object."),
+    ):
+        with subtests.test(body=body[:20]):
+            assert sentence in asked(body)
+    for content_type in (None, "", "text/plain", "application/x-www-form-urlencoded", "text/json"):
+        with subtests.test(content_type=content_type):
+            assert asked(b'{"message": "x"}', content_type) == (
+                "Content-Type must be application/json."
             )
-            assert answer.status_code == status
-            assert answer.content_type == "application/problem+json"
+
+
+def test_a_body_that_breaks_off(caller: Company) -> None:
+    answer = caller.request(
+        "PUT",
+        "/outages/test/simulation",
+        input_stream=io.BytesIO(b'{"message": '),
+        content_type="application/json",
+        environ_overrides={"CONTENT_LENGTH": "100"},
+    )
+    problem = assert_problem(answer, 400, "invalid_parameter")
+    assert problem["title"] == "Invalid parameter"
+
+
+def test_the_usual_content_types(caller: Company) -> None:
+    for content_type in ("application/json", "application/json; charset=utf-8", "Application/JSON"):
+        body, put = '{"message": "żółw"}'.encode(), ("PUT", "/outages/test/simulation")
+        assert caller.request(*put, data=body, content_type=content_type).status_code == 200
 
 
 def test_what_is_no_path_of_ours_is_not_found(
@@ -282,3 +338,22 @@ class TestOrder:
         assert caller.get(status_path()).get_json()["code"] == "no_active_ksef_session"
         outages.simulate(parts, "test", company_nip=caller.nip, message="x", ends_at=None)
         assert caller.get(status_path()).get_json()["code"] == "outage_simulation"
+
+    def test_403_of_production_before_400(
+        self, caller: Company, make_company: Callable[..., Company]
+    ) -> None:
+        """Whatever is wrong with the query or the body; who may not simulate is told that first."""
+        path, technical = "/outages/prod/simulation", make_company("7171642051", role="technical")
+        for method, given in (
+            ("PUT", {}),
+            ("PUT", {"data": b"{", "content_type": "application/json"}),
+            ("PUT", {"json": {"message": ""}}),
+            ("PUT", {"json": {"message": "x"}, "query_string": "x=1"}),
+            ("DELETE", {"query_string": "x=1"}),
+        ):
+            assert caller.client.open(path, method=method, **given).status_code == 401
+            code = technical.request(method, path, **given).get_json()["code"]
+            assert code == "forbidden"
+            answer = caller.request(method, path, **given)
+            assert_problem(answer, 403, "simulation_forbidden")
+        assert caller.request("PUT", "/outages/PROD/simulation").status_code == 400

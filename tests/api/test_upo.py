@@ -177,6 +177,42 @@ def test_same_document_is_304(company: Company, session: Any, doc_type: str, acc
     assert again.headers["ETag"] == tag
 
 
+CONDITIONS = [
+    ({"If-None-Match": "{tag}"}, 304),
+    ({"If-None-Match": "W/{tag}"}, 304),
+    ({"If-None-Match": '"other", {tag}'}, 304),
+    ({"If-None-Match": "*"}, 304),
+    ({"If-None-Match": '"other"'}, 200),
+    ({"If-Match": '"other"'}, 200),
+    ({"If-Match": "{tag}"}, 200),
+    ({"If-Match": '"other"', "If-None-Match": "{tag}"}, 304),
+    ({"If-Match": "{tag}", "If-None-Match": '"other"'}, 200),
+    ({"If-Unmodified-Since": "Thu, 01 Jan 1970 00:00:00 GMT"}, 200),
+    ({"If-Modified-Since": "Thu, 01 Jan 2099 00:00:00 GMT"}, 200),
+    ({"Range": "bytes=0-9"}, 200),
+    ({"Range": "bytes=0-9", "If-Range": "{tag}"}, 200),
+    ({"Range": "bytes=99999999-"}, 200),
+]
+
+
+@pytest.mark.parametrize("what", ["status", "document", "envelope", "collective"])
+def test_no_condition_is_obeyed_but_if_none_match(
+    company: Company, session: Any, what: str, subtests: Any
+) -> None:
+    status = f"/invoices/test/status/{session.reference_number}"
+    asked = {"status": status, "collective": f"{status}/upo"}.get(what, path(session))
+    accept = {"Accept": "application/xml" if what == "document" else "application/json"}
+    whole = company.get(asked, headers=accept)
+    tag = whole.headers["ETag"].removeprefix("W/")
+    for condition, expected in CONDITIONS:
+        with subtests.test(condition=condition):
+            headers = {name: value.format(tag=tag) for name, value in condition.items()}
+            answer = company.get(asked, headers=accept | headers)
+            assert answer.status_code == expected
+            assert answer.headers["ETag"] == whole.headers["ETag"]
+            assert len(answer.data) == (0 if expected == 304 else len(whole.data))
+
+
 def test_tag_of_the_envelope_does_not_stand_for_the_document(
     company: Company, session: Any
 ) -> None:

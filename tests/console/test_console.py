@@ -445,6 +445,14 @@ class TestSearch:
         assert session.reference_number in text
         assert ("In the company's rows" in text) == (by == "ksef_number")
 
+    def test_an_invoice_whose_number_has_a_blank_that_does_not_break(
+        self, parts: Parts, company: Company, control: Control
+    ) -> None:
+        session = asked(parts, control, company, invoices=[{"invoiceNumber": "FV\u00a01"}])
+        answer = company.get("/console/search", query_string={"number": "FV\u00a01"})
+        assert session.reference_number in text_of(answer)
+        assert company.get("/console/search?number=FV%0A1").status_code == 400
+
     def test_nothing_and_nothing_asked_for(self, company: Company) -> None:
         assert "Nothing is known" in text_of(company.get("/console/search?number=x&lang=en"))
         assert "Enter a" in text_of(company.get("/console/search"))
@@ -594,6 +602,24 @@ class TestSimulation:
         [(left,)] = database.execute("SELECT ends_at - now() FROM outage_simulations")
         assert timedelta(minutes=14) < left <= timedelta(minutes=15)
 
+    def test_a_message_with_a_blank_that_does_not_break(self, company: Company, send: Any) -> None:
+        send(company, "/demo/simulation", message="od\u00a08:00", minutes="15")
+        assert "od 8:00" in text_of(company.get("/console/demo"))
+
+    def test_one_until_the_end_of_the_calendar_is_told(
+        self, company: Company, database: Any
+    ) -> None:
+        """Such a row may be there: it was begun by command once."""
+        database.execute(
+            "INSERT INTO outage_simulations (environment, message, ends_at)"
+            " VALUES ('demo', 'for ever', '9999-12-31 23:30+00')"
+        )
+        for page in ("/console", "/console/demo"):
+            for language in ("pl", "en"):
+                answer = company.get(f"{page}?lang={language}")
+                assert answer.status_code == 200
+                assert "9999" in text_of(answer)
+
     def test_never_of_production(self, company: Company, send: Any, database: Any) -> None:
         assert "/simulation" not in company.get("/console/prod").text
         answer = send(company, "/prod/simulation", message="Próba", minutes="0")
@@ -615,6 +641,7 @@ class TestSimulation:
             {"message": "", "minutes": "15"},
             {"message": "x" * 1001, "minutes": "15"},
             {"message": "a\0b", "minutes": "15"},
+            {"message": " \u00a0", "minutes": "15"},
             {"message": "a", "minutes": "7"},
             {"message": "a"},
             {"message": "a", "minutes": "15", "more": "x"},

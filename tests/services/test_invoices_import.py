@@ -14,6 +14,7 @@ from tests.rows import OFFLINE, SYNCED
 NIP, OTHER_NIP = "5265877635", "7812019453"
 HERE = Place(NIP, "test")
 NUMBER = "5265877635-20250826-0100001AF629-AF"
+OTHER_NUMBER = "5265877635-20260915-20273DF0F2E7-F1"
 REFERENCE = "20260101-SO-0123456789-0123456789-01"
 
 
@@ -80,6 +81,11 @@ def test_polish_letters_and_quoted_commas_stay_as_they_are(database: Any, parts:
     assert synced(database)[0][2] == "Żółw, 1/2026"
 
 
+def test_whatever_ksef_shows_of_a_number_is_taken(database: Any, parts: Parts) -> None:
+    bring_in(parts, f"invoice_number,ksef_number\nFV\u00a01\u2009/\u20602026,{NUMBER}\n")
+    assert synced(database)[0][2] == "FV\u00a01\u2009/\u20602026"
+
+
 def test_the_same_file_twice_changes_nothing(database: Any, parts: Parts) -> None:
     text = (
         "invoice_number,ksef_number,ksef_reference_number\n"
@@ -127,11 +133,35 @@ def test_each_company_and_environment_has_rows_of_its_own(
         (f"invoice_number,ksef_number\nFV/0,{NUMBER}\nFV/1,\n", "Line 3: neither"),
         (f"invoice_number,ksef_number\nFV/0,{NUMBER}\nFV/1\n", "Line 3: neither"),
         (f"invoice_number,ksef_number\nFV/0,{NUMBER}\nFV/1,{NUMBER},x\n", "Line 3: more values"),
-        (f"invoice_number,ksef_number\n{'F' * 257},{NUMBER}\n", "Line 2: invoice_number is too"),
-        (f"invoice_number,ksef_number\nFV\x00,{NUMBER}\n", "Line 2: invoice_number is too"),
-        (f"invoice_number,ksef_number\nFV/1,{NUMBER}\x1b[2J\n", "Line 2: ksef_number is too"),
-        (f'invoice_number,ksef_number\n"FV\n1",{NUMBER}\n', "Line 3: invoice_number is too"),
+        (f"invoice_number,ksef_number\n{'F' * 257},{NUMBER}\n", "Line 2: invoice_number: Longer"),
+        (f"invoice_number,ksef_number\nFV\x00,{NUMBER}\n", "Line 2: invoice_number: Holds control"),
+        (f"invoice_number,ksef_number\nFV/1,{NUMBER}\x1b[2J\n", "Line 2: ksef_number: Not a KSeF"),
+        (
+            f'invoice_number,ksef_number\n"FV\n1",{NUMBER}\n',
+            "Line 3: invoice_number: Holds control",
+        ),
         (f"invoice_number,ksef_number\nFV/1,{'5' * 200_000}\n", "not a CSV file"),
+        *(
+            (f"invoice_number,ksef_number\nFV/0,{NUMBER}\nFV/1,{number}\n", complaint)
+            for number, complaint in (
+                ("5265877635", "Line 3: ksef_number: Not a KSeF number"),
+                (REFERENCE, "Line 3: ksef_number: Not a KSeF number"),
+                (NUMBER.lower(), "Line 3: ksef_number: Not a KSeF number"),
+                (f"{NUMBER[:-2]}00", "Line 3: ksef_number: The check digits"),
+            )
+        ),
+        *(
+            (
+                f"invoice_number,ksef_reference_number,ksef_number\nFV/1,{REFERENCE},\n"
+                f"FV/2,{reference},{number}\n",
+                complaint,
+            )
+            for reference, number, complaint in (
+                ("FV/2", "", "Line 3: ksef_reference_number: Not a KSeF reference number"),
+                (NUMBER, "", "Line 3: ksef_reference_number: Not a KSeF reference number"),
+                (REFERENCE, "FV/2", "Line 3: ksef_number: Not a KSeF number"),
+            )
+        ),
     ],
 )
 def test_a_wrong_file_is_refused_whole_with_the_line_named(
@@ -142,13 +172,24 @@ def test_a_wrong_file_is_refused_whole_with_the_line_named(
     assert synced(database) == offline(database) == []
 
 
+def test_numbers_of_ksef_and_of_its_documentation_are_taken(database: Any, parts: Parts) -> None:
+    of_an_invoice = "20260915-EE-1B1A52843C-4A334284DC-57"
+    done = bring_in(
+        parts,
+        "invoice_number,ksef_number,ksef_reference_number\n"
+        f"FV/1,1234567890-20260101-ABCDEF-12,\nFV/2,,20260101-AU-XXXXXXXX-XXXX-XX\n"
+        f"FV/3,,{of_an_invoice}\nFV/4,5265877635-20250826-010000-1AF629-AF,\n",
+    )
+    assert done == Imported(rows=4, synced=2, offline=2)
+
+
 def test_list_shows_both_tables_and_only_the_unlinked_where_asked(
     database: Any, parts: Parts
 ) -> None:
     bring_in(
         parts,
         "invoice_number,ksef_number,ksef_reference_number\n"
-        f"FV/1,{NUMBER},\nFV/2,{NUMBER[:-2]}00,\nFV/3,,{REFERENCE}\nFV/4,,{REFERENCE}\n",
+        f"FV/1,{NUMBER},\nFV/2,{OTHER_NUMBER},\nFV/3,,{REFERENCE}\nFV/4,,{REFERENCE}\n",
     )
     bring_in(parts, f"invoice_number,ksef_number\nFV/5,{NUMBER}\n", Place(NIP, "demo"))
     bring_in(parts, f"invoice_number,ksef_number\nFV/6,{NUMBER}\n", Place(OTHER_NIP, "test"))
