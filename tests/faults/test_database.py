@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import signal
 import subprocess
 import threading
 import time
@@ -13,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from sandbox import postgres
@@ -43,20 +43,15 @@ class Server:
     @contextmanager
     def hanging(self) -> Iterator[None]:
         """All its processes stand still: connections are open, and taken on, and nobody answers."""
-        processes = [self.running.pid, *_children(self.running.pid)]
-        for pid in processes:
-            os.kill(pid, signal.SIGSTOP)
+        postmaster = psutil.Process(self.running.pid)
+        processes = [postmaster, *postmaster.children()]
+        for process in processes:
+            process.suspend()
         try:
             yield
         finally:
-            for pid in processes:
-                os.kill(pid, signal.SIGCONT)
-
-
-def _children(parent: int) -> list[int]:
-    told = subprocess.run(["ps", "-eo", "pid=,ppid="], capture_output=True, check=True, text=True)
-    pairs = [map(int, line.split()) for line in told.stdout.splitlines()]
-    return [pid for pid, its_parent in pairs if its_parent == parent]
+            for process in processes:
+                process.resume()
 
 
 @pytest.fixture(scope="module")

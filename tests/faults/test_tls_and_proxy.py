@@ -30,6 +30,22 @@ from tests.faults.conftest import ENDPOINTS, Asker
 
 KEYS = "/security/public-key-certificates"
 NOW = datetime.now(UTC)
+ONLY_SIGNS_CERTIFICATES = x509.KeyUsage(
+    **dict.fromkeys(
+        (
+            "digital_signature",
+            "content_commitment",
+            "key_encipherment",
+            "data_encipherment",
+            "key_agreement",
+            "encipher_only",
+            "decipher_only",
+        ),
+        False,
+    ),
+    key_cert_sign=True,
+    crl_sign=True,
+)
 
 
 @dataclass(frozen=True)
@@ -56,6 +72,9 @@ class Ca:
             .not_valid_after(NOW + ends)
             .add_extension(
                 x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(host))]), False
+            )
+            .add_extension(
+                x509.AuthorityKeyIdentifier.from_issuer_public_key(self.key.public_key()), False
             )
             .sign(self.key, hashes.SHA256())
         )
@@ -89,6 +108,9 @@ def ca(tmp_path_factory: pytest.TempPathFactory) -> Ca:
         .not_valid_before(NOW - timedelta(days=10))
         .not_valid_after(NOW + timedelta(days=10))
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        # From Python 3.13 on, certificates have to be what RFC 5280 wants.
+        .add_extension(ONLY_SIGNS_CERTIFICATES, critical=True)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), False)
         .sign(key, hashes.SHA256())
     )
     bundle = tmp_path_factory.mktemp("ca") / "ca.pem"

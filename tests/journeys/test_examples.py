@@ -33,13 +33,18 @@ def company(make_company: Callable[..., Company]) -> Company:
     return make_company(NIP, environments=("test",))
 
 
+def needs(program: str) -> None:
+    if shutil.which(program) is None:
+        pytest.skip(f"needs {program}")
+
+
 @pytest.fixture
 def run(service: RunningService, company: Company, tmp_path: Path) -> Run:
     """Runs an example in a folder of its own: `run(name, reference, url=…)`."""
 
     def run(name: str, reference: str, url: str = service.url) -> Any:
-        if shutil.which(CLIENTS[name][0]) is None:
-            pytest.skip(f"needs {CLIENTS[name][0]}")
+        for program in (CLIENTS[name][0], *(["curl"] if name.endswith(".sh") else [])):
+            needs(program)
         return subprocess.run(
             [*CLIENTS[name], EXAMPLES / name, "test", reference],
             cwd=tmp_path,
@@ -117,6 +122,7 @@ def test_rows_are_written_as_the_erp_and_linked(
 
 
 def test_the_sandbox_takes_the_orders_that_its_page_shows() -> None:
+    needs("curl")
     text = (EXAMPLES / "sandbox.sh").read_text("utf-8")
     with start() as sandbox:
         done = subprocess.run(

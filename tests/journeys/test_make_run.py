@@ -3,6 +3,7 @@
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -74,6 +75,7 @@ def sh(line: str, folder: Path) -> str:
     return done.stdout
 
 
+@pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
 def test_each_line_does_what_its_title_says(page: str, tmp_path: Path) -> None:
     lines = {
         title.strip(): line

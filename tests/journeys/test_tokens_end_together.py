@@ -2,7 +2,6 @@
 
 import os
 import signal
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -11,6 +10,7 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import requests
 
@@ -68,9 +68,7 @@ def ask_all(
 
 def workers(replica: RunningService) -> list[int]:
     """gunicorn's workers: the children of its process."""
-    told = subprocess.run(["ps", "-eo", "pid=,ppid="], capture_output=True, check=True, text=True)
-    pairs = [line.split() for line in told.stdout.splitlines()]
-    return [int(pid) for pid, parent in pairs if int(parent) == replica.process.pid]
+    return [child.pid for child in psutil.Process(replica.process.pid).children()]
 
 
 def refreshes(control: Any) -> dict[tuple[str, str], int]:
