@@ -22,6 +22,7 @@ D = TypeVar("D")
 ENVIRONMENTS = ("test", "demo", "prod")
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 LANGUAGES = ("en", "pl")
+MOST_DAYS = 36_500  # a hundred years: far beyond it, dates cannot be reckoned
 DEFAULT_KSEF_URLS = {
     "test": "https://api-test.ksef.mf.gov.pl/v2",
     "demo": "https://api-demo.ksef.mf.gov.pl/v2",
@@ -198,7 +199,7 @@ def from_environment(environ: Mapping[str, str] | None = None) -> Settings:
         log_level=reader.read("LOG_LEVEL", _log_level, "INFO"),
         latarnia_urls=latarnia_urls,
         message_language=reader.read("MESSAGE_LANGUAGE", _language, "en"),
-        document_retention_days=reader.read("DOCUMENT_RETENTION_DAYS", _positive, None),
+        document_retention_days=reader.read("DOCUMENT_RETENTION_DAYS", _days, None),
     )
     if reader.problems:
         raise SettingsError("Settings: " + "; ".join(reader.problems) + ".")
@@ -297,6 +298,13 @@ def _port(text: str) -> int:
     if not re.fullmatch("[0-9]{1,5}", text) or not 1 <= int(text) <= _LAST_PORT:
         raise ValueError(f"is not a port: 1 to {_LAST_PORT}")
     return int(text)
+
+
+def _days(text: str) -> int:
+    days = _positive(text)
+    if days > MOST_DAYS:
+        raise ValueError(f"is more than {MOST_DAYS} days")
+    return days
 
 
 def _positive(text: str) -> int:

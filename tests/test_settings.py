@@ -157,6 +157,7 @@ def test_all_problems_are_told_together() -> None:
         ("WEB_THREADS", "0"),
         ("WEB_THREADS", "-1"),
         ("DOCUMENT_RETENTION_DAYS", "0"),
+        ("DOCUMENT_RETENTION_DAYS", "36501"),
         ("WEB_THREADS", "8.0"),
         ("WEB_THREADS", "٨"),
     ],

@@ -11,6 +11,7 @@ from app.cli.options import UTC_DATE_TIME, json_option, plain_errors
 from app.cli.output import print_table, progress
 from app.db import migrate
 from app.services import audit, documents, keys
+from app.settings import MOST_DAYS
 
 audits = AppGroup("audit", help="Who did what, and when.")
 
@@ -108,7 +109,9 @@ def list_audit(
 
 
 @audits.command("purge")
-@click.option("--days", required=True, type=click.IntRange(1), help="Keep the last so many days")
+@click.option(
+    "--days", required=True, type=click.IntRange(1, MOST_DAYS), help="Keep the last so many days"
+)
 @plain_errors
 def purge_audit(days: int) -> None:
     """Delete old rows of the audit.

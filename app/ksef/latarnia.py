@@ -26,6 +26,7 @@ _TYPES = frozenset({"FAILURE_START", "FAILURE_END", "MAINTENANCE_ANNOUNCEMENT"})
 _LIMIT = 2**20
 _CHUNK = 64 * 2**10
 _LONGEST_TEXT = 2000
+_LAST_YEAR = 9998  # of which every moment can be told in every time zone
 
 
 class _NotUnderstood(Exception):
@@ -176,7 +177,7 @@ def _message(json: dict[str, Any]) -> tuple[int, tuple[int, bool, datetime], Eve
         text=_text(json.get("text")),
         start=_time(json.get("start")),
         # An end without a moment ended when it was published.
-        end=_time(end) if end is not None else published if is_end else None,
+        end=_end(end) if end is not None else published if is_end else None,
     )
     return _integer(json.get("eventId")), (_integer(json.get("version")), is_end, published), event
 
@@ -209,6 +210,12 @@ def _text(value: Any) -> str:
     if not isinstance(value, str):
         raise _NotUnderstood
     return value[:_LONGEST_TEXT]
+
+
+def _end(value: Any) -> datetime | None:
+    """The end of an event; None for a moment so late that it means no end."""
+    moment = _time(value)
+    return moment if moment.year <= _LAST_YEAR else None
 
 
 def _time(value: Any) -> datetime:

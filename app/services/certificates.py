@@ -3,10 +3,10 @@
 from collections.abc import Iterator
 
 from app import errors, telemetry
-from app.ksef import certificates
+from app.ksef import certificates, limits
 from app.ksef.auth import LoginRefused
 from app.ksef.certificates import Certificate, CertificateError
-from app.services import logins, outages
+from app.services import logins, outages, quota
 from app.services.parts import Parts, Place
 from app.services.snapshots import database_now
 
@@ -42,6 +42,7 @@ def prove(parts: Parts, place: Place, certificate: Certificate) -> None:
             f"{error.detail} Nothing was stored; --no-verify stores it without asking KSeF."
         ) from error
     try:
+        quota.reserve(parts, place, limits.OTHER, patience=0.0)
         parts.ksef[place.environment].revoke(tokens.access.value)
     except errors.KsefFailure:
         telemetry.info("a session made to prove a certificate was left to end by itself")

@@ -43,7 +43,7 @@ _PROCESS = random.random()  # noqa: S311 - spreads work, no secret
 _REFRESH_REFUSED = frozenset({21301, 21304, 21308})
 _NOT_LOGGED_IN = (
     "This company has no active KSeF session in this environment: log in with "
-    "POST /auth/{environment}."
+    "POST /auth/{environment}, or the command `login`."
 )
 
 

@@ -53,6 +53,7 @@ def covering(*messages: Any) -> int:
         ([message(start=at(1))], 0),
         ([message(end=at(1))], 1),
         ([message(end=at(0))], 0),
+        ([message(end="9999-12-31T23:59:59Z")], 1),
         ([message(), ended()], 0),
         ([ended(), message()], 0),  # in any order
         ([message(), ended(version=1)], 0),  # of equal versions the end
@@ -118,6 +119,13 @@ def test_newest_version_of_an_event_says_whether_it_covers_the_moment(
 )
 def test_what_is_not_understood_is_unknown(kept: Any) -> None:
     assert understood(kept) is None
+
+
+def test_an_end_beyond_all_calendars_is_none() -> None:
+    """It could not be told in a time zone east of Greenwich."""
+    found = reading(message(end="9999-12-31T23:59:59Z"))
+    assert found is not None
+    assert [event.end for event in found.events] == [None]
 
 
 def test_nothing_but_available_is_an_outage() -> None:

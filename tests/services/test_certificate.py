@@ -10,7 +10,7 @@ import pytest
 from app import clock, errors, make_parts
 from app.crypto import Vault
 from app.ksef.certificates import Certificate
-from app.services import auth, certificates, outages
+from app.services import auth, certificates, outages, quota
 from app.services.parts import Parts, Place
 from app.settings import Settings
 from tests.certificates import KINDS, NOBODY, PERSON, Made, make
@@ -259,6 +259,15 @@ def test_proving_logs_in_and_out_and_stores_nothing(
     assert (counts[LOGIN], counts[REVOKE]) == (1, 1)
     assert stored(database) is None
     assert database.execute("SELECT * FROM ksef_sessions") == []
+    assert database.execute("SELECT quota_group FROM quota_calls") == [("other",)]
+
+
+def test_without_quota_the_session_is_left_to_end_by_itself(
+    parts: Parts, company: Company, control: Any, known: Any
+) -> None:
+    quota.block(parts, HERE, "other", 60)
+    certificates.prove(parts, HERE, known())
+    assert REVOKE not in control.call_counts()
 
 
 def test_a_session_that_cannot_be_ended_is_proof_enough(
