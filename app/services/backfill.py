@@ -17,6 +17,7 @@ from app.services.active_session import ActiveSession
 from app.services.parts import Parts, Place
 
 _SHARE = 0.5  # of our part of the quota
+_ROWS = 5000  # looked through by one statement
 _PATIENCE = 2 * 3600.0  # seconds to wait for quota: longer than its longest window, an hour
 
 Progress = Callable[[int, int | None], None]
@@ -52,7 +53,7 @@ def link_history(parts: Parts, place: Place, progress: Progress) -> Summary:
 def archive_upos(parts: Parts, place: Place, progress: Progress) -> Summary:
     """Fetch the UPO of every linked invoice that has none in the archive."""
     outages.refuse_if_simulated(parts, place)
-    total: int = parts.db.run(queries.count_missing_upos, **place.columns)
+    total = sum(1 for _ in _missing_upos(parts, place))
     seen = done = failed = 0
     reason = None
     for name in _missing_upos(parts, place):
@@ -81,18 +82,17 @@ def _sessions(parts: Parts, place: Place) -> Iterator[str]:
 
 
 def _missing_upos(parts: Parts, place: Place) -> Iterator[upo.UpoName]:
+    """The UPOs to be archived, found by small statements: a company may have millions of rows."""
     after = ""
     while True:
-        rows = parts.db.rows(
-            queries.missing_upos,
-            **place.columns,
-            after=after,
-        )
-        if not rows:
+        found = parts.db.run(queries.missing_upos, **place.columns, after=after, batch=_ROWS)
+        if found.last is None:
             return
-        for row in rows:
-            yield upo.UpoName(row.session_reference_number, ksef_number=row.ksef_number)
-        after = rows[-1].ksef_number
+        for ksef_number, session in zip(
+            found.ksef_numbers, found.session_reference_numbers, strict=True
+        ):
+            yield upo.UpoName(session, ksef_number=ksef_number)
+        after = found.last
 
 
 def _bearer(parts: Parts, place: Place) -> ActiveSession:

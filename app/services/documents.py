@@ -15,6 +15,7 @@ from app.services.parts import Parts
 # How many a statement deletes, which has 3 s: an answer may hold 10,000 invoices.
 _ANSWERS = 20
 _UPOS = 500
+_LINKS = 500
 _FIRST_ANSWER = {"nip": "", "environment": "test", "reference_number": ""}
 _FIRST_UPO = {**_FIRST_ANSWER, "ksef_number": "", "page": ""}
 
@@ -36,6 +37,14 @@ def purge(parts: Parts, days: int) -> Deleted:
     with parts.db.transaction() as connection:  # first, since the rest may be interrupted
         audit.note(connection, audit.What.DOCUMENTS_PURGED, detail=f"older than {days} days")
     return delete(parts, before=snapshots.database_now(parts) - timedelta(days=days))
+
+
+def forget_links(parts: Parts) -> int:
+    """Delete expired download links, half a kilobyte for each invoice. Returns of how many answers.
+
+    They are secrets of no further use: a UPO comes from the archive or from KSeF's API.
+    """
+    return _walk(parts, queries.forget_links, _FIRST_ANSWER, batch=_LINKS)
 
 
 def delete(

@@ -41,6 +41,37 @@ FROM looked_at
 ORDER BY looked_at.company_nip DESC, looked_at.environment DESC, looked_at.reference_number DESC
 LIMIT 1;
 
+-- name: forget_links(nip, environment, reference_number, batch)^
+-- Drops sealed download links that have expired: KSeF's are valid for three days. `deleted`: of how many answers.
+WITH looked_at AS (
+    SELECT company_nip, environment, reference_number
+    FROM kept_sessions
+    WHERE (company_nip, environment, reference_number)
+        > (:nip, :environment::ksef_environment, :reference_number)
+    ORDER BY company_nip, environment, reference_number
+    LIMIT :batch
+), expired AS (
+    SELECT company_nip, environment, reference_number
+    FROM kept_sessions AS kept
+    JOIN looked_at USING (company_nip, environment, reference_number)
+    WHERE links IS NOT NULL AND checked_at < statement_timestamp() - interval '4 days'
+    FOR UPDATE OF kept SKIP LOCKED
+), dropped AS (
+    UPDATE kept_sessions AS kept SET links = NULL FROM expired
+    WHERE kept.company_nip = expired.company_nip
+      AND kept.environment = expired.environment
+      AND kept.reference_number = expired.reference_number
+    RETURNING kept.reference_number
+)
+SELECT
+    company_nip AS nip,
+    environment::text AS environment,
+    reference_number,
+    (SELECT count(*) FROM dropped) AS deleted
+FROM looked_at
+ORDER BY looked_at.company_nip DESC, looked_at.environment DESC, looked_at.reference_number DESC
+LIMIT 1;
+
 -- name: delete_upos(only, before, nip, environment, reference_number, ksef_number, page, batch)^
 WITH looked_at AS (
     SELECT

@@ -1,3 +1,6 @@
+-- Old rows are found by statement_timestamp(): with clock_timestamp(), which may change from row to row, no index
+-- would be used.
+
 -- name: open_group(company_nip, environment, quota_group)!
 INSERT INTO quota_groups (company_nip, environment, quota_group)
 VALUES (:company_nip, :environment, :quota_group)
@@ -67,7 +70,7 @@ WITH forgotten AS (
         SELECT ctid
         FROM address_calls
         WHERE environment = :environment
-          AND reserved_at < clock_timestamp() - interval '1 minute'
+          AND reserved_at < statement_timestamp() - interval '1 minute'
         ORDER BY reserved_at
         LIMIT 100
     ))
@@ -89,7 +92,7 @@ WITH forgotten AS (
         WHERE company_nip = :company_nip
           AND environment = :environment
           AND quota_group = :quota_group
-          AND reserved_at < clock_timestamp() - interval '2 hours'
+          AND reserved_at < statement_timestamp() - interval '2 hours'
         ORDER BY reserved_at
         LIMIT 100
     ))
@@ -146,7 +149,7 @@ SELECT
         WHERE quota_calls.company_nip = :company_nip
           AND quota_calls.environment = :environment
           AND quota_calls.quota_group = asked.quota_group
-          AND quota_calls.reserved_at > clock_timestamp() - make_interval(secs => :seconds)
+          AND quota_calls.reserved_at > statement_timestamp() - make_interval(secs => :seconds)
     ) AS used
 FROM unnest(:quota_groups::text[]) AS asked (quota_group)
 LEFT JOIN quota_groups
@@ -180,7 +183,7 @@ SELECT
         WHERE quota_calls.company_nip = quota_groups.company_nip
           AND quota_calls.environment = quota_groups.environment
           AND quota_calls.quota_group = quota_groups.quota_group
-          AND reserved_at > clock_timestamp() - interval '1 hour'
+          AND reserved_at > statement_timestamp() - interval '1 hour'
     ) AS ages
 FROM quota_groups
 WHERE company_nip = :company_nip AND environment = :environment;

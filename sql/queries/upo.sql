@@ -46,34 +46,29 @@ VALUES (
 )
 ON CONFLICT DO NOTHING;
 
--- name: missing_upos(company_nip, environment, after)
--- Linked invoices without an archived UPO, in the order of their numbers, after the number `after`.
-SELECT ksef_number, session_reference_number
-FROM synced_invoices
-WHERE company_nip = :company_nip
-  AND environment = :environment
-  AND session_reference_number IS NOT NULL
-  AND ksef_number > :after
-  AND NOT EXISTS (
-      SELECT FROM upos
-      WHERE upos.company_nip = synced_invoices.company_nip
-        AND upos.environment = synced_invoices.environment
-        AND upos.session_reference_number = synced_invoices.session_reference_number
-        AND upos.ksef_number = synced_invoices.ksef_number
-  )
-ORDER BY ksef_number
-LIMIT 100;
-
--- name: count_missing_upos(company_nip, environment)$
-SELECT count(*)
-FROM synced_invoices
-WHERE company_nip = :company_nip
-  AND environment = :environment
-  AND session_reference_number IS NOT NULL
-  AND NOT EXISTS (
-      SELECT FROM upos
-      WHERE upos.company_nip = synced_invoices.company_nip
-        AND upos.environment = synced_invoices.environment
-        AND upos.session_reference_number = synced_invoices.session_reference_number
-        AND upos.ksef_number = synced_invoices.ksef_number
-  );
+-- name: missing_upos(company_nip, environment, after, batch)^
+-- Of the next `batch` rows after the KSeF number `after`, in order: those that are linked and have no archived UPO.
+-- One row always; last: the last number looked at, null at the end.
+WITH looked_at AS (
+    SELECT ksef_number, session_reference_number
+    FROM synced_invoices
+    WHERE company_nip = :company_nip AND environment = :environment AND ksef_number > :after
+    ORDER BY ksef_number
+    LIMIT :batch
+), missing AS (
+    SELECT ksef_number, session_reference_number
+    FROM looked_at
+    WHERE session_reference_number IS NOT NULL
+      AND NOT EXISTS (
+          SELECT FROM upos
+          WHERE upos.company_nip = :company_nip
+            AND upos.environment = :environment
+            AND upos.session_reference_number = looked_at.session_reference_number
+            AND upos.ksef_number = looked_at.ksef_number
+      )
+)
+SELECT
+    (SELECT max(ksef_number) FROM looked_at) AS last,
+    coalesce(array_agg(ksef_number ORDER BY ksef_number), '{}') AS ksef_numbers,
+    coalesce(array_agg(session_reference_number ORDER BY ksef_number), '{}') AS session_reference_numbers
+FROM missing;

@@ -46,7 +46,7 @@ WITH forgotten AS (
     WHERE ctid = ANY (ARRAY(
         SELECT ctid
         FROM failed_logins
-        WHERE failed_at < clock_timestamp() - make_interval(secs => :seconds)
+        WHERE failed_at < statement_timestamp() - make_interval(secs => :seconds)
         ORDER BY failed_at
         LIMIT 100
     ))

@@ -123,16 +123,32 @@ def test_answer_purged_while_ksef_is_asked_is_kept_whole(asking: Asking) -> None
     assert len(kept.invoices) == len(old.invoices) == 2
 
 
+def test_expired_download_links_go_and_others_stay(asking: Asking, session: Any) -> None:
+    other = asking.seed(invoices=2)
+    asking.check(other)
+    query = "SELECT reference_number FROM kept_sessions WHERE links IS NOT NULL"
+    assert len(asking.database.execute(query)) == 2
+    assert documents.forget_links(asking.parts) == 1
+    assert asking.database.execute(query) == [(other.reference_number,)]
+    assert documents.forget_links(asking.parts) == 0
+
+
 def test_purge_is_audited_and_told(app: Any, settings: Any, asking: Asking, session: Any) -> None:
     keeps = app.test_cli_runner().invoke(args=["purge"])
-    assert keeps.exit_code == 1
-    assert "DOCUMENT_RETENTION_DAYS is not set" in keeps.output
+    assert keeps.exit_code == 0
+    assert keeps.output == (
+        "expired download links of 1 kept answers deleted\n"
+        "DOCUMENT_RETENTION_DAYS is not set: documents are kept\n"
+    )
     assert asking.database.execute(COUNTS) == [(1, 3, 1)]
 
     purging = create_app(replace(settings, document_retention_days=30))
     result = purging.test_cli_runner().invoke(args=["purge"])
     purging.extensions[EXTENSION][1].db.close()
-    assert result.output == "1 kept answers and 1 archived UPOs deleted\n"
+    assert result.output == (
+        "expired download links of 0 kept answers deleted\n"
+        "1 kept answers and 1 archived UPOs deleted\n"
+    )
     assert asking.database.execute(
         "SELECT who, detail FROM audit WHERE what = 'documents_purged'"
     ) == [("operator", "older than 30 days")]
