@@ -40,12 +40,21 @@ _RETRIES = 3
 _GRACE = 1.0  # seconds that we wait beyond the server's own statement timeout
 _HANG_PAUSE = 1.0  # seconds after a hang in which requests fail at once instead of waiting too
 _TESTED_AFTER = 5.0  # seconds of idleness after which a connection is tested before it is used
+
+
+class _StaleError(psycopg2.OperationalError):
+    """The server closed an idle connection while its next statement was on the way."""
+
+
 _BROKEN_OFF = (
     psycopg2.errors.DeadlockDetected,
     psycopg2.errors.SerializationFailure,
     psycopg2.errors.AdminShutdown,  # usually seen on a connection that was idle during a restart
     psycopg2.errors.CrashShutdown,
+    _StaleError,
 )
+# Exactly these, and not what is made of them: the server itself has said nothing.
+_LOST = (psycopg2.OperationalError, psycopg2.InterfaceError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,8 +172,10 @@ class Database:
         connection = self._take_idle() or self._connect()
         try:
             yield connection
-        except BaseException:
+        except BaseException as error:
             self._roll_back(connection)
+            if connection.closed and not connection.answered and type(error) in _LOST:
+                raise _StaleError from error
             raise
         self._put_back(connection)
 
@@ -175,6 +186,7 @@ class Database:
             except IndexError:  # another thread was faster
                 break
             if _is_alive(connection):
+                connection.answered = False
                 return connection
             connection.close()
         return None
@@ -216,11 +228,13 @@ class _HangsError(psycopg2.OperationalError):
 class _Connection(extensions.connection):
     """A connection that waits for each answer of the server for at most `patience` seconds.
 
-    `idle_since`: since when it has been unused, on `clock.monotonic()`; `before_each`: SQL that is
-    sent before each statement, see `limited`.
+    `idle_since`: since when it has been unused, on `clock.monotonic()`; `answered`: whether the
+    server has answered since then; `before_each`: SQL that is sent before each statement, see
+    `limited`.
     """
 
     idle_since = 0.0
+    answered = True
     before_each = ""
 
     def __init__(self, dsn: str, *, patience: float) -> None:
@@ -247,6 +261,7 @@ class _Cursor(psycopg2.extras.NamedTupleCursor):
         if before := self.connection.before_each:
             query = before + query
         super().execute(query, vars)  # type: ignore[no-untyped-call]
+        self.connection.answered = True
 
 
 def _wait(connection: Any) -> None:
@@ -270,13 +285,19 @@ def _wait(connection: Any) -> None:
 extensions.set_wait_callback(_wait)
 
 
+def _readable(connection: Connection) -> bool:
+    poller = select.poll()  # select.select() refuses file descriptors from 1,024 up
+    poller.register(connection.fileno(), select.POLLIN)
+    return bool(poller.poll(0))
+
+
 def _is_alive(connection: Connection) -> bool:
     """Whether an idle connection can be used.
 
     It has nothing to read unless the server has closed it. A firewall or pooler in between may have
     dropped it without notice, so one that was idle for long is tested with a statement.
     """
-    if connection.closed or select.select([connection.fileno()], [], [], 0)[0]:
+    if connection.closed or _readable(connection):
         return False
     if clock.monotonic() - connection.idle_since > _TESTED_AFTER:
         try:

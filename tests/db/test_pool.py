@@ -1,6 +1,7 @@
 """Connections, transactions and single statements, on a real PostgreSQL."""
 
 import os
+import resource
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -211,6 +212,39 @@ class TestLostConnections:
         monkeypatch.setattr(clock, "monotonic", lambda: later)
         assert backend(pool) != pid
         hangs_up.join()
+
+    def test_an_idle_one_that_is_closed_as_its_statement_comes_is_replaced(
+        self, pool: Database
+    ) -> None:
+        """It looked alive a moment before; what was not done can be done again."""
+
+        def pid_of(connection: Any) -> int:
+            return int(fetch(connection, "SELECT pg_backend_pid()"))
+
+        pid = pool.run(pid_of)
+        ours, theirs = socket.socketpair()
+        os.dup2(ours.fileno(), pool._idle[0].fileno())
+        ours.close()
+        hangs_up = threading.Thread(target=lambda: theirs.recv(1) and theirs.close())
+        hangs_up.start()
+        assert pool.run(pid_of) != pid
+        hangs_up.join()
+
+    def test_a_file_descriptor_may_be_a_high_number(self, pool: Database) -> None:
+        pid = backend(pool)
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 2048), hard))
+        pool.close()
+        taken = [os.open(os.devnull, os.O_RDONLY) for _ in range(1024)]
+        try:
+            assert backend(pool) != pid
+            [connection] = pool._idle
+            assert connection.fileno() >= 1024
+            assert backend(pool)
+        finally:
+            for number in taken:
+                os.close(number)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
     def test_one_that_was_closed_is_replaced(self, pool: Database) -> None:
         pid = backend(pool)
