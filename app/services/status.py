@@ -249,14 +249,15 @@ class _Question:
         )
 
     def _pause(self, kept: Snapshot, session: SessionStatus) -> float:
-        """Seconds between two lists: the more, the more pages they have and the less quota is left.
+        """Seconds between two lists, which grow with their pages as quota is used up.
 
         A session that grew is listed at once while hardly any quota is used. A final one whose list
         does not fit its counts may never fit: the longer that lasts, the longer the pause.
         """
         timing = self._parts.timing
         used = quota.used_share(self._parts, self._place, limits.INVOICE_LIST)
-        pause = timing.relist * pages_of(session.invoice_count) * snapshots.stretched(used)
+        pages = max(1.0, pages_of(session.invoice_count) * min(1.0, 2 * used))
+        pause = timing.relist * pages * snapshots.stretched(used)
         if session.invoice_count != kept.session.invoice_count:
             return pause * min(1.0, max(0.0, 2 * used - 0.2))
         if kept.session.status.is_final:
