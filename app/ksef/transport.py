@@ -42,6 +42,7 @@ _SIGNS_OF_AN_OUTAGE = (
     http.client.IncompleteRead,  # urllib3's is one of them
     requests.ReadTimeout,
 )
+_OUT_OF_TIME = (requests.Timeout, urllib3.exceptions.TimeoutError, TimeoutError)
 _OUR_OWN_TROUBLE = (ssl.SSLError, requests.exceptions.SSLError, requests.exceptions.ProxyError)
 
 
@@ -138,7 +139,8 @@ class Transport:
                     ) as response:
                         body = _read(response, limit, exchange.until)
                 except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
-                    raise self._unreachable(method, path, error, exchange.answered) from None
+                    means = _meaning(error, hurried=seconds < self._call)
+                    raise self._unreachable(method, path, error, means, exchange.answered) from None
             answer = Answer(response.status_code, body, response.headers)
             if warning := response.headers.get("X-System-Warning"):
                 telemetry.warning("KSeF warns", environment=self.environment, text=warning[:500])
@@ -198,7 +200,7 @@ class Transport:
             return False
 
     def _unreachable(
-        self, method: str, path: str, error: Exception, answered: bool
+        self, method: str, path: str, error: Exception, means: errors.Means, answered: bool
     ) -> errors.KsefUnreachable:
         telemetry.warning(
             "KSeF call failed",
@@ -206,8 +208,7 @@ class Transport:
             call=f"{method} {_NUMBERS.sub('/…', path)}",
             kind=type(error).__name__,
         )
-        means = _meaning(error)
-        if isinstance(error, (requests.Timeout, urllib3.exceptions.TimeoutError, TimeoutError)):
+        if isinstance(error, _OUT_OF_TIME):
             return errors.KsefUnreachable("KSeF did not answer in time.").meaning(means)
         if isinstance(error, requests.exceptions.SSLError):
             return errors.KsefUnreachable("No secure connection to KSeF could be made.")
@@ -244,13 +245,17 @@ def _read(response: requests.Response, limit: int, deadline: float) -> bytes:
     return bytes(body)
 
 
-def _meaning(error: Exception) -> errors.Means:
+def _meaning(error: Exception, *, hurried: bool) -> errors.Means:
     """Whether a broken exchange looks like an outage of KSeF.
 
     A connection that nobody answers, a name that is not found, a certificate that does not fit, a
     proxy that fails: a network of ours that is broken looks the same, so they say nothing of KSeF.
+    Nor does an answer that did not come to a `hurried` call, whose request had less time left than
+    a call may take.
     """
     causes = list(_causes(error))
+    if hurried and any(isinstance(cause, _OUT_OF_TIME) for cause in causes):
+        return errors.Means.NOTHING
     if any(isinstance(cause, _OUR_OWN_TROUBLE) for cause in causes):
         return errors.Means.NOTHING
     # Our own deadline is such a plain one; that of connecting comes wrapped.

@@ -13,7 +13,7 @@ from typing import Any
 
 import orjson
 
-from app import errors, telemetry
+from app import clock, errors, telemetry
 from app.db.pool import Database
 from app.db.queries import outages as queries
 from app.ksef import latarnia
@@ -130,6 +130,9 @@ class Breaker:
             telemetry.warning("KSeF is down: calls fail at once", environment=self._environment)
 
     def _take_probe(self) -> bool:
+        """Whether this caller tries KSeF for all; none does whose request may end before that."""
+        if clock.time_left() < self._timing.outage_probe:
+            return False
         taken = self._db.run(
             queries.take_probe,
             environment=self._environment,
