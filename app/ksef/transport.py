@@ -42,6 +42,7 @@ _SIGNS_OF_AN_OUTAGE = (
     http.client.IncompleteRead,  # urllib3's own is a subclass
     requests.ReadTimeout,
 )
+_OUT_OF_TIME = (requests.Timeout, urllib3.exceptions.TimeoutError, TimeoutError)
 _OUR_OWN_TROUBLE = (ssl.SSLError, requests.exceptions.SSLError, requests.exceptions.ProxyError)
 
 
@@ -139,7 +140,10 @@ class Transport:
                     ) as response:
                         body = _read(response, limit, exchange.until)
                 except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
-                    raise self._unreachable(method, path, error, exchange.answered) from None
+                    health = _health_after(error, hurried=seconds < self._call)
+                    raise self._unreachable(
+                        method, path, error, health, exchange.answered
+                    ) from None
             answer = Answer(response.status_code, body, response.headers)
             if warning := response.headers.get("X-System-Warning"):
                 telemetry.warning("KSeF warns", environment=self.environment, text=warning[:500])
@@ -199,7 +203,7 @@ class Transport:
             return False
 
     def _unreachable(
-        self, method: str, path: str, error: Exception, answered: bool
+        self, method: str, path: str, error: Exception, health: errors.KsefHealth, answered: bool
     ) -> errors.KsefUnreachable:
         telemetry.warning(
             "KSeF call failed",
@@ -207,8 +211,7 @@ class Transport:
             call=f"{method} {_NUMBERS.sub('/…', path)}",
             kind=type(error).__name__,
         )
-        health = _health_after(error)
-        if isinstance(error, (requests.Timeout, urllib3.exceptions.TimeoutError, TimeoutError)):
+        if isinstance(error, _OUT_OF_TIME):
             return errors.KsefUnreachable("KSeF did not answer in time.").with_health(health)
         if isinstance(error, requests.exceptions.SSLError):
             return errors.KsefUnreachable("No secure connection to KSeF could be made.")
@@ -248,13 +251,16 @@ def _read(response: requests.Response, limit: int, deadline: float) -> bytes:
     return bytes(body)
 
 
-def _health_after(error: Exception) -> errors.KsefHealth:
+def _health_after(error: Exception, *, hurried: bool) -> errors.KsefHealth:
     """Whether a failed exchange looks like an outage of KSeF.
 
     A connection attempt that times out, a name that cannot be resolved, an untrusted certificate or
     a failing proxy tells nothing about KSeF: all of these also happen when our own network fails.
+    Nor does a timeout of a `hurried` call, whose request had less time left than a call may take.
     """
     causes = list(_causes(error))
+    if hurried and any(isinstance(cause, _OUT_OF_TIME) for cause in causes):
+        return errors.KsefHealth.UNKNOWN
     if any(isinstance(cause, _OUR_OWN_TROUBLE) for cause in causes):
         return errors.KsefHealth.UNKNOWN
     # A plain timeout is our deadline for the whole call; one while connecting comes wrapped.

@@ -14,7 +14,7 @@ from typing import Any
 
 import orjson
 
-from app import errors, telemetry
+from app import clock, errors, telemetry
 from app.db.pool import Database
 from app.db.queries import outages as queries
 from app.ksef import latarnia
@@ -135,7 +135,12 @@ class Breaker:
             telemetry.warning("KSeF is down: calls fail at once", environment=self._environment)
 
     def _take_probe(self) -> bool:
-        """Whether this caller, alone among all replicas, is to probe KSeF now."""
+        """Whether this caller, alone among all replicas, is to probe KSeF now.
+
+        A caller whose request may end before the probe does never is.
+        """
+        if clock.time_left() < self._timing.outage_probe:
+            return False
         taken = self._db.run(
             queries.take_probe,
             environment=self._environment,

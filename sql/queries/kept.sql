@@ -1,7 +1,10 @@
 -- name: get_session(company_nip, environment, reference_number)^
 -- A session with its invoices, in one statement: between two statements a newer answer could be
 -- stored. Ages are by the database's clock, which is the same for every replica.
--- linked: linking would write nothing. This check is cheaper than linking itself.
+-- linked: linking would write nothing. This check is cheaper than linking itself. Each number is looked up by
+-- itself, in the order of its own index: without statistics the planner takes any other index of the company's rows
+-- to be as good, and would read all of them for each number.
+-- numbers: those of accepted invoices, and the originals of duplicates, which only fill what is empty.
 SELECT
     session,
     checked_at,
@@ -13,21 +16,29 @@ SELECT
     extract(epoch FROM clock_timestamp() - wanted_at)::float8 AS wanted_ago,
     told.invoices,
     NOT EXISTS (
-        SELECT FROM synced_invoices AS synced
-        WHERE synced.company_nip = kept.company_nip
-          AND synced.environment = kept.environment
-          AND synced.ksef_number = ANY (told.accepted || told.originals)
-          AND synced.session_reference_number IS DISTINCT FROM kept.reference_number
-          AND (
-              synced.session_reference_number IS NULL
-              OR synced.ksef_number = ANY (told.accepted)
-          )
+        SELECT FROM unnest(told.numbers, told.accepted) AS invoice (number, accepted)
+        WHERE (
+            SELECT session_reference_number IS NULL
+                OR (invoice.accepted AND session_reference_number <> kept.reference_number)
+            FROM synced_invoices
+            WHERE company_nip = kept.company_nip
+              AND environment = kept.environment
+              AND ksef_number BETWEEN invoice.number AND invoice.number
+            ORDER BY ksef_number
+            LIMIT 1
+        )
     ) AND NOT EXISTS (
-        SELECT FROM offline_invoices AS offline
-        WHERE offline.company_nip = kept.company_nip
-          AND offline.environment = kept.environment
-          AND offline.ksef_reference_number = ANY (kept.reference_number || told.reference_numbers)
-          AND offline.session_reference_number IS DISTINCT FROM kept.reference_number
+        SELECT FROM unnest(kept.reference_number || told.reference_numbers) AS number
+        WHERE (
+            SELECT true
+            FROM offline_invoices
+            WHERE company_nip = kept.company_nip
+              AND environment = kept.environment
+              AND ksef_reference_number BETWEEN number AND number
+              AND session_reference_number IS DISTINCT FROM kept.reference_number
+            ORDER BY ksef_reference_number
+            LIMIT 1
+        )
     ) AS linked
 FROM kept_sessions AS kept
 CROSS JOIN LATERAL (
@@ -43,9 +54,12 @@ CROSS JOIN LATERAL (
             )
             ORDER BY invoice.ordinal_number
         )::text AS invoices,
-        array_agg(invoice.ksef_number) FILTER (WHERE invoice.status @> '{"code": 200}') AS accepted,
-        array_agg(invoice.status #>> '{extensions,originalKsefNumber}')
-            FILTER (WHERE invoice.status ? 'extensions') AS originals,
+        array_agg(invoice.status @> '{"code": 200}') AS accepted,
+        array_agg(
+            CASE WHEN invoice.status @> '{"code": 200}' THEN invoice.ksef_number
+                ELSE invoice.status #>> '{extensions,originalKsefNumber}'
+            END
+        ) AS numbers,
         array_agg(invoice.reference_number) AS reference_numbers
     FROM kept_invoices AS invoice
     WHERE invoice.company_nip = kept.company_nip

@@ -462,6 +462,25 @@ class TestMeaning:
             transport.send("GET", "/security/public-key-certificates")
         assert caught.value.health is errors.KsefHealth.DOWN
 
+    @pytest.mark.parametrize("fault", ["hang", "drip"])
+    def test_a_call_that_had_not_its_full_time_says_nothing_of_ksef(
+        self, control: Control, sandbox: Any, fault: str
+    ) -> None:
+        transport = Transport("test", f"{sandbox.url}/test/v2", connect=1, call=5, threads=1)
+        control.fault(fault, path="/security/")
+        with clock.within(0.3), pytest.raises(errors.KsefUnreachable, match="in time") as caught:
+            transport.send("GET", "/security/public-key-certificates")
+        assert caught.value.health is errors.KsefHealth.UNKNOWN
+
+    def test_a_connection_that_breaks_off_counts_however_little_time_is_left(
+        self, control: Control, sandbox: Any
+    ) -> None:
+        transport = Transport("test", f"{sandbox.url}/test/v2", connect=1, call=5, threads=1)
+        control.fault("reset", path="/security/")
+        with clock.within(4), pytest.raises(errors.KsefUnreachable) as caught:
+            transport.send("GET", "/security/public-key-certificates")
+        assert caught.value.health is errors.KsefHealth.DOWN
+
 
 class TestConnection:
     @pytest.mark.parametrize(

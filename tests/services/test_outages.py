@@ -211,6 +211,31 @@ def test_name_that_is_not_found_does_not_count(
     assert evidence(parts) == before
 
 
+def test_call_cut_short_by_our_own_deadline_does_not_count(
+    ask: Any, control: Control, parts: Parts
+) -> None:
+    control.set_api("test", available=False, mode="hang")
+    with clock.within(0.3):  # a call may take two seconds
+        assert ask() == "ksef_unreachable"
+    assert control.call_counts("test") == {SESSION: 1}
+    assert evidence(parts) == outages.NO_OUTAGE
+
+
+def test_nobody_who_has_too_little_time_left_confirms_an_outage(
+    ask: Any, control: Control, database: Any
+) -> None:
+    """A probe that the request's end cuts short would find a healthy KSeF down."""
+    control.fault("html-503", path="/sessions/", times=None)
+    for _ in range(5):
+        ask()
+    database.execute("UPDATE outages SET failing_since = failing_since - interval '1 minute'")
+    with clock.within(SCALED["outage_probe"]):
+        assert ask() in {"ksef_error", "ksef_unreachable"}
+    assert KEYS not in control.call_counts("test")
+    ask()
+    assert control.call_counts("test")[KEYS] == 1
+
+
 # -- half open ------------------------------------------------------------------------------
 
 
@@ -230,6 +255,20 @@ def test_recovers_by_one_probe_of_all_replicas(ask: Any, control: Control, repli
     assert set(answers) <= {"ksef_outage", "ok"}
     assert [ask(of=other) for other in others] == ["ok"] * 2
     assert evidence(others[0]) == outages.NO_OUTAGE
+
+
+def test_turn_to_probe_is_left_to_somebody_with_time_for_it(
+    ask: Any, control: Control, parts: Parts, database: Any
+) -> None:
+    control.set_api("test", available=False)
+    until("ksef_outage", ask)
+    control.set_api("test", available=True)
+    database.execute("UPDATE outages SET probed_at = probed_at - interval '1 minute'")
+    control.clear_calls()
+    with clock.within(SCALED["outage_probe"]), pytest.raises(errors.KsefOutage):
+        parts.watches["test"].check()
+    assert control.calls() == []
+    assert ask() == "ok"
 
 
 def test_probe_that_meets_our_own_trouble_changes_nothing(
