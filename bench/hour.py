@@ -54,16 +54,18 @@ class Tally:
     poll: Poll
     polls: int = 0
     failed: int = 0
-    finished: int = 0
     calls: int = 0
     refused_by_ksef: int = 0
+    late: list[float] = field(default_factory=list)
+    """How long after its end each session was told to be final, in sandbox seconds."""
     lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def note(self, failed: bool, final: bool) -> None:
+    def note(self, failed: bool, late: float | None) -> None:
         with self.lock:
             self.polls += 1
             self.failed += failed
-            self.finished += final
+            if late is not None:
+                self.late.append(late)
 
 
 class NaiveBearer:
@@ -196,7 +198,8 @@ def _drive(rig: Rig, tallies: list[Tally]) -> None:
                 final = tally.poll(reference)
             except PollFailed:
                 failed = True
-            tally.note(failed, final)
+            told_at = (monotonic() - began) * RATE
+            tally.note(failed, told_at - born - PROCESSING if final else None)
             if not final and moment - born < GIVE_UP:
                 put(moment + POLL, tally, reference, born)
         finally:

@@ -68,13 +68,21 @@ def polled(folder: Path) -> Iterator[Row]:
         rate = tally.sessions_an_hour
         who = "naive proxy" if naive else "proxy"
         what = f"(b) {rate} sessions/h, {who}: failed of {tally.polls} polls; KSeF calls; 429"
-        measured = f"{share:.1f} %; {tally.calls}; {tally.refused_by_ksef}"
+        measured = f"{share:.1f} %; {tally.calls}; {tally.refused_by_ksef}; {_late(tally.late)}"
         if naive:
             yield Row(what, measured)
             continue
         most = 0.0 if rate == 100 else 5.0
         holds = share <= most and tally.refused_by_ksef == 0
         yield Row(what, measured, f"≤ {most:.0f} %; 0", holds)
+
+
+def _late(late: list[float]) -> str:
+    """How long after a session's end its poller learned of it."""
+    if not late:
+        return "no end told"
+    within = sorted(late)[int(0.95 * (len(late) - 1))]
+    return f"{len(late)} ends told, {median(late):.0f} s late, 95 % within {within:.0f} s"
 
 
 def ten_thousand(folder: Path) -> Iterator[Row]:
