@@ -20,9 +20,15 @@ def all_invoices(
 
     The quota of all pages is set aside first: a list that cannot be finished is not begun.
     Starts again, once, when KSeF loses its own continuation token on the way. Raises
-    KsefInvalidResponse where the pages do not end, KsefUnreachable after `seconds`.
+    KsefInvalidResponse where there would be more than a session can hold, or the pages do not end,
+    KsefUnreachable after `seconds`.
     """
-    bearer.reserve(SESSION_INVOICES, max(1, -(-expected // PAGE_SIZE)))
+    pages = max(1, -(-expected // PAGE_SIZE))
+    if pages > MAX_PAGES:
+        raise errors.KsefInvalidResponse(
+            f"KSeF counts {expected} invoices, more than a session can hold."
+        )
+    bearer.reserve(SESSION_INVOICES, pages)
     with clock.within(seconds):
         try:
             found = _walk(gateway, bearer, reference_number)

@@ -20,6 +20,7 @@ Json = Mapping[str, Any]
 SUCCESS = 200
 DUPLICATE = 440
 _MISSING = object()
+_MOST = 2**31 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,7 +215,7 @@ def public_keys(body: Any) -> list[PublicKey]:
 def challenge(body: Any) -> Challenge:
     """POST /auth/challenge"""
     json = _object(body, "")
-    return Challenge(_required(json, "challenge", _text), _required(json, "timestampMs", _integer))
+    return Challenge(_required(json, "challenge", _text), _required(json, "timestampMs", _whole))
 
 
 def started_login(body: Any) -> StartedLogin:
@@ -410,8 +411,11 @@ def _array(value: Any, path: str) -> list[Any]:
 
 
 def _text(value: Any, path: str) -> str:
+    """Whatever PostgreSQL stores as text and as JSON. Halves of surrogate pairs are no JSON."""
     if not isinstance(value, str):
         raise _Broken(path, "a text")
+    if "\0" in value:
+        raise _Broken(path, "a text that can be stored")
     return value
 
 
@@ -440,6 +444,14 @@ def _texts(value: Any, path: str) -> list[str]:
 
 
 def _integer(value: Any, path: str) -> int:
+    """A whole number that a column of PostgreSQL's type integer holds."""
+    number = _whole(value, path)
+    if not -_MOST - 1 <= number <= _MOST:
+        raise _Broken(path, "a whole number of 32 bits")
+    return number
+
+
+def _whole(value: Any, path: str) -> int:
     if type(value) is not int:
         raise _Broken(path, "a whole number")
     return value

@@ -52,6 +52,14 @@ def test_kept_for_five_seconds_then_twice_as_long_up_to_a_minute(asking: Asking)
         pass_by(asking)
 
 
+def test_words_that_postgresql_cannot_store_are_kept_without_that(asking: Asking) -> None:
+    words = {"code": 21173, "description": "Nie ma\0 sesji."}
+    asking.control.fault("status", status=400, body={"traceId": "\0", "errors": [words]})
+    first, again = refused(asking), refused(asking)
+    assert first.ksef == errors.KsefAnswer(400, 21173, "Nie ma sesji.")
+    assert again.ksef == replace(first.ksef, details=[])
+
+
 def test_forgotten_when_ksef_knows(asking: Asking) -> None:
     refused(asking)
     pass_by(asking)
