@@ -253,15 +253,21 @@ def _wait(connection: Any) -> None:
         left = until - clock.monotonic()
         if left <= 0:
             raise _HangsError("no answer in time")
-        poller = select.poll()
-        poller.register(
-            connection.fileno(),
-            select.POLLIN if state == extensions.POLL_READ else select.POLLOUT,
-        )
-        poller.poll(None if left == math.inf else math.ceil(left * 1000))
+        event = select.POLLIN if state == extensions.POLL_READ else select.POLLOUT
+        _polled(connection, event, None if left == math.inf else math.ceil(left * 1000))
 
 
 extensions.set_wait_callback(_wait)
+
+
+def _polled(connection: Any, event: int, milliseconds: int | None) -> bool:
+    """Whether it happens in time; None: however long that takes.
+
+    Not by `select`, which knows no descriptor above 1023.
+    """
+    poller = select.poll()
+    poller.register(connection.fileno(), event)
+    return bool(poller.poll(milliseconds))
 
 
 def _is_alive(connection: Connection) -> bool:
@@ -269,7 +275,7 @@ def _is_alive(connection: Connection) -> bool:
 
     What lies between may drop a connection without a word, so that one idle for long is tried.
     """
-    if connection.closed or select.select([connection.fileno()], [], [], 0)[0]:
+    if connection.closed or _polled(connection, select.POLLIN, 0):
         return False
     if clock.monotonic() - connection.idle_since > _TRIED_AFTER:
         try:
