@@ -274,21 +274,21 @@ def _wait(connection: Any) -> None:
         left = until - clock.monotonic()
         if left <= 0:
             raise _HangsError("no answer in time")
-        poller = select.poll()
-        poller.register(
-            connection.fileno(),
-            select.POLLIN if state == extensions.POLL_READ else select.POLLOUT,
-        )
-        poller.poll(None if left == math.inf else math.ceil(left * 1000))
+        event = select.POLLIN if state == extensions.POLL_READ else select.POLLOUT
+        _polled(connection, event, None if left == math.inf else math.ceil(left * 1000))
 
 
 extensions.set_wait_callback(_wait)
 
 
-def _readable(connection: Connection) -> bool:
-    poller = select.poll()  # select.select() refuses file descriptors from 1,024 up
-    poller.register(connection.fileno(), select.POLLIN)
-    return bool(poller.poll(0))
+def _polled(connection: Any, event: int, milliseconds: int | None) -> bool:
+    """Whether the event happens within that time (None: wait for it).
+
+    By `poll`, since `select` refuses file descriptors from 1,024 up.
+    """
+    poller = select.poll()
+    poller.register(connection.fileno(), event)
+    return bool(poller.poll(milliseconds))
 
 
 def _is_alive(connection: Connection) -> bool:
@@ -297,7 +297,7 @@ def _is_alive(connection: Connection) -> bool:
     It has nothing to read unless the server has closed it. A firewall or pooler in between may have
     dropped it without notice, so one that was idle for long is tested with a statement.
     """
-    if connection.closed or _readable(connection):
+    if connection.closed or _polled(connection, select.POLLIN, 0):
         return False
     if clock.monotonic() - connection.idle_since > _TESTED_AFTER:
         try:

@@ -243,7 +243,8 @@ class Gateway:
         self, bearer: str, reference_number: str, invoice_reference_number: str
     ) -> wire.SessionInvoice:
         """One invoice of a session."""
-        with _refused_as(_NO_SESSION):
+        # 21405 is said of the invoice here, whose reference KSeF gave itself.
+        with _refused_as({SESSION_NOT_FOUND: errors.SessionNotFound}):
             answer = self._send(
                 SESSION_INVOICE,
                 [reference_number, invoice_reference_number],

@@ -57,8 +57,13 @@ def all_invoices(
     `expected` is the session's number of invoices: quota for that many pages is reserved first, so
     that a list which cannot be finished is not begun. Starts again, once, if KSeF refuses its own
     continuation token. Raises KsefRateLimited if there is not enough quota, KsefInvalidResponse if
-    the pages do not end, KsefUnreachable after `seconds`, and what the gateway raises.
+    there are more invoices than a session can hold or the pages do not end, KsefUnreachable after
+    `seconds`, and what the gateway raises.
     """
+    if pages_of(expected) > MAX_PAGES:
+        raise errors.KsefInvalidResponse(
+            f"KSeF counts {expected} invoices, more than a session can hold."
+        )
     bearer.reserve(SESSION_INVOICES, pages_of(expected))
     with clock.within(seconds):
         try:

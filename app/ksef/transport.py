@@ -384,7 +384,8 @@ def _first_error(body: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _short(value: Any) -> str | None:
-    return value[:500] if isinstance(value, str) and value else None
+    """The beginning of a text, as PostgreSQL can store it; None where there is none."""
+    return value[:500].replace("\0", "") or None if isinstance(value, str) else None
 
 
 def _retry_after(headers: Mapping[str, str]) -> int:

@@ -22,6 +22,7 @@ DUPLICATE = 440
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _LAST_MOMENT = (datetime(9999, 1, 1, tzinfo=UTC) - _EPOCH) // timedelta(milliseconds=1)
 _MISSING = object()
+_MOST = 2**31 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -419,8 +420,11 @@ def _array(value: Any, path: str) -> list[Any]:
 
 
 def _text(value: Any, path: str) -> str:
+    """Whatever PostgreSQL stores as text and as JSON. Halves of surrogate pairs are no JSON."""
     if not isinstance(value, str):
         raise _Broken(path, "a text")
+    if "\0" in value:
+        raise _Broken(path, "a text that can be stored")
     return value
 
 
@@ -449,6 +453,14 @@ def _texts(value: Any, path: str) -> list[str]:
 
 
 def _integer(value: Any, path: str) -> int:
+    """A whole number that a column of PostgreSQL's type integer holds."""
+    number = _whole(value, path)
+    if not -_MOST - 1 <= number <= _MOST:
+        raise _Broken(path, "a whole number of 32 bits")
+    return number
+
+
+def _whole(value: Any, path: str) -> int:
     if type(value) is not int:
         raise _Broken(path, "a whole number")
     return value
@@ -456,7 +468,7 @@ def _integer(value: Any, path: str) -> int:
 
 def _milliseconds(value: Any, path: str) -> int:
     """A moment, counted since 1970."""
-    number = _integer(value, path)
+    number = _whole(value, path)
     if not 0 <= number < _LAST_MOMENT:
         raise _Broken(path, "a time that can be told")
     return number

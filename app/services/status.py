@@ -283,9 +283,8 @@ class _Question:
 
 def _fresh_for(parts: Parts, place: Place, snapshot: Snapshot) -> float:
     """For how many seconds after asking KSeF the answer counts as fresh."""
-    used = quota.used_share(
-        parts, place, limits.SESSION, limits.SESSION_LIST, limits.INVOICE, limits.INVOICE_LIST
-    )
+    # Without the lists of invoices: they have their own pauses, and other calls do without them.
+    used = quota.used_share(parts, place, limits.SESSION, limits.SESSION_LIST, limits.INVOICE)
     return snapshots.freshness(parts, snapshot, used)
 
 

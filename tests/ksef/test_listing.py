@@ -26,6 +26,16 @@ class SameBearer:
         return send("access")
 
 
+class Reserving(SameBearer):
+    """One that notes what is set aside."""
+
+    def __init__(self) -> None:
+        self.units: list[int] = []
+
+    def reserve(self, route: Route, units: int) -> None:
+        self.units.append(units)
+
+
 @pytest.fixture
 def pages(ksef: responses.RequestsMock) -> Callable[..., None]:
     """Prepare pages `(ordinals, token of the next page)`; each is asked for with its token."""
@@ -107,6 +117,27 @@ def test_one_page_more_breaks_the_contract(pages: Callable[..., None], gateway: 
     pages(*(((n,), f"t{n}") for n in range(1, MAX_PAGES + 1)))
     with pytest.raises(errors.KsefInvalidResponse, match="more than 20 pages"):
         listed(gateway)
+
+
+@pytest.mark.parametrize(("expected", "units"), [(0, 1), (1000, 1), (1001, 2), (20_000, 20)])
+def test_quota_of_all_pages_is_set_aside_first(
+    pages: Callable[..., None], gateway: Gateway, expected: int, units: int
+) -> None:
+    bearer = Reserving()
+    pages(((1,), None))
+    all_invoices(gateway, bearer, SESSION, expected=expected, seconds=5)
+    assert bearer.units == [units]
+
+
+@pytest.mark.parametrize("expected", [20_001, 2 * 10**8])
+def test_more_than_a_session_can_hold_breaks_the_contract_and_costs_no_quota(
+    ksef: responses.RequestsMock, gateway: Gateway, expected: int
+) -> None:
+    bearer = Reserving()
+    with pytest.raises(errors.KsefInvalidResponse, match=f"counts {expected} invoices"):
+        all_invoices(gateway, bearer, SESSION, expected=expected, seconds=5)
+    assert bearer.units == []
+    assert len(ksef.calls) == 0
 
 
 @pytest.mark.parametrize("token", ["a\r\nX-Evil: 1", "x" * 2**20], ids=["crlf", "1 MB"])

@@ -354,6 +354,14 @@ class TestTexts:
         page = wire.invoice_page({"invoices": [answers.invoice(invoiceNumber="FV/ż 1 🧾")]})
         assert page.invoices[0].invoice_number == "FV/ż 1 🧾"
 
+    def test_what_postgresql_cannot_store_is_named(self) -> None:
+        page = {"invoices": [answers.invoice(invoiceNumber="FV/\0")]}
+        breach = said(wire.invoice_page, page)
+        assert "invoices[0].invoiceNumber is not a text that can be stored" in breach
+        status = {"code": 200, "description": "", "details": ["", "a\0b"]}
+        breach = said(wire.session_status, answers.session_status(status=status))
+        assert "status.details[1] is not a text that can be stored" in breach
+
     def test_a_certificate_is_base64(self) -> None:
         for text in ("%%%%", "MII", "żółw"):
             breach = said(wire.public_keys, [answers.public_key(certificate=text)])
@@ -378,6 +386,17 @@ class TestNumbers:
         status = {"code": value, "description": ""}
         breach = said(wire.session_status, answers.session_status(status=status))
         assert "status.code is not a whole number" in breach
+
+    @pytest.mark.parametrize(
+        ("number", "fits"),
+        [(2**31 - 1, True), (2**31, False), (-(2**31), True), (2**64 - 1, False)],
+    )
+    def test_a_number_is_one_that_a_column_holds(self, number: int, fits: bool) -> None:
+        body = answers.invoice(ordinalNumber=number)
+        if fits:
+            assert wire.invoice(body).ordinal_number == number
+        else:
+            assert "ordinalNumber is not a whole number of 32 bits" in said(wire.invoice, body)
 
     @pytest.mark.parametrize(("code", "final"), [(100, False), (170, False), (200, True)])
     def test_a_status_is_final_from_200_on(self, code: int, final: bool) -> None:

@@ -52,6 +52,27 @@ def test_kept_for_five_seconds_then_twice_as_long_up_to_a_minute(asking: Asking)
         pass_by(asking)
 
 
+def test_words_that_postgresql_cannot_store_are_kept_without_that(asking: Asking) -> None:
+    words = {"code": 21173, "description": "Nie ma\0 sesji."}
+    asking.control.fault("status", status=400, body={"traceId": "\0", "errors": [words]})
+    first, again = refused(asking), refused(asking)
+    assert first.ksef == errors.KsefAnswer(400, 21173, "Nie ma sesji.")
+    assert again.ksef == replace(first.ksef, details=[])
+
+
+def test_an_invoice_that_ksef_refuses_is_not_taken_for_a_missing_session(asking: Asking) -> None:
+    session = asking.seed(state="moving", invoices=[{"status": 150}])
+    asking.check(session)
+    asking.age(60)
+    asking.control.fault("ksef-error", code=21405, path="/invoices/")
+    with pytest.raises(errors.KsefError) as caught:
+        asking.check(session)
+    assert caught.value.ksef is not None
+    assert caught.value.ksef.code == 21405
+    assert asking.database.execute("SELECT * FROM kept_refusals") == []
+    assert asking.check(session).session.status.code == 170
+
+
 def test_forgotten_when_ksef_knows(asking: Asking) -> None:
     refused(asking)
     pass_by(asking)
