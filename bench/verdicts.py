@@ -47,6 +47,10 @@ GROUPS = {
     "/rate-limits": "other",
 }
 FETCH = "/sessions/{reference}"
+INVOICES = (
+    "/sessions/{reference}/invoices",
+    "/sessions/{reference}/invoices/{invoice_reference}",
+)
 UPO = "/sessions/{reference}/invoices/ksef/{ksef_number}/upo"
 REFRESH = "/auth/token/refresh"
 CHALLENGE = "/auth/challenge"
@@ -458,16 +462,21 @@ def asked_once(
 
     No fetch may come while a kept answer is fresh, while another fetch runs, or after the final
     answer; and there may be at most elapsed / fresh + 1 fetches, and one more for each that a kill
-    interrupted.
+    interrupted. A second look at the session after its invoices, before the answer is stored, is
+    part of the same fetch.
 
     `asked_again`: calls that KSeF got when everything final was asked for again (none are allowed);
     `fresh`: the shortest freshness; `round_of`: the longest time that a fetch takes, all in
     seconds; `archived`: KSeF number → when its UPO was archived.
     """
     fetches: dict[str, list[Call]] = defaultdict(list)
+    invoices: dict[str, list[float]] = defaultdict(list)
     for call in calls:
-        if call.route == FETCH and call.service == "api" and call.reference:
-            fetches[call.reference].append(call)
+        if call.service == "api" and call.reference:
+            if call.route == FETCH:
+                fetches[call.reference].append(call)
+            elif call.route in INVOICES:
+                invoices[call.reference].append(call.at)
     answers: dict[str, list[KeptChange]] = defaultdict(list)
     for change in kept:
         answers[change.reference].append(change)
@@ -488,8 +497,10 @@ def asked_once(
         for one, other in pairwise(asked):
             if one.answered is not None and other.at < one.answered < one.at + round_of:
                 broken.append(f"{reference} was asked for twice at once")
-        good = [call.at for call in asked if call.status == 200]
         puts = [change.at for change in answers[reference] if change.how != "confirmed"]
+        good = _without_second_looks(
+            [call.at for call in asked if call.status == 200], invoices[reference], puts
+        )
         hit = sum(_is_hit(at, puts, kills, round_of) for at in good)
         hits += hit
         if good and len(good) > (good[-1] - good[0] + CLOCKS) / fresh + 1 + hit:
@@ -502,6 +513,24 @@ def asked_once(
     total = sum(map(len, fetches.values()))
     seen = f"{total} fetches of {len(fetches)} sessions, {hits} of them hit by a kill"
     return Verdict("R3", f"{seen}; {len(archived)} UPOs", broken)
+
+
+def _without_second_looks(
+    fetches: Sequence[float], invoices: Sequence[float], puts: Sequence[float]
+) -> list[float]:
+    """Each fetch once: not the one after its invoices were asked for and before it was stored."""
+    first: list[float] = []
+    looked_again = False
+    for at in fetches:
+        looked_again = (
+            bool(first)
+            and not looked_again
+            and any(first[-1] < other < at for other in invoices)
+            and not any(first[-1] < put < at for put in puts)
+        )
+        if not looked_again:
+            first.append(at)
+    return first
 
 
 def _is_hit(at: float, puts: Sequence[float], kills: Sequence[float], round_of: float) -> bool:

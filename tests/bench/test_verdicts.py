@@ -211,6 +211,14 @@ def test_r3_never_after_the_final_answer() -> None:
     says(asked(upo, archived={A: 19.0}), "R3", "fetched again")
 
 
+def test_r3_a_second_look_after_the_invoices_is_the_same_fetch() -> None:
+    listed = [Call(at, "api", f"{FETCH}/invoices", NIP, ONE) for at in (10.1, 10.3)]
+    assert asked(fetch(10.0), listed[0], fetch(10.2)).holds
+    says(asked(fetch(10.0), *listed, fetch(10.2), fetch(10.4)), "R3", "2 fetches")
+    stored = [kept(10.15, "marked", asked_at=9.0)]
+    says(asked(fetch(10.0), listed[0], fetch(10.2), answers=stored), "R3", "2 fetches")
+
+
 def test_r3_a_fetch_more_needs_a_kill_that_hit_one() -> None:
     calls = [fetch(10.0), fetch(10.5)]
     says(asked(*calls), "R3", "2 fetches")

@@ -177,7 +177,10 @@ def test_list_that_stays_shorter_is_not_final(asker: Asker) -> None:
     assert (answer.status_code, answer.json["final"]) == (200, False)
     assert len(asker.calls()) == 3  # the session and two lists
     asker.control.clear_faults()
-    asker.database.execute("UPDATE kept_sessions SET listed_at = listed_at - interval '1 hour'")
+    asker.database.execute(
+        "UPDATE kept_sessions SET listed_at = listed_at - interval '1 hour',"
+        " asked_at = asked_at - interval '1 hour'"
+    )
     assert asker.ask("status").json["final"] is True
 
 
