@@ -118,3 +118,22 @@ def test_a_page_of_missing_upos_is_found_without_reading_the_whole_archive(
     plan = carried_out(empty_database, "upo.missing_upos", after="", batch=100)
     assert rows_read(plan, SYNCED) <= 100
     assert rows_read(plan, "upos") <= 100
+
+
+def test_sessions_that_were_given_up_are_not_read_to_find_those_that_move(
+    empty_database: Any,
+) -> None:
+    """A session that KSeF has not moved on for days is still one of those."""
+    migrate(empty_database.owner_dsn)
+    empty_database.execute(
+        "INSERT INTO companies (nip, name) VALUES ('5265877635', 'x');"
+        "INSERT INTO kept_sessions SELECT '5265877635', 'test', 'S' || n, '{}', NULL, false,"
+        " at, at, at, at, at FROM generate_series(1, 20000) AS n,"
+        " LATERAL (SELECT now() - interval '7 days' - n * interval '1 hour') AS given_up (at);"
+        "INSERT INTO kept_sessions SELECT '5265877635', 'test', 'moving' || n, '{}', NULL, false,"
+        " at, at, at - interval '2 days', at, at FROM generate_series(1, 2) AS n,"
+        " LATERAL (SELECT now() - interval '1 minute') AS answered (at); ANALYZE"
+    )
+    plan = carried_out(empty_database, "kept.stale_moving", seconds=10.0, wanted=3600.0)
+    assert plan["Actual Rows"] == 2
+    assert rows_read(plan, "kept_sessions") == 2
