@@ -137,3 +137,24 @@ def test_sessions_that_were_given_up_are_not_read_to_find_those_that_move(
     plan = carried_out(empty_database, "kept.stale_moving", seconds=10.0, wanted=3600.0)
     assert plan["Actual Rows"] == 2
     assert rows_read(plan, "kept_sessions") == 2
+
+
+def test_quota_is_told_without_reading_calls_of_long_ago(empty_database: Any) -> None:
+    migrate(empty_database.owner_dsn)
+    empty_database.execute(
+        "INSERT INTO companies (nip, name) VALUES ('5265877635', 'x');"
+        "INSERT INTO quota_groups (company_nip, environment, quota_group)"
+        " VALUES ('5265877635', 'test', 'other');"
+        "INSERT INTO quota_calls (company_nip, environment, quota_group, reserved_at)"
+        " SELECT '5265877635', 'test', 'other', now() - n * interval '19 minutes'"
+        " FROM generate_series(1, 20000) AS n; ANALYZE"
+    )
+    plan = carried_out(
+        empty_database,
+        "metrics.quota_by_group",
+        quota_groups=["other"],
+        per_hour=[120],
+        share=0.9,
+        seconds=3600.0,
+    )
+    assert rows_read(plan, "quota_calls") == 3
