@@ -152,8 +152,8 @@ WHERE company_nip = :company_nip
 
 -- name: stale_moving(company_nip, environment, seconds, wanted)
 -- Sessions that are not final and about which KSeF has not been asked for so many seconds, if a caller has
--- asked for them within the last `wanted` seconds. (An index finds those that changed within a day: KSeF closes a
--- session after twelve hours.)
+-- asked for them within the last `wanted` seconds. (An index finds those that changed within a week: no session waits
+-- longer for its next change, though KSeF may fall days behind.)
 SELECT reference_number, session
 FROM kept_sessions
 WHERE company_nip = :company_nip
@@ -161,7 +161,7 @@ WHERE company_nip = :company_nip
   AND NOT final
   AND asked_at < clock_timestamp() - make_interval(secs => :seconds)
   AND wanted_at > clock_timestamp() - make_interval(secs => :wanted)
-  AND changed_at > statement_timestamp() - interval '1 day';
+  AND changed_at > statement_timestamp() - interval '7 days';
 
 -- name: confirm_sessions(company_nip, environment, reference_numbers, sessions, checked_at)!
 -- Of these sessions, those that are the same as the kept ones become fresh again; but only where the kept invoices

@@ -26,16 +26,20 @@ FROM unnest(enum_range(NULL::ksef_environment)) AS known (environment);
 -- name: quota_by_group(quota_groups, per_hour, share, seconds)
 -- For each group: how much of our hourly share the company with the least has left (0 to 1), and how
 -- many companies are blocked after a 429. per_hour: the groups' published limits, -1 for no limit.
-WITH used AS (
-    SELECT company_nip, environment, quota_group, count(*) AS calls
-    FROM quota_calls
-    WHERE reserved_at > clock_timestamp() - make_interval(secs => :seconds)
-    GROUP BY company_nip, environment, quota_group
-),
-allowed AS (
+-- Calls are counted group by group, in the index of a group's calls: old ones, which stay where a company does not ask
+-- any more, are not read.
+WITH allowed AS (
     SELECT
         company_nip, environment, quota_group, blocked_until,
-        coalesce(quota_groups.per_hour, published.per_hour) AS per_hour
+        coalesce(quota_groups.per_hour, published.per_hour) AS per_hour,
+        (
+            SELECT count(*)
+            FROM quota_calls
+            WHERE quota_calls.company_nip = quota_groups.company_nip
+              AND quota_calls.environment = quota_groups.environment
+              AND quota_calls.quota_group = quota_groups.quota_group
+              AND reserved_at > statement_timestamp() - make_interval(secs => :seconds)
+        ) AS calls
     FROM quota_groups
     JOIN unnest(:quota_groups::text[], :per_hour::integer[]) AS published (quota_group, per_hour)
         USING (quota_group)
@@ -45,12 +49,11 @@ SELECT
     quota_group,
     min(
         CASE WHEN per_hour < 0 THEN 1 ELSE
-            greatest(0, 1 - coalesce(used.calls, 0) / greatest(1, floor(per_hour * :share)))
+            greatest(0, 1 - calls / greatest(1, floor(per_hour * :share)))
         END
     )::float8 AS quota_left,
     count(*) FILTER (WHERE blocked_until > clock_timestamp()) AS blocked
 FROM allowed
-LEFT JOIN used USING (company_nip, environment, quota_group)
 GROUP BY environment, quota_group;
 
 -- name: archive()^

@@ -48,8 +48,9 @@ ON CONFLICT DO NOTHING;
 
 -- name: missing_upos(company_nip, environment, after, batch)^
 -- Of the next `batch` rows after the KSeF number `after`, in order: those that are linked and have no archived UPO.
--- One row always; last: the last number looked at, null at the end.
-WITH looked_at AS (
+-- One row always; last: the last number looked at, null at the end. Each number is looked up in the archive by its
+-- key: without statistics the planner would rather join, and read the whole archive for each batch.
+WITH looked_at AS MATERIALIZED (
     SELECT ksef_number, session_reference_number
     FROM synced_invoices
     WHERE company_nip = :company_nip AND environment = :environment AND ksef_number > :after
@@ -59,13 +60,15 @@ WITH looked_at AS (
     SELECT ksef_number, session_reference_number
     FROM looked_at
     WHERE session_reference_number IS NOT NULL
-      AND NOT EXISTS (
-          SELECT FROM upos
+      AND (
+          SELECT true
+          FROM upos
           WHERE upos.company_nip = :company_nip
             AND upos.environment = :environment
             AND upos.session_reference_number = looked_at.session_reference_number
             AND upos.ksef_number = looked_at.ksef_number
-      )
+          LIMIT 1
+      ) IS NULL
 )
 SELECT
     (SELECT max(ksef_number) FROM looked_at) AS last,

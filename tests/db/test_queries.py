@@ -58,6 +58,16 @@ def test_a_query_can_be_planned_and_is_used(database: Any, name: str) -> None:
     )
 
 
+def carried_out(database: Any, name: str, **values: Any) -> Any:
+    """The plan with which a query of a company was carried out, with what each step read."""
+    where = {"company_nip": "5265877635", "environment": "test"}
+    with closing(psycopg2.connect(database.owner_dsn)) as connection:
+        cursor = connection.cursor()
+        cursor.execute(f"EXPLAIN (ANALYZE, FORMAT JSON) {QUERIES[name]}", {**where, **values})
+        [(explained,)] = cursor.fetchall()
+    return explained[0]["Plan"]
+
+
 def rows_read(plan: Any, table: str) -> float:
     """Rows of a table that a carried out plan looked at, whether it needed them or not."""
     own = 0.0
@@ -87,11 +97,64 @@ def test_whether_a_session_is_linked_is_seen_without_reading_the_other_rows(
         " SELECT '5265877635', 'test', 'FV/' || n, 'E' || n, 'S'"
         " FROM generate_series(1, 20000) AS n"
     )
-    with closing(psycopg2.connect(empty_database.owner_dsn)) as connection:
-        cursor = connection.cursor()
-        values = {"company_nip": "5265877635", "environment": "test", "reference_number": "S"}
-        cursor.execute(f"EXPLAIN (ANALYZE, FORMAT JSON) {QUERIES['kept.get_session']}", values)
-        [(explained,)] = cursor.fetchall()
-    plan = explained[0]["Plan"]
+    plan = carried_out(empty_database, "kept.get_session", reference_number="S")
     assert rows_read(plan, SYNCED) == 1000
     assert rows_read(plan, OFFLINE) <= 1001  # a look more for the session's own reference
+
+
+@pytest.mark.parametrize("statistics", ["", "ANALYZE"], ids=["no statistics", "statistics"])
+def test_a_page_of_missing_upos_is_found_without_reading_the_whole_archive(
+    empty_database: Any, statistics: str
+) -> None:
+    migrate(empty_database.owner_dsn)
+    empty_database.execute(
+        "INSERT INTO companies (nip, name) VALUES ('5265877635', 'x');"
+        "INSERT INTO synced_invoices SELECT '5265877635', 'test', 'K' || n, 'FV/' || n, 'S' || n,"
+        " now() - n * interval '1 second' FROM generate_series(1, 20000) AS n;"
+        "INSERT INTO upos (company_nip, environment, session_reference_number, ksef_number,"
+        " content, sha256) SELECT '5265877635', 'test', 'S' || n, 'K' || n, 'x', 'x'"
+        f" FROM generate_series(1, 19999) AS n; {statistics}"
+    )
+    plan = carried_out(empty_database, "upo.missing_upos", after="", batch=100)
+    assert rows_read(plan, SYNCED) <= 100
+    assert rows_read(plan, "upos") <= 100
+
+
+def test_sessions_that_were_given_up_are_not_read_to_find_those_that_move(
+    empty_database: Any,
+) -> None:
+    """A session that KSeF has not moved on for days is still one of those."""
+    migrate(empty_database.owner_dsn)
+    empty_database.execute(
+        "INSERT INTO companies (nip, name) VALUES ('5265877635', 'x');"
+        "INSERT INTO kept_sessions SELECT '5265877635', 'test', 'S' || n, '{}', NULL, false,"
+        " at, at, at, at, at FROM generate_series(1, 20000) AS n,"
+        " LATERAL (SELECT now() - interval '7 days' - n * interval '1 hour') AS given_up (at);"
+        "INSERT INTO kept_sessions SELECT '5265877635', 'test', 'moving' || n, '{}', NULL, false,"
+        " at, at, at - interval '2 days', at, at FROM generate_series(1, 2) AS n,"
+        " LATERAL (SELECT now() - interval '1 minute') AS answered (at); ANALYZE"
+    )
+    plan = carried_out(empty_database, "kept.stale_moving", seconds=10.0, wanted=3600.0)
+    assert plan["Actual Rows"] == 2
+    assert rows_read(plan, "kept_sessions") == 2
+
+
+def test_quota_is_told_without_reading_calls_of_long_ago(empty_database: Any) -> None:
+    migrate(empty_database.owner_dsn)
+    empty_database.execute(
+        "INSERT INTO companies (nip, name) VALUES ('5265877635', 'x');"
+        "INSERT INTO quota_groups (company_nip, environment, quota_group)"
+        " VALUES ('5265877635', 'test', 'other');"
+        "INSERT INTO quota_calls (company_nip, environment, quota_group, reserved_at)"
+        " SELECT '5265877635', 'test', 'other', now() - n * interval '19 minutes'"
+        " FROM generate_series(1, 20000) AS n; ANALYZE"
+    )
+    plan = carried_out(
+        empty_database,
+        "metrics.quota_by_group",
+        quota_groups=["other"],
+        per_hour=[120],
+        share=0.9,
+        seconds=3600.0,
+    )
+    assert rows_read(plan, "quota_calls") == 3
