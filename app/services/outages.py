@@ -174,6 +174,8 @@ def _refuse_wrong(**said: str | None) -> None:
 
 
 def _simulation(parts: Parts, place: Place) -> Mapping[str, Any] | None:
+    if place.environment == PRODUCTION:
+        return None
     row = parts.db.run(queries.active_simulation, **place.columns)
     return _simulated(row) if row else None
 
