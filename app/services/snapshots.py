@@ -81,10 +81,14 @@ def load(parts: Parts, place: Place, reference_number: str) -> Snapshot | None:
     row = parts.db.run(queries.get_session, **_where(place, reference_number))
     if row is None:
         return None
+    invoices = [_kept_invoice(*values) for values in orjson.loads(row.invoices or "[]")]
+    linked = row.linked
+    if linked is None:
+        linked = _is_linked(parts, place, reference_number, invoices)
     return Snapshot(
         reference_number,
         wire.reading(wire.session_status, row.session),
-        [_kept_invoice(*values) for values in orjson.loads(row.invoices or "[]")],
+        invoices,
         row.checked_at,
         listed=row.listed_at is not None,
         age=row.age,
@@ -92,8 +96,21 @@ def load(parts: Parts, place: Place, reference_number: str) -> Snapshot | None:
         unchanged_for=row.unchanged_for,
         listed_for=row.listed_for,
         wanted_ago=row.wanted_ago,
-        linked=row.linked,
+        linked=linked,
     )
+
+
+def _is_linked(
+    parts: Parts, place: Place, reference_number: str, invoices: Sequence[SessionInvoice]
+) -> bool:
+    linked: bool = parts.db.run(
+        queries.is_linked,
+        **_where(place, reference_number),
+        accepted=[invoice.ksef_number for invoice in invoices if invoice.is_accepted],
+        originals=[i.duplicate_of.ksef_number for i in invoices if i.duplicate_of],
+        reference_numbers=[invoice.reference_number for invoice in invoices],
+    )
+    return linked
 
 
 def mark_asked(

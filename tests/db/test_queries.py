@@ -11,7 +11,7 @@ import pytest
 
 from app.db.migrate import migrate
 from app.db.queries import FOLDER
-from tests.rows import OFFLINE, SYNCED
+from tests.rows import SYNCED
 
 APP = Path(__file__).parents[2] / "app"
 SOURCES = [path.read_text("utf-8") for path in APP.rglob("*.py")]
@@ -75,31 +75,6 @@ def rows_read(plan: Any, table: str) -> float:
         removed = plan.get("Rows Removed by Filter", 0)
         own = plan["Actual Loops"] * (plan["Actual Rows"] + removed)
     return own + sum(rows_read(part, table) for part in plan.get("Plans", ()))
-
-
-def test_whether_a_session_is_linked_is_seen_without_reading_the_other_rows(
-    empty_database: Any,
-) -> None:
-    """Also where the planner has no statistics, as after an import or a restore."""
-    migrate(empty_database.owner_dsn)
-    empty_database.execute(
-        "INSERT INTO companies (nip, name) VALUES ('5265877635', 'x');"
-        "INSERT INTO kept_sessions SELECT '5265877635', 'test', 'S', '{}', NULL, true,"
-        " now(), now(), now(), now();"
-        "INSERT INTO kept_invoices SELECT '5265877635', 'test', 'S', 'E' || n, n, 'FV/' || n,"
-        " CASE n % 2 WHEN 0 THEN 'K' || n END, now(), CASE n % 2 WHEN 0 THEN '{\"code\": 200}'"
-        ' ELSE \'{"code": 440, "extensions": {"originalKsefNumber": "K\' || n || \'"}}\''
-        " END::jsonb FROM generate_series(1, 1000) AS n;"
-        "INSERT INTO synced_invoices SELECT '5265877635', 'test', 'K' || n, 'FV/' || n, 'S',"
-        " now() - n * interval '1 second' FROM generate_series(1, 20000) AS n;"
-        "INSERT INTO offline_invoices (company_nip, environment, invoice_number,"
-        " ksef_reference_number, session_reference_number)"
-        " SELECT '5265877635', 'test', 'FV/' || n, 'E' || n, 'S'"
-        " FROM generate_series(1, 20000) AS n"
-    )
-    plan = carried_out(empty_database, "kept.get_session", reference_number="S")
-    assert rows_read(plan, SYNCED) == 1000
-    assert rows_read(plan, OFFLINE) <= 1001  # a look more for the session's own reference
 
 
 @pytest.mark.parametrize("statistics", ["", "ANALYZE"], ids=["no statistics", "statistics"])

@@ -1,5 +1,6 @@
 """How answers are kept: the newest wins, what is final stays, links are sealed."""
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import timedelta
@@ -10,6 +11,7 @@ import pytest
 from app.services import snapshots
 from app.services.parts import Place
 from app.services.snapshots import Snapshot
+from tests.rows import add_offline, add_synced
 from tests.services.conftest import Asking
 
 
@@ -185,3 +187,84 @@ def test_links_that_do_not_open_are_none(asking: Asking) -> None:
         )
         is None
     )
+
+
+# -- whether everything is linked -----------------------------------------------------------
+
+
+ORIGINAL = "5265877635-20260329-0100001AF629-4F"
+ELSEWHERE = "20220110-SO-0C00000000-0000000003-03"
+
+
+@pytest.fixture(params=[3, 150], ids=["in the same statement", "in one of its own"])
+def linked(asking: Asking, request: Any) -> Callable[[], bool]:
+    """Whether the kept answer of `asking`'s only session says that all its rows are linked."""
+    session = asking.seed(
+        invoices=[
+            *[{} for _ in range(request.param - 1)],
+            {
+                "status": 440,
+                "originalKsefNumber": ORIGINAL,
+                "originalSessionReferenceNumber": ELSEWHERE,
+            },
+        ]
+    )
+    add_synced(asking.database, asking.place, session.ksef_numbers[:1])
+    add_offline(asking.database, asking.place, [session.reference_number])
+    asking.check(session)
+
+    def see() -> bool:
+        kept = snapshots.load(asking.parts, asking.place, session.reference_number)
+        assert kept is not None
+        assert len(kept.invoices) == request.param
+        return kept.linked
+
+    return see
+
+
+def test_linked_as_long_as_no_row_comes(linked: Callable[[], bool]) -> None:
+    assert linked()
+
+
+@pytest.mark.parametrize("session", [None, ELSEWHERE])
+def test_not_linked_with_a_row_of_an_accepted_invoice(
+    asking: Asking, linked: Callable[[], bool], session: str | None
+) -> None:
+    [(number,)] = asking.database.execute(
+        "SELECT max(ksef_number) FROM kept_invoices"
+        " WHERE ksef_number NOT IN (SELECT ksef_number FROM synced_invoices)"
+    )
+    add_synced(asking.database, asking.place, [number], session=session)
+    assert not linked()
+
+
+@pytest.mark.parametrize(("session", "all_of_them"), [(None, False), (ELSEWHERE, True)])
+def test_the_original_of_a_duplicate_only_needs_some_session(
+    asking: Asking, linked: Callable[[], bool], session: str | None, all_of_them: bool
+) -> None:
+    add_synced(asking.database, asking.place, [ORIGINAL], session=session)
+    assert linked() == all_of_them
+
+
+@pytest.mark.parametrize("whose", ["reference_number", "session_reference_number"])
+def test_not_linked_with_an_offline_row(
+    asking: Asking, linked: Callable[[], bool], whose: str
+) -> None:
+    asking.database.execute("DELETE FROM offline_invoices")
+    [(reference,)] = asking.database.execute(f"SELECT max({whose}) FROM kept_invoices")
+    add_offline(asking.database, asking.place, [reference])
+    assert not linked()
+
+
+def test_a_big_session_is_read_in_time_before_the_tables_have_statistics(asking: Asking) -> None:
+    """As just after an import or a restore: each row would be compared with each number."""
+    session = asking.seed(kind="batch", invoices=5000)
+    asking.check(session)
+    asking.database.execute(
+        "INSERT INTO synced_invoices (company_nip, environment, ksef_number, invoice_number)"
+        f" SELECT '{asking.place.company_nip}', 'test', 'K' || n, 'FV'"
+        " FROM generate_series(1, 100000) AS n"
+    )
+    kept = snapshots.load(asking.parts, asking.place, session.reference_number)
+    assert kept is not None
+    assert kept.linked
