@@ -15,7 +15,7 @@ from app.services.active_session import ActiveSession
 from app.services.leases import try_lease
 from app.services.parts import Parts, Place
 
-_WORTH_IT = 5  # with fewer sessions, one call for each is cheaper
+_WORTH_IT = 15  # with fewer sessions, one call for each is cheaper
 
 
 def refresh(parts: Parts, place: Place, bearer: ActiveSession) -> bool:

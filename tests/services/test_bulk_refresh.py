@@ -5,13 +5,24 @@ from typing import Any
 
 import pytest
 
+from app.ksef.limits import PUBLISHED, Limits
+from app.services import quota
 from tests.services.conftest import LISTING, SESSIONS, STATUS, Asking
+
+MANY = 15  # from so many on, one call for all is cheaper
 
 
 @pytest.fixture
 def settings(settings: Any) -> Any:
     timing = replace(settings.timing, fresh_least=10.0, fresh_most=10.0, quota_scale=1.0)
     return replace(settings, timing=timing)
+
+
+@pytest.fixture(autouse=True)
+def no_limits(asking: Asking) -> None:
+    """So that many sessions are asked for without a wait."""
+    none = Limits(-1, -1, -1)
+    quota.read_limits(asking.parts, asking.place, dict.fromkeys(PUBLISHED, none))
 
 
 def checked(asking: Asking, kinds: list[str]) -> list[Any]:
@@ -24,32 +35,32 @@ def checked(asking: Asking, kinds: list[str]) -> list[Any]:
     return sessions
 
 
-def test_five_or_more_are_one_call_of_each_type(asking: Asking) -> None:
-    sessions = checked(asking, ["online"] * 4 + ["batch"] * 2)
+def test_many_are_one_call_of_each_type(asking: Asking) -> None:
+    sessions = checked(asking, ["online"] * (MANY - 2) + ["batch"] * 2)
     for session in sessions:
         assert asking.check(session).age < 5
     assert asking.counts() == {SESSIONS: 2}
 
 
 def test_one_type_is_one_call(asking: Asking) -> None:
-    sessions = checked(asking, ["online"] * 5)
+    sessions = checked(asking, ["online"] * MANY)
     for session in sessions:
         assert asking.check(session).age < 5
     assert asking.counts() == {SESSIONS: 1}
 
 
-def test_four_are_asked_after_singly(asking: Asking) -> None:
-    for session in checked(asking, ["online"] * 4):
+def test_fewer_are_asked_after_singly(asking: Asking) -> None:
+    for session in checked(asking, ["online"] * (MANY - 1)):
         asking.check(session)
-    assert asking.counts() == {STATUS: 4}
+    assert asking.counts() == {STATUS: MANY - 1}
 
 
 def test_the_one_that_changed_is_asked_after_by_itself(asking: Asking) -> None:
-    sessions = checked(asking, ["online"] * 6)
+    sessions = checked(asking, ["online"] * MANY)
     asking.control.change_session("test", sessions[2].reference_number, state="finished")
     asking.counts()
     answers = [asking.check(session) for session in sessions]
-    assert [answer.final for answer in answers] == [False, False, True, False, False, False]
+    assert [number for number, answer in enumerate(answers) if answer.final] == [2]
     assert asking.counts() == {SESSIONS: 1, STATUS: 1}
 
 
@@ -60,14 +71,14 @@ def test_the_one_that_changed_is_asked_after_by_itself(asking: Asking) -> None:
 def test_where_ksef_does_not_list_them_each_is_asked_after_by_itself(
     asking: Asking, kind: str, options: dict[str, Any]
 ) -> None:
-    sessions = checked(asking, ["online"] * 5)
+    sessions = checked(asking, ["online"] * MANY)
     asking.control.fault(kind, path="/v2/sessions$", **options)
     assert asking.check(sessions[0]).age < 5
     assert asking.counts() == {SESSIONS: 1, STATUS: 1}
 
 
 def test_where_it_breaks_off_each_is_asked_after_by_itself(asking: Asking) -> None:
-    sessions = checked(asking, ["online"] * 5)
+    sessions = checked(asking, ["online"] * MANY)
     asking.control.fault("reset", path="/v2/sessions$", times=2)  # it is repeated once
     assert asking.check(sessions[0]).age < 5
     assert asking.counts() == {SESSIONS: 2, STATUS: 1}
@@ -75,17 +86,17 @@ def test_where_it_breaks_off_each_is_asked_after_by_itself(asking: Asking) -> No
 
 def test_a_list_behind_the_counts_is_not_taken_for_fresh(asking: Asking) -> None:
     asking.control.fault("shorter-list", path="/invoices$", times=2)
-    sessions = [asking.seed(state="moving", invoices=[{}, {}]) for _ in range(5)]
-    assert [len(asking.check(session).invoices) for session in sessions] == [1, 2, 2, 2, 2]
+    sessions = [asking.seed(state="moving", invoices=[{}, {}]) for _ in range(MANY)]
+    assert [len(asking.check(session).invoices) for session in sessions] == [1] + [2] * (MANY - 1)
     asking.age(61)
     asking.counts()
-    assert [len(asking.check(session).invoices) for session in sessions] == [2] * 5
+    assert [len(asking.check(session).invoices) for session in sessions] == [2] * MANY
     assert asking.counts() == {SESSIONS: 1, STATUS: 1, LISTING: 1}
 
 
 def test_empty_sessions_are_asked_after_together(asking: Asking) -> None:
     """KSeF gives no counts in the one answer, and 0 in the other."""
-    sessions = [asking.seed(state="open", invoices=0) for _ in range(5)]
+    sessions = [asking.seed(state="open", invoices=0) for _ in range(MANY)]
     for session in sessions:
         asking.control.fault("set-field", path="/sessions/[^/]+$", field="invoiceCount", value=None)
         asking.check(session)
@@ -97,16 +108,16 @@ def test_empty_sessions_are_asked_after_together(asking: Asking) -> None:
 
 
 def test_those_that_nobody_asks_for_any_more_are_left_alone(asking: Asking) -> None:
-    sessions = checked(asking, ["online"] * 6)
-    for session in sessions[:4]:
+    sessions = checked(asking, ["online"] * (MANY + 1))
+    for session in sessions[:-2]:
         asking.check(session)
     asking.age(290, sessions[0])
-    for session in sessions[1:4]:
+    for session in sessions[1:-2]:
         asking.age(301, session)
-    asking.age(11, sessions[4])
+    asking.age(11, sessions[-2])
     asking.counts()
-    asking.check(sessions[4])
-    assert asking.counts() == {STATUS: 1}, "three are wanted: four and five were checked lately"
+    asking.check(sessions[-2])
+    assert asking.counts() == {STATUS: 1}, "of fifteen that are stale two are wanted"
 
 
 def test_a_session_is_wanted_for_as_long_as_it_is_asked_for(asking: Asking) -> None:
@@ -123,8 +134,8 @@ def test_sessions_of_a_kind_that_is_not_listed_are_asked_after_by_themselves(
     asking: Asking,
 ) -> None:
     sessions = [
-        asking.seed(reference_number=f"20260101-AU-000000000{n}-0000000001-01", state="moving")
-        for n in range(5)
+        asking.seed(reference_number=f"20260101-AU-00000000{n}-0000000001-01", state="moving")
+        for n in range(10, 10 + MANY)
     ]
     for session in sessions:
         asking.check(session)
@@ -132,11 +143,11 @@ def test_sessions_of_a_kind_that_is_not_listed_are_asked_after_by_themselves(
     asking.counts()
     for session in sessions:
         asking.check(session)
-    assert asking.counts() == {STATUS: 5}
+    assert asking.counts() == {STATUS: MANY}
 
 
 def test_final_ones_and_those_of_others_are_not_counted(asking: Asking) -> None:
-    sessions = checked(asking, ["online"] * 4)
+    sessions = checked(asking, ["online"] * (MANY - 1))
     finished = [asking.seed() for _ in range(3)]
     for session in finished:
         asking.check(session)
