@@ -1,4 +1,4 @@
-"""The calls of one request: each with a good token, and set aside in the quota first."""
+"""The calls of one request: each with a valid token, its quota reserved first."""
 
 from collections import defaultdict, deque
 from collections.abc import Callable
@@ -15,14 +15,14 @@ from app.services.tokens import active_row, ready, renew
 
 T = TypeVar("T")
 
-_LATE = 0.05  # seconds; a call that goes out later than set aside belongs into other windows
+_LATE = 0.05  # seconds; a call that goes out later than reserved belongs to other windows
 _TURNS = 3
 
 
 class ActiveSession:
     """The company's KSeF session for the calls of one request (a `Bearer` of the gateway).
 
-    Every call is set aside in the quota first, and waits for its turn for at most `patience`
+    Quota is reserved for every call first; it waits for its turn for at most `patience`
     seconds; of the quota it takes at most `share`.
     """
 
@@ -45,7 +45,7 @@ class ActiveSession:
             self._slots[group].extend(self._reserved(group, units))
 
     def give_back(self) -> None:
-        """Give back what was set aside and not sent: pages of a list that broke off, for one."""
+        """Give back what was reserved and not sent, such as pages of a list that broke off."""
         unsent = [slot for slots in self._slots.values() for slot in slots]
         self._slots.clear()
         if unsent:
@@ -104,10 +104,10 @@ class ActiveSession:
             raise
 
     def _wait_for_turn(self, group: str) -> None:
-        """Return at the moment for which a call was set aside.
+        """Return at the moment for which a call was reserved.
 
-        One that was set aside a while ago is set aside anew: counted where it is really sent. It
-        does not go at all where KSeF has blocked the group meanwhile.
+        If that moment passed a while ago, the call is reserved anew, so that it counts where it is
+        really sent. It does not go at all if KSeF has blocked the group meanwhile.
         """
         slots = self._slots[group]
         if not slots:

@@ -104,7 +104,7 @@ def reserve(
 
 @retried
 def give_back(parts: Parts, slots: Sequence[Slot]) -> None:
-    """Calls that were set aside and will not be sent: others may have their place."""
+    """Delete reservations of calls that will not be sent: others may have their place."""
     with parts.db.transaction() as connection:
         _give_back(connection, slots)
 
