@@ -53,7 +53,7 @@ _BROKEN_OFF = (
     psycopg2.errors.CrashShutdown,
     _StaleError,
 )
-# Exactly these, and not what is made of them: the server itself has said nothing.
+# Exactly these classes: a subclass of them carries an error code of the server.
 _LOST = (psycopg2.OperationalError, psycopg2.InterfaceError)
 
 
