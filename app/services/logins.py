@@ -33,10 +33,9 @@ def refusal_noted(parts: Parts, place: Place, lease: Lease, *, repeat: bool) -> 
     With `repeat`, a refusal that is stored and still holds is raised again before the block.
     """
     kept = parts.db.run(queries.get_refusal, **place.columns)
-    if repeat and (before := _refusal(parts, kept)):
-        blocked = before.ksef is not None and before.ksef.code == BLOCKED
-        if blocked or before.retry_after is not None:
-            raise before
+    before = _refusal(parts, kept) if repeat else None
+    if before and (kept.code == BLOCKED or before.retry_after is not None):
+        raise before
     try:
         yield
     except LoginRefused as error:
