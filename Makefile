@@ -5,9 +5,9 @@
 
 help:
 	@echo 'make run     the whole service on this machine, with demo data   (PORT=8080)'
-	@echo 'make test    the test suite                                      (ARGS="tests/upo -x")'
+	@echo 'make test    the tests, without the slow ones           (ARGS="tests/upo -x")'
 	@echo 'make faults  what must hold when KSeF, the network or the database fail, a line a row'
-	@echo 'make check   format, lint, types, import rules, then the test suite'
+	@echo 'make check   format, lint, types, import rules, then all tests, the slow journeys too'
 	@echo 'make bench   measures the service against the sandbox, ten minutes  (ARGS="a r")'
 	@echo 'make chaos   kills 200 workers under load and judges each rule, eight minutes  (ARGS=20)'
 	@echo 'make fuzz    the service against its own OpenAPI, and the models, at length, at random'
@@ -22,7 +22,7 @@ run: .venv/.complete
 	@.venv/bin/python -m sandbox.run
 
 test: .venv/.complete
-	@.venv/bin/pytest $(ARGS)
+	@.venv/bin/pytest -m 'not slow' $(ARGS)
 
 faults: .venv/.complete
 	@.venv/bin/python -m tests.faults $(ARGS)
@@ -32,7 +32,7 @@ check: .venv/.complete
 	.venv/bin/ruff check .
 	.venv/bin/mypy
 	.venv/bin/lint-imports
-	@$(MAKE) --no-print-directory test
+	.venv/bin/pytest $(ARGS)
 
 bench: .venv/.complete
 	@.venv/bin/python -m bench.run $(ARGS)
@@ -40,13 +40,13 @@ bench: .venv/.complete
 chaos: .venv/.complete
 	@.venv/bin/python -m bench.chaos $(ARGS)
 
-FUZZED = tests/journeys/test_fuzz.py tests/services/test_linking_order.py tests/ksef/test_listing_model.py
+FUZZED = tests/journeys/test_fuzz.py tests/services/sessions/test_linking_order.py tests/ksef/test_lists_model.py
 
 fuzz: .venv/.complete
 	@.venv/bin/pytest --hypothesis-profile=fuzz -rP $(ARGS) $(FUZZED)
 
 screenshots: .venv/.complete
-	@.venv/bin/python -m bench.screenshots $(ARGS)
+	@.venv/bin/python -m tests.screenshots $(ARGS)
 
 serve: .venv/.service
 	@exec .venv/bin/python -m app.serve

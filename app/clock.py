@@ -10,6 +10,12 @@ from zoneinfo import ZoneInfo
 
 WARSAW = ZoneInfo("Europe/Warsaw")
 
+monotonic = time.monotonic
+"""Seconds on a clock that never jumps; only differences are meaningful."""
+
+sleep = time.sleep
+"""Wait for so many seconds."""
+
 _deadline: ContextVar[float] = ContextVar("deadline", default=math.inf)
 _waiting_since: ContextVar[float | None] = ContextVar("waiting_since", default=None)
 
@@ -17,16 +23,6 @@ _waiting_since: ContextVar[float | None] = ContextVar("waiting_since", default=N
 def now() -> datetime:
     """The present moment, aware, in UTC."""
     return datetime.now(UTC)
-
-
-def monotonic() -> float:
-    """Seconds on a clock that never jumps; only differences are meaningful."""
-    return time.monotonic()
-
-
-def sleep(seconds: float) -> None:
-    """Wait for so many seconds."""
-    time.sleep(seconds)
 
 
 @contextmanager
@@ -47,17 +43,12 @@ def time_left() -> float:
     return _deadline.get() - monotonic()
 
 
-@contextmanager
-def waited_since(moment: float) -> Iterator[None]:
-    """Note for the block that its request arrived at `moment` (of `monotonic`) and had to wait."""
-    token = _waiting_since.set(moment)
-    try:
-        yield
-    finally:
-        _waiting_since.reset(token)
+def waits_since(moment: float) -> None:
+    """Note that the request of this context arrived at `moment` (of `monotonic`)."""
+    _waiting_since.set(moment)
 
 
 def waited() -> float:
-    """Seconds since this thread's request arrived; 0 if that is unknown (see `waited_since`)."""
+    """Seconds since the request of this context arrived; 0 if that is unknown (`waits_since`)."""
     came = _waiting_since.get()
     return 0.0 if came is None else monotonic() - came

@@ -63,7 +63,7 @@ class ProxyError(Exception):
 
     `detail` is a sentence for a person; it never holds a secret, SQL, a stack trace or a host.
     `errors` are messages by parameter name, `retry_after` is in seconds, `ksef` is what KSeF said,
-    and `outage` is the evidence of an outage: the `outage` object of the contract.
+    and `outage` is the evidence of an outage (`services.outages.Evidence`), if it has its own.
     """
 
     status: ClassVar[int] = 500
@@ -77,7 +77,7 @@ class ProxyError(Exception):
         errors: Mapping[str, Sequence[str]] | None = None,
         retry_after: int | None = None,
         ksef: KsefAnswer | None = None,
-        outage: Mapping[str, Any] | None = None,
+        outage: Any = None,
     ) -> None:
         super().__init__(detail)
         self.detail = detail
@@ -143,7 +143,7 @@ class OutageSimulation(ProxyError):
 
 
 class KsefOutage(ProxyError):
-    """KSeF is known to be down, and a call failed or was not sent; `outage` is the evidence."""
+    """What a KsefFailure is answered as while an outage is established; never raised itself."""
 
     status, code, title = 409, "ksef_outage", "KSeF is down"
 
@@ -160,6 +160,11 @@ class KsefFailure(ProxyError):
         return self
 
     @property
+    def is_sign_of_outage(self) -> bool:
+        """Whether it is answered as an outage, if one is established; not where KSeF answered."""
+        return self.health is not KsefHealth.ANSWERING
+
+    @property
     def may_pass(self) -> bool:
         """Whether asking again for the same, later, may be answered differently.
 
@@ -174,6 +179,7 @@ class KsefError(KsefFailure):
 
 
 class KsefRateLimited(KsefFailure):
+    health = KsefHealth.ANSWERING
     code, title = "ksef_rate_limited", "KSeF's quota is used up"
 
 
@@ -182,10 +188,12 @@ class KsefUnreachable(KsefFailure):
 
 
 class KsefInvalidResponse(KsefFailure):
+    health = KsefHealth.ANSWERING
     code, title = "ksef_invalid_response", "KSeF's answer breaks its contract"
 
 
 class UpoIntegrity(KsefFailure):
+    health = KsefHealth.ANSWERING
     code, title = "upo_integrity", "The UPO is not the one asked for"
 
 

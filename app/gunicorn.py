@@ -1,9 +1,11 @@
 """gunicorn's settings: `gunicorn --config app/gunicorn.py wsgi:app`, as `app.serve` starts it."""
 
+import ctypes
 import os
 import shutil
 import sys
 import tempfile
+from contextlib import suppress
 from typing import Any
 
 from app.settings import SettingsError, from_environment
@@ -27,6 +29,7 @@ worker_connections = max(512, 2 * threads)
 limit_request_line = 2048
 limit_request_fields = 40
 limit_request_field_size = 4096
+forwarder_headers = ""  # nobody, not even a proxy, tells us our SCRIPT_NAME
 control_socket_disable = True
 accesslog = None  # the application logs each request itself
 
@@ -44,13 +47,22 @@ logconfig_dict = {
     },
 }
 
-# prometheus-client reads this variable when it is imported, which only workers do, later.
-_METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
+# Else glibc keeps the 19 MiB of a password hash for each thread that ever computed one.
+with suppress(AttributeError):  # another libc
+    ctypes.CDLL(None).mallopt(-3, 2**20)  # M_MMAP_THRESHOLD: larger blocks go back to the system
 
 
 def on_starting(_server: Any) -> None:
     """Make a fresh folder for the metrics that the workers share."""
-    os.environ[_METRICS_FOLDER] = tempfile.mkdtemp(prefix="ksef-proxy-metrics-")
+    # prometheus-client reads this variable when it is imported, which only workers do, later.
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = tempfile.mkdtemp(prefix="ksef-proxy-metrics-")
+
+
+def post_worker_init(worker: Any) -> None:
+    """Warn of what an operator should know, now that the application is there."""
+    from app.factory import report_at_start
+
+    report_at_start(worker.wsgi)
 
 
 def child_exit(_server: Any, worker: Any) -> None:
@@ -62,4 +74,4 @@ def child_exit(_server: Any, worker: Any) -> None:
 
 def on_exit(_server: Any) -> None:
     """Delete the folder of the metrics."""
-    shutil.rmtree(os.environ[_METRICS_FOLDER], ignore_errors=True)
+    shutil.rmtree(os.environ["PROMETHEUS_MULTIPROC_DIR"], ignore_errors=True)

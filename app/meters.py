@@ -2,7 +2,7 @@
 
 The workers of one gunicorn write to files in a shared folder (made by `app/gunicorn.py`), so that
 each of them can report the sums. Figures that all replicas have in common come from the database
-instead (`app.services.metrics`). No label names a company, an invoice or a user.
+instead (`app.services.operators.figures`). No label names a company, an invoice or a user.
 """
 
 from collections.abc import Iterator

@@ -80,6 +80,8 @@ class Timing:
     fresh_most: float = 30.0
     relist: float = 60.0  # between two lists of a session, for each of their pages
     unfit_most: float = 3600.0  # longest pause between lists of a final session that never fit
+    look_every: float = 60.0  # a caller that has the answer of a big session is spared the look
+    # for unlinked rows for so long after the last one
     wanted: float = 300.0  # bulk refresh leaves out sessions that no caller asked for this long
     refusal_least: float = 5.0  # how long "not found" is kept; doubles each time, up to the most
     refusal_most: float = 60.0
@@ -112,7 +114,7 @@ class Timing:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """All settings; the README explains each one under the name of its environment variable.
+    """All settings; docs/operators.md explains each one under the name of its environment variable.
 
     `secret_keys` are 32 bytes each, newest first; `quota_share` is above 0 and at most 1.
     """

@@ -1,142 +1,144 @@
-"""A gunicorn worker that shares its threads fairly between users, and shuts down cleanly.
+"""A gunicorn worker that shares its threads fairly between callers, and gives none to bad clients.
 
-It changes three things in gunicorn's own threaded worker, which
-
-- serves requests in the order of their arrival, so that one user who sends a hundred at once keeps
-  all others waiting;
-- lets a new connection hold a thread for five seconds while it sends nothing;
-- keeps its listening socket open during shutdown without accepting anybody.
+gunicorn's own serves in the order of arrival, so that a caller who sends a hundred requests keeps
+all others waiting; half a request holds a thread, and a connection not closed holds all of them.
 """
 
-import ctypes
 import re
 import select
 import selectors
 import socket
-from collections import Counter, OrderedDict, deque
+from collections import Counter, deque
 from contextlib import suppress
+from contextvars import Context
 from functools import partial
+from http import HTTPStatus
 from typing import Any
 
-from gunicorn.workers.gthread import TConn, ThreadWorker
+from gunicorn import util
+from gunicorn.http import errors
+from gunicorn.workers.gthread import ThreadWorker
 
-from app import clock
+from app import callers, clock
 
-LATELY = 1.0  # seconds
-_HEAD = 4096  # bytes of a request in which Authorization is looked for; else it is anonymous
+STRANGERS, HEALTH_CHECKS = 0, 1
+_LATELY = 1.0  # seconds
+LONGEST = 2**16  # bytes of a head, or of a body
 _AUTHORIZATION = re.compile(rb"\r\nauthorization:[ \t]*([^\r\n]+)", re.IGNORECASE)
-_ANONYMOUS = 0
-_M_MMAP_THRESHOLD = -3  # a parameter number of glibc's malloc.h
-_MMAP_FROM = 2**20  # bytes
+_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*0*(\d{1,9})", re.IGNORECASE)
+_EXPECT = re.compile(rb"\r\nexpect:[ \t]*100-continue", re.IGNORECASE)
+_REFUSED = {errors.LimitRequestLine: 414, errors.LimitRequestHeaders: 431}
 
 
 class Lines:
-    """Requests that wait for a thread: one queue for each user, served in turn.
+    """Requests that wait for a thread: one queue for each caller, served in turn.
 
-    A user is the hash of its credentials. While other users have sent requests LATELY, one user
-    holds at most half of the threads. Not thread-safe.
+    While several callers have come _LATELY, each holds at most half of the threads; STRANGERS,
+    whose passwords nobody has checked, never hold more. Not thread-safe.
     """
 
     def __init__(self, threads: int) -> None:
         self._threads = threads
         self._waiting: dict[int, deque[Any]] = {}
         self._held: Counter[int] = Counter()
-        self._seen: OrderedDict[int, float] = OrderedDict()  # when the last two users came
+        self._latest = STRANGERS
+        self._shared_until = 0.0
 
-    def join(self, user: int, request: Any) -> None:
-        """Put a request at the end of its user's queue."""
-        self._waiting.setdefault(user, deque()).append(request)
-        self._seen[user] = clock.monotonic()
-        self._seen.move_to_end(user)
-        while len(self._seen) > 2:
-            self._seen.popitem(last=False)
+    def join(self, caller: int, request: Any) -> None:
+        """Put a request at the end of its caller's queue."""
+        self._waiting.setdefault(caller, deque()).append(request)
+        if caller not in (self._latest, HEALTH_CHECKS):
+            self._latest, self._shared_until = caller, clock.monotonic() + _LATELY
 
     def next(self) -> Any:
-        """Take the next request that may have a thread, and hold the thread for its user.
+        """Take the next request that may have a thread, and hold one for its caller; else None."""
+        for caller, line in self._waiting.items():
+            if self._held[caller] < self._most(caller) and self._held.total() < self._threads:
+                del self._waiting[caller]
+                self._held[caller] += 1
+                request = line.popleft()
+                if line:  # behind all others
+                    self._waiting[caller] = line
+                return request
+        return None
 
-        None where no thread is free, or no waiting user may hold another one.
-        """
-        if self._held.total() >= self._threads:
-            return None
-        user = next((one for one in self._waiting if self._held[one] < self._most(one)), None)
-        if user is None:
-            return None
-        self._held[user] += 1
-        line = self._waiting.pop(user)
-        request = line.popleft()
-        if line:  # the user goes to the end: all others have their turn first
-            self._waiting[user] = line
-        return request
+    def leave(self, caller: int) -> None:
+        """Give back a thread that the caller held."""
+        self._held -= Counter((caller,))
 
-    def leave(self, user: int) -> None:
-        """Give back a thread that the user held."""
-        self._held[user] -= 1
-        if not self._held[user]:
-            del self._held[user]
-
-    def _most(self, user: int) -> int:
-        since = clock.monotonic() - LATELY
-        others = any(seen > since for other, seen in self._seen.items() if other != user)
-        return max(1, self._threads // 2) if others else self._threads
+    def _most(self, caller: int) -> int:
+        shared = caller == STRANGERS or clock.monotonic() < self._shared_until
+        return max(1, self._threads // 2) if shared else self._threads
 
 
 class Worker(ThreadWorker):  # type: ignore[misc]
-    """gunicorn's threaded worker with `Lines`, which only the polling thread touches.
+    """gunicorn's threaded worker, whose polling thread reads requests, queues and closes.
 
-    Each request knows how long it has waited (`clock.waited`). During shutdown new connections are
-    refused, so that a load balancer sends them to another replica.
+    A connection whose request is not whole yet, or that its client has not closed after the last
+    answer, is among gunicorn's `pending_conns` and is closed after five seconds.
     """
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        # One more than there are threads: it is ready the moment that a thread becomes free.
-        self._lines = Lines(self.cfg.threads + 1)
 
     def init_process(self) -> None:
         """Run the worker until it ends."""
-        _return_memory_of_hashes()
+        # One more than there are threads: it is ready the moment that a thread becomes free.
+        self._lines = Lines(self.cfg.threads + 1)
+        for listener in self.sockets if hasattr(socket, "TCP_USER_TIMEOUT") else ():  # Linux
+            # Who reads nothing of an answer for so many milliseconds is cut off.
+            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 5_000)
         super().init_process()
 
-    def accept(self, listener: socket.socket) -> None:
-        """A new connection gets no thread before its first bytes come, like a kept-alive one."""
-        try:
-            client, address = listener.accept()
-        except (BlockingIOError, ConnectionAbortedError):
-            return
-        connection = TConn(self.cfg, client, address, listener.getsockname())
-        connection.set_timeout()
-        self.nr_conns += 1
-        self.pending_conns.append(connection)
-        self.poller.register(
-            client, selectors.EVENT_READ, partial(self.on_pending_socket_readable, connection)
-        )
+    def enqueue_req(self, conn: Any, *, answered: bool = False) -> None:
+        """Read from a connection: new, with more to ask, or `answered` for the last time."""
+        conn.init()
+        conn.request, conn.answered = conn.parser.unreader.take_buffered(), answered
+        self._read(conn)
 
-    def enqueue_req(self, conn: Any) -> None:
-        """Called when a request arrives: it joins its user's queue."""
-        conn.came = clock.monotonic()
-        conn.user = _user_of(conn.sock)
-        self._lines.join(conn.user, conn)
-        self._give_threads()
+    def handle(self, conn: Any) -> Any:
+        """Called in a thread, to answer: what is noted for this request is not for the next."""
+        return Context().run(super().handle, conn)
+
+    def handle_request(self, req: Any, conn: Any) -> Any:
+        """Called by `handle` once the head is understood: whether the connection can be kept."""
+        length = getattr(req.body.reader, "length", None)
+        if length is None:  # it comes in chunks
+            util.write_error(conn.sock, 411, "Length Required", "")
+            return False
+        if length > LONGEST:
+            req.force_close()  # the application refuses it unread
+        req._expected_100_continue = False  # `_is_whole` has answered that
+        clock.waits_since(conn.came)
+        with suppress(TimeoutError):  # the client does not read
+            return super().handle_request(req, conn)
+        return False
+
+    def handle_error(self, req: Any, client: socket.socket, addr: Any, exc: Exception) -> None:
+        """Refuse what is no request (None) without quoting it, or answer that `handle` failed."""
+        status = HTTPStatus(500 if req else _REFUSED.get(type(exc), 400))
+        if req:
+            self.log.exception("Error handling a request")
+        else:
+            self.log.warning("Refused %s from %s", type(exc).__name__, addr[0])
+        with suppress(OSError):
+            util.write_error(client, status.value, status.phrase, "")
 
     def finish_request(self, conn: Any, fs: Any) -> None:
-        """Called when a thread is done: the connection is kept or closed, the next one served."""
-        self._lines.leave(conn.user)
-        super().finish_request(conn, fs)
+        """Called when a thread is done: the connection is kept or ended, the next one served."""
+        self._lines.leave(conn.caller)
+        if fs.result():
+            super().finish_request(conn, fs)
+        else:
+            try:  # Were it closed at once, bytes that still come could undo an answer on its way.
+                conn.sock.shutdown(socket.SHUT_WR)
+                self.enqueue_req(conn, answered=True)
+            except OSError:  # the client has gone
+                self.nr_conns -= 1
+                conn.close()
         self._give_threads()
 
     def notify(self) -> None:
-        """Called at least once a second."""
+        """Called at least once a second: a caller limited to half of the threads may be alone."""
         super().notify()
-        self._give_threads()  # a user limited to half of the threads may be alone by now
-
-    def _give_threads(self) -> None:
-        while conn := self._lines.next():
-            super().enqueue_req(conn)
-
-    def handle_request(self, req: Any, conn: Any) -> Any:
-        """Called in the thread that works on the request."""
-        with clock.waited_since(conn.came):
-            return super().handle_request(req, conn)
+        self._give_threads()
 
     def set_accept_enabled(self, enabled: bool) -> None:
         """Called with False, while `alive` is false, when the worker begins to shut down."""
@@ -145,23 +147,52 @@ class Worker(ThreadWorker):  # type: ignore[misc]
             for listener in self.sockets:
                 while select.select([listener], [], [], 0)[0]:  # connected before the shutdown
                     self.accept(listener)
-                listener.close()
+                listener.close()  # a load balancer now sends others to another replica
+
+    def _give_threads(self) -> None:
+        while conn := self._lines.next():
+            super().enqueue_req(conn)
+
+    def _read(self, conn: Any, watched: Any = None) -> None:
+        """Read what has come. A request joins its caller's queue once it is whole."""
+        received = None
+        with suppress(OSError):  # nothing has come, or it is broken: then the end is told next
+            received = conn.sock.recv(LONGEST, socket.MSG_DONTWAIT)
+        conn.request += received or b""
+        whole = not conn.answered and _is_whole(conn.request, conn.sock)
+        done = whole or received == b"" or len(conn.request) > 2 * LONGEST
+        if done and watched:
+            self.poller.unregister(watched)
+            self.pending_conns.remove(conn)
+        elif not done and not watched:
+            conn.set_timeout()
+            self.pending_conns.append(conn)
+            self.poller.register(conn.sock, selectors.EVENT_READ, partial(self._read, conn))
+        if whole:
+            conn.parser.unreader.unread(conn.request)
+            conn.came, conn.caller = clock.monotonic(), _caller_of(conn.request)
+            self._lines.join(conn.caller, conn)
+            self._give_threads()
+        elif done:
+            self.nr_conns -= 1
+            conn.close()
 
 
-def _return_memory_of_hashes() -> None:
-    """Make glibc return large blocks to the system when they are freed.
+def _is_whole(request: bytes, client: socket.socket) -> bool:
+    """Whether head and body are there, or the head alone tells that the body will be refused."""
+    head, end, body = request.partition(b"\r\n\r\n")
+    length = _LENGTH.search(head)
+    if not end or not length or len(body) >= int(length[1]) or int(length[1]) > LONGEST:
+        return bool(end)
+    if not body and _EXPECT.search(head):
+        with suppress(OSError):
+            client.send(b"HTTP/1.1 100 Continue\r\n\r\n", socket.MSG_DONTWAIT)
+    return False
 
-    Otherwise it keeps the 19 MiB of a password hash for each thread that ever computed one.
-    """
-    with suppress(AttributeError):  # another libc
-        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _MMAP_FROM)
 
-
-def _user_of(client: socket.socket) -> int:
-    """A hash of the credentials in the request that is arriving; nobody has checked them yet."""
-    try:
-        head = client.recv(_HEAD, socket.MSG_PEEK | socket.MSG_DONTWAIT)
-    except OSError:
-        return _ANONYMOUS
-    found = _AUTHORIZATION.search(head)
-    return hash(found[1]) if found else _ANONYMOUS
+def _caller_of(request: bytes) -> int:
+    """Whose queue a request joins: a known caller's, HEALTH_CHECKS or STRANGERS."""
+    if request.startswith((b"GET /livez ", b"GET /readyz ")):
+        return HEALTH_CHECKS
+    found = _AUTHORIZATION.search(request)
+    return (found and callers.known(found[1].decode("latin-1").strip())) or STRANGERS

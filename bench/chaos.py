@@ -3,9 +3,9 @@
 python -m bench.chaos [KILLS]
 
 The load: clients with connections that stay, which ask again at once when theirs is cut; sessions
-of all sizes that move, end, and are joined by others; rows that the ERP imports meanwhile. The
-weather: KSeF slow, answering 429, down and back, tokens that end, PostgreSQL stopped. The verdicts
-come from `verdicts`, which shares no code with the service.
+of all sizes that move, end, and are joined by others (`senders`). The weather: KSeF slow, answering
+429, down and back, tokens that end, PostgreSQL stopped (`weather`). The verdicts come from
+`verdicts`, which shares no code with the service.
 """
 
 import os
@@ -15,36 +15,31 @@ import sys
 import tempfile
 import threading
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
-from datetime import date
-from itertools import cycle
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
-import orjson
 import psycopg2
 
-from app.services.parts import Place
 from bench import verdicts, witness
-from bench.rig import NIPS, Connection, Rig, Service, port_of, started
-from bench.verdicts import LinkLook, Sample, Session, Told, Verdict
-from bench.witness import Witness
-from sandbox import identifiers
+from bench.rig import NIPS, Answer, Connection, Rig, Service, started
+from bench.senders import Senders
+from bench.verdicts import Judge, Verdict
+from bench.weather import SLOW, Weather
+from sandbox.control import SeededSession
 
-FRESH, SCALE = 0.4, 0.03
-PROBE_EVERY, LATARNIA_EVERY = 1.0, 1.0
-REQUEST, LEASE = 6.0, 7.0
+SCALE, TOKEN_SECONDS = 0.03, 10.0
 TIMING = {
-    "request": REQUEST,
-    "lease": LEASE,  # longer than a request, as in production
+    "request": 6.0,
+    "lease": 7.0,  # longer than a request, as in production
     "ksef_connect": 1.0,
     "ksef_call": 2.0,
     "ksef_listing": 4.0,
     "retry_left": 1.0,
-    "fresh_least": FRESH,
+    "fresh_least": 0.4,
     "fresh_most": 0.8,
     "relist": 1.5,
     "refusal_least": 0.3,
@@ -57,213 +52,120 @@ TIMING = {
     "quota_scale": SCALE,
     "outage_after": 0.8,
     "outage_probe": 1.0,
-    "outage_probe_every": PROBE_EVERY,
-    "latarnia_every": LATARNIA_EVERY,
+    "outage_probe_every": 1.0,
+    "latarnia_every": 1.0,
     "latarnia_kept": 5.0,
     "statement_timeout": 10.0,
     "lock_timeout": 5.0,
 }
-TOKEN_SECONDS = 10.0
-COMPANIES, CLIENTS = 4, 12
+COMPANIES, CLIENTS = NIPS[:4], 12
 SPACING = 1.2, 3.0  # seconds between two kills: at least, and at most where there is little load
 WORK = 40  # answers between two kills, where that many come
 GROWN_UP = 1.5  # seconds after which a worker has begun to work
-SLOW = 0.8  # seconds that a call takes while KSeF is slow
-SIZES = (1, 3, 8, 30, 120, 1200)
-PATIENCE = 20.0  # seconds for which the weather stays until it has met somebody
 ANSWERS = frozenset({200, 409, 502, 503})
-MISSING = "20260101-SO-0000000000-0000000000-00"
 
 
 class Chaos:
-    """One run: companies with sessions, clients that ask, the weather, and somebody who kills."""
+    """One run: clients that ask, the weather, and somebody who kills."""
 
-    def __init__(self, rig: Rig, services: list[Service], kills: int) -> None:
+    def __init__(self, rig: Rig, replicas: list[Service], kills: int) -> None:
         self._rig = rig
-        self._services = services
-        self._kills = kills
+        self._replicas = replicas
+        self._wanted = kills
         self._random = random.Random(kills)
         self._over = threading.Event()
-        self._companies: list[tuple[Place, dict[str, str]]] = []
-        self._sessions: dict[str, list[Session]] = {nip: [] for nip in NIPS[:COMPANIES]}
-        self._untouched: dict[tuple[str, ...], str] = {}
-        self._strangers = 0
-        # What is seen from here.
-        self._killed: list[float] = []
-        self._cut: Counter[str] = Counter()
+        self._cut = 0
         self._statuses: Counter[int] = Counter()
         self._odd: list[str] = []
-        self._looks: list[LinkLook] = []
-        self._told: list[Told] = []
-        self._samples: list[Sample] = []
-        self._slow: list[tuple[float, float]] = []
-        self._stops: list[tuple[float, float]] = []
-        self._alike: list[list[Any]] = []
-        self._ended: list[tuple[float, str]] = []
-        self._deadlocks_logged = 0
+        self._kills: list[float] = []
+        self._seen: dict[str, list[dict[str, Any]]] = defaultdict(list)
+        """Evidence: the rows of a table."""
 
     def run(self) -> list[Verdict]:
         """The verdicts, rule by rule."""
-        self._prepare()
-        threads = [
-            threading.Thread(target=self._guarded, args=work)
-            for work in (
-                (self._sample,),
-                (self._send,),
-                *((self._ask, number) for number in range(CLIENTS)),
-            )
-        ]
-        weather = threading.Thread(target=self._guarded, args=(self._weather,))
+        control = self._rig.control
+        control.settings(authPolls=0, accessTokenSeconds=TOKEN_SECONDS)
+        limits = {"global": [-1, -1, -1], "other": [-1, -1, -1]}
+        control.settings(quota=True, quotaScale=SCALE, limits=limits)
+        self._rig.execute(witness.WATCH)
+        self._headers = {nip: self._rig.company(nip) for nip in COMPANIES}
+        control.settings(latencySeconds=0.02, jitterSeconds=0.02)
+        self._senders = Senders(self._rig, COMPANIES, self._random)
+        weather = Weather(self._rig, self._replicas, self._headers, self._seen)
         began = time.monotonic()
-        for thread in (*threads, weather):
-            thread.start()
-        self._kill()
-        weather.join(120)
-        self._over.set()
-        for thread in threads:
-            thread.join(60)
-        self._took = time.monotonic() - began
-        self._settle()
-        return self._judge()
-
-    def _prepare(self) -> None:
-        rig = self._rig
-        rig.control.settings(authPolls=0, accessTokenSeconds=TOKEN_SECONDS)
-        rig.control.settings(
-            quota=True, quotaScale=SCALE, limits={"global": [-1, -1, -1], "other": [-1, -1, -1]}
-        )
-        self._witness = Witness(rig)
-        self._companies = [rig.company(nip) for nip in NIPS[:COMPANIES]]
-        rig.control.settings(latencySeconds=0.02, jitterSeconds=0.02)
-        for place, _ in self._companies:
-            for size in SIZES[:5]:
-                self._add_session(place.company_nip, size)
-
-    # -- what there is to ask for ----------------------------------------------------------------
-
-    def _send(self) -> None:
-        """The ERPs go on sending: a session now and then, its rows before it or a while later."""
-        number = 0
-        while not self._over.wait(0.6) and self._share_of_kills() < 0.9:
-            place, _ = self._companies[number % COMPANIES]
-            size = 1200 if number % 40 == 20 else self._random.choice(SIZES[:5])
-            self._add_session(place.company_nip, size, most=12.0)
-            number += 1
-
-    def _add_session(self, nip: str, size: int, most: float = 10.0) -> None:
-        """A session that ends some time later. A few of its invoices are duplicates."""
-        chance = self._random
-        originals, duplicates = self._duplicates(nip)
-        moving = [{"status": 150}] * min(size, 1 + size // 4)
-        seeded = self._rig.control.seed_session(
-            "test",
-            nip,
-            kind=chance.choice(("online", "batch")),
-            state="moving",
-            invoices=[*moving, *[{}] * (size - len(moving)), *duplicates],
-            finishes_after=1 + most * chance.random(),
-        )
-        session = witness.session_of(seeded, originals)
-        late = chance.random() < 0.4
-        if not late:
-            self._import_rows(session)
-        self._sessions[nip].append(session)
-        if late:  # the ERP is asking by now
-            self._over.wait(0.5)
-            self._import_rows(session)
-
-    def _duplicates(self, nip: str) -> tuple[dict[str, str], list[dict[str, Any]]]:
-        """Originals in sessions before this one: with an empty row, or one that has to stay."""
-        before = self._sessions[nip]
-        if not before or self._random.random() < 0.5:
-            return {}, []
-        known = self._random.choice(before)
-        number = min(known.accepted)
-        strange = identifiers.ksef_number(nip, date(2026, 1, 1))
-        kept = self._random.random() < 0.5
-        originals = {
-            number: known.reference,
-            strange: f"{MISSING[:-2]}{self._random.randrange(10, 99)}",
-        }
-        if kept:  # a duplicate only fills what is empty
-            self._untouched["synced_invoices", nip, "test", strange] = MISSING
-        self._insert("synced_invoices", nip, "test", [strange], MISSING if kept else None)
-        orders = [
-            {"status": 440, "originalKsefNumber": n, "originalSessionReferenceNumber": s}
-            for n, s in originals.items()
-        ]
-        return originals, orders
-
-    def _import_rows(self, session: Session) -> None:
-        """Rows of the company; and the same numbers elsewhere, which are nobody's business."""
-        numbers = sorted(session.accepted)
-        nip = session.nip
-        other = NIPS[1] if nip == NIPS[0] else NIPS[0]
-        wrong = numbers[:1] if self._random.random() < 0.2 else []  # said KSeF, of another session
-        self._insert("synced_invoices", nip, "test", wrong, MISSING)
-        self._insert("synced_invoices", nip, "test", numbers[len(wrong) :])
-        self._insert("offline_invoices", nip, "test", sorted(session.references)[:3])
-        for stranger, environment in ((nip, "demo"), (other, "test")):
-            self._insert("synced_invoices", stranger, environment, numbers[:20])
-            self._insert("offline_invoices", stranger, environment, [session.reference])
-            self._strangers += len(numbers[:20]) + 1
-
-    def _insert(
-        self, table: str, nip: str, environment: str, keys: list[str], session: str | None = None
-    ) -> None:
-        key = "ksef_number" if table == "synced_invoices" else "ksef_reference_number"
-        values = (nip, environment, session, keys)
-        for _ in range(100):
+        with ThreadPoolExecutor(CLIENTS + 3) as pool:
+            pool.submit(self._guarded, self._sample)
+            pool.submit(self._guarded, self._send)
+            for number in range(CLIENTS):
+                pool.submit(self._guarded, self._ask, number)
+            seconds = self._wanted * SPACING[0]
+            weathering = pool.submit(self._guarded, weather.happen, self._share, seconds)
             try:
-                self._rig.execute(
-                    f"INSERT INTO {table} (company_nip, environment, {key}, invoice_number,"
-                    " session_reference_number)"
-                    " SELECT a.nip, a.environment::ksef_environment, n, 'FV/' || n, a.session"
-                    " FROM (VALUES (%s, %s, %s)) AS a (nip, environment, session),"
-                    " unnest(%s::text[]) AS n ON CONFLICT DO NOTHING",
-                    values,
-                )
-                return
-            except psycopg2.OperationalError:  # stopped
-                threading.Event().wait(0.2)
-        raise RuntimeError("PostgreSQL did not come back")
+                self._kill()
+                weathering.result()
+            finally:
+                self._over.set()
+        took = time.monotonic() - began
+        self._settle()
+        asked_again = self._ask_again()
+        calls = witness.calls(control, self._senders.sessions)
+        with self._rig.cursor() as cursor:
+            judge = Judge(cursor)
+            judge.hear_of_run(
+                companies=len(COMPANIES),
+                quota_scale=SCALE,
+                fresh=TIMING["fresh_least"],
+                request=TIMING["request"],
+                longest_idle=0.75 * SLOW,
+                probe_every=TIMING["outage_probe_every"],
+                latarnia_every=TIMING["latarnia_every"],
+                asked_again=asked_again,
+                deadlocks=weather.deadlocks + weather.logged_deadlocks(),
+            )
+            for table, rows in self._seen.items():
+                judge.hear(table, rows)
+            judge.hear("sessions", self._senders.sessions)
+            judge.hear("expected", self._senders.expected)
+            judge.hear("kills", [{"at": at} for at in self._kills])
+            judge.hear("calls", calls)
+            cursor.execute(witness.COLLECT)
+            return [self._load(took, calls), *map(judge.verdict, verdicts.RULES)]
 
-    # -- the load --------------------------------------------------------------------------------
-
-    def _guarded(self, work: Callable[..., None], *values: int) -> None:
+    def _guarded(self, work: Callable[..., None], *values: Any) -> None:
         try:
             work(*values)
         except Exception as error:
             self._odd.append(f"{work.__name__} broke off: {error!r}")
 
+    def _send(self) -> None:
+        """The ERPs go on sending, nearly to the end."""
+        while not self._over.wait(0.6) and self._share() < 0.9:
+            self._senders.send()
+
     def _ask(self, number: int) -> None:
         """A client of one company: asks on, whatever happens, and looks at what it is given."""
-        place, headers = self._companies[number % COMPANIES]
+        nip = COMPANIES[number % len(COMPANIES)]
         chance = random.Random(number)
         while not self._over.is_set():
-            port = port_of(chance.choice(self._services))
+            port = chance.choice(self._replicas).port
             try:
-                with Connection(port, headers) as http:
-                    while not self._over.is_set():
-                        self._look(
-                            http, number, self._some_session(place.company_nip, chance), chance
-                        )
-                        self._over.wait(0.005)
-            except OSError as error:
-                self._cut[type(error).__name__] += 1
+                with Connection(port, self._headers[nip]) as http:
+                    while not self._over.wait(0.005):
+                        self._look(http, number, self._senders.some_session(nip, chance), chance)
+            except OSError:
+                self._cut += 1
 
-    def _some_session(self, nip: str, chance: random.Random) -> Session:
-        sessions = self._sessions[nip]
-        lately = sessions[-8:]
-        return chance.choice(lately if chance.random() < 0.8 else sessions)
-
-    def _look(self, http: Connection, client: int, session: Session, chance: random.Random) -> None:
-        path = f"/invoices/test/status/{session.reference}"
+    def _look(
+        self, http: Connection, client: int, session: SeededSession, chance: random.Random
+    ) -> None:
+        path = f"/invoices/test/status/{session.reference_number}"
         asked = time.time()
-        body = self._get(http, path)
-        if body is None:
+        answer = self._get(http, path)
+        if answer.status != 200:
             return
-        self._told.append(Told(client, session.reference, body["checkedAt"]))
+        body = answer.json
+        told = {"client": client, "reference": path[-36:], "checked_at": body["checkedAt"]}
+        self._seen["told"].append({"at": time.time(), **told})
         codes = [invoice["status"]["code"] for invoice in body["invoices"]]
         if len(codes) != body["totalInvoiceCount"] or (
             body["final"] and codes.count(200) != body["successfulInvoiceCount"]
@@ -276,251 +178,104 @@ class Chaos:
             doc_type = chance.choice(("xml", "pdf"))
             self._get(http, f"{path}/{chance.choice(accepted)}/upo?docType={doc_type}")
 
-    def _get(self, http: Connection, path: str) -> Any:
-        """What a 200 says; else None."""
-        status, content = http.get(path)
-        self._statuses[status] += 1
-        if status not in ANSWERS:
-            self._odd.append(f"an answer was {status}: {content[:200]!r}")
-        if status in (409, 503):
+    def _get(self, http: Connection, path: str) -> Answer:
+        answer = http.get(path)
+        self._statuses[answer.status] += 1
+        if answer.status not in ANSWERS:
+            self._odd.append(f"an answer was {answer.status}: {answer.body[:200]!r}")
+        if answer.status in (409, 503):
             self._over.wait(0.1)
-        return orjson.loads(content) if status == 200 else None
+        return answer
 
-    def _look_at_links(self, session: Session, accepted: list[str], asked: float) -> None:
+    def _look_at_links(self, session: SeededSession, accepted: list[str], asked: float) -> None:
+        reference = session.reference_number
         with suppress(psycopg2.OperationalError):  # stopped
-            [(rows, unlinked)] = self._rig.execute(
-                "SELECT count(*), count(*) FILTER (WHERE session_reference_number"
-                "   IS DISTINCT FROM %s)"
+            [(linked, unlinked)] = self._rig.execute(
+                "SELECT count(*) FILTER (WHERE session_reference_number = %s),"
+                " count(*) FILTER (WHERE session_reference_number IS DISTINCT FROM %s)"
                 " FROM synced_invoices WHERE company_nip = %s AND environment = 'test'"
                 " AND ksef_number = ANY (%s) AND created_at < to_timestamp(%s) - interval '0.2 s'",
-                (session.reference, session.nip, accepted, asked),
+                (reference, reference, session.nip, accepted, asked),
             )
-            self._looks.append(LinkLook(time.time(), session.reference, rows, unlinked))
+            look = {"reference": reference, "linked": linked, "unlinked": unlinked}
+            self._seen["looks"].append(look)
 
-    # -- kills and weather -----------------------------------------------------------------------
+    def _sample(self) -> None:
+        """Look at the service's connections, all the time."""
+        while not self._over.wait(0.03):
+            with suppress(psycopg2.OperationalError):
+                self._seen["samples"].append(witness.sample(self._rig))
 
     def _kill(self) -> None:
         """One worker after the other, of any replica, that has had the time to begin its work."""
         least, most = SPACING
         since: dict[int, float] = {}
         last, answered = time.monotonic(), 0
-        while len(self._killed) < self._kills:
+        while len(self._kills) < self._wanted:
             now = time.monotonic()
-            alive = [pid for service in self._services for pid in service.workers()]
+            alive = [pid for service in self._replicas for pid in service.workers()]
             since = {pid: since.get(pid, now) for pid in alive}
             grown_up = [pid for pid, came in since.items() if now - came > GROWN_UP]
             worked = self._statuses.total() - answered >= WORK or now - last > most
             if now - last < least or not worked or not grown_up:
-                threading.Event().wait(0.05)
+                time.sleep(0.05)
                 continue
             with suppress(ProcessLookupError):
                 os.kill(self._random.choice(grown_up), signal.SIGKILL)
-                self._killed.append(time.time())
+                self._kills.append(time.time())
             last, answered = now, self._statuses.total()
 
-    def _share_of_kills(self) -> float:
-        return len(self._killed) / self._kills
-
-    def _until(self, share: float) -> None:
-        while self._share_of_kills() < share and not self._over.wait(0.1):
-            pass
-
-    def _weather(self) -> None:
-        """Fair for a while, then each kind of foul weather, with fair days between."""
-        whole = self._kills * SPACING[0]
-        control = self._rig.control
-        self._until(0.15)
-        with self._noted(self._slow):
-            control.settings(latencySeconds=SLOW)
-            self._over.wait(max(2.5, whole / 20))
-        control.settings(latencySeconds=0.02)
-        self._until(0.3)
-        self._refuse(max(4.0, whole / 12))
-        self._end_tokens(max(1.5, whole / 12))
-        self._until(0.6)
-        self._go_down(max(6.0, whole / 20))
-        self._until(0.85)
-        self._deadlocks_logged += self._logged_deadlocks()  # a start begins a new log
-        with self._rig.without_database(), self._noted(self._stops):
-            self._over.wait(2.0)
-
-    @contextmanager
-    def _noted(self, spans: list[tuple[float, float]]) -> Iterator[None]:
-        began = time.time()
-        yield
-        spans.append((began, time.time()))
-
-    def _refuse(self, seconds: float) -> None:
-        """KSeF answers 429 to one call or another, of each group."""
-        paths = (r"/v2/sessions/[^/]+$", r"/invoices$", r"/invoices/[^/]+$", r"/v2/sessions$")
-        end = time.monotonic() + seconds
-        number = 0
-        control = self._rig.control
-        while time.monotonic() < end or len(control.waiting_faults()) > number - 4:
-            control.fault(
-                "rate-limited",
-                path=paths[number % 4],
-                retryAfter=1 + number % 2,
-                environment="test",
-            )
-            number += 1
-            if self._over.wait(0.5) or time.monotonic() > end + PATIENCE:
-                break
-        control.clear_faults()
-
-    def _end_tokens(self, seconds: float) -> None:
-        """KSeF ends access tokens before their time."""
-        end = time.monotonic() + seconds
-        for place, _ in cycle(self._companies):
-            self._rig.control.expire_bearers("test", kind="access", nip=place.company_nip)
-            self._ended.append((time.time(), place.company_nip))
-            if self._over.wait(1.5) or time.monotonic() > end:
-                return
-
-    def _go_down(self, seconds: float) -> None:
-        """KSeF fails; Latarnia says so later."""
-        control = self._rig.control
-        control.set_api("test", available=False)
-        for status, wanted in (("AVAILABLE", 2), ("FAILURE", 4)):
-            control.set_latarnia("test", status)
-            began = time.monotonic()
-            while not self._over.wait(0.2) and time.monotonic() < began + PATIENCE:
-                if time.monotonic() > began + seconds / 2 and len(self._alike) >= wanted:
-                    break
-                self._ask_all()
-        control.set_latarnia("test", "AVAILABLE")
-        control.set_api("test", available=True)
-        deadline = time.monotonic() + PATIENCE
-        while any(opened for opened, _ in self._known()) and time.monotonic() < deadline:
-            self._over.wait(0.1)
-
-    def _ask_all(self) -> None:
-        """The same of each replica; it counts where what they know stayed the same meanwhile."""
-        before = self._known()
-        with ThreadPoolExecutor(len(self._services)) as pool:
-            told = list(pool.map(self._what_is_told, self._services))
-        if None not in told and before == self._known():
-            self._alike.append(told)
-
-    def _what_is_told(self, service: Service) -> tuple[Any, ...] | None:
-        _, headers = self._companies[0]
-        for _ in range(3):
-            with suppress(OSError), Connection(port_of(service), headers) as http:
-                status, content = http.get(f"/invoices/test/status/{MISSING}")
-                outage = orjson.loads(content).get("outage") or {}
-                return status, outage.get("established"), outage.get("source")
-        return None
-
-    def _known(self) -> list[tuple[Any, ...]]:
-        return self._rig.execute("SELECT opened_at IS NOT NULL, latarnia FROM outages")
-
-    def _sample(self) -> None:
-        """The service's connections, all the time."""
-        while not self._over.wait(0.03):
-            with suppress(psycopg2.OperationalError):
-                self._samples.append(witness.sample(self._rig.execute))
-
-    def _logged_deadlocks(self) -> int:
-        log = self._rig.server.folder / "server.log"
-        return log.read_text(errors="replace").count("deadlock detected")
-
-    # -- afterwards ------------------------------------------------------------------------------
+    def _share(self) -> float:
+        """How much of the work is done."""
+        return len(self._kills) / self._wanted
 
     def _settle(self) -> None:
         """The ERPs ask again until everything is final."""
         deadline = time.monotonic() + 90
-        for place, headers in self._companies:
-            left = [session.reference for session in self._sessions[place.company_nip]]
-            with Connection(port_of(self._services[0]), headers) as http:
-                while left and time.monotonic() < deadline:
-                    body = self._get(http, f"/invoices/test/status/{left[0]}")
-                    if body and body["final"]:
-                        left.pop(0)
-                    else:
-                        threading.Event().wait(0.1)
-            self._odd += [f"{reference} did not become final" for reference in left]
+        for path, headers in self._everything():
+            with Connection(self._replicas[0].port, headers) as http:
+                answer = self._get(http, path)
+                while not (answer.status == 200 and answer.json["final"]):
+                    if time.monotonic() > deadline:
+                        self._odd.append(f"{path} did not become final")
+                        break
+                    time.sleep(0.1)
+                    answer = self._get(http, path)
 
-    def _again(self) -> int:
+    def _everything(self) -> Iterator[tuple[str, dict[str, str]]]:
+        for session in self._senders.sessions:
+            path = f"/invoices/test/status/{session['reference']}"
+            yield path, self._headers[session["nip"]]
+
+    def _ask_again(self) -> int:
         """Everything is asked for once more, of every replica; how many calls KSeF got."""
-        before = sum(self._rig.control.call_counts().values())
-        for place, headers in self._companies:
-            for service in self._services:
-                with Connection(port_of(service), headers) as http:
-                    for session in self._sessions[place.company_nip]:
-                        self._get(http, f"/invoices/test/status/{session.reference}")
-        return sum(self._rig.control.call_counts().values()) - before
+        counts = self._rig.control.call_counts
+        called = sum(counts().values())
+        self._rig.execute("SELECT watch.note_versions(again => false)")
+        for path, headers in self._everything():
+            for service in self._replicas:
+                with Connection(service.port, headers) as http:
+                    self._get(http, path)
+        self._rig.execute("SELECT watch.note_versions(again => true)")
+        return sum(counts().values()) - called
 
-    def _judge(self) -> list[Verdict]:
-        seen = self._witness
-        sessions = [session for ours in self._sessions.values() for session in ours]
-        rows = seen.rows()
-        asked_again = self._again()
-        rows_again = seen.rows()
-        calls = witness.calls(self._rig.control, sessions)
-        links, kept = seen.links(), seen.kept()
-        reservations, breaker = seen.reservations(), seen.breaker()
-        counted, transactions = seen.deadlocks()
-        return [
-            self._load(calls, sessions),
-            verdicts.same_rows(rows, rows_again, links),
-            verdicts.links_are_true(links, sessions),
-            verdicts.nothing_is_unlinked(links),
-            verdicts.nothing_crosses(links, self._strangers, calls, sessions),
-            verdicts.all_is_whole(seen.linked(), seen.answers(), sessions, self._untouched),
-            verdicts.linked_before_answered(self._looks),
-            verdicts.answers_only_grow_newer(kept, self._told),
-            verdicts.no_deadlock(
-                counted, self._deadlocks_logged + self._logged_deadlocks(), transactions
-            ),
-            verdicts.windows_hold(calls, SCALE),
-            verdicts.refusals_stop_all(calls, seen.blocks(), reservations, self._killed),
-            verdicts.asked_once(
-                calls,
-                kept,
-                seen.archived(),
-                self._killed,
-                asked_again=asked_again,
-                fresh=FRESH,
-                round_of=REQUEST,
-            ),
-            verdicts.renewed_once(
-                calls,
-                seen.renewals(),
-                self._killed,
-                self._stops,
-                companies=COMPANIES,
-                ended=self._ended,
-                request=REQUEST,
-            ),
-            verdicts.no_transaction_meanwhile(
-                self._samples, calls, self._slow, longest=0.75 * SLOW
-            ),
-            verdicts.no_call_without_ledger(calls, reservations, self._stops),
-            verdicts.breaker_is_shared(
-                calls,
-                breaker,
-                self._alike,
-                probe_every=PROBE_EVERY,
-                latarnia_every=LATARNIA_EVERY,
-            ),
-        ]
-
-    def _load(self, calls: list[verdicts.Call], sessions: list[Session]) -> Verdict:
+    def _load(self, took: float, calls: list[dict[str, Any]]) -> Verdict:
         """Whether this was a load at all."""
-        answers, kills = self._statuses[200], len(self._killed)
-        per_kill, cut = answers / kills, self._cut.total()
+        kills = len(self._kills)
+        per_kill = self._statuses[200] / kills
         flying = sum(
-            any(c.at <= kill <= (c.answered or c.at) for kill in self._killed) for c in calls
+            any(call["at"] <= kill <= (call["answered"] or call["at"]) for kill in self._kills)
+            for call in calls
         )
         odd = list(dict.fromkeys(self._odd))
-        if per_kill < 10 or len(calls) < 5 * kills or not cut:
+        if per_kill < 10 or len(calls) < 5 * kills or not self._cut:
             odd.append("too thin")
         return Verdict(
             "load",
-            f"{kills} kills in {self._took:.0f} s; {per_kill:.0f} answers and"
-            f" {len(calls) / kills:.0f} calls of KSeF a kill; {cut} connections cut,"
-            f" {flying} calls of KSeF under way at a kill; {len(sessions)} sessions with"
-            f" {sum(len(s.references) - 1 for s in sessions)} invoices;"
+            f"{kills} kills in {took:.0f} s; {per_kill:.0f} answers and"
+            f" {len(calls) / kills:.0f} calls of KSeF a kill; {self._cut} connections cut,"
+            f" {flying} calls of KSeF under way at a kill; {self._senders.invoices} invoices in"
+            f" {len(self._senders.sessions)} sessions;"
             f" answers {dict(sorted(self._statuses.items()))}",
             odd,
         )
@@ -531,17 +286,16 @@ def run(kills: int, *, replicas: int = 3) -> list[Verdict]:
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ksef-chaos-")))
         rig = stack.enter_context(started(**TIMING))
+        chosen = {"WEB_THREADS": "4", "LATARNIA_URL_TEST": f"{rig.sandbox_url}/latarnia/test"}
         services = [
-            stack.enter_context(
-                rig.serve(folder, workers=2, threads=4, config="bench/gunicorn.py", latarnia=True)
-            )
+            stack.enter_context(rig.serve(folder, "bench/gunicorn.py", **chosen))
             for _ in range(replicas)
         ]
         return Chaos(rig, services, kills).run()
 
 
 def main() -> int:
-    """Print the verdicts; 1 where a rule is broken."""
+    """Print the verdicts; returns 1 if a rule is broken."""
     began = time.monotonic()
     found = run(int(sys.argv[1]) if len(sys.argv) > 1 else 200)
     for verdict in found:

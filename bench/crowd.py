@@ -1,17 +1,14 @@
-"""Clients of a benchmark: one thread of a process of its own, so that they cost the service little.
+"""Clients of a benchmark: connections that ask one question after another, a thread each."""
 
-Each connection asks one question again and again, and reads the whole answer before the next one.
-"""
-
-import heapq
-import multiprocessing
-import selectors
-import socket
+import threading
+import time
 from collections import Counter
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import cycle
 from time import monotonic
+
+from bench.rig import Connection, Service
 
 
 @dataclass
@@ -27,11 +24,17 @@ class Crowd:
 
 @dataclass
 class Answers:
-    """What a crowd got: how many of each status, and the seconds that each 200 took."""
+    """What a crowd got in so many seconds: of each answer the status, and the seconds it took.
+
+    Status 0: the connection ended without an answer.
+    """
 
     seconds: float
-    statuses: Counter[int] = field(default_factory=Counter)
-    taken: list[float] = field(default_factory=list)
+    got: list[tuple[int, float]] = field(default_factory=list)
+
+    @property
+    def statuses(self) -> Counter[int]:
+        return Counter(status for status, _ in self.got)
 
     @property
     def rate(self) -> float:
@@ -40,115 +43,65 @@ class Answers:
 
     def percentile(self, share: float) -> float:
         """The seconds within which this share (0 to 1) of the good answers came."""
-        return sorted(self.taken)[int(share * (len(self.taken) - 1))]
+        taken = sorted(seconds for status, seconds in self.got if status == 200)
+        return taken[int(share * (len(taken) - 1))]
+
+    def __str__(self) -> str:
+        return ", ".join(f"{n} × {status}" for status, n in sorted(self.statuses.items()))
 
 
-class Crowds:
-    """The process of the clients, until the end of the block."""
-
-    def __enter__(self) -> "Crowds":
-        self._pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._pool.shutdown()
-
-    def ask(self, port: int, seconds: float, *crowds: Crowd) -> list[Answers]:
-        """What each of them got, all asking at the same time."""
-        return self._pool.submit(_ask, port, seconds, crowds).result()
-
-
-class _Client:
-    """One connection. If it is paced, times count from when it should have asked, not from when it
-    could: waiting behind a slow answer is part of the next answer's time."""
-
-    def __init__(self, port: int, crowd: Crowd, answers: Answers, number: int) -> None:
-        head = "".join(f"{name}: {value}\r\n" for name, value in crowd.headers.items())
-        self._requests = cycle(
-            [f"GET {path} HTTP/1.1\r\nHost: b\r\n{head}\r\n".encode() for path in crowd.paths]
-        )
-        for _ in range(number % len(crowd.paths)):
-            next(self._requests)
-        self._port = port
-        self._answers = answers
-        self._every = crowd.connections / crowd.rate if crowd.rate else 0.0
-        self.due = monotonic() + self._every * number / crowd.connections
-        self.socket: socket.socket | None = None
-
-    def send(self, selector: selectors.BaseSelector) -> None:
-        self._began = self.due if self._every else monotonic()
-        self._read = b""
-        if self.socket is None:
-            self.socket = socket.create_connection(("127.0.0.1", self._port), timeout=60)
-            self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            selector.register(self.socket, selectors.EVENT_READ, self)
-        self.socket.sendall(next(self._requests))
-
-    def receive(self, selector: selectors.BaseSelector) -> bool:
-        """Whether the answer is whole, or the connection over."""
-        assert self.socket is not None
-        try:
-            more = self.socket.recv(1 << 18)
-        except OSError:
-            more = b""
-        self._read += more
-        head, separator, body = self._read.partition(b"\r\n\r\n")
-        over = not more or b"\r\nconnection: close" in head.lower()
-        if separator:
-            length = int(_header(head, b"content-length") or 0)
-            if len(body) >= length:
-                self._note(head)
-                if over:
-                    self._close(selector)
-                return True
-        if not more:
-            self._answers.statuses[0] += 1
-            self.due = monotonic()
-            self._close(selector)
-        return not more
-
-    def _note(self, head: bytes) -> None:
-        now = monotonic()
-        status = int(head[9:12])
-        self._answers.statuses[status] += 1
-        self.due = self.due + self._every if self._every else now
-        if status == 200:
-            self._answers.taken.append(now - self._began)
-        elif status == 503:
-            self.due = now + float(_header(head, b"retry-after") or 0)
-
-    def _close(self, selector: selectors.BaseSelector) -> None:
-        assert self.socket is not None
-        selector.unregister(self.socket)
-        self.socket.close()
-        self.socket = None
-
-
-def _header(head: bytes, name: bytes) -> bytes:
-    return head.lower().partition(b"\r\n" + name + b":")[2].partition(b"\r\n")[0].strip()
-
-
-def _ask(port: int, seconds: float, crowds: tuple[Crowd, ...]) -> list[Answers]:
-    selector = selectors.DefaultSelector()
+def ask(replicas: Sequence[Service], seconds: float, *crowds: Crowd) -> list[Answers]:
+    """What each crowd got, all asking at the same time, the replicas in turn."""
+    began = monotonic()
     found = [Answers(seconds) for _ in crowds]
     clients = [
-        _Client(port, crowd, answers, number)
+        _Client(replicas[number % len(replicas)].port, crowd, number, began, answers)
         for crowd, answers in zip(crowds, found, strict=True)
         for number in range(crowd.connections)
     ]
-    due = [(client.due, id(client), client) for client in clients]
-    heapq.heapify(due)
-    end = monotonic() + seconds
-    while (now := monotonic()) < end:
-        while due and due[0][0] <= now:
-            heapq.heappop(due)[2].send(selector)
-        until = min(end, due[0][0]) if due else end
-        for key, _ in selector.select(max(0.0, until - monotonic())):
-            client = key.data
-            if client.receive(selector):
-                heapq.heappush(due, (client.due, id(client), client))
     for client in clients:
-        if client.socket:
-            client.socket.close()
-    selector.close()
+        client.start()
+    time.sleep(max(0.0, began + seconds - monotonic()))
+    for client in clients:
+        client.http.abort()
+    for client in clients:
+        client.join()
     return found
+
+
+class _Client(threading.Thread):
+    """One connection. If it is paced, times count from when it should have asked, not from when it
+    could: waiting behind a slow answer is part of the next answer's time."""
+
+    def __init__(
+        self, port: int, crowd: Crowd, number: int, began: float, answers: Answers
+    ) -> None:
+        super().__init__(daemon=True)
+        self.http = Connection(port, crowd.headers)
+        self._answers = answers
+        first = number % len(crowd.paths)
+        self._paths = cycle([*crowd.paths[first:], *crowd.paths[:first]])
+        self._every = crowd.connections / crowd.rate if crowd.rate else 0.0
+        self._due = began + self._every * number / crowd.connections
+        self._end = began + answers.seconds
+
+    def run(self) -> None:
+        while max(self._due, monotonic()) < self._end:
+            time.sleep(max(0.0, self._due - monotonic()))
+            self._ask()
+        self.http.close()
+
+    def _ask(self) -> None:
+        began = self._due if self._every else monotonic()
+        try:
+            answer = self.http.get(next(self._paths))
+        except OSError:
+            self._due = monotonic()
+            if self._due < self._end:  # else it was `ask` that ended it
+                self._answers.got.append((0, self._due - began))
+            return
+        now = monotonic()
+        self._answers.got.append((answer.status, now - began))
+        self._due = self._due + self._every if self._every else now
+        if answer.status == 503:
+            self._due = now + float(answer.headers.get("retry-after", 0))

@@ -1,222 +1,143 @@
-"""An hour and a quarter of polling, at sixty times the speed: the proxy, and a naive one.
+"""(b) An hour and a quarter of polling, at sixty times the speed: the proxy, and a naive one.
 
 Sessions of one invoice come at a steady rate, KSeF takes a minute over each, and an ERP asks after
-each every five seconds until it is final, then fetches the UPO. The naive proxy is made from the
-same gateway and asks KSeF each time it is asked.
+each every five seconds until it is final, then fetches the UPO. The naive proxy asks KSeF for the
+session and its invoices each time that it is asked.
 """
 
-import heapq
-import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from itertools import count
+from functools import partial
 from pathlib import Path
-from time import monotonic
-from typing import Any
+from statistics import median
+from time import monotonic, sleep
 
-import orjson
-
-from app import errors
-from app.ksef.gateway import SESSION, Gateway, Route
-from app.ksef.listing import all_invoices
-from app.services.parts import Place
-from bench.rig import NIPS, Connection, Rig, port_of, started
+from bench.ksef import Ksef, log_in
+from bench.rig import NIPS, Connection, Rig, Service, scaled, started
+from bench.table import Row
 
 RATE = 60.0  # seconds that pass in the sandbox in a real second
 HOURS = 1.25
 POLL, PROCESSING, GIVE_UP = 5.0, 60.0, 300.0  # sandbox seconds
-TIMING = {
-    "fresh_least": 2.0 / RATE,
-    "fresh_most": 30.0 / RATE,
-    "relist": 60.0 / RATE,
-    "refusal_least": 5.0 / RATE,
-    "refusal_most": 60.0 / RATE,
-    "quota_patience": 2.0 / RATE,
-    "quota_scale": 1.0 / RATE,
+SCALED = ("fresh_least", "fresh_most", "relist", "refusal_least", "refusal_most", "quota_patience")
+TIMING = scaled(RATE, *SCALED, "quota_scale") | {
     "quota_jitter": 0.08,  # of the machine: real, like every delay of it
     "lease_poll": 0.01,
 }
-Poll = Callable[[str], bool]
-"""Polls a session and returns whether it is final. Raises PollFailed."""
-
-
-class PollFailed(Exception):
-    """A poll got no answer."""
+MOST_FAILED = {100: 0.0, 180: 5.0}
+"""Sessions an hour → how many percent of the proxy's polls may fail; 180 are what KSeF allows."""
 
 
 @dataclass
-class Tally:
-    """How many of a company's polls succeeded and failed, and what they cost."""
+class Company:
+    """An ERP. Its `poller` makes what asks whether a session is final; that raises OSError if there
+    is no good answer."""
 
+    nip: str
     sessions_an_hour: int
-    place: Place
-    poll: Poll
-    polls: int = 0
-    failed: int = 0
-    calls: int = 0
-    refused_by_ksef: int = 0
+    poller: Callable[[], Callable[[str], bool]]
+    failed: list[bool] = field(default_factory=list)
+    """Of each poll, whether it failed."""
     late: list[float] = field(default_factory=list)
     """How long after its end each session was told to be final, in sandbox seconds."""
-    lock: threading.Lock = field(default_factory=threading.Lock)
-
-    def note(self, failed: bool, late: float | None) -> None:
-        with self.lock:
-            self.polls += 1
-            self.failed += failed
-            if late is not None:
-                self.late.append(late)
 
 
-class NaiveBearer:
-    """A `Bearer` without a ledger of the quota: every call is sent at once."""
+def rows(folder: Path) -> Iterator[Row]:
+    """100 and 180 sessions an hour, by the proxy and the naive one, all at the same time."""
+    with started(**TIMING) as rig, rig.serve(folder) as service:
+        week = 7 * 86400.0
+        rig.control.settings(accessTokenSeconds=week, latencySeconds=0.002, linkSeconds=4 * week)
+        nips = iter(NIPS)
+        companies = [
+            make(rig, service, next(nips), rate)
+            for make in (_by_proxy, _naively)
+            for rate in MOST_FAILED
+        ]
+        rig.control.clear_calls()
+        rig.control.settings(quota=True, clockRate=RATE)
+        _drive(rig, companies)
+        calls = [call for call in rig.control.calls() if call.service == "api"]
+    for number, company in enumerate(companies):
+        ours = [call for call in calls if call.nip == company.nip]
+        yield _row(company, len(ours), sum(call.status == 429 for call in ours), number >= 2)
 
-    def __init__(self, access: str) -> None:
-        self._access = access
 
-    def reserve(self, _route: Route, _units: int) -> None:
+def _row(company: Company, calls: int, refused: int, naive: bool) -> Row:
+    rate, share = company.sessions_an_hour, 100 * sum(company.failed) / len(company.failed)
+    late = sorted(company.late) or [float("inf")]
+    within = late[int(0.95 * (len(late) - 1))]
+    who = "naive proxy" if naive else "proxy"
+    what = f"(b) {rate} sessions/h, {who}: failed polls; KSeF calls; 429; how late an end was told"
+    measured = f"{share:.1f} % of {len(company.failed)}; {calls}; {refused};"
+    measured += f" {len(company.late)} told, {median(late):.0f} s, 95 % within {within:.0f} s"
+    if naive:
+        return Row(what, measured)
+    most = MOST_FAILED[rate]
+    return Row(what, measured, f"≤ {most:.0f} %; 0 answers 429", share <= most and not refused)
+
+
+def _by_proxy(rig: Rig, service: Service, nip: str, rate: int) -> Company:
+    headers = rig.company(nip)
+    return Company(nip, rate, lambda: partial(_poll_proxy, Connection(service.port, headers)))
+
+
+def _poll_proxy(http: Connection, reference: str) -> bool:
+    path = f"/invoices/test/status/{reference}"
+    answer = http.get(path)
+    if answer.status != 200:
+        raise ConnectionError(answer.body)
+    if answer.json["final"]:
+        number = answer.json["invoices"][0]["ksefNumber"]
+        if http.get(f"{path}/{number}/upo").status != 200:
+            raise ConnectionError("no UPO")
+    return bool(answer.json["final"])
+
+
+def _naively(rig: Rig, _service: Service, nip: str, rate: int) -> Company:
+    url = rig.ksef_url()
+    token = log_in(url, nip, rig.control.add_token("test", nip))
+    return Company(nip, rate, lambda: partial(_poll_naively, Ksef(url, token)))
+
+
+def _poll_naively(ksef: Ksef, reference: str) -> bool:
+    code: int = ksef.session(reference)["status"]["code"]
+    for _ in ksef.pages(reference):
         pass
-
-    def call(self, _route: Route, send: Callable[[str], Any]) -> Any:
-        return send(self._access)
+    return code >= 200
 
 
-def naive_poll(gateway: Gateway, access: str) -> Poll:
-    """One poll of a proxy that asks KSeF for session and invoices each time."""
-    bearer = NaiveBearer(access)
-
-    def poll(reference: str) -> bool:
-        try:
-            session = bearer.call(SESSION, lambda token: gateway.session_status(token, reference))
-            all_invoices(gateway, bearer, reference, expected=session.invoice_count, seconds=15.0)
-        except errors.ProxyError as error:
-            raise PollFailed(error.code) from error
-        return bool(session.status.is_final)
-
-    return poll
-
-
-def proxy_poll(port: int, headers: dict[str, str]) -> Poll:
-    """One poll over HTTP, the UPO after the final one."""
-    local = threading.local()
-
-    def get(path: str) -> Any:
-        for _ in range(2):  # a kept-alive connection may have been closed meanwhile
-            if not hasattr(local, "connection"):
-                local.connection = Connection(port, headers)
-            try:
-                status, body = local.connection.get(path)
-            except OSError:
-                del local.connection
-                continue
-            if status != 200:
-                raise PollFailed(body.decode())
-            return orjson.loads(body)
-        raise PollFailed("no connection")
-
-    def poll(reference: str) -> bool:
-        path = f"/invoices/test/status/{reference}"
-        body = get(path)
-        if body["final"]:
-            get(f"{path}/{body['invoices'][0]['ksefNumber']}/upo")
-        return bool(body["final"])
-
-    return poll
-
-
-def run(folder: Path) -> list[Tally]:
-    """100 and 180 sessions an hour, through the proxy and the naive one, all at the same time."""
-    with started(**TIMING) as rig:
-        rig.control.settings(
-            accessTokenSeconds=7 * 86400.0, latencySeconds=0.002, linkSeconds=30 * 86400.0
-        )
-        tallies: list[Tally] = []
-        with rig.serve(folder, workers=2, threads=8) as service:
-            for number, (rate, naive) in enumerate(
-                (rate, naive) for naive in (False, True) for rate in (100, 180)
-            ):
-                place, headers = rig.company(NIPS[number])
-                poll = (
-                    naive_poll(rig.parts.ksef["test"], _access_token(rig, place))
-                    if naive
-                    else proxy_poll(port_of(service), headers)
-                )
-                tallies.append(Tally(rate, place, poll))
-            rig.control.clear_calls()
-            rig.control.settings(quota=True, clockRate=RATE)
-            _drive(rig, tallies)
-        for call in rig.control.calls():
-            for tally in tallies:
-                if call.service == "api" and call.nip == tally.place.company_nip:
-                    tally.calls += 1
-                    tally.refused_by_ksef += call.status == 429
-    return tallies
-
-
-def _access_token(rig: Rig, place: Place) -> str:
-    [(sealed,)] = rig.execute(
-        f"SELECT access_token FROM ksef_sessions WHERE company_nip = '{place.company_nip}'"
+def _drive(rig: Rig, companies: list[Company]) -> None:
+    """Begin each session at its time, in a thread of its own, until the hours are over."""
+    born = sorted(
+        (number * 3600.0 / company.sessions_an_hour, index)
+        for index, company in enumerate(companies)
+        for number in range(int(HOURS * company.sessions_an_hour))
     )
-    return rig.parts.vault.open(
-        bytes(sealed), company_nip=place.company_nip, environment="test", purpose="access token"
-    )
+    with ThreadPoolExecutor(len(born)) as pool:
+        began = monotonic()
+        for moment, index in born:
+            sleep(max(0.0, began + moment / RATE - monotonic()))
+            pool.submit(_live, rig, companies[index], began, moment)
 
 
-def _drive(rig: Rig, tallies: list[Tally]) -> None:
-    """Run each poll at its time until the simulated hours are over."""
-    numbers = count()
-    due: list[tuple[float, int, Tally, str | None, float]] = []
-    for tally in tallies:
-        for index in range(int(HOURS * tally.sessions_an_hour)):
-            moment = index * 3600.0 / tally.sessions_an_hour
-            due.append((moment, next(numbers), tally, None, moment))
-    heapq.heapify(due)
-    changed = threading.Condition()
-    began, end = monotonic(), HOURS * 3600.0
-    pending = 0
-
-    def put(moment: float, tally: Tally, reference: str, born: float) -> None:
-        with changed:
-            heapq.heappush(due, (moment, next(numbers), tally, reference, born))
-            changed.notify()
-
-    def work(moment: float, tally: Tally, reference: str | None, born: float) -> None:
-        nonlocal pending
+def _live(rig: Rig, company: Company, began: float, born: float) -> None:
+    """A session: sent, then polled until it is final, or nobody waits for it any longer."""
+    invoices = [{"status": 150}]
+    reference = rig.control.seed_session(
+        "test", company.nip, state="moving", invoices=invoices, finishes_after=PROCESSING
+    ).reference_number
+    poll = company.poller()
+    moment, end = born, HOURS * 3600.0
+    while moment < min(born + GIVE_UP, end):
+        sleep(max(0.0, began + moment / RATE - monotonic()))
         try:
-            if reference is None:
-                session = rig.control.seed_session(
-                    "test",
-                    tally.place.company_nip,
-                    state="moving",
-                    invoices=[{"status": 150}],
-                    finishes_after=PROCESSING,
-                )
-                put(moment, tally, session.reference_number, born)
-                return
-            final = failed = False
-            try:
-                final = tally.poll(reference)
-            except PollFailed:
-                failed = True
-            told_at = (monotonic() - began) * RATE
-            tally.note(failed, told_at - born - PROCESSING if final else None)
-            if not final and moment - born < GIVE_UP:
-                put(moment + POLL, tally, reference, born)
-        finally:
-            with changed:
-                pending -= 1
-                changed.notify()
-
-    with ThreadPoolExecutor(24) as pool:
-        while True:
-            with changed:
-                present = (monotonic() - began) * RATE
-                if present > end:
-                    break
-                if not due or due[0][0] > present:
-                    wait = (due[0][0] - present) / RATE if due else 0.1
-                    changed.wait(min(0.1, wait))
-                    continue
-                moment, _, tally, reference, born = heapq.heappop(due)
-                pending += 1
-            pool.submit(work, moment, tally, reference, born)
+            final = poll(reference)
+            company.failed.append(False)
+        except OSError:  # requests' errors are such, too
+            final = False
+            company.failed.append(True)
+        if final:
+            company.late.append((monotonic() - began) * RATE - born - PROCESSING)
+            return
+        moment += POLL

@@ -1,52 +1,134 @@
-"""Runs what benchmarks and chaos need: PostgreSQL, the sandbox and gunicorn, as processes."""
+"""Runs what benchmarks and chaos need: PostgreSQL, the sandbox and gunicorn, as processes.
+
+Companies are made by the operator's commands. Nothing else of the service is used here.
+"""
 
 import base64
 import contextlib
 import os
+import re
 import secrets
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import orjson
+import msgspec
 import psycopg2
-from psycopg2.extensions import make_dsn
 
-from app import make_parts
-from app.db.migrate import migrate
-from app.services import auth, users
-from app.services.parts import Parts, Place
-from app.settings import ENVIRONMENTS, Settings, Timing
+from app import create_app
+from app.settings import ENVIRONMENTS, Timing, from_environment
 from sandbox import postgres
 from sandbox.control import Control
 
 PROJECT = Path(__file__).parents[1]
 PASSWORD = "correct horse battery staple"
 APPLICATION = "ksef-proxy"
-"""The application_name of the replicas' connections in PostgreSQL."""
-NIPS = [nip for nip in map(str, range(5265870000, 5265870500)) if users.is_nip(nip)][:30]
+"""The application_name of the service's connections in PostgreSQL."""
+TICKS = os.sysconf("SC_CLK_TCK")
 
 
-class RigError(Exception):
-    """A part of the rig did not start."""
+def _last_digit(head: int) -> int:
+    """The last digit of a NIP; 10 if no NIP begins like that."""
+    weighted = zip((6, 5, 7, 2, 3, 4, 5, 6, 7), str(head), strict=True)
+    return sum(weight * int(digit) for weight, digit in weighted) % 11
+
+
+NIPS = [f"{n}{_last_digit(n)}" for n in range(526587000, 526587030) if _last_digit(n) < 10]
+
+
+class Answer(NamedTuple):
+    """An HTTP answer; the names of its headers are in lower case."""
+
+    status: int
+    body: bytes
+    headers: dict[str, str]
+
+    @property
+    def json(self) -> Any:
+        return msgspec.json.decode(self.body)
+
+
+class Connection:
+    """A client that takes hardly any CPU from the server: one socket, one answer at a time.
+
+    It connects with its first request, and anew after the server or an error closed the socket.
+    """
+
+    def __init__(self, port: int, headers: Mapping[str, str] | None = None) -> None:
+        self._port = port
+        self._headers = dict(headers or {})
+        self._socket: socket.socket | None = None
+
+    def __enter__(self) -> "Connection":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the socket."""
+        if self._socket:
+            self._file.close()
+            self._socket.close()
+            self._socket = None
+
+    def abort(self) -> None:
+        """End a request that is under way in another thread, with an OSError there."""
+        if (under_way := self._socket) is not None:
+            with contextlib.suppress(OSError):
+                under_way.shutdown(socket.SHUT_RDWR)
+
+    def get(self, path: str, headers: Mapping[str, str] | None = None) -> Answer:
+        """The whole answer; raises OSError if the connection ended before it."""
+        try:
+            return self._get(path, self._headers | dict(headers or {}))
+        except OSError:
+            self.close()
+            raise
+
+    def ok(self, path: str) -> bytes:
+        """The body of a 200; raises AssertionError for any other answer."""
+        answer = self.get(path)
+        assert answer.status == 200, answer.body[:500]
+        return answer.body
+
+    def _get(self, path: str, headers: Mapping[str, str]) -> Answer:
+        if not self._socket:
+            self._socket = socket.create_connection(("127.0.0.1", self._port), timeout=60)
+            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self._file = self._socket.makefile("rb")
+        lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+        self._socket.sendall(f"GET {path} HTTP/1.1\r\nHost: b\r\n{lines}\r\n".encode())
+        first = self._file.readline()
+        if len(first) < 12:
+            raise ConnectionError("no answer")
+        status, found = int(first[9:12]), {}
+        while line := self._file.readline().decode("latin-1").strip():
+            name, _, value = line.partition(":")
+            found[name.lower()] = value.strip()
+        length = 0 if status == 304 else int(found.get("content-length", 0))
+        body = self._file.read(length)
+        if len(body) < length:
+            raise ConnectionError("half an answer")
+        if found.get("connection") == "close":
+            self.close()
+        return Answer(status, body, found)
 
 
 @dataclass
 class Service:
-    """gunicorn at `url`."""
+    """A replica: gunicorn, listening on `port`."""
 
-    url: str
+    port: int
     process: "subprocess.Popen[bytes]"
-    log: Path
 
     def workers(self) -> list[int]:
         """The process ids of the workers."""
@@ -56,11 +138,15 @@ class Service:
     def memory(self) -> int:
         """The largest resident memory of a worker, in bytes."""
         return max(
-            int(line.split()[1]) * 1024
+            int(re.findall(r"VmRSS:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())[0]) * 1024
             for pid in self.workers()
-            for line in Path(f"/proc/{pid}/status").read_text().splitlines()
-            if line.startswith("VmRSS:")
         )
+
+    def processor_time(self) -> float:
+        """Seconds, user and system, that the workers have used so far."""
+        stats = [Path(f"/proc/{pid}/stat").read_text() for pid in self.workers()]
+        # After the name in parentheses: utime and stime are the fields 14 and 15 of proc(5).
+        return sum(sum(map(int, text.rpartition(")")[2].split()[11:13])) for text in stats) / TICKS
 
 
 @dataclass
@@ -69,47 +155,69 @@ class Rig:
 
     server: postgres.EmbeddedPostgres
     sandbox_url: str
-    timing: dict[str, float] = field(default_factory=dict)
-    secret_key: bytes = field(default_factory=lambda: secrets.token_bytes(32))
-    dsn: str = field(init=False)
+    timing: Mapping[str, float]
     control: Control = field(init=False)
-    parts: Parts = field(init=False)
 
     def __post_init__(self) -> None:
-        self.dsn = make_dsn(self.server.dsn())
         self.control = Control(self.sandbox_url, timeout=120)
-        self.parts = make_parts(
-            Settings(
-                database_url=self.dsn,
-                secret_keys=(self.secret_key,),
-                ksef_urls=self._ksef_urls(),
-                log_level="WARNING",
-                web_threads=32,
-                timing=Timing(**self.timing),  # type: ignore[arg-type]
-            )
-        )
+        self.environment = {
+            "PATH": os.environ.get("PATH", ""),
+            "DATABASE_URL": self.server.dsn(),
+            "SECRET_KEYS": base64.b64encode(secrets.token_bytes(32)).decode(),
+            **{f"KSEF_URL_{name.upper()}": self.ksef_url(name) for name in ENVIRONMENTS},
+            "BENCH_TIMING": msgspec.json.encode(self.timing).decode(),
+        }
+        quiet = from_environment(self.environment | {"LOG_LEVEL": "ERROR"})
+        self._commands = create_app(quiet).test_cli_runner()
 
-    def _ksef_urls(self) -> dict[str, str]:
-        return {name: f"{self.sandbox_url}/{name}/v2" for name in ENVIRONMENTS}
+    def ksef_url(self, environment: str = "test") -> str:
+        """Where the sandbox stands in for an environment of KSeF."""
+        return f"{self.sandbox_url}/{environment}/v2"
 
-    def company(self, nip: str) -> tuple[Place, dict[str, str]]:
-        """A company logged in to test, and the headers of its user."""
-        users.add_company(self.parts, nip, f"Spółka {nip}")
+    def command(self, *arguments: str, given: str = "") -> None:
+        """Run a command of the operator; `given` is its standard input."""
+        result = self._commands.invoke(args=arguments, input=given)
+        if result.exit_code:
+            raise RuntimeError(f"{' '.join(arguments)}: {result.output} {result.exception!r}")
+
+    def company(self, nip: str) -> dict[str, str]:
+        """Make a company, logged in to test; returns the headers of its user."""
         email = f"erp@{nip}.example"
-        users.add_user(self.parts, email=email, nip=nip, role="technical", password=PASSWORD)
-        place = Place(nip, "test")
-        auth.set_token(self.parts, place, self.control.add_token("test", nip))
-        auth.log_in(self.parts, place)
-        credentials = base64.b64encode(f"{email}:{PASSWORD}".encode()).decode()
-        return place, {"Authorization": f"Basic {credentials}"}
+        place = ("--nip", nip, "--environment", "test")
+        self.command("company", "add", nip, f"Spółka {nip}")
+        self.command(
+            *("user", "add", email, "--nip", nip, "--role", "technical", "--password-stdin"),
+            given=PASSWORD,
+        )
+        self.command("credential", "set-token", *place, given=self.control.add_token("test", nip))
+        self.command("login", *place)
+        return basic(email)
 
-    def execute(self, statement: str, values: Any = None) -> list[tuple[Any, ...]]:
-        """Run a statement as the owner and commit it; its rows, if any."""
-        with contextlib.closing(psycopg2.connect(self.dsn)) as connection:
+    @contextmanager
+    def cursor(self) -> Iterator[Any]:
+        """A cursor of the owner, on a connection of its own that commits each statement."""
+        with contextlib.closing(psycopg2.connect(self.server.dsn())) as connection:
             connection.autocommit = True
             with connection.cursor() as cursor:
-                cursor.execute(statement, values)
-                return cursor.fetchall() if cursor.description else []
+                yield cursor
+
+    def execute(self, statement: str, values: Any = None) -> list[tuple[Any, ...]]:
+        """Run a statement as the owner and commit it; returns its rows, if any."""
+        with self.cursor() as cursor:
+            cursor.execute(statement, values)
+            return cursor.fetchall() if cursor.description else []
+
+    def add_rows(self, nip: str, numbers: list[str]) -> None:
+        """Write an ERP's rows, of invoices with these KSeF numbers, in this order."""
+        self.execute(
+            "INSERT INTO synced_invoices (company_nip, environment, ksef_number, invoice_number)"
+            " SELECT %s, 'test', number, 'FV/' || number FROM unnest(%s) AS number",
+            (nip, numbers),
+        )
+
+    def lift_quota(self) -> None:
+        """Let the companies that are logged in call KSeF as often as they like."""
+        self.execute("UPDATE quota_groups SET per_second = -1, per_minute = -1, per_hour = -1")
 
     @contextmanager
     def without_database(self) -> Iterator[None]:
@@ -122,130 +230,79 @@ class Rig:
 
     @contextmanager
     def serve(
-        self,
-        folder: Path,
-        *,
-        workers: int = 2,
-        threads: int = 8,
-        wsgi: str = "bench.wsgi:app",
-        config: str = "app/gunicorn.py",
-        latarnia: bool = False,
+        self, folder: Path, config: str = "app/gunicorn.py", **settings: str
     ) -> Iterator[Service]:
-        """One replica, until the end of the block."""
+        """One replica, until the end of the block; its log is in `folder`.
+
+        `settings` are the service's environment variables.
+        """
         with socket.socket() as taken:
             taken.bind(("127.0.0.1", 0))
             port = taken.getsockname()[1]
         log = folder / f"gunicorn-{port}.log"
-        environment = {
-            "PATH": os.environ.get("PATH", ""),
-            "DATABASE_URL": make_dsn(self.dsn, application_name=APPLICATION),
-            "SECRET_KEYS": base64.b64encode(self.secret_key).decode(),
-            **{
-                f"KSEF_URL_{name.upper()}": f"{self.sandbox_url}/{name}/v2" for name in ENVIRONMENTS
-            },
-            "LATARNIA_URL_TEST": f"{self.sandbox_url}/latarnia/test" if latarnia else "",
-            "PORT": str(port),
-            "WEB_CONCURRENCY": str(workers),
-            "WEB_THREADS": str(threads),
-            "BENCH_TIMING": orjson.dumps(self.timing).decode(),
-        }
+        environment = self.environment | settings | {"PORT": str(port)}
+        command = [sys.executable, "-m", "gunicorn", "--config", config, "bench.wsgi:app"]
         with log.open("wb") as output:
             process = subprocess.Popen(
-                [sys.executable, "-m", "gunicorn", "--config", config, wsgi],
-                cwd=PROJECT,
-                env=environment,
-                stdout=output,
-                stderr=output,
+                command, cwd=PROJECT, env=environment, stdout=output, stderr=output
             )
-        service = Service(f"http://127.0.0.1:{port}", process, log)
-        try:
-            _wait_until_ready(service, port)
-            yield service
-        finally:
-            _stop(process)
+        with _ended(process):
+            if not _is_ready(process, port):
+                raise RuntimeError(f"the service did not start: {log.read_text()[-2000:]}")
+            yield Service(port, process)
 
 
 @contextmanager
 def started(**timing: float) -> Iterator[Rig]:
     """PostgreSQL and the sandbox, empty; `timing` are fields of the service's Timing."""
-    rig: Rig | None = None
     with ExitStack() as stack:
+        command = [sys.executable, "-m", "sandbox", "--port", "0"]
+        process = subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.PIPE)
+        stack.enter_context(_ended(process))
+        first = process.stdout.readline().decode() if process.stdout else ""
+        if " at " not in first:
+            raise RuntimeError("the sandbox did not start")
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ksef-proxy-")))
         server = postgres.start(folder / "postgres", durable=False)
-        stack.callback(lambda: (rig.server if rig else server).stop())
-        migrate(server.dsn())
-        process = subprocess.Popen(
-            [sys.executable, "-m", "sandbox", "--port", "0"],
-            cwd=PROJECT,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        stack.callback(_stop, process)
-        assert process.stdout is not None
-        first = process.stdout.readline()
-        if " at " not in first:
-            raise RigError("the sandbox did not start")
         rig = Rig(server, first.split(" at ")[1].split()[0], timing)
-        stack.callback(rig.parts.db.close)
+        stack.callback(lambda: rig.server.stop())  # it may be another one by then
         stack.callback(rig.control.close)
+        rig.command("migrate")
         yield rig
 
 
-def _wait_until_ready(service: Service, port: int) -> None:
+def basic(email: str) -> dict[str, str]:
+    """The header of a user whose password is PASSWORD."""
+    credentials = base64.b64encode(f"{email}:{PASSWORD}".encode()).decode()
+    return {"Authorization": f"Basic {credentials}"}
+
+
+def scaled(rate: float, *names: str) -> dict[str, float]:
+    """These fields of the service's Timing, for a clock that runs `rate` times as fast."""
+    return {name: getattr(Timing(), name) / rate for name in names}
+
+
+def _is_ready(process: "subprocess.Popen[bytes]", port: int) -> bool:
     deadline = time.monotonic() + 30
-    while time.monotonic() < deadline and service.process.poll() is None:
+    while time.monotonic() < deadline and process.poll() is None:
         with contextlib.suppress(OSError), Connection(port) as connection:
-            if connection.get("/readyz")[0] == 200:
-                return
-        threading.Event().wait(0.05)
-    raise RigError(f"the service did not start: {service.log.read_text()[-2000:]}")
+            if connection.get("/readyz").status == 200:
+                return True
+        time.sleep(0.05)
+    return False
 
 
-def _stop(process: "subprocess.Popen[Any]") -> None:
-    if process.poll() is None:
+@contextmanager
+def _ended(process: "subprocess.Popen[bytes]") -> Iterator[None]:
+    """End the process with the block: SIGTERM, and SIGKILL if that does not help."""
+    try:
+        yield
+    finally:
         process.send_signal(signal.SIGTERM)
         try:
             process.wait(40)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-    if process.stdout:
-        process.stdout.close()
-
-
-class Connection:
-    """A client that takes hardly any CPU from the server: one socket, one answer at a time."""
-
-    def __init__(self, port: int, headers: dict[str, str] | None = None) -> None:
-        self._head = "".join(f"{name}: {value}\r\n" for name, value in (headers or {}).items())
-        self._socket = socket.create_connection(("127.0.0.1", port), timeout=60)
-        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._file = self._socket.makefile("rb")
-
-    def __enter__(self) -> "Connection":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
-        self._socket.close()
-
-    def get(self, path: str) -> tuple[int, bytes]:
-        """Status and body; ConnectionError if the server closed the connection."""
-        self._socket.sendall(f"GET {path} HTTP/1.1\r\nHost: b\r\n{self._head}\r\n".encode())
-        status = self._file.readline().split(b" ")
-        if len(status) < 2:
-            raise ConnectionError("no answer")
-        length = 0
-        while (line := self._file.readline()) not in (b"\r\n", b""):
-            name, _, value = line.partition(b":")
-            if name.lower() == b"content-length":
-                length = int(value)
-        body = self._file.read(length)
-        if len(body) < length:
-            raise ConnectionError("half an answer")
-        return int(status[1]), body
-
-
-def port_of(service: Service) -> int:
-    """The port that a service listens on."""
-    return int(service.url.rsplit(":", 1)[1])
+        if process.stdout:
+            process.stdout.close()

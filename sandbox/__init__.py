@@ -5,11 +5,13 @@ it through `/_sandbox/…` (sessions to order, clock, faults, log of calls).
 
 | modules | what stands there |
 |---|---|
-| `server`, `app` | sockets; the routes put together, every call's way through log and faults |
-| `auth`, `sending`, `sessions`, `documents`, `latarnia` | the routes of KSeF and Latarnia |
+| `server`, `app`, `blueprints` | sockets; every call's way through log and faults; the addresses |
+| `auth`, `sending`, `batch`, `sessions`, `documents`, `latarnia` | routes of KSeF and Latarnia |
 | `access`, `paging`, `problems`, `quota` | bearer, pages, error formats, limits |
 | `state`, `world`, `clock`, `settings`, `keys` | what is remembered |
-| `identifiers`, `upo`, `xml_invoice` | numbers and documents |
-| `control_plane`, `control`, `seeding`, `faults`, `fault_answers`, `calls` | the control plane |
-| `postgres` | the embedded PostgreSQL of `make run` and the tests, nothing to do with KSeF |
+| `bodies`, `identifiers`, `upo`, `xades`, `xml`, `xml_invoice` | JSON, numbers and documents |
+| `control_plane`, `control`, `orders`, `seeding` | the control plane, its client, their JSON |
+| `faults`, `fault_answers`, `calls` | faults that wait, what they do; the log of calls |
+| `relay` | a TCP relay that spoils connections |
+| `run`, `demo`, `postgres` | `make run` and the embedded PostgreSQL, nothing to do with KSeF |
 """

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 import signal
-import sys
-from types import FrameType
 
 from sandbox import server
 from sandbox.state import ENVIRONMENTS
@@ -28,23 +26,12 @@ def main() -> None:
     parser.add_argument(
         "--latency", type=float, default=0.0, metavar="SECONDS", help="delay every answer"
     )
-    options = parser.parse_args()
-    running = server.start(
-        options.host,
-        options.port,
-        down=options.down,
-        quota=options.quota,
-        latency=options.latency,
-    )
-
-    def stop(_number: int, _frame: FrameType | None) -> None:
-        sys.exit(0)
-
-    signal.signal(signal.SIGTERM, stop)
+    running = server.start(**vars(parser.parse_args()))
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     print(f"KSeF sandbox at {running.url} (control plane: {running.url}/_sandbox)", flush=True)
     try:
         running.wait()
-    except (KeyboardInterrupt, SystemExit):
+    except KeyboardInterrupt:
         running.stop()
 
 

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import base64
-import hashlib
 import hmac
-import json
 import secrets
-from datetime import datetime, timedelta
-from typing import Any, cast
+from datetime import timedelta
+from typing import Any, TypeVar, cast
 
+import msgspec
 from flask import g, request
 
-from sandbox import quota
+from sandbox import blueprints, quota
+from sandbox.bodies import Body
 from sandbox.clock import stamp
+from sandbox.keys import KeyPair
 from sandbox.problems import BadRequest, TooManyRequests, Unauthorized
 from sandbox.state import Bearer, Environment, Login, Session
 from sandbox.world import world
+
+T = TypeVar("T", bound=Body)
 
 GROUPS = {
     "ksef.open_online_session": "onlineSession",
@@ -37,6 +40,11 @@ GROUPS = {
     "ksef.rate_limits": "other",
 }
 """Endpoint → quota group; those not named are counted per address as `anonymous`."""
+_TOKEN_TYPES = {
+    "operation": "AuthenticationOperation",
+    "access": "ContextToken",
+    "refresh": "RefreshToken",
+}
 
 
 def environment() -> Environment:
@@ -63,16 +71,37 @@ def require(*kinds: str) -> Login:
     return found.login
 
 
+def read_body(kind: type[T]) -> T:
+    """The body of the request; 21001 when it is no JSON object, 21405 when something is wrong."""
+    try:
+        content = msgspec.json.decode(request.get_data())
+    except msgspec.DecodeError:
+        raise BadRequest(21001, "Treść żądania nie jest poprawnym dokumentem JSON.") from None
+    if not isinstance(content, dict):
+        raise BadRequest(21001, "Oczekiwano obiektu JSON.")
+    try:
+        return msgspec.convert(content, kind)
+    except msgspec.ValidationError as error:
+        raise BadRequest(21405, str(error)) from None
+
+
 def check_reference(text: str) -> None:
     """21405 unless `text` is as long as a reference number."""
     if len(text) != 36:
         raise BadRequest(21405, f"Numer referencyjny '{text}' ma nieprawidłową długość.")
 
 
-def find_session(nip: str, reference: str) -> Session:
-    """The session of this NIP; 21405 for a malformed reference, 21173 where there is none."""
+def own_session(reference: str) -> Session | None:
+    """The caller's session, None where there is none; 21405 for a malformed reference."""
+    login = require("access")
     check_reference(reference)
-    found = environment().session_of(nip, reference)
+    found = environment().sessions.get(reference)
+    return found if found is not None and found.nip == login.nip else None
+
+
+def find_session(reference: str) -> Session:
+    """The caller's session; 21173 where there is none."""
+    found = own_session(reference)
     if found is None:
         raise BadRequest(
             21173, f"Sesja o numerze referencyjnym {reference} nie została znaleziona."
@@ -80,37 +109,48 @@ def find_session(nip: str, reference: str) -> Session:
     return found
 
 
-def issue(
-    env: Environment, kind: str, login: Login, now: datetime, seconds: float
-) -> dict[str, Any]:
+def find_key(usage: str, public_key_id: str | None) -> KeyPair:
+    """The key pair that a client names, or the newest of that usage; 21470 for an unknown one."""
+    pair = environment().keys.find(usage, public_key_id)
+    if pair is None:
+        raise BadRequest(21470, f"Klucz o identyfikatorze {public_key_id} nie jest wspierany.")
+    return pair
+
+
+def issue(kind: str, login: Login) -> dict[str, Any]:
     """A new bearer in KSeF's `TokenInfo` shape; to be called with the environment locked."""
+    env = environment()
+    now = world().clock.now()
+    seconds: float = getattr(world().settings, f"{kind}_token_seconds")
     valid_until = now + timedelta(seconds=seconds)
-    value = _jwt(
-        env.secret,
-        {
-            "typ": {"operation": "AuthenticationOperation", "access": "ContextToken"}.get(
-                kind, "RefreshToken"
-            ),
-            "iss": f"sandbox-ksef-{env.name}",
-            "aud": f"sandbox-ksef-{env.name}",
-            "cit": "Nip",
-            "civ": login.nip,
-            "arn": login.reference,
-            "jti": secrets.token_hex(16),
-            "iat": int(now.timestamp()),
-            "exp": int(valid_until.timestamp()),
-        },
-    )
+    claims = {
+        "typ": _TOKEN_TYPES[kind],
+        "iss": f"sandbox-ksef-{env.name}",
+        "aud": f"sandbox-ksef-{env.name}",
+        "cit": "Nip",
+        "civ": login.nip,
+        "arn": login.reference,
+        "jti": secrets.token_hex(16),
+        "iat": int(now.timestamp()),
+        "exp": int(valid_until.timestamp()),
+    }
+    value = ".".join(map(_base64url, (b'{"alg":"HS256","typ":"JWT"}', msgspec.json.encode(claims))))
+    value += "." + _base64url(hmac.digest(env.secret, value.encode(), "sha256"))
     env.bearers[value] = Bearer(kind, login, valid_until)
     return {"token": value, "validUntil": stamp(valid_until)}
 
 
+def _base64url(content: bytes) -> str:
+    return base64.urlsafe_b64encode(content).rstrip(b"=").decode()
+
+
+@blueprints.ksef.before_request
 def count_call() -> None:
     """Counts the present call against its limits; 429 when one is used up."""
     settings = world().settings
     if not settings.quota or request.endpoint is None:
         return
-    limits = quota.effective(settings.limits)
+    limits = quota.LIMITS | settings.limits
     name = environment().name
     address = request.remote_addr or ""
     group = GROUPS.get(request.endpoint, "anonymous")
@@ -126,39 +166,3 @@ def count_call() -> None:
         raise TooManyRequests(
             f"Przekroczono limit {reason}. Spróbuj ponownie po {seconds} sekundach.", str(seconds)
         )
-
-
-def json_body(*required: str) -> dict[str, Any]:
-    """The request's JSON object; 21001 when it is none, 21405 when a required member is missing."""
-    try:
-        body = json.loads(request.get_data())
-    except ValueError:
-        raise BadRequest(21001, "Treść żądania nie jest poprawnym dokumentem JSON.") from None
-    if not isinstance(body, dict):
-        raise BadRequest(21001, "Oczekiwano obiektu JSON.")
-    for name in required:
-        if body.get(name) is None:
-            raise BadRequest(21405, f"Pole '{name}' jest wymagane.")
-    return body
-
-
-def base64_member(body: dict[str, Any], name: str) -> bytes:
-    """A Base64 member decoded; 21405 when it is none."""
-    value = body.get(name)
-    try:
-        if not isinstance(value, str):
-            raise ValueError(name)
-        return base64.b64decode(value, validate=True)
-    except ValueError:
-        raise BadRequest(21405, f"Pole '{name}' nie jest poprawnym ciągiem Base64.") from None
-
-
-def _jwt(secret: bytes, claims: dict[str, Any]) -> str:
-    head = _base64url(b'{"alg":"HS256","typ":"JWT"}')
-    payload = _base64url(json.dumps(claims, separators=(",", ":")).encode())
-    signature = hmac.new(secret, f"{head}.{payload}".encode(), hashlib.sha256).digest()
-    return f"{head}.{payload}.{_base64url(signature)}"
-
-
-def _base64url(content: bytes) -> str:
-    return base64.urlsafe_b64encode(content).rstrip(b"=").decode()

@@ -3,32 +3,30 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable
+from typing import Any
 
-from flask import Blueprint, Flask, Response, g, request
+from flask import Flask, Response, g, request
 
 from sandbox import (
     access,
     auth,
     batch,
+    blueprints,
     control_plane,
     documents,
     fault_answers,
-    faults,
     latarnia,
     sending,
     sessions,
 )
-from sandbox.calls import Call
+from sandbox.faults import Fault
+from sandbox.orders import Call
 from sandbox.problems import KsefProblem
-from sandbox.state import ENVIRONMENTS
 from sandbox.world import World, world
 
-if TYPE_CHECKING:
-    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
-
-_ENVIRONMENT = f"<any({','.join(ENVIRONMENTS)}):environment>"
+# These modules add their routes to the blueprints.
+_ROUTES = (auth, batch, control_plane, documents, latarnia, sending, sessions)
 
 
 def create_app(state: World) -> Flask:
@@ -39,32 +37,20 @@ def create_app(state: World) -> Flask:
     app.extensions["sandbox"] = state
     app.url_map.strict_slashes = True
     app.url_map.merge_slashes = False
-
-    ksef = Blueprint("ksef", __name__, url_prefix=f"/{_ENVIRONMENT}/v2")
-    storage = Blueprint("storage", __name__, url_prefix=f"/{_ENVIRONMENT}/storage")
-    lighthouse = Blueprint("latarnia", __name__, url_prefix=f"/latarnia/{_ENVIRONMENT}")
-    auth.register(ksef)
-    sending.register(ksef)
-    batch.register(ksef, storage)
-    sessions.register(ksef)
-    documents.register(ksef, storage)
-    latarnia.register(lighthouse)
-
     app.url_value_preprocessor(_find_environment)
     app.before_request(_before)
     app.after_request(_after)
     app.register_error_handler(KsefProblem, lambda problem: problem.response())
-    ksef.before_request(access.count_call)
-    app.wsgi_app = _forgiving(app.wsgi_app)  # type: ignore[method-assign, assignment]
-    for blueprint in (ksef, storage, lighthouse, control_plane.make_blueprint()):
+    app.wsgi_app = _forgiving(app.wsgi_app)  # type: ignore[method-assign]
+    for blueprint in blueprints.ALL:
         app.register_blueprint(blueprint)
     return app
 
 
-def _forgiving(wsgi: WSGIApplication) -> WSGIApplication:
+def _forgiving(wsgi: Callable[..., Iterable[bytes]]) -> Callable[..., Iterable[bytes]]:
     """KSeF takes a doubled slash after `/v2`; clients in use send it."""
 
-    def call(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+    def call(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         environ["PATH_INFO"] = environ["PATH_INFO"].replace("/v2//", "/v2/", 1)
         return wsgi(environ, start_response)
 
@@ -76,23 +62,13 @@ def _find_environment(_endpoint: str | None, values: dict[str, Any] | None) -> N
     g.environment = world().environments[name] if name else None
 
 
-def _service() -> str | None:
-    """Which service is called; None for the control plane."""
-    first = request.path.split("/", 2)[1]
-    if first == "_sandbox":
-        return None
-    if request.blueprint in ("storage", "latarnia"):
-        return request.blueprint
-    return "api"
-
-
 def _before() -> Response | None:
     g.fault = None
-    service = _service()
-    if service is None:
+    if request.path.split("/", 2)[1] == "_sandbox":
         return None
     present = world()
     env = g.environment
+    service = request.blueprint if request.blueprint in ("storage", "latarnia") else "api"
     known = access.bearer() if env is not None else None
     g.call = Call(
         service=service,
@@ -114,13 +90,14 @@ def _before() -> Response | None:
     if delay > 0:
         present.stopping.wait(delay)
     if env is not None and env.down is not None and service != "latarnia":
-        return _down(env.down, present)
-    fault = present.faults.take(service, g.call.environment, request.method, request.path)
-    if fault is None:
-        return None
-    g.call.fault = fault.kind
-    if fault.kind in faults.INSTEAD:
-        return fault_answers.instead(fault, present)
+        kind = "html-503" if env.down == "503-html" else env.down
+        fault: Fault | None = Fault(fault={"kind": kind, "seconds": 3600})
+        g.call.fault = f"down: {env.down}"
+    else:
+        fault = present.faults.take(service, g.call.environment, request.method, request.path)
+        g.call.fault = fault and fault.kind
+    if fault is not None and fault.kind in fault_answers.INSTEAD:
+        return fault_answers.instead(fault)
     g.fault = fault
     return None
 
@@ -133,15 +110,8 @@ def _template() -> str | None:
     """The route without the environment, with KSeF's names, such as `/sessions/{reference}`."""
     if request.url_rule is None:
         return None
-    rule = request.url_rule.rule.replace(_ENVIRONMENT, "{environment}")
+    rule = request.url_rule.rule.replace(blueprints.ENVIRONMENT, "{environment}")
     return rule.replace("<", "{").replace(">", "}")
-
-
-def _down(mode: str, present: World) -> Response:
-    kind = {"503-html": "html-503"}.get(mode, mode)
-    fault = present.faults.stand_in(kind)
-    g.call.fault = f"down: {mode}"
-    return fault_answers.instead(fault, present)
 
 
 def _after(answer: Response) -> Response:
@@ -149,7 +119,7 @@ def _after(answer: Response) -> Response:
     if warning is not None:
         answer.headers["X-System-Warning"] = warning
     if g.get("fault") is not None:
-        answer = fault_answers.afterwards(g.fault, world(), answer)
+        fault_answers.afterwards(g.fault, answer)
     if "call" in g:
         g.call.status = answer.status_code
         g.call.answered_at = _now()

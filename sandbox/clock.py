@@ -1,9 +1,18 @@
-"""The sandbox's own time: real time plus what the control plane added, or a frozen instant."""
+"""The sandbox's own time, which the control plane can move, stop and speed up."""
 
 from __future__ import annotations
 
 import threading
 from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
+
+
+class _Run(NamedTuple):
+    """From `start` on, which was `real` in real time, `rate` seconds pass in a real one."""
+
+    start: datetime
+    real: datetime
+    rate: float
 
 
 class Clock:
@@ -11,68 +20,49 @@ class Clock:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._offset = timedelta()
+        self.reset()
+
+    def reset(self) -> None:
+        """Back to real time."""
+        present = datetime.now(UTC)
+        self._run = _Run(present, present, 1.0)
         self._rate = 1.0
-        self._since = datetime.now(UTC)
-        self._frozen: datetime | None = None
+        self.is_frozen = False
 
     def now(self) -> datetime:
         """The sandbox's present, aware, UTC."""
-        frozen = self._frozen
-        return frozen if frozen is not None else self._running()
+        return self._at(datetime.now(UTC))
 
-    def _running(self) -> datetime:
-        present = datetime.now(UTC)
-        if self._rate == 1.0:
-            return present + self._offset
-        return self._since + (present - self._since) * self._rate + self._offset
+    def _at(self, real: datetime) -> datetime:
+        run = self._run
+        return run.start + (real - run.real) * run.rate
+
+    def _continue(self, step: timedelta = timedelta()) -> datetime:
+        """Goes on from now, `step` later; to be called with the lock."""
+        real = datetime.now(UTC)
+        self._run = _Run(self._at(real) + step, real, 0.0 if self.is_frozen else self._rate)
+        return self._run.start
 
     def run_at(self, rate: float) -> None:
         """Lets so many seconds pass in a real one from now on (> 0)."""
         if rate <= 0:
             raise ValueError("the clock only moves forward")
         with self._lock:
-            before = self._running()
-            self._rate, self._since = rate, datetime.now(UTC)
-            self._offset += before - self._running()
+            self._rate = rate
+            self._continue()
 
     def advance(self, seconds: float) -> datetime:
         """Moves the clock `seconds` (>= 0) ahead and returns the new time."""
         if seconds < 0:
             raise ValueError("the clock only moves forward")
         with self._lock:
-            step = timedelta(seconds=seconds)
-            self._offset += step
-            if self._frozen is not None:
-                self._frozen += step
-            return self.now()
+            return self._continue(timedelta(seconds=seconds))
 
-    def freeze(self) -> datetime:
-        """Stops the clock; `advance` still moves it."""
+    def freeze(self, frozen: bool) -> datetime:
+        """Stops the clock (`advance` still moves it) or lets it run on; the time."""
         with self._lock:
-            if self._frozen is None:
-                self._frozen = self.now()
-            return self._frozen
-
-    def thaw(self) -> datetime:
-        """Lets the clock run on from where it stands."""
-        with self._lock:
-            if self._frozen is not None:
-                self._offset += self._frozen - self._running()
-                self._frozen = None
-            return self.now()
-
-    def reset(self) -> None:
-        """Back to real time."""
-        with self._lock:
-            self._offset = timedelta()
-            self._rate = 1.0
-            self._frozen = None
-
-    @property
-    def is_frozen(self) -> bool:
-        """Whether the clock stands still."""
-        return self._frozen is not None
+            self.is_frozen = frozen
+            return self._continue()
 
 
 def stamp(moment: datetime) -> str:

@@ -2,80 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from types import TracebackType
-from typing import Any, Self
+from contextlib import AbstractContextManager
+from typing import Any
 
+import msgspec
 import requests
+
+from sandbox import orders
+from sandbox.faults import Fault
+from sandbox.orders import Call, SeededInvoice, SeededSession
+
+__all__ = ["Call", "Control", "ControlError", "SeededInvoice", "SeededSession"]
 
 
 class ControlError(Exception):
     """The control plane refused an order; the message says why."""
 
 
-@dataclass(frozen=True)
-class SeededInvoice:
-    """An invoice made by the control plane. `ksef_number` is the one it has or will get."""
+class Control(AbstractContextManager["Control"]):
+    """Steers the sandbox at `url` (its root). Every method may raise ControlError.
 
-    ordinal_number: int
-    reference_number: str
-    invoice_number: str | None
-    ksef_number: str | None
-    status: int
-    outcome: int
-
-
-@dataclass(frozen=True)
-class SeededSession:
-    """A session made by the control plane, with the page references of its collective UPO."""
-
-    environment: str
-    reference_number: str
-    nip: str
-    kind: str
-    date_created: str
-    status: int
-    upo_pages: list[str]
-    invoices: list[SeededInvoice]
-
-    @property
-    def ksef_numbers(self) -> list[str]:
-        """The KSeF numbers of the accepted invoices, in order."""
-        return [
-            invoice.ksef_number
-            for invoice in self.invoices
-            if invoice.status == 200 and invoice.ksef_number is not None
-        ]
-
-
-@dataclass(frozen=True)
-class Call:
-    """One call in the log, which came `at` and was `answered_at`.
-
-    `status` and `answered_at` are None where the connection ended without an answer.
+    Keyword arguments that a method passes on are the fields of the order in `sandbox.orders`.
     """
-
-    service: str
-    environment: str | None
-    method: str
-    path: str
-    query: str
-    route: str | None
-    at: str
-    nip: str | None
-    status: int | None
-    answered_at: str | None
-    retry_after: str | None
-    fault: str | None
-    page_size: str | None
-    has_continuation_token: bool
-    error_format: str | None
-    user_agent: str | None
-    has_bearer: bool
-
-
-class Control:
-    """Steers the sandbox at `url` (its root). Every method may raise ControlError."""
 
     def __init__(self, url: str, *, timeout: float = 30.0) -> None:
         self._url = f"{url.rstrip('/')}/_sandbox"
@@ -87,115 +35,46 @@ class Control:
         """Gives the connection back."""
         self._http.close()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         self.close()
 
-    # -- companies and sessions --------------------------------------------------------------
-
     def add_token(
-        self,
-        environment: str,
-        nip: str,
-        token: str | None = None,
-        *,
-        outcome: int = 200,
-        details: list[str] | None = None,
+        self, environment: str, nip: str, token: str | None = None, **options: Any
     ) -> str:
-        """Makes `token` (or a fresh one) valid for `nip`; logins with it end in `outcome`."""
-        order = {"nip": nip, "token": token, "outcome": outcome, "details": details}
+        """Makes `token` (or a fresh one) valid for `nip`; `CredentialOrder` has the options."""
+        order = orders.CredentialOrder(nip=nip, token=token, **options)
         return str(self._send("POST", f"{environment}/tokens", order)["token"])
 
-    def set_token_outcome(
-        self,
-        environment: str,
-        outcome: int,
-        *,
-        token: str | None = None,
-        nip: str | None = None,
-        details: list[str] | None = None,
-    ) -> int:
-        """Changes how logins end (450 revoked, 480 blocked …, 200 again); how many tokens."""
-        order = _given(token=token, nip=nip, outcome=outcome, details=details)
+    def set_token_outcome(self, environment: str, outcome: int, **which: Any) -> int:
+        """Changes how logins with a `token`, or with all of a `nip`, end; how many tokens.
+
+        `outcome`: 450 revoked, 480 blocked, 200 accepted again, and others of KSeF's.
+        """
+        order = orders.CredentialChange(outcome=outcome, **which)
         return int(self._send("PATCH", f"{environment}/tokens", order)["changed"])
 
     def add_certificate(
-        self,
-        environment: str,
-        nip: str,
-        certificate: str | None = None,
-        *,
-        fingerprint: str | None = None,
-        outcome: int = 200,
-        details: list[str] | None = None,
+        self, environment: str, nip: str, certificate: str | None = None, **options: Any
     ) -> str:
-        """Gives a certificate (PEM, or its SHA-256) rights for `nip`; its fingerprint.
+        """Gives a certificate (PEM, or its SHA-256 as `fingerprint`) rights for `nip`.
 
-        On `test` a certificate that was not added may log in too, as in KSeF's own TEST.
+        Returns the fingerprint. On `test` a certificate that was not added may log in too, as in
+        KSeF's own TEST.
         """
-        order = _given(
-            nip=nip,
-            certificate=certificate,
-            fingerprint=fingerprint,
-            outcome=outcome,
-            details=details,
-        )
+        order = orders.CredentialOrder(nip=nip, certificate=certificate, **options)
         return str(self._send("POST", f"{environment}/certificates", order)["fingerprint"])
 
-    def set_certificate_outcome(
-        self,
-        environment: str,
-        outcome: int,
-        *,
-        fingerprint: str | None = None,
-        nip: str | None = None,
-        details: list[str] | None = None,
-    ) -> int:
-        """Changes how logins end (425, 460 revoked, 415 no rights …); how many certificates."""
-        order = _given(fingerprint=fingerprint, nip=nip, outcome=outcome, details=details)
+    def set_certificate_outcome(self, environment: str, outcome: int, **which: Any) -> int:
+        """Changes how logins with a `fingerprint`, a `nip` or both end; how many certificates.
+
+        `outcome`: 425 or 460 revoked, 415 no rights, 200 accepted again.
+        """
+        order = orders.CredentialChange(outcome=outcome, **which)
         return int(self._send("PATCH", f"{environment}/certificates", order)["changed"])
 
-    def seed_session(
-        self,
-        environment: str,
-        nip: str,
-        *,
-        kind: str = "online",
-        state: str = "finished",
-        invoices: int | list[dict[str, Any]] | None = None,
-        reference_number: str | None = None,
-        date_created: str | None = None,
-        code: int | None = None,
-        details: list[str] | None = None,
-        finishes_after: float | None = None,
-        form_code: str | None = None,
-        login_document_hash: str | None = None,
-    ) -> SeededSession:
-        """Makes a session. `state`: finished, moving, open or failed (with `code`).
-
-        `invoices`: how many accepted ones, or descriptions such as `{"status": 440}` (see
-        POST /_sandbox/{env}/sessions). `finishes_after`: seconds until a moving one is final.
-        """
-        order = _given(
-            nip=nip,
-            kind=kind,
-            state=state,
-            invoices=invoices,
-            referenceNumber=reference_number,
-            dateCreated=date_created,
-            code=code,
-            details=details,
-            finishesAfter=finishes_after,
-            formCode=form_code,
-            loginDocumentHash=login_document_hash,
-        )
+    def seed_session(self, environment: str, nip: str, **options: Any) -> SeededSession:
+        """Makes a session: `SessionOrder` has the options."""
+        order = orders.SessionOrder(nip=nip, **options)
         return _session(self._send("POST", f"{environment}/sessions", order))
 
     def session(self, environment: str, reference_number: str) -> SeededSession:
@@ -207,19 +86,11 @@ class Control:
         return list(self._send("GET", f"{environment}/sessions")["sessions"])
 
     def change_session(
-        self,
-        environment: str,
-        reference_number: str,
-        *,
-        state: str | None = None,
-        code: int | None = None,
-        details: list[str] | None = None,
-        finishes_after: float | None = None,
+        self, environment: str, reference_number: str, **changes: Any
     ) -> SeededSession:
-        """Finishes or fails a session, or makes it move again."""
-        order = _given(state=state, code=code, details=details, finishesAfter=finishes_after)
+        """Finishes or fails a session, or makes it move again: see `SessionChange`."""
         path = f"{environment}/sessions/{reference_number}"
-        return _session(self._send("PATCH", path, order))
+        return _session(self._send("PATCH", path, orders.SessionChange(**changes)))
 
     def remove_session(self, environment: str, reference_number: str) -> None:
         """Makes KSeF forget a session."""
@@ -231,24 +102,22 @@ class Control:
         """Adds invoices to a session and returns the new ones."""
         path = f"{environment}/sessions/{reference_number}/invoices"
         answer = self._send("POST", path, {"invoices": invoices})
-        return [_invoice(invoice) for invoice in answer["invoices"]]
+        return msgspec.convert(answer["invoices"], list[SeededInvoice])
 
     def change_invoice(
         self, environment: str, reference_number: str, invoice: str | int, **changes: Any
     ) -> SeededInvoice:
         """Changes an invoice (its reference, ordinal or KSeF number): `status=200`, `details=…`."""
         path = f"{environment}/sessions/{reference_number}/invoices/{invoice}"
-        return _invoice(self._send("PATCH", path, changes))
-
-    # -- time and settings -------------------------------------------------------------------
+        return msgspec.convert(self._send("PATCH", path, changes), SeededInvoice)
 
     def advance(self, seconds: float) -> str:
         """Moves the sandbox's clock ahead; its new time."""
-        return str(self._send("POST", "clock", {"advance": seconds})["now"])
+        return str(self._send("POST", "clock", orders.ClockOrder(advance=seconds))["now"])
 
     def freeze(self, frozen: bool = True) -> str:
         """Stops the clock, or lets it run again; its time."""
-        return str(self._send("POST", "clock", {"frozen": frozen})["now"])
+        return str(self._send("POST", "clock", orders.ClockOrder(frozen=frozen))["now"])
 
     def now(self) -> str:
         """The sandbox's time, ISO 8601."""
@@ -256,36 +125,23 @@ class Control:
 
     def settings(self, **changes: Any) -> dict[str, Any]:
         """Changes settings by their camelCase names (`quota=True`, `authPolls=3`); all of them."""
-        if changes:
-            return self._send("PATCH", "settings", changes)
-        return self._send("GET", "settings")
+        content: dict[str, Any] = self._send("PATCH", "settings", changes)
+        return content
 
     def reset(self) -> None:
         """Back to the state after start: no session, token, fault, call; the keys stay."""
         self._send("POST", "reset")
 
-    # -- trouble -----------------------------------------------------------------------------
+    def fault(self, kind: str, **options: Any) -> int:
+        """Spoils the next matching calls; the fault's id.
 
-    def fault(
-        self,
-        kind: str,
-        *,
-        environment: str | None = None,
-        service: str = "api",
-        method: str | None = None,
-        path: str | None = None,
-        times: int | None = 1,
-        skip: int = 0,
-        **options: Any,
-    ) -> int:
-        """Spoils the next matching calls (`times` None: all); the fault's id.
-
-        `kind` is one of `sandbox.faults.INSTEAD` and `AFTERWARDS`, `options` are its own, `path`
-        a regular expression searched in the path, `service` api, storage, latarnia or any.
+        `kind` is one of `sandbox.fault_answers`. `options` are its own, and those of `Fault` that
+        say which calls it is for: `environment`, `service`, `method`, `path`, `times`, `skip`.
         """
-        order = _given(environment=environment, service=service, method=method, path=path)
-        order |= {"times": times, "skip": skip, "fault": {"kind": kind, **options}}
-        return int(self._send("POST", "faults", order)["id"])
+        which = {name: options.pop(name) for name in Fault.__struct_fields__ if name in options}
+        return int(
+            self._send("POST", "faults", Fault(fault={"kind": kind, **options}, **which))["id"]
+        )
 
     def waiting_faults(self) -> list[dict[str, Any]]:
         """The faults that no call has met yet."""
@@ -295,46 +151,37 @@ class Control:
         """Removes one fault, or all."""
         self._send("DELETE", "faults" if fault_id is None else f"faults/{fault_id}")
 
-    def set_api(self, environment: str, *, available: bool, mode: str = "503-html") -> None:
-        """Takes an environment's API down, or brings it back.
-
-        `mode`: 503-html, reset, hang, html-200 or waf-403.
-        """
-        self._send("PUT", f"{environment}/api", {"available": available, "mode": mode})
+    def set_api(self, environment: str, *, available: bool, **options: Any) -> None:
+        """Takes an environment's API down (`mode` says how), or brings it back."""
+        self._send("PUT", f"{environment}/api", orders.ApiOrder(available=available, **options))
 
     def set_latarnia(
-        self,
-        environment: str,
-        status: str | None = None,
-        *,
-        messages: list[dict[str, Any]] | None = None,
-        available: bool = True,
+        self, environment: str, status: str | None = None, **options: Any
     ) -> list[dict[str, Any]]:
-        """Sets Latarnia's status; without `messages` a plausible one comes with an outage."""
-        order = _given(status=status, messages=messages, available=available)
+        """Sets Latarnia's status; without `messages` a plausible one comes with an outage.
+
+        Returns the messages; `available=False` takes Latarnia itself down.
+        """
+        order = orders.LatarniaOrder(status=status, **options)
         return list(self._send("PUT", f"latarnia/{environment}", order)["messages"])
 
     def rotate_keys(self, environment: str, *, keep_old: bool = False) -> None:
         """New public keys; the old ones are withdrawn (21470) unless `keep_old`."""
-        self._send("POST", f"{environment}/keys/rotate", {"keepOld": keep_old})
+        self._send("POST", f"{environment}/keys/rotate", orders.KeysOrder(keep_old=keep_old))
 
-    def expire_bearers(
-        self, environment: str, *, kind: str | None = None, nip: str | None = None
-    ) -> int:
-        """Ends issued tokens at once (`kind`: operation, access, refresh); how many."""
-        order = _given(kind=kind, nip=nip)
-        return int(self._send("POST", f"{environment}/bearers/expire", order)["expired"])
-
-    # -- what happened -----------------------------------------------------------------------
+    def expire_bearers(self, environment: str, **which: Any) -> int:
+        """Ends issued tokens at once (`kind`: operation, access, refresh; `nip`); how many."""
+        path = f"{environment}/bearers/expire"
+        return int(self._send("POST", path, orders.BearersOrder(**which))["expired"])
 
     def calls(self, environment: str | None = None) -> list[Call]:
         """The log of calls, oldest first."""
-        answer = self._send("GET", "calls", params=_given(environment=environment))
-        return [_call(call) for call in answer["calls"]]
+        answer = self._send("GET", "calls", environment=environment)
+        return msgspec.convert(answer["calls"], list[Call])
 
     def call_counts(self, environment: str | None = None) -> dict[str, int]:
         """Calls by method and route: `GET /{environment}/v2/sessions/{reference}` → number."""
-        return dict(self._send("GET", "calls", params=_given(environment=environment))["counts"])
+        return dict(self._send("GET", "calls", environment=environment)["counts"])
 
     def clear_calls(self) -> None:
         """Empties the log."""
@@ -348,63 +195,17 @@ class Control:
         self,
         method: str,
         path: str,
-        order: dict[str, Any] | None = None,
-        params: dict[str, Any] | None = None,
-    ) -> dict[str, Any]:
+        order: orders.Order | dict[str, Any] | None = None,
+        **query: Any,
+    ) -> Any:
+        body = None if order is None else msgspec.json.encode(order)
         answer = self._http.request(
-            method, f"{self._url}/{path}", json=order, params=params, timeout=self._timeout
+            method, f"{self._url}/{path}", data=body, params=query, timeout=self._timeout
         )
         if answer.status_code >= 300:
             raise ControlError(f"{method} {path}: {answer.status_code} {answer.text[:500]}")
-        content: dict[str, Any] = answer.json() if answer.content else {}
-        return content
+        return msgspec.json.decode(answer.content) if answer.content else None
 
 
-def _given(**members: Any) -> dict[str, Any]:
-    return {name: value for name, value in members.items() if value is not None}
-
-
-def _invoice(content: dict[str, Any]) -> SeededInvoice:
-    return SeededInvoice(
-        ordinal_number=content["ordinalNumber"],
-        reference_number=content["referenceNumber"],
-        invoice_number=content["invoiceNumber"],
-        ksef_number=content["ksefNumber"],
-        status=content["status"],
-        outcome=content["outcome"],
-    )
-
-
-def _session(content: dict[str, Any]) -> SeededSession:
-    return SeededSession(
-        environment=content["environment"],
-        reference_number=content["referenceNumber"],
-        nip=content["nip"],
-        kind=content["kind"],
-        date_created=content["dateCreated"],
-        status=content["status"],
-        upo_pages=content["upoPages"],
-        invoices=[_invoice(invoice) for invoice in content["invoices"]],
-    )
-
-
-def _call(content: dict[str, Any]) -> Call:
-    return Call(
-        service=content["service"],
-        environment=content["environment"],
-        method=content["method"],
-        path=content["path"],
-        query=content["query"],
-        route=content["route"],
-        at=content["at"],
-        nip=content["nip"],
-        status=content["status"],
-        answered_at=content["answeredAt"],
-        retry_after=content["retryAfter"],
-        fault=content["fault"],
-        page_size=content["pageSize"],
-        has_continuation_token=content["hasContinuationToken"],
-        error_format=content["errorFormat"],
-        user_agent=content["userAgent"],
-        has_bearer=content["hasBearer"],
-    )
+def _session(content: Any) -> SeededSession:
+    return msgspec.convert(content, SeededSession)

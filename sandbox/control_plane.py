@@ -1,76 +1,41 @@
 """The control plane, `/_sandbox/…`: for tests and demos on this machine only.
 
-Wrong orders are answered 400 `{"error": "…"}`, unknown sessions and invoices 404.
+Wrong orders are answered 400 `{"error": "…"}`, unknown sessions and invoices 404. What an order
+may hold stands in `sandbox.orders`, and for readers in docs/sandbox.md.
 """
 
 from __future__ import annotations
 
 import ipaddress
 import re
-from typing import Any
+import secrets
+from collections.abc import Iterable
+from datetime import date
+from typing import Any, Final, TypeVar
 
+import msgspec
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from flask import Blueprint, Response, request
+from cryptography.hazmat.primitives.serialization import Encoding
+from flask import Response, request
+from werkzeug.exceptions import NotFound
 
-from sandbox import identifiers, seeding
+from sandbox import fault_answers, identifiers, orders, seeding
 from sandbox.access import environment
+from sandbox.blueprints import ENVIRONMENT, control
 from sandbox.clock import stamp
+from sandbox.faults import Fault
 from sandbox.problems import json_response
-from sandbox.state import Invoice, RegisteredCertificate, Session
-from sandbox.world import World, failure_message, world
+from sandbox.state import Credential, Invoice, Session
+from sandbox.world import world
 
-DOWN_MODES = ("503-html", "reset", "hang", "html-200", "waf-403")
-LATARNIA_STATUSES = ("AVAILABLE", "MAINTENANCE", "FAILURE", "TOTAL_FAILURE")
+_ENV: Final = f"/{ENVIRONMENT}"
+_SESSION: Final = f"{_ENV}/sessions/<reference>"
 
-
-class NotThereError(Exception):
-    """The session, invoice or token that was named does not exist."""
+T = TypeVar("T", bound=orders.Order)
 
 
-def make_blueprint() -> Blueprint:
-    """The blueprint with all routes of the control plane."""
-    control = Blueprint("control", __name__, url_prefix="/_sandbox")
-    control.before_request(_refuse_strangers)
-    control.register_error_handler(ValueError, _wrong)
-    control.register_error_handler(KeyError, _wrong)
-    control.register_error_handler(TypeError, _wrong)
-    control.register_error_handler(NotThereError, _missing)
-    env = "/<any(test,demo,prod):environment>"
-    session = f"{env}/sessions/<reference>"
-    for rule, view, method in (
-        ("/clock", show_clock, "GET"),
-        ("/clock", move_clock, "POST"),
-        ("/settings", show_settings, "GET"),
-        ("/settings", change_settings, "PATCH"),
-        ("/reset", reset, "POST"),
-        ("/calls", show_calls, "GET"),
-        ("/calls", clear_calls, "DELETE"),
-        ("/faults", show_faults, "GET"),
-        ("/faults", add_fault, "POST"),
-        ("/faults", clear_faults, "DELETE"),
-        ("/faults/<int:fault_id>", clear_fault, "DELETE"),
-        ("/signer", show_signer, "GET"),
-        ("/latarnia" + env, set_latarnia, "PUT"),
-        (env + "/api", set_api, "PUT"),
-        (env + "/tokens", add_token, "POST"),
-        (env + "/tokens", change_token, "PATCH"),
-        (env + "/certificates", add_certificate, "POST"),
-        (env + "/certificates", change_certificate, "PATCH"),
-        (env + "/keys/rotate", rotate_keys, "POST"),
-        (env + "/bearers/expire", expire_bearers, "POST"),
-        (env + "/sessions", list_sessions, "GET"),
-        (env + "/sessions", add_session, "POST"),
-        (session, show_session, "GET"),
-        (session, change_session, "PATCH"),
-        (session, remove_session, "DELETE"),
-        (session + "/invoices", add_invoices, "POST"),
-        (session + "/invoices/<invoice_reference>", change_invoice, "PATCH"),
-    ):
-        control.add_url_rule(rule, view_func=view, methods=[method])
-    return control
-
-
+@control.before_request
 def _refuse_strangers() -> Response | None:
     address = ipaddress.ip_address((request.remote_addr or "0.0.0.0").partition("%")[0])
     mapped = getattr(address, "ipv4_mapped", None)
@@ -79,331 +44,297 @@ def _refuse_strangers() -> Response | None:
     return json_response({"error": "the control plane answers this machine only"}, 403)
 
 
+@control.errorhandler(msgspec.DecodeError)
+@control.errorhandler(ValueError)
 def _wrong(error: Exception) -> Response:
     return json_response({"error": str(error)}, 400)
 
 
-def _missing(error: Exception) -> Response:
-    return json_response({"error": f"{error} does not exist"}, 404)
+@control.errorhandler(NotFound)
+def _missing(error: NotFound) -> Response:
+    return json_response({"error": f"{error.description} does not exist"}, 404)
 
 
-def _order() -> dict[str, Any]:
-    if not request.get_data():
-        return {}
-    order = request.get_json(force=True, silent=True)
-    if not isinstance(order, dict):
-        raise ValueError("a JSON object is expected")
-    return order
+def _order(kind: type[T]) -> T:
+    """The body of the request; one that is empty asks for nothing."""
+    return msgspec.json.decode(request.get_data() or b"{}", type=kind)
 
 
-# -- all environments ------------------------------------------------------------------------
-
-
-def _clock(present: World) -> Response:
-    return json_response({"now": stamp(present.clock.now()), "frozen": present.clock.is_frozen})
-
-
+@control.get("/clock")
 def show_clock() -> Response:
-    """GET clock."""
-    return _clock(world())
-
-
-def move_clock() -> Response:
-    """POST clock {advance?: seconds, frozen?: boolean}."""
-    order = _order()
+    """The time."""
     clock = world().clock
-    if "frozen" in order:
-        _ = clock.freeze() if order["frozen"] else clock.thaw()
-    if "advance" in order:
-        clock.advance(float(order["advance"]))
-    return _clock(world())
+    return json_response({"now": stamp(clock.now()), "frozen": clock.is_frozen})
 
 
+@control.post("/clock")
+def move_clock() -> Response:
+    """Moves, stops or starts the clock."""
+    order = _order(orders.ClockOrder)
+    clock = world().clock
+    if order.frozen is not None:
+        clock.freeze(order.frozen)
+    clock.advance(order.advance)
+    return show_clock()
+
+
+@control.get("/settings")
 def show_settings() -> Response:
-    """GET settings."""
-    return json_response(world().settings.as_json())
+    """All settings."""
+    return json_response(world().settings)
 
 
+@control.patch("/settings")
 def change_settings() -> Response:
-    """PATCH settings: those that are named."""
+    """Changes those that are named."""
     present = world()
     rate = present.settings.clock_rate
-    present.settings.update(_order())
+    changes = msgspec.json.decode(request.get_data() or b"{}", type=dict[str, Any])
+    present.settings = present.settings.changed(changes)
     if present.settings.clock_rate != rate:
         present.clock.run_at(present.settings.clock_rate)
     return show_settings()
 
 
+@control.post("/reset")
 def reset() -> Response:
-    """POST reset: back to the state after start; only the keys stay."""
+    """Back to the state after start; only the keys stay."""
     world().reset()
     return Response(status=204)
 
 
+@control.get("/calls")
 def show_calls() -> Response:
-    """GET calls: the log, and the number of calls by method and route."""
+    """The log, and the number of calls by method and route."""
     name = request.args.get("environment")
     log = world().calls
-    return json_response(
-        {"calls": [call.as_json() for call in log.calls(name)], "counts": log.counts(name)}
-    )
+    return json_response({"calls": log.calls(name), "counts": log.counts(name)})
 
 
+@control.delete("/calls")
 def clear_calls() -> Response:
-    """DELETE calls."""
+    """Empties the log."""
     world().calls.clear()
     return Response(status=204)
 
 
+@control.get("/faults")
 def show_faults() -> Response:
-    """GET faults: those still waiting."""
-    return json_response({"faults": [fault.as_json() for fault in world().faults.waiting()]})
+    """Those still waiting."""
+    return json_response({"faults": world().faults.waiting()})
 
 
+@control.post("/faults")
 def add_fault() -> Response:
-    """POST faults {fault, environment?, service?, method?, path?, times?, skip?}.
-
-    `fault`: `{"kind": …}` with the kind's own options, or `{"status", "body"?, "headers"?}`.
-    `service`: api (default), storage, latarnia, any. `path`: a regular expression searched in the
-    path. `times`: how many calls meet it, 1 if absent, null for all. `skip`: calls let pass first.
-    """
-    return json_response(world().faults.add(_order()).as_json(), 201)
+    """Spoils the next matching calls."""
+    fault = _order(Fault)
+    fault_answers.check(fault)
+    world().faults.add(fault)
+    return json_response(fault, 201)
 
 
-def clear_faults() -> Response:
-    """DELETE faults."""
-    world().faults.clear()
-    return Response(status=204)
-
-
-def clear_fault(fault_id: int) -> Response:
-    """DELETE faults/{id}."""
+@control.delete("/faults")
+@control.delete("/faults/<int:fault_id>")
+def clear_faults(fault_id: int | None = None) -> Response:
+    """Removes one fault, or all."""
     world().faults.clear(fault_id)
     return Response(status=204)
 
 
+@control.get("/signer")
 def show_signer() -> Response:
-    """GET signer: the certificate that UPO signatures verify against, PEM."""
-    return json_response({"certificate": world().signer.certificate_pem()})
+    """The certificate that UPO signatures verify against, PEM."""
+    certificate = world().signer.certificate
+    return json_response({"certificate": certificate.public_bytes(Encoding.PEM).decode()})
 
 
-# -- one environment -------------------------------------------------------------------------
-
-
+@control.put(f"/latarnia{_ENV}")
 def set_latarnia() -> Response:
-    """PUT latarnia/{env} {status?, messages?, available?}."""
-    order = _order()
+    """What Latarnia says; without messages a plausible one comes with an outage."""
+    order = _order(orders.LatarniaOrder)
     known = environment().latarnia
-    status = order.get("status", known.status)
-    messages = order.get("messages")
-    if messages is None:
-        # The status alone is enough: a plausible message comes with it, and stays with its end.
-        messages = _ended(known.messages) if status == "AVAILABLE" else [_message(status)]
-    known.status, known.messages = status, messages
-    known.available = bool(order.get("available", True))
+    if order.messages is None:
+        known.say(order.status or known.status, world().clock.now())
+    else:
+        known.status, known.messages = order.status or known.status, order.messages
+    known.available = order.available
     return json_response(
         {"status": known.status, "messages": known.messages, "available": known.available}
     )
 
 
-def _ended(messages: list[dict[str, object]]) -> list[dict[str, object]]:
-    """The next version of each failure that began: it ended now."""
-    now = stamp(world().clock.now())
-    return [
-        {**message, "type": "FAILURE_END", "end": now, "version": 2, "published": now}
-        for message in messages
-        if message.get("type") == "FAILURE_START"
-    ]
-
-
-def _message(status: str) -> dict[str, object]:
-    message = failure_message(world().clock.now())
-    if status in LATARNIA_STATUSES:
-        message["category"] = status
-    if status == "MAINTENANCE":
-        message["type"] = "MAINTENANCE_ANNOUNCEMENT"
-    return message
-
-
+@control.put(f"{_ENV}/api")
 def set_api() -> Response:
-    """PUT {env}/api {available, mode?}."""
-    order = _order()
-    mode = order.get("mode", DOWN_MODES[0])
-    if mode not in DOWN_MODES:
-        raise ValueError(f"mode: one of {', '.join(DOWN_MODES)}")
-    environment().down = None if order["available"] else mode
-    return json_response({"available": environment().down is None, "mode": environment().down})
+    """Takes the API down, or brings it back."""
+    order = _order(orders.ApiOrder)
+    environment().down = None if order.available else order.mode
+    return json_response({"available": order.available, "mode": environment().down})
 
 
+@control.post(f"{_ENV}/tokens")
 def add_token() -> Response:
-    """POST {env}/tokens {nip, token?, outcome?, details?}."""
-    order = _order()
-    nip = str(order["nip"])
-    if not identifiers.is_nip(nip):
-        raise ValueError(f"nip: {nip!r} is none")
-    token = environment().mint_token(nip, order.get("token"))
-    token.outcome = int(order.get("outcome", 200))
-    token.details = order.get("details")
-    return json_response({"token": token.value, "nip": nip, "outcome": token.outcome}, 201)
+    """Adds a KSeF token; one is made up where none is given."""
+    order = _order(orders.CredentialOrder)
+    env = environment()
+    reference = identifiers.reference_number(
+        "EC", date(2026, 1, 1), f"{env.name}|{order.nip}|{order.token}" if order.token else None
+    )
+    value = order.token or f"{reference}|nip-{order.nip}|{secrets.token_hex(32)}"
+    with env.lock:
+        env.tokens[value] = Credential(value, order.nip, reference, order.outcome, order.details)
+    return json_response({"token": value, "nip": order.nip, "outcome": order.outcome}, 201)
 
 
+@control.patch(f"{_ENV}/tokens")
 def change_token() -> Response:
-    """PATCH {env}/tokens {token | nip, outcome, details?}: how logins with it end from now on."""
-    order = _order()
-    env = environment()
-    with env.lock:
-        chosen = [
-            token
-            for token in env.ksef_tokens.values()
-            if order.get("token", token.value) == token.value
-            and order.get("nip", token.nip) == token.nip
-        ]
-        if not chosen or not ("token" in order or "nip" in order):
-            raise NotThereError("the token")
-        for token in chosen:
-            token.outcome = int(order["outcome"])
-            token.details = order.get("details")
-    return json_response({"changed": len(chosen)})
+    """Changes how logins with a token, or with all of a company, end."""
+    order = _order(orders.CredentialChange)
+    return _change_outcome("the token", environment().tokens.values(), order.token, order)
 
 
+@control.post(f"{_ENV}/certificates")
 def add_certificate() -> Response:
-    """POST {env}/certificates {nip, certificate (PEM) | fingerprint, outcome?, details?}."""
-    order = _order()
-    nip = str(order["nip"])
-    if not identifiers.is_nip(nip):
-        raise ValueError(f"nip: {nip!r} is none")
-    added = RegisteredCertificate(
-        _fingerprint(order), nip, int(order.get("outcome", 200)), order.get("details")
-    )
+    """Gives a certificate rights for a company."""
+    order = _order(orders.CredentialOrder)
+    fingerprint = _fingerprint(order)
+    if fingerprint is None:
+        raise ValueError("certificate (PEM) or fingerprint is missing")
     env = environment()
     with env.lock:
-        env.certificates[added.fingerprint, nip] = added
+        env.certificates[fingerprint, order.nip] = Credential(
+            fingerprint, order.nip, None, order.outcome, order.details
+        )
     return json_response(
-        {"fingerprint": added.fingerprint, "nip": nip, "outcome": added.outcome}, 201
+        {"fingerprint": fingerprint, "nip": order.nip, "outcome": order.outcome}, 201
     )
 
 
+@control.patch(f"{_ENV}/certificates")
 def change_certificate() -> Response:
-    """PATCH {env}/certificates {nip and/or certificate | fingerprint, outcome, details?}: how
-    logins with it end from now on."""
-    order = _order()
-    named = _fingerprint(order) if {"certificate", "fingerprint"} & set(order) else None
-    env = environment()
-    with env.lock:
+    """Changes how logins with a certificate, with all of a company, or with one for one end."""
+    order = _order(orders.CredentialChange)
+    known = environment().certificates.values()
+    return _change_outcome("the certificate", known, _fingerprint(order), order)
+
+
+def _change_outcome(
+    what: str, known: Iterable[Credential], value: str | None, order: orders.CredentialChange
+) -> Response:
+    with environment().lock:
         chosen = [
-            known
-            for known in env.certificates.values()
-            if named in (None, known.fingerprint) and order.get("nip", known.nip) == known.nip
+            credential
+            for credential in known
+            if value in (None, credential.value) and order.nip in (None, credential.nip)
         ]
-        if not chosen or not (named or "nip" in order):
-            raise NotThereError("the certificate")
-        for known in chosen:
-            known.outcome = int(order["outcome"])
-            known.details = order.get("details")
+        if not chosen or (value is None and order.nip is None):
+            raise NotFound(what)
+        for credential in chosen:
+            credential.outcome, credential.details = order.outcome, order.details
     return json_response({"changed": len(chosen)})
 
 
-def _fingerprint(order: dict[str, Any]) -> str:
-    if "certificate" in order:
-        certificate = x509.load_pem_x509_certificate(str(order["certificate"]).encode())
+def _fingerprint(order: orders.CredentialChange) -> str | None:
+    """The SHA-256 of the certificate that the order names, in capital hex digits."""
+    if order.certificate is not None:
+        certificate = x509.load_pem_x509_certificate(order.certificate.encode())
         return certificate.fingerprint(hashes.SHA256()).hex().upper()
-    fingerprint = str(order["fingerprint"]).replace(":", "").upper()
+    if order.fingerprint is None:
+        return None
+    fingerprint = order.fingerprint.replace(":", "").upper()
     if not re.fullmatch(r"[0-9A-F]{64}", fingerprint):
         raise ValueError("fingerprint: 64 hex digits (SHA-256) are expected")
     return fingerprint
 
 
+@control.post(f"{_ENV}/keys/rotate")
 def rotate_keys() -> Response:
-    """POST {env}/keys/rotate {keepOld?}: new public keys; the old ones are withdrawn."""
-    environment().keys.rotate(keep_old=bool(_order().get("keepOld", False)))
-    return json_response([pair.as_json() for pair in environment().keys.published()])
+    """New public keys."""
+    keys = environment().keys
+    keys.rotate(keep_old=_order(orders.KeysOrder).keep_old)
+    return json_response([pair.as_json() for pair in keys.published()])
 
 
+@control.post(f"{_ENV}/bearers/expire")
 def expire_bearers() -> Response:
-    """POST {env}/bearers/expire {kind?, nip?}: ends tokens before their time."""
-    order = _order()
+    """Ends tokens before their time."""
+    order = _order(orders.BearersOrder)
     env = environment()
     with env.lock:
         chosen = [
             value
             for value, bearer in env.bearers.items()
-            if order.get("kind", bearer.kind) == bearer.kind
-            and order.get("nip", bearer.login.nip) == bearer.login.nip
+            if order.kind in (None, bearer.kind) and order.nip in (None, bearer.login.nip)
         ]
         for value in chosen:
             del env.bearers[value]
     return json_response({"expired": len(chosen)})
 
 
+@control.get(f"{_ENV}/sessions")
 def list_sessions() -> Response:
-    """GET {env}/sessions: references only."""
+    """The references of all sessions."""
     return json_response({"sessions": list(environment().sessions)})
 
 
+@control.post(f"{_ENV}/sessions")
 def add_session() -> Response:
-    """POST {env}/sessions {nip, kind?, state?, invoices?, referenceNumber?, dateCreated?, …}.
-
-    `loginDocumentHash`: it was opened after a login with a certificate, whose document has that
-    SHA-256 (Base64); else after one with a KSeF token.
-
-    `kind`: online (default), batch. `state`: finished (default), moving, open, failed; `code`
-    (and `details`) of a failed or moving one; `finishesAfter` seconds of a moving one.
-    `invoices`: a number of accepted ones, or a list of `{status?, invoiceNumber?, ksefNumber?,
-    offline?, details?, sellerNip?, issueDate?, referenceNumber?, originalKsefNumber?,
-    originalSessionReferenceNumber?, outcome?, finishesAfter?}`; `outcome` is what a moving one
-    becomes. With `referenceNumber` and `dateCreated` the same order always makes the same numbers.
-    """
-    session = seeding.seed_session(world(), environment(), _order())
-    return json_response(seeding.describe_session(environment(), session, world()), 201)
+    """Makes a session."""
+    session = seeding.seed_session(_order(orders.SessionOrder))
+    return json_response(seeding.describe_session(session), 201)
 
 
+@control.get(_SESSION)
 def show_session(reference: str) -> Response:
-    """GET {env}/sessions/{ref}."""
+    """A session with its invoices."""
     session = _session(reference)
-    return json_response(seeding.describe_session(environment(), session, world()))
+    return json_response(seeding.describe_session(session))
 
 
+@control.patch(_SESSION)
 def change_session(reference: str) -> Response:
-    """PATCH {env}/sessions/{ref} {state?, code?, details?, finishesAfter?}."""
+    """Changes a session."""
     session = _session(reference)
-    seeding.change_session(world(), environment(), session, _order())
+    seeding.change_session(session, _order(orders.SessionChange))
     return show_session(reference)
 
 
+@control.delete(_SESSION)
 def remove_session(reference: str) -> Response:
-    """DELETE {env}/sessions/{ref}."""
+    """Makes KSeF forget a session."""
     _session(reference)
     with environment().lock:
         del environment().sessions[reference]
     return Response(status=204)
 
 
+@control.post(f"{_SESSION}/invoices")
 def add_invoices(reference: str) -> Response:
-    """POST {env}/sessions/{ref}/invoices {invoices: number or list}."""
+    """Adds invoices to a session."""
     session = _session(reference)
-    added = seeding.add_invoices(world(), environment(), session, _order()["invoices"])
-    return json_response({"invoices": seeding.describe_invoices(added, world().clock.now())}, 201)
+    added = seeding.add_invoices(session, _order(orders.NewInvoices).invoices)
+    return json_response({"invoices": seeding.describe_invoices(added)}, 201)
 
 
+@control.patch(f"{_SESSION}/invoices/<invoice_reference>")
 def change_invoice(reference: str, invoice_reference: str) -> Response:
-    """PATCH {env}/sessions/{ref}/invoices/{reference, ordinal or KSeF number}."""
+    """Changes an invoice, named by its reference, ordinal or KSeF number."""
     session = _session(reference)
     invoice = _invoice(session, invoice_reference)
-    seeding.change_invoice(world(), environment(), session, invoice, _order())
-    return json_response(seeding.describe_invoices([invoice], world().clock.now())[0])
+    seeding.change_invoice(session, invoice, _order(orders.InvoiceOrder))
+    return json_response(seeding.describe_invoices([invoice])[0])
 
 
 def _session(reference: str) -> Session:
     session = environment().sessions.get(reference)
     if session is None:
-        raise NotThereError(f"session {reference}")
+        raise NotFound(f"session {reference}")
     return session
 
 
 def _invoice(session: Session, name: str) -> Invoice:
     if name.isdecimal() and 1 <= int(name) <= len(session.invoices):
         return session.invoices[int(name) - 1]
-    invoice = session.by_reference.get(name) or session.by_ksef_number.get(name)
+    invoice = session.find(name)
     if invoice is None:
-        raise NotThereError(f"invoice {name}")
+        raise NotFound(f"invoice {name}")
     return invoice

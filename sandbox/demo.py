@@ -10,14 +10,18 @@ from __future__ import annotations
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 import psycopg2
 import psycopg2.extras
 
 from app import errors
+from app.account import Account
 from app.ksef import limits
-from app.services import auth, certificates, quota, status, users
-from app.services.parts import Parts, Place
+from app.service import Service
+from app.services.login import certificates, credentials, session
+from app.services.operators import quotas, users
+from app.services.sessions.check import check_session
 from app.settings import ENVIRONMENTS
 from sandbox import identifiers
 from sandbox.control import Control, SeededSession
@@ -25,7 +29,6 @@ from sandbox.control import Control, SeededSession
 NIP = "5265877635"
 NAME = "Przykładowa Spółka z o.o."
 EMAIL = "erp@demo.example"
-_KSEF_TOKEN = "demo|nip-{nip}|{environment}"  # noqa: S105 - known to the sandbox only
 _WITH_CERTIFICATE = "demo"
 # UPOs of that environment name a signed login document in place of a token.
 _DOCUMENT_HASH = identifiers.sha256_base64(b"the login document of the demo")
@@ -62,67 +65,53 @@ class Demo:
 
 
 def prepare(
-    parts: Parts, control: Control, erp_dsn: str, password: str, certificate: bytes
+    service: Service, control: Control, erp_dsn: str, password: str, certificate: bytes
 ) -> Demo:
     """Make the demo, or what is missing of it; `certificate` is PEM, its key with it."""
-    _company(parts, password)
+    _company(service, password)
     demos = {environment: _sessions(control, environment) for environment in ENVIRONMENTS}
     for environment, demo in demos.items():
+        account = service.account(NIP, environment)
         if environment == _WITH_CERTIFICATE:
-            _store_certificate(parts, control, certificate)
+            read = certificates.read(service.db, certificate, key=None, passphrase=None)
+            control.add_certificate(environment, NIP, fingerprint=read.fingerprint)
+            credentials.store_certificate(account, read)
         else:
-            _store_token(parts, control, environment)
-        place = Place(NIP, environment)
-        auth.log_in(parts, place)
+            token = f"demo|nip-{NIP}|{environment}"  # known to the sandbox only
+            credentials.store_token(account, control.add_token(environment, NIP, token))
+        session.log_in(account)
         _rows(erp_dsn, environment, demo)
-        _ask_after_earlier_sessions(parts, control, place)
+        _ask_after_earlier_sessions(account, control)
     return demos["test"]
 
 
-def _company(parts: Parts, password: str) -> None:
+def _company(service: Service, password: str) -> None:
     try:
-        users.require_company(parts, NIP)
+        users.require_company(service.db, NIP)
     except errors.OperatorError:
-        users.add_company(parts, NIP, NAME)
-        users.add_user(parts, email=EMAIL, nip=NIP, role="admin", password=password)
-
-
-def _store_certificate(parts: Parts, control: Control, content: bytes) -> None:
-    certificate = certificates.read(parts, content, key=None, passphrase=None)
-    control.add_certificate(_WITH_CERTIFICATE, NIP, fingerprint=certificate.fingerprint)
-    auth.set_certificate(parts, Place(NIP, _WITH_CERTIFICATE), certificate)
-
-
-def _store_token(parts: Parts, control: Control, environment: str) -> None:
-    token = control.add_token(
-        environment, NIP, _KSEF_TOKEN.format(nip=NIP, environment=environment)
-    )
-    auth.set_token(parts, Place(NIP, environment), token)
+        users.add_company(service.db, NIP, NAME)
+        users.add_user(
+            service.db, service.passwords, email=EMAIL, nip=NIP, role="admin", password=password
+        )
 
 
 def _sessions(control: Control, environment: str) -> Demo:
     number = ENVIRONMENTS.index(environment) + 1
-    document_hash = _DOCUMENT_HASH if environment == _WITH_CERTIFICATE else None
-    online = control.seed_session(
+    online = _seed(
+        control,
         environment,
-        NIP,
-        kind="online",
         reference_number=f"20260915-SO-0000000{number}A1-0000000001-0{number}",
-        date_created=_CREATED,
-        login_document_hash=document_hash,
         invoices=[
             {"invoiceNumber": "FV/2026/09/001"},
             {"invoiceNumber": "FV/2026/09/002 – żółta łódź"},
             {"invoiceNumber": "FV/2026/09/003", "status": 450},
         ],
     )
-    batch = control.seed_session(
+    batch = _seed(
+        control,
         environment,
-        NIP,
         kind="batch",
         reference_number=f"20260915-SB-0000000{number}B2-0000000002-0{number}",
-        date_created=_CREATED,
-        login_document_hash=document_hash,
         invoices=[
             {"invoiceNumber": "FV/2026/09/101", "offline": True},
             {"invoiceNumber": "FV/2026/09/102", "offline": True},
@@ -134,81 +123,82 @@ def _sessions(control: Control, environment: str) -> Demo:
             },
         ],
     )
-    moving = control.seed_session(
+    moving = _seed(
+        control,
         environment,
-        NIP,
         kind="batch",
         state="moving",
         reference_number=f"20260915-SB-0000000{number}C3-0000000003-0{number}",
-        date_created=_CREATED,
-        login_document_hash=document_hash,
         finishes_after=_MOVES_FOR,
         invoices=[{"invoiceNumber": f"FV/2026/09/20{i}", "status": 150} for i in range(3)],
     )
     return Demo(online, batch, moving)
 
 
-def _ask_after_earlier_sessions(parts: Parts, control: Control, place: Place) -> None:
+def _seed(control: Control, environment: str, **options: Any) -> SeededSession:
+    options.setdefault("date_created", _CREATED)
+    if environment == _WITH_CERTIFICATE:
+        options["login_document_hash"] = _DOCUMENT_HASH
+    return control.seed_session(environment, NIP, **options)
+
+
+def _ask_after_earlier_sessions(account: Account, control: Control) -> None:
     """Sessions whose answers are kept, and an hour of the quota's ledger."""
     for number, (created, kind, accepted, others) in enumerate(_EARLIER):
-        moment = datetime.fromisoformat(created)
         codes = [200] * accepted + list(others or ())
-        session = control.seed_session(
-            place.environment,
-            NIP,
+        earlier = _seed(
+            control,
+            account.environment,
             kind="batch" if kind == "SB" else "online",
             state="failed" if others is None else "finished",
             code=_UNREADABLE_PACKAGE if others is None else None,
-            reference_number=identifiers.reference_number(
-                kind, moment.date(), f"{place.environment} {number}"
-            ),
+            reference_number=_reference(kind, created, f"{account.environment} {number}"),
             date_created=created,
             invoices=[
                 {"invoiceNumber": f"FV/2026/09/{number}{i:03}", "status": code}
                 for i, code in enumerate(codes, 1)
             ],
-            login_document_hash=_DOCUMENT_HASH if place.environment == _WITH_CERTIFICATE else None,
         )
-        _ask_after(parts, place, session)
-    moving = control.seed_session(
-        place.environment,
-        NIP,
-        kind="online",
+        _ask_after(account, earlier)
+    moving = _seed(
+        control,
+        account.environment,
         state="moving",
-        reference_number=identifiers.reference_number(
-            "SO", datetime.fromisoformat(_CREATED).date(), f"{place.environment} moving"
-        ),
-        date_created=_CREATED,
+        reference_number=_reference("SO", _CREATED, f"{account.environment} moving"),
         finishes_after=_MOVES_FOR * 10,
         invoices=[{}, {}, {"status": 150}, {"status": 150}],
     )
-    _ask_after(parts, place, moving)
-    if not any(use.per_hour > _UNTOUCHED for use in quota.last_hour(parts, place)):
-        _write_ledger(parts, place)
+    _ask_after(account, moving)
+    if not any(use.per_hour > _UNTOUCHED for use in quotas.last_hour(account)):
+        _write_ledger(account)
 
 
-def _ask_after(parts: Parts, place: Place, session: SeededSession) -> None:
+def _reference(kind: str, created: str, seed: str) -> str:
+    return identifiers.reference_number(kind, datetime.fromisoformat(created).date(), seed)
+
+
+def _ask_after(account: Account, seeded: SeededSession) -> None:
     """Unless an outage, simulated or real, was left on by the run before this one."""
     with suppress(errors.OutageSimulation, errors.KsefOutage):
-        status.check_session(parts, place, session.reference_number)
+        check_session(account, seeded.reference_number)
 
 
-def _write_ledger(parts: Parts, place: Place) -> None:
+def _write_ledger(account: Account) -> None:
     groups, ages = zip(
         *(
-            (group, (len(counts) - slot) * quota.SLOT - 1 - 5 * i)
+            (group, (len(counts) - slot) * quotas.SLOT - 1 - 5 * i)
             for group, counts in _POLLED.items()
             for slot, count in enumerate(counts)
             for i in range(count)
         ),
         strict=True,
     )
-    with parts.db.transaction() as connection, connection.cursor() as cursor:
+    with account.db.transaction() as connection, connection.cursor() as cursor:
         cursor.execute(
             "INSERT INTO quota_calls (company_nip, environment, quota_group, reserved_at)"
             " SELECT %s, %s, quota_group, clock_timestamp() - make_interval(secs => age)"
             " FROM unnest(%s, %s) AS polled (quota_group, age)",
-            (*place.columns.values(), list(groups), list(ages)),
+            (*account.columns.values(), list(groups), list(ages)),
         )
 
 
@@ -221,26 +211,21 @@ def _rows(erp_dsn: str, environment: str, demo: Demo) -> None:
     ]
     first, second, _duplicate = demo.batch.invoices
     offline = [
-        (NIP, environment, first.invoice_number, demo.batch.reference_number),
-        (NIP, environment, second.invoice_number, second.reference_number),
+        (NIP, environment, demo.batch.reference_number, first.invoice_number),
+        (NIP, environment, second.reference_number, second.invoice_number),
     ]
     with (
         closing(psycopg2.connect(erp_dsn)) as connection,
         connection,
         connection.cursor() as cursor,
     ):
-        psycopg2.extras.execute_values(
-            cursor,
-            "INSERT INTO synced_invoices"
-            " (company_nip, environment, ksef_number, invoice_number) VALUES %s"
-            " ON CONFLICT (company_nip, environment, ksef_number) DO NOTHING",
-            synced,
-        )
-        psycopg2.extras.execute_values(
-            cursor,
-            "INSERT INTO offline_invoices"
-            " (company_nip, environment, invoice_number, ksef_reference_number) VALUES %s"
-            " ON CONFLICT (company_nip, environment, ksef_reference_number, invoice_number)"
-            " DO NOTHING",
-            offline,
-        )
+        for table, number, rows in (
+            ("synced_invoices", "ksef_number", synced),
+            ("offline_invoices", "ksef_reference_number", offline),
+        ):
+            psycopg2.extras.execute_values(
+                cursor,
+                f"INSERT INTO {table} (company_nip, environment, {number}, invoice_number)"  # noqa: S608
+                " VALUES %s ON CONFLICT DO NOTHING",
+                rows,
+            )

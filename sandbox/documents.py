@@ -3,180 +3,133 @@
 from __future__ import annotations
 
 import hmac
+import re
 import secrets
-from datetime import datetime, timedelta
-from typing import Any
+from datetime import datetime
 
-from flask import Blueprint, Response, request
+from flask import Response, request
 
 from sandbox import identifiers, upo
-from sandbox.access import check_reference, environment, find_session, require
+from sandbox.access import check_reference, environment, find_session, own_session, require
+from sandbox.blueprints import ksef, storage
 from sandbox.clock import stamp
 from sandbox.problems import BadRequest
-from sandbox.state import Environment, Invoice, Session
-from sandbox.world import World, world
+from sandbox.state import Session
+from sandbox.world import world
 
 
-def register(ksef: Blueprint, storage: Blueprint) -> None:
-    """Adds the UPO routes to KSeF's blueprint and the downloads to the storage's."""
-    prefix = "/sessions/<reference>"
-    ksef.add_url_rule(f"{prefix}/invoices/ksef/<ksef_number>/upo", view_func=upo_by_ksef_number)
-    ksef.add_url_rule(f"{prefix}/invoices/<invoice_reference>/upo", view_func=upo_by_reference)
-    ksef.add_url_rule(f"{prefix}/upo/<upo_reference>", view_func=collective_upo)
-    storage.add_url_rule("/upo/<reference>/<name>.xml", view_func=download)
-
-
+@ksef.get("/sessions/<reference>/invoices/ksef/<ksef_number>/upo")
 def upo_by_ksef_number(reference: str, ksef_number: str) -> Response:
-    """GET /sessions/{referenceNumber}/invoices/ksef/{ksefNumber}/upo."""
-    login = require("access")
-    check_reference(reference)
-    if not identifiers.is_ksef_number(ksef_number):
+    """The UPO of an invoice, by its KSeF number."""
+    session = own_session(reference)
+    if not re.fullmatch(identifiers.KSEF_NUMBER, ksef_number):
         raise BadRequest(21405, f"Nieprawidłowy numer KSeF '{ksef_number}'.")
-    session = environment().session_of(login.nip, reference)
-    invoice = session.by_ksef_number.get(ksef_number) if session is not None else None
-    return _invoice_upo(
-        session,
-        invoice,
+    return _document(
+        _invoice_upo(session, ksef_number),
         f"UPO o numerze KSeF {ksef_number} i numerze referencyjnym sesji {reference} "
         "nie zostało znalezione.",
     )
 
 
+@ksef.get("/sessions/<reference>/invoices/<invoice_reference>/upo")
 def upo_by_reference(reference: str, invoice_reference: str) -> Response:
-    """GET /sessions/{referenceNumber}/invoices/{invoiceReferenceNumber}/upo."""
-    login = require("access")
-    check_reference(reference)
+    """The UPO of an invoice, by its reference number."""
+    session = own_session(reference)
     check_reference(invoice_reference)
-    session = environment().session_of(login.nip, reference)
-    invoice = session.by_reference.get(invoice_reference) if session is not None else None
-    return _invoice_upo(
-        session,
-        invoice,
+    return _document(
+        _invoice_upo(session, invoice_reference),
         f"UPO faktury {invoice_reference} w sesji {reference} nie zostało znalezione.",
     )
 
 
+@ksef.get("/sessions/<reference>/upo/<upo_reference>")
 def collective_upo(reference: str, upo_reference: str) -> Response:
-    """GET /sessions/{referenceNumber}/upo/{upoReferenceNumber}."""
-    login = require("access")
+    """A page of a session's collective UPO."""
+    require("access")
     check_reference(upo_reference)
-    session = find_session(login.nip, reference)
-    content = page_content(world(), environment(), session, upo_reference)
-    if content is None:
-        raise BadRequest(
-            21178,
-            f"UPO o numerze referencyjnym {upo_reference} dla sesji {reference} "
-            "nie zostało znalezione.",
-        )
-    return _document(content)
+    return _document(
+        _page(find_session(reference), upo_reference),
+        f"UPO o numerze referencyjnym {upo_reference} dla sesji {reference} "
+        "nie zostało znalezione.",
+    )
 
 
-def _invoice_upo(session: Session | None, invoice: Invoice | None, missing: str) -> Response:
-    if session is None or invoice is None:
-        raise BadRequest(21178, missing)
-    content = invoice_content(world(), environment(), session, invoice)
-    if content is None:
-        raise BadRequest(21178, missing)
-    return _document(content)
-
-
-def invoice_content(
-    present: World, env: Environment, session: Session, invoice: Invoice
-) -> bytes | None:
+def _invoice_upo(session: Session | None, name: str) -> bytes | None:
     """The UPO of an accepted invoice, always the same bytes; None while there is none."""
-    with env.lock:
-        if invoice.code_at(present.clock.now()) != 200:
+    invoice = session.find(name) if session is not None else None
+    if session is None or invoice is None:
+        return None
+    with environment().lock:
+        if invoice.code_at(world().clock.now()) != 200:
             return None
         if invoice.upo is None:
-            invoice.upo = upo.build(session, [invoice], present.signer)
+            invoice.upo = upo.build(session, [invoice], world().signer)
         return invoice.upo
 
 
-def page_content(
-    present: World, env: Environment, session: Session, upo_reference: str
-) -> bytes | None:
+def _page(session: Session | None, upo_reference: str) -> bytes | None:
     """One page of the session's collective UPO, always the same bytes; None while there is none."""
-    now = present.clock.now()
-    with env.lock:
-        pages = session.pages(now, present.settings.upo_page_size)
-        for number, page in enumerate(pages, 1):
-            if page.reference != upo_reference:
-                continue
-            if page.content is None:
-                accepted = session.accepted(now)
-                page.content = upo.build(
-                    session,
-                    accepted[page.first : page.last],
-                    present.signer,
-                    upo.PageRange(number, len(pages), page.first, page.last, len(accepted)),
-                )
-            return page.content
+    if session is None:
+        return None
+    with environment().lock:
+        for page in session.pages(world().clock.now(), world().settings.upo_page_size):
+            if page.reference == upo_reference:
+                if page.content is None:
+                    page.content = upo.build(session, page.invoices, world().signer, page)
+                return page.content
     return None
 
 
-# -- download links --------------------------------------------------------------------------
+def _document(content: bytes | None, missing: str) -> Response:
+    """The answer with a UPO; 21178 with that text where there is none."""
+    if content is None:
+        raise BadRequest(21178, missing)
+    answer = Response(content, content_type="application/xml")
+    answer.headers["x-ms-meta-hash"] = identifiers.sha256_base64(content)
+    return answer
 
 
 class Links:
-    """Makes the download links of one answer: new in each answer, all ending at the same time."""
+    """Makes the links of one answer: new in each answer, all good until `until`."""
 
-    def __init__(self, env: Environment, now: datetime) -> None:
-        end = now + timedelta(seconds=world().settings.link_seconds)
-        self.end = stamp(end)
-        self._env = env
-        self._expiry = str(int(end.timestamp()))
+    def __init__(self, until: datetime) -> None:
+        self.end = stamp(until)
+        self._expiry = str(int(until.timestamp()))
         self._nonce = secrets.token_hex(6)
-        self._prefix = f"{request.host_url}{env.name}/storage/upo"
+        self._prefix = f"{request.host_url}{environment().name}/storage"
 
-    def to(self, session: Session, reference: str) -> str:
+    def to(self, path: str) -> str:
+        """The link to a path of the storage."""
+        signature = _signature(path, self._expiry, self._nonce)
+        return f"{self._prefix}/{path}?se={self._expiry}&rn={self._nonce}&sig={signature}"
+
+    def to_upo(self, session: Session, reference: str) -> str:
         """The link to the UPO of an invoice of the session, or to a page of its collective one."""
-        name = f"{session.reference}/{reference}"
-        signature = link_signature(self._env, name, self._expiry, self._nonce)
-        return f"{self._prefix}/{name}.xml?se={self._expiry}&rn={self._nonce}&sig={signature}"
+        return self.to(f"upo/{session.reference}/{reference}.xml")
 
 
-def upo_page_links(env: Environment, session: Session, now: datetime) -> list[dict[str, Any]]:
-    """The pages of a session's UPO in KSeF's `UpoPageResponse` shape, with new links."""
-    links = Links(env, now)
-    return [
-        {
-            "referenceNumber": page.reference,
-            "downloadUrl": links.to(session, page.reference),
-            "downloadUrlExpirationDate": links.end,
-        }
-        for page in session.pages(now, world().settings.upo_page_size)
-    ]
+def _signature(path: str, expiry: str, nonce: str) -> str:
+    """What makes a link good: it can't be guessed, nor used for another path."""
+    return hmac.digest(environment().secret, f"{path}|{expiry}|{nonce}".encode(), "sha256").hex()
 
 
-def link_signature(env: Environment, name: str, expiry: str, nonce: str) -> str:
-    """What makes a link of the storage good: it can't be guessed, nor used for another name."""
-    message = f"{name}|{expiry}|{nonce}".encode()
-    return hmac.digest(env.secret, message, "sha256").hex()
-
-
+@storage.get("/upo/<reference>/<name>.xml")
 def download(reference: str, name: str) -> Response:
     """A download link: the signature in the query is the permission, a bearer is refused."""
-    env = environment()
-    refusal = refuse_link(env, f"{reference}/{name}")
+    refusal = refuse_link(f"upo/{reference}/{name}.xml")
     if refusal is not None:
         return refusal
-    session = env.sessions.get(reference)
-    if session is None:
-        return storage_error(404, "BlobNotFound", "The specified blob does not exist.")
-    invoice = session.by_reference.get(name)
-    if invoice is not None:
-        content = invoice_content(world(), env, session, invoice)
-    else:
-        content = page_content(world(), env, session, name)
+    session = environment().sessions.get(reference)
+    content = _invoice_upo(session, name) or _page(session, name)
     if content is None:
         return storage_error(404, "BlobNotFound", "The specified blob does not exist.")
-    return _document(content)
+    return _document(content, "")
 
 
-def refuse_link(env: Environment, name: str) -> Response | None:
-    """The storage's refusal of the present request; None where its link is good for that name."""
+def refuse_link(path: str) -> Response | None:
+    """The storage's refusal of the present request; None where its link is good for that path."""
     expiry, nonce = request.args.get("se", ""), request.args.get("rn", "")
-    signature = link_signature(env, name, expiry, nonce)
+    signature = _signature(path, expiry, nonce)
     if not hmac.compare_digest(request.args.get("sig", "").encode(), signature.encode()):
         return storage_error(403, "AuthenticationFailed", "Signature did not match.")
     if world().clock.now().timestamp() >= int(expiry):
@@ -184,12 +137,6 @@ def refuse_link(env: Environment, name: str) -> Response | None:
     if "Authorization" in request.headers:
         return storage_error(400, "InvalidAuthenticationInfo", "Two ways of authentication.")
     return None
-
-
-def _document(content: bytes) -> Response:
-    answer = Response(content, content_type="application/xml")
-    answer.headers["x-ms-meta-hash"] = identifiers.sha256_base64(content)
-    return answer
 
 
 def storage_error(status: int, code: str, message: str) -> Response:

@@ -7,18 +7,18 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import re
 import secrets
 from datetime import date
 from typing import Final
 
-_DAY: Final = r"(?:20[2-9]\d|2[1-9]\d{2}|[3-9]\d{3})(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])"
-_NIP: Final = r"[1-9](?:\d[1-9]|[1-9]\d)\d{7}"
-_REFERENCE: Final = re.compile(
-    rf"{_DAY}-[0-9A-Z]{{2}}-[0-9A-F]{{10}}-[0-9A-F]{{10}}-[0-9A-F]{{2}}", re.A
+_DAY: Final = (
+    "(?:20[2-9][0-9]|2[1-9][0-9]{2}|[3-9][0-9]{3})(?:0[1-9]|1[0-2])(?:0[1-9]|[12][0-9]|3[01])"
 )
-_KSEF_NUMBER: Final = re.compile(rf"{_NIP}-{_DAY}-[0-9A-F]{{6}}-?[0-9A-F]{{6}}-[0-9A-F]{{2}}", re.A)
-_NIP_ALONE: Final = re.compile(_NIP, re.A)
+# Patterns of whole identifiers, for `re.fullmatch`. Control digits are not checked; a KSeF number
+# has 35 characters or, from KSeF 1.0, 36.
+NIP: Final = "[1-9](?:[0-9][1-9]|[1-9][0-9])[0-9]{7}"
+REFERENCE: Final = f"{_DAY}-[0-9A-Z]{{2}}-[0-9A-F]{{10}}-[0-9A-F]{{10}}-[0-9A-F]{{2}}"
+KSEF_NUMBER: Final = f"{NIP}-{_DAY}-[0-9A-F]{{6}}-?[0-9A-F]{{6}}-[0-9A-F]{{2}}"
 
 
 def _crc_table() -> tuple[int, ...]:
@@ -59,21 +59,6 @@ def ksef_number(nip: str, day: date, seed: str | None = None) -> str:
     """A 35-character KSeF number with a right checksum."""
     head = f"{nip}-{day:%Y%m%d}-{_hex_digits(12, seed)}"
     return f"{head}-{crc8(head)}"
-
-
-def is_reference_number(text: str) -> bool:
-    """Whether `text` has the shape of a reference number (its last two digits are not checked)."""
-    return _REFERENCE.fullmatch(text) is not None
-
-
-def is_ksef_number(text: str) -> bool:
-    """Whether KSeF accepts `text` as a KSeF number: 35 or, from KSeF 1.0, 36 characters."""
-    return _KSEF_NUMBER.fullmatch(text) is not None
-
-
-def is_nip(text: str) -> bool:
-    """Whether `text` has the shape of a NIP (the control digit is not checked)."""
-    return _NIP_ALONE.fullmatch(text) is not None
 
 
 def sha256_base64(content: bytes) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import hashlib
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 
+from sandbox import identifiers
 from sandbox.clock import stamp
 
 USAGES: Final = ("KsefTokenEncryption", "SymmetricKeyEncryption")
@@ -36,7 +36,7 @@ class KeyPair:
         der = self.private_key.public_key().public_bytes(
             serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
         )
-        return base64.b64encode(hashlib.sha256(der).digest()).decode()
+        return identifiers.sha256_base64(der)
 
     def decrypt(self, ciphertext: bytes) -> bytes:
         """RSA-OAEP with SHA-256 and MGF1-SHA-256; ValueError when it does not fit."""
@@ -45,11 +45,10 @@ class KeyPair:
     def as_json(self) -> dict[str, Any]:
         """One element of GET /security/public-key-certificates."""
         certificate = self.certificate
+        der = certificate.public_bytes(serialization.Encoding.DER)
         return {
-            "certificate": base64.b64encode(
-                certificate.public_bytes(serialization.Encoding.DER)
-            ).decode(),
-            "certificateId": base64.b64encode(certificate.fingerprint(hashes.SHA256())).decode(),
+            "certificate": base64.b64encode(der).decode(),
+            "certificateId": identifiers.sha256_base64(der),
             "publicKeyId": self.public_key_id,
             "validFrom": stamp(certificate.not_valid_before_utc),
             "validTo": stamp(certificate.not_valid_after_utc),
@@ -63,9 +62,8 @@ class KeyRing:
     def __init__(self, environment: str) -> None:
         self._environment = environment
         self._lock = threading.Lock()
-        self._pairs: list[Future[KeyPair]] = [
-            _GENERATORS.submit(_make_pair, environment, usage) for usage in USAGES
-        ]
+        self._pairs: list[Future[KeyPair]] = []
+        self.rotate()
 
     def published(self) -> list[KeyPair]:
         """The pairs that clients may use now."""
@@ -100,21 +98,15 @@ class Signer:
         key = ec.generate_private_key(ec.SECP256R1())
         return cls(key, _certify(key, _own_name("Ministerstwo Finansów - SANDBOX - UPO")))
 
-    def certificate_pem(self) -> str:
-        """What signatures verify against."""
-        return self.certificate.public_bytes(serialization.Encoding.PEM).decode()
-
 
 def make_seal(nip: str, organization: str) -> bytes:
     """A company's certificate with its key in PEM, such as may log in to KSeF: a secret."""
     key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name(
-        [
-            x509.NameAttribute(x509.NameOID.COUNTRY_NAME, "PL"),
-            x509.NameAttribute(x509.NameOID.ORGANIZATION_NAME, organization),
-            x509.NameAttribute(x509.NameOID.ORGANIZATION_IDENTIFIER, f"VATPL-{nip}"),
-            x509.NameAttribute(x509.NameOID.COMMON_NAME, organization),
-        ]
+    name = _name(
+        COUNTRY_NAME="PL",
+        ORGANIZATION_NAME=organization,
+        ORGANIZATION_IDENTIFIER=f"VATPL-{nip}",
+        COMMON_NAME=organization,
     )
     return _certify(key, name).public_bytes(serialization.Encoding.PEM) + key.private_bytes(
         serialization.Encoding.PEM,
@@ -129,12 +121,12 @@ def _make_pair(environment: str, usage: str) -> KeyPair:
 
 
 def _own_name(common_name: str) -> x509.Name:
+    return _name(COUNTRY_NAME="PL", ORGANIZATION_NAME="SANDBOX", COMMON_NAME=common_name)
+
+
+def _name(**attributes: str) -> x509.Name:
     return x509.Name(
-        [
-            x509.NameAttribute(x509.NameOID.COUNTRY_NAME, "PL"),
-            x509.NameAttribute(x509.NameOID.ORGANIZATION_NAME, "SANDBOX"),
-            x509.NameAttribute(x509.NameOID.COMMON_NAME, common_name),
-        ]
+        [x509.NameAttribute(getattr(x509.NameOID, oid), text) for oid, text in attributes.items()]
     )
 
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import base64
-import hashlib
 import hmac
-import json
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 from flask import request
 
 from sandbox.access import environment
@@ -38,21 +37,20 @@ def page_bounds(scope: str, total: int) -> tuple[int, int]:
 def token_at(scope: str, offset: int) -> str:
     """The token of the page of `scope` that starts at `offset`."""
     # KSeF's tokens are Base64 of a JSON array, as those of its database.
-    content = json.dumps([{"token": f"+RID:~{offset}", "sig": _seal(scope, offset)}])
-    return base64.b64encode(content.encode()).decode()
+    content = [{"token": f"+RID:~{offset}", "sig": _seal(scope, offset)}]
+    return base64.b64encode(msgspec.json.encode(content)).decode()
 
 
 def _offset(scope: str, token: str) -> int:
     try:
-        entry = json.loads(base64.b64decode(token, validate=True))[0]
+        entry = msgspec.json.decode(base64.b64decode(token, validate=True))[0]
         offset = int(entry["token"].removeprefix("+RID:~"))
         if not hmac.compare_digest(str(entry["sig"]).encode(), _seal(scope, offset).encode()):
             raise ValueError(token)
-    except (ValueError, LookupError, TypeError, AttributeError):
+    except (ValueError, msgspec.DecodeError, LookupError, TypeError, AttributeError):
         raise BadRequest(21418) from None
     return offset
 
 
 def _seal(scope: str, offset: int) -> str:
-    message = f"{scope}|{offset}".encode()
-    return hmac.new(environment().secret, message, hashlib.sha256).hexdigest()[:16]
+    return hmac.digest(environment().secret, f"{scope}|{offset}".encode(), "sha256").hex()[:16]

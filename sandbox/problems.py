@@ -9,7 +9,7 @@ from __future__ import annotations
 import secrets
 from typing import Any
 
-import orjson
+import msgspec
 from flask import Response, request
 
 from sandbox.clock import stamp
@@ -55,122 +55,101 @@ REASONS = {
 
 
 class KsefProblem(Exception):
-    """An error that KSeF answers instead of a result; `response()` draws it."""
+    """An error that KSeF answers instead of a result.
+
+    `members` are added to its problem document.
+    """
+
+    def __init__(self, status: int, title: str, detail: str, **members: Any) -> None:
+        super().__init__(status, detail)
+        self.status = status
+        self.headers: dict[str, str] = {}
+        self._document = {"title": title, "status": status, "detail": detail, **members}
+
+    def older_format(self) -> dict[str, Any] | None:
+        """What clients get that do not ask for problem details; None: there is no other format."""
+        return None
 
     def response(self) -> Response:
         """The HTTP answer to the present request."""
-        raise NotImplementedError
+        older = self.older_format()
+        asked = request.headers.get("X-Error-Format", "").strip().lower()
+        if older is not None and asked != "problem-details":
+            answer = json_response(older, self.status)
+        else:
+            document = self._document | {
+                "instance": request.path,
+                "timestamp": stamp(world().clock.now()),
+                "traceId": secrets.token_hex(16),
+            }
+            answer = json_response(document, self.status, "application/problem+json")
+        answer.headers.update(self.headers)
+        return answer
 
 
 class BadRequest(KsefProblem):
     """HTTP 400 with one of KSeF's codes (21173, 21405, …)."""
 
     def __init__(self, code: int, *details: str) -> None:
-        super().__init__(code, *details)
         self.code = code
+        self.description = DESCRIPTIONS.get(code, "Błąd.")
         self.details = list(details)
+        error: dict[str, Any] = {"code": code, "description": self.description}
+        if details:
+            error["details"] = self.details
+        super().__init__(400, "Bad Request", "Żądanie jest nieprawidłowe.", errors=[error])
 
-    def response(self) -> Response:
-        description = DESCRIPTIONS.get(self.code, "Błąd.")
-        if _wants_problem_details():
-            error: dict[str, Any] = {"code": self.code, "description": description}
-            if self.details:
-                error["details"] = self.details
-            return _problem(
-                400, "Bad Request", detail="Żądanie jest nieprawidłowe.", errors=[error]
-            )
-        trace = secrets.token_hex(16)
-        return json_response(
-            {
-                "exception": {
-                    "exceptionDetailList": [
-                        {
-                            "exceptionCode": self.code,
-                            "exceptionDescription": description,
-                            "details": self.details,
-                        }
-                    ],
-                    "serviceCode": f"00-{trace}-{secrets.token_hex(8)}-00",
-                    "serviceCtx": "sandbox",
-                    "serviceName": "Undefined",
-                    "timestamp": stamp(world().clock.now()),
-                }
-            },
-            400,
-        )
+    def older_format(self) -> dict[str, Any]:
+        return {
+            "exception": {
+                "exceptionDetailList": [
+                    {
+                        "exceptionCode": self.code,
+                        "exceptionDescription": self.description,
+                        "details": self.details,
+                    }
+                ],
+                "serviceCode": f"00-{secrets.token_hex(16)}-{secrets.token_hex(8)}-00",
+                "serviceCtx": "sandbox",
+                "serviceName": "Undefined",
+                "timestamp": stamp(world().clock.now()),
+            }
+        }
 
 
 class TooManyRequests(KsefProblem):
     """HTTP 429; `retry_after` is written as given (None leaves the header out)."""
 
     def __init__(self, detail: str, retry_after: str | None) -> None:
-        super().__init__(detail)
+        super().__init__(429, "Too Many Requests", detail)
         self.detail = detail
-        self.retry_after = retry_after
+        if retry_after is not None:
+            self.headers["Retry-After"] = retry_after
 
-    def response(self) -> Response:
-        if _wants_problem_details():
-            answer = _problem(429, "Too Many Requests", detail=self.detail)
-        else:
-            status = {"code": 429, "description": "Too Many Requests", "details": [self.detail]}
-            answer = json_response({"status": status}, 429)
-        if self.retry_after is not None:
-            answer.headers["Retry-After"] = self.retry_after
-        return answer
+    def older_format(self) -> dict[str, Any]:
+        return {
+            "status": {"code": 429, "description": "Too Many Requests", "details": [self.detail]}
+        }
 
 
 class Unauthorized(KsefProblem):
     """HTTP 401: no bearer, an expired one, or one of the wrong kind."""
 
-    def response(self) -> Response:
-        answer = _problem(401, "Unauthorized", detail="Wymagane jest uwierzytelnienie.")
-        answer.headers["WWW-Authenticate"] = "Bearer"
-        return answer
+    def __init__(self) -> None:
+        super().__init__(401, "Unauthorized", "Wymagane jest uwierzytelnienie.")
+        self.headers["WWW-Authenticate"] = "Bearer"
 
 
 class Forbidden(KsefProblem):
     """HTTP 403 with KSeF's `reasonCode`."""
 
     def __init__(self, reason_code: str, security: dict[str, Any] | None = None) -> None:
-        super().__init__(reason_code)
-        self.reason_code = reason_code
-        self.security = security
-
-    def response(self) -> Response:
-        return _problem(
-            403,
-            "Forbidden",
-            detail=REASONS.get(self.reason_code, "Odmowa dostępu."),
-            reasonCode=self.reason_code,
-            security=self.security,
-        )
-
-
-class Gone(KsefProblem):
-    """HTTP 410: the login operation is older than seven days."""
-
-    def response(self) -> Response:
-        return _problem(410, "Gone", detail="Operacja nie jest już dostępna.")
+        detail = REASONS.get(reason_code, "Odmowa dostępu.")
+        super().__init__(403, "Forbidden", detail, reasonCode=reason_code, security=security)
 
 
 def json_response(
     content: Any, status: int = 200, content_type: str = "application/json; charset=utf-8"
 ) -> Response:
     """`content` as a JSON answer."""
-    return Response(orjson.dumps(content), status, content_type=content_type)
-
-
-def _wants_problem_details() -> bool:
-    return request.headers.get("X-Error-Format", "").strip().lower() == "problem-details"
-
-
-def _problem(status: int, title: str, **members: Any) -> Response:
-    body = {
-        "title": title,
-        "status": status,
-        "instance": request.path,
-        **members,
-        "timestamp": stamp(world().clock.now()),
-        "traceId": secrets.token_hex(16),
-    }
-    return json_response(body, status, "application/problem+json")
+    return Response(msgspec.json.encode(content), status, content_type=content_type)

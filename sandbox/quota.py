@@ -8,36 +8,33 @@ from collections import deque
 from datetime import datetime
 from typing import Final
 
-from sandbox.settings import Limits
+import msgspec
 
-NO_LIMIT: Final = -1
+from sandbox.settings import NO_LIMIT, Limit
+
 WINDOWS: Final = (1, 60, 3600)
 WINDOW_WORDS: Final = ("sekundę", "minutę", "godzinę")
 
-LIMITS: Final[Limits] = {
-    "onlineSession": (10, 30, 120),
-    "onlineSessionClose": (20, 60, 240),
-    "batchSession": (10, 20, 60),
-    "batchSessionClose": (20, 40, 120),
-    "invoiceSend": (10, 30, 180),
-    "invoiceStatus": (30, 120, 1200),
-    "sessionList": (5, 10, 60),
-    "sessionInvoiceList": (10, 20, 200),
-    "sessionMisc": (10, 120, 1200),
-    "invoiceMetadata": (8, 16, 20),
-    "invoiceExport": (8, 16, 20),
-    "invoiceExportStatus": (10, 60, 600),
-    "invoiceDownload": (8, 16, 64),
-    "collectiveIdentifier": (20, 120, 240),
-    "other": (10, 30, 120),
-    "anonymous": (60, NO_LIMIT, NO_LIMIT),
-    "global": (75, NO_LIMIT, NO_LIMIT),
+LIMITS: Final[dict[str, Limit]] = {
+    "onlineSession": Limit(10, 30, 120),
+    "onlineSessionClose": Limit(20, 60, 240),
+    "batchSession": Limit(10, 20, 60),
+    "batchSessionClose": Limit(20, 40, 120),
+    "invoiceSend": Limit(10, 30, 180),
+    "invoiceStatus": Limit(30, 120, 1200),
+    "sessionList": Limit(5, 10, 60),
+    "sessionInvoiceList": Limit(10, 20, 200),
+    "sessionMisc": Limit(10, 120, 1200),
+    "invoiceMetadata": Limit(8, 16, 20),
+    "invoiceExport": Limit(8, 16, 20),
+    "invoiceExportStatus": Limit(10, 60, 600),
+    "invoiceDownload": Limit(8, 16, 64),
+    "collectiveIdentifier": Limit(20, 120, 240),
+    "other": Limit(10, 30, 120),
+    "anonymous": Limit(60),
+    "global": Limit(75),
 }
-
-
-def effective(changed: Limits) -> Limits:
-    """The limits of all groups with the changed ones taken in."""
-    return {**LIMITS, **changed}
+"""KSeF's own; see GET /rate-limits."""
 
 
 class Quota:
@@ -54,7 +51,7 @@ class Quota:
 
     def admit(
         self,
-        claims: list[tuple[tuple[str, ...], tuple[int, int, int]]],
+        claims: list[tuple[tuple[str, ...], Limit]],
         now: datetime,
         scale: float = 1.0,
     ) -> tuple[int, str] | None:
@@ -71,7 +68,9 @@ class Quota:
                 admitted = self._admitted.setdefault(key, deque())
                 while admitted and admitted[0] <= moment - WINDOWS[-1] * scale:
                     admitted.popleft()
-                for limit, window, word in zip(limits, WINDOWS, WINDOW_WORDS, strict=True):
+                for limit, window, word in zip(
+                    msgspec.structs.astuple(limits), WINDOWS, WINDOW_WORDS, strict=True
+                ):
                     if limit == NO_LIMIT or len(admitted) < limit:
                         continue
                     # The window is full while the limit-th newest call is still inside it.

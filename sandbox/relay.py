@@ -3,16 +3,6 @@
 Runs in threads of this process and is steered by assigning `mode`, which holds for connections
 that come afterwards; those that are open keep theirs. `connections` counts what came.
 
-| mode | what a client meets |
-|---|---|
-| `Pass()` | the server |
-| `Refuse()` | nobody listens on the port |
-| `Reset()` | RST as soon as the first byte of its request has come |
-| `Reset(after=n)` | n bytes of the answer, then RST |
-| `Drip(bytes_per_second)` | the server's answer, slowly |
-| `Cut(after=n)` | n bytes of the answer, then an orderly end (FIN) |
-| `Hang()` | an accepted connection on which nothing is ever said |
-
     with start(server_port) as relay:
         relay.mode = Cut(after=200)
         requests.get(relay.url)
@@ -27,8 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Final, Self
+from typing import Final
 
 _RST: Final = struct.pack("ii", 1, 0)  # a linger of zero seconds
 _BLOCK: Final = 64 * 1024
@@ -41,39 +30,39 @@ class Pass:
 
 @dataclass(frozen=True)
 class Refuse:
-    """Nobody listens."""
+    """Nobody listens on the port."""
 
 
 @dataclass(frozen=True)
 class Reset:
-    """RST after so many bytes of the answer; 0: before the server is asked."""
+    """RST after so many bytes of the answer; 0: as soon as the first byte of the request came."""
 
     after: int = 0
 
 
 @dataclass(frozen=True)
 class Cut:
-    """FIN after so many bytes of the answer."""
+    """An orderly end (FIN) after so many bytes of the answer."""
 
     after: int
 
 
 @dataclass(frozen=True)
 class Drip:
-    """The answer, so many bytes a second."""
+    """The server's answer, so many bytes a second."""
 
     bytes_per_second: float
 
 
 @dataclass(frozen=True)
 class Hang:
-    """Accepts and says nothing."""
+    """An accepted connection on which nothing is ever said."""
 
 
 Mode = Pass | Refuse | Reset | Cut | Drip | Hang
 
 
-class Relay:
+class Relay(contextlib.AbstractContextManager["Relay"]):
     """Listens on `port` of the loopback and passes on to a port of it, as its mode says."""
 
     def __init__(self, target: int) -> None:
@@ -118,15 +107,7 @@ class Relay:
         self._end_listening()
         self.drop()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         self.stop()
 
     def _listen(self, port: int) -> socket.socket:

@@ -22,15 +22,14 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from types import FrameType
-from typing import NoReturn
 
 import psycopg2
 import requests
 from cryptography import x509
 
-from app import make_parts, settings, telemetry
+from app import settings, telemetry
 from app.db.migrate import migrate
+from app.service import Service
 from app.settings import ENVIRONMENTS
 from sandbox import demo, keys, postgres, server
 from sandbox.control import Control
@@ -54,7 +53,7 @@ class Databases:
 
 def main() -> None:
     """Bring everything up, print the page, wait for Ctrl-C, stop everything."""
-    signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     port = int(os.environ.get("PORT", "8080"))
     try:
         with ExitStack() as stack:
@@ -69,23 +68,22 @@ class _NotStarted(Exception):
     """The text is for the person at the terminal."""
 
 
-def _interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
-    raise KeyboardInterrupt
-
-
 def _run(stack: ExitStack, port: int) -> None:
-    _require_free(port)
+    if _is_taken(port):
+        raise _NotStarted(f"Port {port} is taken. Choose another one: make run PORT=8000")
     KEPT.mkdir(exist_ok=True)
     kept = _kept_secrets()
     _say("PostgreSQL")
     databases = stack.enter_context(_databases())
     _say("migrations")
     migrate(databases.owner)
-    _allow_login(databases)
+    if databases.owner != databases.service:
+        _execute(databases.owner, "ALTER ROLE ksef_proxy LOGIN; ALTER ROLE erp LOGIN")
     _say("sandbox KSeF")
-    ksef = stack.enter_context(server.start(port=_free_port(port + 10)))
+    ksef = stack.enter_context(server.start(port=0 if _is_taken(port + 10) else port + 10))
     environment = _environment(databases, kept["secret_key"], ksef.url, port)
-    _write_env(environment)
+    exports = [f"export {name}={shlex.quote(value)}\n" for name, value in environment.items()]
+    _write_private(KEPT / "env", "".join(exports))
     _say("demo data")
     shown = _prepare(environment, ksef.url, databases.erp, kept["password"], _kept_certificate())
     _say("gunicorn")
@@ -100,16 +98,9 @@ def _say(what: str) -> None:
     print(f"  starting: {what}", flush=True)
 
 
-def _require_free(port: int) -> None:
+def _is_taken(port: int) -> bool:
     with closing(socket.socket()) as probe:
-        if probe.connect_ex(("127.0.0.1", port)) == 0:
-            raise _NotStarted(f"Port {port} is taken. Choose another one: make run PORT=8000")
-
-
-def _free_port(wanted: int) -> int:
-    """The port wanted, or 0 (any) where it is taken."""
-    with closing(socket.socket()) as probe:
-        return 0 if probe.connect_ex(("127.0.0.1", wanted)) == 0 else wanted
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def _kept_secrets() -> dict[str, str]:
@@ -142,12 +133,8 @@ def _databases() -> Iterator[Databases]:
         yield Databases(url, url, url, "that of DATABASE_URL")
         return
     with postgres.start(KEPT / "postgres", durable=True) as running:
-        with closing(psycopg2.connect(running.dsn())) as connection:
-            connection.autocommit = True
-            with connection.cursor() as cursor:
-                cursor.execute("SELECT FROM pg_database WHERE datname = %s", (_DATABASE,))
-                if cursor.fetchone() is None:
-                    cursor.execute(f"CREATE DATABASE {_DATABASE}")
+        with contextlib.suppress(psycopg2.errors.DuplicateDatabase):
+            _execute(running.dsn(), f"CREATE DATABASE {_DATABASE}")
         place = str(running.folder)
         if running.moved_from:
             place += f" (PostgreSQL's user cannot reach {running.moved_from})"
@@ -159,16 +146,11 @@ def _databases() -> Iterator[Databases]:
         )
 
 
-def _allow_login(databases: Databases) -> None:
-    """Let the roles of the service and the ERP log in, to the embedded PostgreSQL only."""
-    if databases.owner == databases.service:
-        return
-    with (
-        closing(psycopg2.connect(databases.owner)) as connection,
-        connection,
-        connection.cursor() as cursor,
-    ):
-        cursor.execute("ALTER ROLE ksef_proxy LOGIN; ALTER ROLE erp LOGIN")
+def _execute(dsn: str, statement: str) -> None:
+    with closing(psycopg2.connect(dsn)) as connection:
+        connection.autocommit = True
+        with connection.cursor() as cursor:
+            cursor.execute(statement)
 
 
 def _environment(databases: Databases, secret_key: str, ksef_url: str, port: int) -> dict[str, str]:
@@ -181,11 +163,6 @@ def _environment(databases: Databases, secret_key: str, ksef_url: str, port: int
     }
 
 
-def _write_env(environment: dict[str, str]) -> None:
-    lines = [f"export {name}={shlex.quote(value)}" for name, value in environment.items()]
-    _write_private(KEPT / "env", "\n".join(lines) + "\n")
-
-
 def _write_private(file: Path, text: str) -> None:
     file.touch(mode=0o600)
     file.chmod(0o600)
@@ -196,12 +173,12 @@ def _prepare(
     environment: dict[str, str], ksef_url: str, erp_dsn: str, password: str, certificate: bytes
 ) -> Demo:
     telemetry.configure("WARNING")
-    parts = make_parts(settings.from_environment(environment))
+    service = Service(settings.from_environment(environment))
     try:
         with Control(ksef_url) as control:
-            return demo.prepare(parts, control, erp_dsn, password, certificate)
+            return demo.prepare(service, control, erp_dsn, password, certificate)
     finally:
-        parts.db.close()
+        service.db.close()
 
 
 @contextlib.contextmanager

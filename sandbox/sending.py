@@ -5,156 +5,130 @@ What a batch session (`sandbox.batch`) does alike is here too.
 
 from __future__ import annotations
 
-from datetime import timedelta
-from typing import Any
+from datetime import datetime, timedelta
+from typing import Final
 
-from flask import Blueprint, Response
+from flask import Response
 
 from sandbox import identifiers, xml_invoice
-from sandbox.access import base64_member, environment, find_session, json_body, require
+from sandbox.access import environment, find_key, find_session, read_body, require
+from sandbox.blueprints import ksef
+from sandbox.bodies import FormCode, InvoiceBody, OnlineSessionBody
 from sandbox.clock import stamp
 from sandbox.problems import BadRequest, json_response
-from sandbox.state import MAX_INVOICES, ONLINE_LIFETIME, Invoice, Session
+from sandbox.state import MAX_INVOICES, ONLINE_LIFETIME, Invoice, Login, Package, Session
 from sandbox.world import world
 
-FORM_CODES = {
-    ("FA (2)", "1-0E", "FA"),
-    ("FA (3)", "1-0E", "FA"),
-    ("PEF (3)", "2-1", "PEF"),
-    ("PEF_KOR (3)", "2-1", "PEF"),
-    ("FA_RR (1)", "1-1E", "FA_RR"),
+FORM_CODES: Final = {
+    FormCode("FA (2)", "1-0E", "FA"),
+    FormCode("FA (3)", "1-0E", "FA"),
+    FormCode("PEF (3)", "2-1", "PEF"),
+    FormCode("PEF_KOR (3)", "2-1", "PEF"),
+    FormCode("FA_RR (1)", "1-1E", "FA_RR"),
 }
 
 
-def register(ksef: Blueprint) -> None:
-    """Adds the routes of sending to KSeF's blueprint."""
-    ksef.add_url_rule("/sessions/online", view_func=open_online_session, methods=["POST"])
-    ksef.add_url_rule(
-        "/sessions/online/<reference>/invoices", view_func=send_invoice, methods=["POST"]
-    )
-    ksef.add_url_rule(
-        "/sessions/online/<reference>/close", view_func=close_online_session, methods=["POST"]
-    )
-
-
+@ksef.post("/sessions/online")
 def open_online_session() -> Response:
-    """POST /sessions/online."""
-    login = require("access")
-    body = json_body("formCode", "encryption")
-    form_code = read_form_code(body["formCode"])
-    key, vector = read_encryption(body["encryption"])
-    env = environment()
-    now = world().clock.now()
-    opened = Session(
-        reference=identifiers.reference_number("SO", now.date()),
-        nip=login.nip,
-        kind="online",
-        created=now,
-        means=login.means,
-        valid_until=now + ONLINE_LIFETIME,
-        form_code=form_code,
-        symmetric_key=key,
-        vector=vector,
-        processing=timedelta(seconds=world().settings.session_seconds),
-    )
-    if not key:
-        fail_for_its_key(opened)
-    with env.lock:
-        env.sessions[opened.reference] = opened
+    """An online session, open for twelve hours."""
+    opened = new_session(require("access"), read_body(OnlineSessionBody), ONLINE_LIFETIME)
     return json_response(
         {"referenceNumber": opened.reference, "validUntil": stamp(opened.valid_until)}, 201
     )
 
 
-def read_form_code(form: Any) -> str:
-    """The system code of a supported form; 21405 for any other."""
-    if not isinstance(form, dict):
-        raise BadRequest(21405, "Nieprawidłowy kod formularza.")
-    if (form.get("systemCode"), form.get("schemaVersion"), form.get("value")) not in FORM_CODES:
+def new_session(
+    login: Login, body: OnlineSessionBody, lifetime: timedelta, package: Package | None = None
+) -> Session:
+    """A session opened after that login, a batch one with a package, open for so long."""
+    if body.form_code not in FORM_CODES:
         raise BadRequest(21405, "Wskazany kod formularza nie jest wspierany.")
-    return str(form["systemCode"])
-
-
-def read_encryption(encryption: Any) -> tuple[bytes, bytes]:
-    """The symmetric key (empty where it can't be decrypted) and the vector of a session."""
-    if not isinstance(encryption, dict):
-        raise BadRequest(21405, "Nieprawidłowe szyfrowanie.")
-    encrypted_key = base64_member(encryption, "encryptedSymmetricKey")
-    vector = base64_member(encryption, "initializationVector")
-    if len(vector) != 16:
-        raise BadRequest(21405, "Wektor inicjalizujący musi mieć 16 bajtów.")
-    key_id = encryption.get("publicKeyId")
-    pair = environment().keys.find("SymmetricKeyEncryption", key_id)
-    if pair is None:
-        raise BadRequest(21470, f"Klucz o identyfikatorze {key_id} nie jest wspierany.")
-    try:
-        key = pair.decrypt(encrypted_key)
-    except ValueError:
-        key = b""
-    return (key if len(key) == 32 else b""), vector
-
-
-def fail_for_its_key(opened: Session) -> None:
-    """KSeF notices an unusable key only after it has opened the session."""
-    opened.code, opened.finishes, opened.closed = 415, opened.created, opened.created
-
-
-def send_invoice(reference: str) -> Response:
-    """POST /sessions/online/{referenceNumber}/invoices."""
-    login = require("access")
-    target = find_session(login.nip, reference)
-    body = json_body(
-        "invoiceHash",
-        "invoiceSize",
-        "encryptedInvoiceHash",
-        "encryptedInvoiceSize",
-        "encryptedInvoiceContent",
-    )
-    content = base64_member(body, "encryptedInvoiceContent")
-    if body["encryptedInvoiceSize"] != len(content):
-        raise BadRequest(21402, "Długość treści nie zgadza się z rozmiarem pliku.")
-    if body["encryptedInvoiceHash"] != identifiers.sha256_base64(content):
-        raise BadRequest(21403, "Skrót treści nie zgadza się ze skrótem pliku.")
-    env = environment()
+    pair = find_key("SymmetricKeyEncryption", body.encryption.public_key_id)
     now = world().clock.now()
-    with env.lock:
-        code = target.summary(now).code
-        if target.kind != "online" or code != 100:
-            raise BadRequest(21180, f"Status sesji {code} uniemożliwia wysyłkę faktur.")
+    opened = Session(
+        reference=identifiers.reference_number("SO" if package is None else "SB", now.date()),
+        nip=login.nip,
+        kind="online" if package is None else "batch",
+        created=now,
+        means=login.means,
+        valid_until=now + lifetime,
+        form_code=body.form_code.system_code,
+        vector=body.encryption.initialization_vector,
+        processing=timedelta(seconds=world().settings.session_seconds),
+        package=package,
+    )
+    try:
+        opened.symmetric_key = pair.decrypt(body.encryption.encrypted_symmetric_key)
+    except ValueError:
+        opened.symmetric_key = b""
+    if len(opened.symmetric_key) != 32:
+        # KSeF notices an unusable key only after it has opened the session.
+        opened.code, opened.finishes, opened.closed = 415, now, now
+    with environment().lock:
+        environment().sessions[opened.reference] = opened
+    return opened
+
+
+@ksef.post("/sessions/online/<reference>/invoices")
+def send_invoice(reference: str) -> Response:
+    """Takes an invoice; what is wrong inside it shows in its status."""
+    target = find_session(reference)
+    body = read_body(InvoiceBody)
+    content = body.encrypted_invoice_content
+    if body.encrypted_invoice_size != len(content):
+        raise BadRequest(21402, "Długość treści nie zgadza się z rozmiarem pliku.")
+    if body.encrypted_invoice_hash != identifiers.sha256_base64(content):
+        raise BadRequest(21403, "Skrót treści nie zgadza się ze skrótem pliku.")
+    now = world().clock.now()
+    with environment().lock:
+        _require_open(target, now, "wysyłkę faktur")
         if len(target.invoices) >= MAX_INVOICES:
             raise BadRequest(
                 21155,
                 f"Sesja o numerze referencyjnym {reference} osiągnęła dozwolony limit "
                 f"liczby faktur {MAX_INVOICES}.",
             )
-        seconds = world().settings.invoice_seconds
-        invoice = Invoice(
-            ordinal=len(target.invoices) + 1,
-            reference=identifiers.reference_number("EE", now.date()),
-            received=now,
-            sha256=str(body["invoiceHash"]),
-            seller_nip=login.nip,
-            invoice_number=None,
-            issue_date=now.date().isoformat(),
-            code=200,
-            starts=now + timedelta(seconds=seconds / 3),
-            finishes=now + timedelta(seconds=seconds),
-            offline=body.get("offlineMode") is True,
-        )
-        _judge(invoice, target, content, body)
+        invoice = new_invoice(target, body.invoice_hash, now)
+        invoice.offline = body.offline_mode is True
+        _judge(invoice, target, body)
         target.add(invoice)
-        env.accept(target, invoice)
+        environment().accept(target, invoice)
     return json_response({"referenceNumber": invoice.reference}, 202)
 
 
-def _judge(invoice: Invoice, target: Session, content: bytes, body: dict[str, Any]) -> None:
+def _require_open(target: Session, now: datetime, what_for: str) -> None:
+    code = target.summary(now).code
+    if target.kind != "online" or code != 100:
+        raise BadRequest(21180, f"Status sesji {code} uniemożliwia {what_for}.")
+
+
+def new_invoice(target: Session, sha256: str, now: datetime) -> Invoice:
+    """The next invoice of a session that a client sends, not yet added to it."""
+    seconds = world().settings.invoice_seconds
+    return Invoice(
+        ordinal=len(target.invoices) + 1,
+        reference=identifiers.reference_number("EE", now.date()),
+        received=now,
+        sha256=sha256,
+        seller_nip=target.nip,
+        invoice_number=None,
+        issue_date=now.date().isoformat(),
+        code=200,
+        starts=now + timedelta(seconds=seconds / 3),
+        finishes=now + timedelta(seconds=seconds),
+    )
+
+
+def _judge(invoice: Invoice, target: Session, body: InvoiceBody) -> None:
     """Decides the outcome that the invoice will have once it has been processed."""
     try:
-        plain = xml_invoice.decrypt(content, target.symmetric_key, target.vector)
+        plain = xml_invoice.decrypt(
+            body.encrypted_invoice_content, target.symmetric_key, target.vector
+        )
     except ValueError:
         invoice.code = 435
         return
-    if body["invoiceSize"] != len(plain) or body["invoiceHash"] != identifiers.sha256_base64(plain):
+    if body.invoice_size != len(plain) or body.invoice_hash != identifiers.sha256_base64(plain):
         invoice.code = 430
         invoice.details = ["Skrót lub rozmiar faktury nie zgadza się z treścią."]
         return
@@ -164,23 +138,21 @@ def _judge(invoice: Invoice, target: Session, content: bytes, body: dict[str, An
 def judge_content(invoice: Invoice, target: Session, plain: bytes) -> None:
     """Decides the outcome by what the decrypted file says."""
     try:
-        facts = xml_invoice.read(plain)
-    except xml_invoice.UnreadableInvoiceError as error:
+        seller, number, issue_date, nips = xml_invoice.read(plain)
+    except ValueError as error:
         invoice.code = 450
         invoice.details = [str(error)]
         return
-    invoice.seller_nip = facts.seller_nip
-    invoice.invoice_number = facts.number
-    invoice.issue_date = facts.issue_date
-    if target.nip not in facts.nips:
+    invoice.seller_nip, invoice.invoice_number, invoice.issue_date = seller, number, issue_date
+    if target.nip not in nips:
         invoice.code = 410
         invoice.details = [f"Kontekst {target.nip} nie występuje na fakturze."]
         return
-    original = environment().accepted.get((facts.seller_nip, facts.number))
+    original = environment().accepted.get((seller, number))
     if original is not None:
         make_duplicate(invoice, *original)
         return
-    invoice.ksef_number = identifiers.ksef_number(facts.seller_nip, invoice.received.date())
+    invoice.ksef_number = identifiers.ksef_number(seller, invoice.received.date())
 
 
 def make_duplicate(invoice: Invoice, ksef_number: str, session_reference: str) -> None:
@@ -197,14 +169,12 @@ def make_duplicate(invoice: Invoice, ksef_number: str, session_reference: str) -
     }
 
 
+@ksef.post("/sessions/online/<reference>/close")
 def close_online_session(reference: str) -> Response:
-    """POST /sessions/online/{referenceNumber}/close."""
-    login = require("access")
-    target = find_session(login.nip, reference)
+    """No more invoices are taken."""
+    target = find_session(reference)
     now = world().clock.now()
     with environment().lock:
-        code = target.summary(now).code
-        if target.kind != "online" or code != 100:
-            raise BadRequest(21180, f"Status sesji {code} uniemożliwia jej zamknięcie.")
+        _require_open(target, now, "jej zamknięcie")
         target.close(now)
     return Response(status=204)

@@ -10,11 +10,12 @@ import struct
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterable
-from types import TracebackType
-from typing import Any, Final, Self, cast
+from collections.abc import Iterable
+from typing import Any, Final
 
+from werkzeug.datastructures import Headers
 from werkzeug.serving import ThreadedWSGIServer, WSGIRequestHandler
+from werkzeug.test import run_wsgi_app
 
 from sandbox.app import create_app
 from sandbox.settings import Settings
@@ -38,21 +39,22 @@ class _Handler(WSGIRequestHandler):
         if self.headers.get("Expect", "").strip().lower() == "100-continue":
             self.wfile.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         environ = self.make_environ()
-        self.environ = environ
+        parts: Iterable[bytes] = []
+        status, headers = "500 Internal Server Error", Headers()
         try:
             if "wsgi.input_terminated" in environ:
                 body = environ["wsgi.input"].read()
             else:
                 body = self.rfile.read(int(environ.get("CONTENT_LENGTH") or 0))
             environ["wsgi.input"] = io.BytesIO(body)
-            status, headers, content = _run(cast("Any", self.server).app, environ)
+            parts, status, headers = run_wsgi_app(self.server.app, environ, buffered=True)
         except ConnectionError:
             self.close_connection = True
             return
         except Exception:
             traceback.print_exc()
             self.close_connection = True
-            status, headers, content = "500 Internal Server Error", [], b""
+        content = b"".join(parts)
         bodiless = self.command == "HEAD" or status.startswith(("204", "304"))
         lines = [f"HTTP/1.1 {status}", f"Date: {self.date_time_string()}"]
         lines += [f"{name}: {value}" for name, value in headers if name != "Content-Length"]
@@ -67,37 +69,41 @@ class _Handler(WSGIRequestHandler):
         """No access log: the control plane has one."""
 
 
-def _run(
-    app: Callable[..., Iterable[bytes]], environ: dict[str, Any]
-) -> tuple[str, list[tuple[str, str]], bytes]:
-    started: list[tuple[str, list[tuple[str, str]]]] = []
-
-    def start_response(
-        status: str, headers: list[tuple[str, str]], _exc_info: Any = None
-    ) -> Callable[[bytes], None]:
-        started.append((status, headers))
-        return lambda _data: None
-
-    parts = app(environ, start_response)
-    try:
-        content = b"".join(parts)
-    finally:
-        close = getattr(parts, "close", None)
-        if close is not None:
-            close()
-    status, headers = started[-1]
-    return status, headers, content
-
-
-class _Server(ThreadedWSGIServer):
-    """Knows its open connections, so that stopping ends them."""
+class RunningSandbox(ThreadedWSGIServer):
+    """A sandbox that answers at `url` until `stop()`, as a context manager until its end."""
 
     request_queue_size = 512
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, host: str, port: int, world: World) -> None:
         self._connections: set[socket.socket] = set()
         self._connections_lock = threading.Lock()
-        super().__init__(*args, **kwargs)
+        super().__init__(host, port, create_app(world), _Handler)
+        self._world = world
+        shown = f"[{host}]" if ":" in host else host
+        self.url = f"http://{shown}:{self.server_port}"
+        self._thread = threading.Thread(
+            target=self.serve_forever, args=(0.05,), name="sandbox", daemon=True
+        )
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stops answering, ends all connections, also those in the middle of an answer, and gives
+        the port back. May be repeated."""
+        self._world.stopping.set()
+        self.shutdown()
+        with self._connections_lock:
+            connections = list(self._connections)
+        for connection in connections:
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+        self._thread.join(5)
+
+    def wait(self) -> None:
+        """Blocks while the sandbox runs."""
+        self._thread.join()
+
+    def __exit__(self, *_error: object) -> None:
+        self.stop()
 
     def server_bind(self) -> None:
         """Binds without looking up the host's name, which can take seconds."""
@@ -105,7 +111,7 @@ class _Server(ThreadedWSGIServer):
         self.server_name, self.server_port = self.server_address[:2]  # type: ignore[assignment]
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Notes the connection."""
+        """Notes the connection, so that stopping can end it."""
         with self._connections_lock:
             self._connections.add(request)
         super().process_request(request, client_address)
@@ -114,70 +120,19 @@ class _Server(ThreadedWSGIServer):
         """Closes a connection; one that is to be reset gets no FIN before its RST."""
         with self._connections_lock:
             self._connections.discard(request)
-        if _is_to_be_reset(request):
-            request.close()
-        else:
-            super().shutdown_request(request)
-
-    def end_connections(self) -> None:
-        """Ends all connections, also those in the middle of an answer."""
-        with self._connections_lock:
-            connections = list(self._connections)
-        for connection in connections:
-            with contextlib.suppress(OSError):
-                connection.shutdown(socket.SHUT_RDWR)
+        with contextlib.suppress(OSError):
+            option = request.getsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER.size)
+            # "On" is 1 on Linux and another non-zero number on macOS.
+            lingers, seconds = _LINGER.unpack(option)
+            if lingers and seconds == 0:
+                request.close()
+                return
+        super().shutdown_request(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Clients that go away are no news."""
         if not isinstance(sys.exception(), OSError):
             super().handle_error(request, client_address)
-
-
-def _is_to_be_reset(connection: socket.socket) -> bool:
-    """Whether closing it will send RST: it lingers, for zero seconds."""
-    try:
-        option = connection.getsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER.size)
-    except OSError:
-        return False
-    # "On" is 1 on Linux and another non-zero number on macOS.
-    lingers, seconds = _LINGER.unpack(option)
-    return bool(lingers) and seconds == 0
-
-
-class RunningSandbox:
-    """A sandbox that answers at `url` until `stop()`; also a context manager."""
-
-    def __init__(self, server: _Server, world: World, url: str) -> None:
-        self.url = url
-        self.world = world
-        self._server = server
-        self._thread = threading.Thread(
-            target=server.serve_forever, args=(0.05,), name="sandbox", daemon=True
-        )
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Stops answering, ends open connections and gives the port back. May be repeated."""
-        self.world.stopping.set()
-        self._server.shutdown()
-        self._server.end_connections()
-        self._thread.join(5)
-
-    def wait(self) -> None:
-        """Blocks while the sandbox runs."""
-        while self._thread.is_alive():
-            self._thread.join(1)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.stop()
 
 
 def start(
@@ -193,9 +148,5 @@ def start(
     `port` 0 takes a free one. `down` names environments that are out of order, with Latarnia
     saying so; `quota` enforces KSeF's limits; `latency` (seconds) delays every answer.
     """
-    world = World(
-        settings=Settings(quota=quota, latency_seconds=latency), down_from_start=tuple(down)
-    )
-    server = _Server(host, port, create_app(world), _Handler)
-    shown = f"[{host}]" if ":" in host else host
-    return RunningSandbox(server, world, f"http://{shown}:{server.server_port}")
+    settings = Settings(quota=quota, latency_seconds=latency)
+    return RunningSandbox(host, port, World(settings=settings, down_from_start=tuple(down)))

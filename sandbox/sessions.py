@@ -4,59 +4,103 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Final
 
-from flask import Blueprint, Response, g, request
+from flask import Response, g, request
 
-from sandbox.access import check_reference, environment, find_session, require
+from sandbox.access import check_reference, environment, find_session, own_session, require
+from sandbox.blueprints import ksef
 from sandbox.clock import parse_stamp, stamp
-from sandbox.documents import Links, upo_page_links
+from sandbox.documents import Links
 from sandbox.paging import Page, page_bounds, token_at
 from sandbox.problems import BadRequest, json_response
-from sandbox.state import Invoice, Session, invoice_words
+from sandbox.state import Invoice, Session, Summary
 from sandbox.world import world
 
+_SESSION_FAILURES: Final = {
+    405: "Błąd weryfikacji poprawności dostarczonych elementów paczki",
+    415: "Błąd odszyfrowania dostarczonego klucza",
+    420: "Przekroczony limit faktur w sesji",
+    430: "Błąd dekompresji pierwotnego archiwum",
+    435: "Błąd odszyfrowania zaszyfrowanych części archiwum",
+    440: "Sesja anulowana",
+    445: "Błąd weryfikacji, brak poprawnych faktur",
+}
+SESSION_WORDS: Final = {
+    "online": {
+        100: "Sesja interaktywna otwarta",
+        170: "Sesja interaktywna zamknięta",
+        200: "Sesja interaktywna przetworzona pomyślnie",
+        **_SESSION_FAILURES,
+    },
+    "batch": {
+        100: "Sesja wsadowa rozpoczęta",
+        150: "Trwa przetwarzanie",
+        200: "Sesja wsadowa przetworzona pomyślnie",
+        **_SESSION_FAILURES,
+    },
+}
+INVOICE_WORDS: Final = {
+    100: "Faktura przyjęta do dalszego przetwarzania",
+    150: "Trwa przetwarzanie",
+    200: "Sukces",
+    405: "Przetwarzanie anulowane z powodu błędu sesji",
+    410: "Nieprawidłowy zakres uprawnień",
+    415: "Brak możliwości wysyłania faktury z załącznikiem",
+    430: "Błąd weryfikacji pliku faktury",
+    435: "Błąd odszyfrowania pliku",
+    440: "Duplikat faktury",
+    450: "Błąd weryfikacji semantyki dokumentu faktury",
+    550: "Operacja została anulowana przez system",
+}
 
-def register(ksef: Blueprint) -> None:
-    """Adds the routes of asking to KSeF's blueprint."""
-    ksef.add_url_rule("/sessions", view_func=sessions)
-    ksef.add_url_rule("/sessions/<reference>", view_func=session)
-    ksef.add_url_rule("/sessions/<reference>/invoices", view_func=session_invoices)
-    ksef.add_url_rule("/sessions/<reference>/invoices/failed", view_func=failed_session_invoices)
-    ksef.add_url_rule(
-        "/sessions/<reference>/invoices/<invoice_reference>", view_func=session_invoice
-    )
 
-
+@ksef.get("/sessions/<reference>")
 def session(reference: str) -> Response:
-    """GET /sessions/{referenceNumber}."""
-    found = find_session(require("access").nip, reference)
+    """A session's status, counts and UPO pages."""
+    found = find_session(reference)
     now = world().clock.now()
     with environment().lock:
         summary = found.summary(now)
-        links = upo_page_links(environment(), found, now)
-    answer: dict[str, Any] = {
-        "status": _status(summary.code, summary.description, summary.details),
-        "dateCreated": stamp(found.created),
-        "dateUpdated": stamp(summary.updated),
+        links = _links(now)
+        pages = [
+            {
+                "referenceNumber": page.reference,
+                "downloadUrl": links.to_upo(found, page.reference),
+                "downloadUrlExpirationDate": links.end,
+            }
+            for page in found.pages(now, world().settings.upo_page_size)
+        ]
+    answer = _facts(found, summary) | {
         "invoiceCount": summary.total,
         "successfulInvoiceCount": summary.successful,
         "failedInvoiceCount": summary.failed,
     }
-    if found.kind == "online":
-        answer["validUntil"] = stamp(found.valid_until)
-    if links:
-        answer["upo"] = {"pages": links}
+    if pages:
+        answer["upo"] = {"pages": pages}
     return json_response(answer)
 
 
+def _facts(found: Session, summary: Summary) -> dict[str, Any]:
+    """What is said of a session alone and in the list of sessions."""
+    return {
+        "status": _status(summary.code, SESSION_WORDS[found.kind], summary.details),
+        "dateCreated": stamp(found.created),
+        "dateUpdated": stamp(summary.updated),
+        "validUntil": stamp(found.valid_until) if found.kind == "online" else None,
+    }
+
+
+@ksef.get("/sessions")
 def sessions() -> Response:
-    """GET /sessions: newest first."""
+    """The caller's sessions, newest first."""
     login = require("access")
     kind = request.args.get("sessionType")
     if kind not in ("Online", "Batch"):
         raise BadRequest(21405, "Parametr 'sessionType' musi mieć wartość Online lub Batch.")
-    wanted = _words_asked_for()
+    wanted = set(request.args.getlist("statuses"))
+    if not wanted <= {"InProgress", "Succeeded", "Failed", "Cancelled"}:
+        raise BadRequest(21405, "Nieprawidłowa wartość parametru 'statuses'.")
     periods = [
         (_moment(f"{field}From"), _moment(f"{field}To"))
         for field in ("dateCreated", "dateClosed", "dateModified")
@@ -65,33 +109,31 @@ def sessions() -> Response:
     if only is not None:
         check_reference(only)
     now = world().clock.now()
-    chosen = []
+    items = []
     with environment().lock:
-        for candidate in environment().sessions.values():
-            if candidate.nip != login.nip or candidate.kind != kind.lower():
-                continue
-            if only is not None and candidate.reference != only:
-                continue
-            summary = candidate.summary(now)
-            moments = (candidate.created, candidate.closed, summary.updated)
-            if all(
-                _within(moment, period) for moment, period in zip(moments, periods, strict=True)
-            ) and (not wanted or _session_word(summary.code) in wanted):
-                chosen.append((candidate, summary))
-        chosen.sort(key=lambda pair: pair[0].created, reverse=True)
-        items = [
-            {
-                "referenceNumber": found.reference,
-                "status": _status(summary.code, summary.description, summary.details),
-                "dateCreated": stamp(found.created),
-                "dateUpdated": stamp(summary.updated),
-                "validUntil": stamp(found.valid_until) if found.kind == "online" else None,
-                "totalInvoiceCount": summary.total,
-                "successfulInvoiceCount": summary.successful,
-                "failedInvoiceCount": summary.failed,
-            }
-            for found, summary in chosen
+        own = [
+            found
+            for found in environment().sessions.values()
+            if found.nip == login.nip
+            and found.kind == kind.lower()
+            and only in (None, found.reference)
         ]
+        for found in sorted(own, key=lambda found: found.created, reverse=True):
+            summary = found.summary(now)
+            moments = (found.created, found.closed, summary.updated)
+            if not all(map(_within, moments, periods)):
+                continue
+            if wanted and _session_word(summary.code) not in wanted:
+                continue
+            items.append(
+                _facts(found, summary)
+                | {
+                    "referenceNumber": found.reference,
+                    "totalInvoiceCount": summary.total,
+                    "successfulInvoiceCount": summary.successful,
+                    "failedInvoiceCount": summary.failed,
+                }
+            )
     scope = f"{login.nip}|{request.query_string.decode()}"
     start, stop = page_bounds(scope, len(items))
     g.page = Page(token_at(scope, start), None, None)
@@ -103,41 +145,46 @@ def sessions() -> Response:
     )
 
 
+@ksef.get("/sessions/<reference>/invoices")
 def session_invoices(reference: str) -> Response:
-    """GET /sessions/{referenceNumber}/invoices: in the order of sending."""
-    found = find_session(require("access").nip, reference)
+    """A session's invoices, in the order of sending."""
+    found = find_session(reference)
     return _list_invoices(found, found.invoices, "all", world().clock.now())
 
 
+@ksef.get("/sessions/<reference>/invoices/failed")
 def failed_session_invoices(reference: str) -> Response:
-    """GET /sessions/{referenceNumber}/invoices/failed."""
-    found = find_session(require("access").nip, reference)
+    """Those of them that were not accepted."""
+    found = find_session(reference)
     now = world().clock.now()
     with environment().lock:
         failed = [invoice for invoice in found.invoices if invoice.code_at(now) > 200]
     return _list_invoices(found, failed, "failed", now)
 
 
+@ksef.get("/sessions/<reference>/invoices/<invoice_reference>")
 def session_invoice(reference: str, invoice_reference: str) -> Response:
-    """GET /sessions/{referenceNumber}/invoices/{invoiceReferenceNumber}."""
-    login = require("access")
-    check_reference(reference)
+    """One invoice, by its reference number."""
+    found = own_session(reference)
     check_reference(invoice_reference)
-    found = environment().session_of(login.nip, reference)
     invoice = found.by_reference.get(invoice_reference) if found is not None else None
     if found is None or invoice is None:
         # The official page names no other code for this call.
         raise BadRequest(21405, f"Faktura {invoice_reference} nie została znaleziona w sesji.")
     now = world().clock.now()
     with environment().lock:
-        return json_response(describe_invoice(found, invoice, now, Links(environment(), now)))
+        return json_response(describe_invoice(found, invoice, now, _links(now)))
+
+
+def _links(now: datetime) -> Links:
+    return Links(now + timedelta(seconds=world().settings.link_seconds))
 
 
 def _list_invoices(
     found: Session, invoices: Sequence[Invoice], which: str, now: datetime
 ) -> Response:
     scope = f"{found.reference}|{which}"
-    links = Links(environment(), now)
+    links = _links(now)
     with environment().lock:
         start, stop = page_bounds(scope, len(invoices))
         more = stop < len(invoices)
@@ -167,7 +214,7 @@ def describe_invoice(
     if accepted_at is not None:
         delay = timedelta(seconds=world().settings.permanent_storage_seconds)
         stored_at = accepted_at + delay if accepted_at + delay <= now else None
-    status = _status(code, invoice_words(code), invoice.details if final else None)
+    status = _status(code, INVOICE_WORDS, invoice.details if final else None)
     if final and invoice.extensions:
         status["extensions"] = invoice.extensions
     return {
@@ -180,15 +227,18 @@ def describe_invoice(
         "acquisitionDate": stamp(accepted_at) if accepted_at else None,
         "invoicingDate": stamp(invoice.received),
         "permanentStorageDate": stamp(stored_at) if stored_at else None,
-        "upoDownloadUrl": links.to(found, invoice.reference) if accepted_at else None,
+        "upoDownloadUrl": links.to_upo(found, invoice.reference) if accepted_at else None,
         "upoDownloadUrlExpirationDate": links.end if accepted_at else None,
         "invoicingMode": "Offline" if invoice.offline else "Online",
         "status": status,
     }
 
 
-def _status(code: int, description: str, details: list[str] | None) -> dict[str, Any]:
-    status: dict[str, Any] = {"code": code, "description": description}
+def _status(code: int, words: dict[int, str], details: list[str] | None) -> dict[str, Any]:
+    status: dict[str, Any] = {
+        "code": code,
+        "description": words.get(code, f"Nieznany błąd ({code})"),
+    }
     if details:
         status["details"] = details
     return status
@@ -207,18 +257,9 @@ def _moment(parameter: str) -> datetime | None:
 
 def _within(moment: datetime | None, period: tuple[datetime | None, datetime | None]) -> bool:
     start, end = period
-    if start is None and end is None:
-        return True
-    return (
-        moment is not None and (start is None or moment >= start) and (end is None or moment <= end)
-    )
-
-
-def _words_asked_for() -> set[str]:
-    wanted = set(request.args.getlist("statuses"))
-    if not wanted <= {"InProgress", "Succeeded", "Failed", "Cancelled"}:
-        raise BadRequest(21405, "Nieprawidłowa wartość parametru 'statuses'.")
-    return wanted
+    if moment is None:
+        return start is end is None
+    return (start or moment) <= moment <= (end or moment)
 
 
 def _session_word(code: int) -> str:

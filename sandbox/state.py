@@ -9,48 +9,18 @@ from __future__ import annotations
 import secrets
 import threading
 from dataclasses import dataclass, field
-from datetime import date, datetime, timedelta
-from typing import Final
+from datetime import datetime, timedelta
+from typing import Any, Final
 
 from sandbox import identifiers
+from sandbox.bodies import BatchFile
+from sandbox.clock import stamp
 from sandbox.keys import KeyRing
 
 ENVIRONMENTS: Final = ("test", "demo", "prod")
+LATARNIA_STATUSES: Final = ("AVAILABLE", "MAINTENANCE", "FAILURE", "TOTAL_FAILURE")
 ONLINE_LIFETIME: Final = timedelta(hours=12)
 MAX_INVOICES: Final = 10_000
-
-SESSION_WORDS: Final = {
-    ("online", 100): "Sesja interaktywna otwarta",
-    ("online", 170): "Sesja interaktywna zamknięta",
-    ("online", 200): "Sesja interaktywna przetworzona pomyślnie",
-    ("batch", 100): "Sesja wsadowa rozpoczęta",
-    ("batch", 150): "Trwa przetwarzanie",
-    ("batch", 200): "Sesja wsadowa przetworzona pomyślnie",
-}
-SESSION_FAILURES: Final = {
-    405: "Błąd weryfikacji poprawności dostarczonych elementów paczki",
-    415: "Błąd odszyfrowania dostarczonego klucza",
-    420: "Przekroczony limit faktur w sesji",
-    430: "Błąd dekompresji pierwotnego archiwum",
-    435: "Błąd odszyfrowania zaszyfrowanych części archiwum",
-    440: "Sesja anulowana",
-    445: "Błąd weryfikacji, brak poprawnych faktur",
-}
-INVOICE_WORDS: Final = {
-    100: "Faktura przyjęta do dalszego przetwarzania",
-    150: "Trwa przetwarzanie",
-    200: "Sukces",
-    405: "Przetwarzanie anulowane z powodu błędu sesji",
-    410: "Nieprawidłowy zakres uprawnień",
-    415: "Brak możliwości wysyłania faktury z załącznikiem",
-    430: "Błąd weryfikacji pliku faktury",
-    435: "Błąd odszyfrowania pliku",
-    440: "Duplikat faktury",
-    450: "Błąd weryfikacji semantyki dokumentu faktury",
-    550: "Operacja została anulowana przez system",
-}
-# An invoice whose file could not be read has no number that KSeF could show.
-UNREADABLE: Final = frozenset({405, 415, 430, 435, 500, 550})
 
 
 @dataclass(slots=True)
@@ -89,11 +59,14 @@ class Invoice:
 
 @dataclass(slots=True)
 class UpoPage:
-    """One page of a collective UPO: documents `first` up to, not with, `last`, from 0."""
+    """Page `number` of `count` of a collective UPO; `first` (from 0) is that of its documents."""
 
     reference: str
+    number: int
+    count: int
     first: int
-    last: int
+    total: int
+    invoices: list[Invoice]
     content: bytes | None = None
 
 
@@ -102,7 +75,6 @@ class Summary:
     """What a session's status says, apart from the links."""
 
     code: int
-    description: str
     details: list[str] | None
     updated: datetime
     total: int
@@ -120,23 +92,12 @@ class Means:
 
 
 @dataclass(slots=True)
-class PackagePart:
-    """A part of a batch's package: as it was announced, and the content once it is uploaded."""
-
-    size: int
-    sha256: str
-    content: bytes | None = None
-
-
-@dataclass(slots=True)
 class Package:
-    """What a batch session was opened for; `size` and `sha256` are those of the whole archive."""
+    """What a batch session was opened for; `parts` are those uploaded, by their numbers."""
 
-    size: int
-    sha256: str
-    compression: str
+    announced: BatchFile
     offline: bool
-    parts: list[PackagePart]
+    parts: dict[int, bytes] = field(default_factory=dict)
 
 
 @dataclass(slots=True, eq=False)
@@ -181,6 +142,10 @@ class Session:
             self.by_ksef_number[invoice.ksef_number] = invoice
         self.touch()
 
+    def find(self, name: str) -> Invoice | None:
+        """The invoice of that reference number or KSeF number."""
+        return self.by_reference.get(name) or self.by_ksef_number.get(name)
+
     def touch(self) -> None:
         """Forgets what was reckoned: something of the session was changed."""
         self._settled = None
@@ -188,39 +153,30 @@ class Session:
 
     def close(self, now: datetime) -> None:
         """Closes an online session."""
-        self.closed = now
-        self.finishes = now + self.processing
+        self.closed, self.finishes = now, now + self.processing
 
     def summary(self, now: datetime) -> Summary:
         """Status, counts and last activity at `now`."""
         if self._settled is not None:
             return self._settled
-        if self.kind == "online" and self.closed is None and now >= self.valid_until:
-            self.close(self.valid_until)
-        if self.package is not None and self.closed is None and now >= self.valid_until:
-            self.code, self.details = 440, ["Przekroczono czas wysyłki"]
-            self.finishes = self.valid_until
-        activity = [self.created]
-        successful = failed = 0
+        if self.closed is None and now >= self.valid_until:
+            if self.kind == "online":
+                self.close(self.valid_until)
+            elif self.package is not None:
+                self.code, self.details = 440, ["Przekroczono czas wysyłki"]
+                self.finishes = self.valid_until
+        codes = [invoice.code_at(now) for invoice in self.invoices]
+        successful = codes.count(200)
+        failed = sum(code > 200 for code in codes)
+        code, details = self._code(now, len(codes), successful, failed)
+        moments = [self.closed, self.starts, self.finishes]
         for invoice in self.invoices:
-            activity.append(invoice.received)
-            code = invoice.code_at(now)
-            if code >= 200:
-                successful += code == 200
-                failed += code != 200
-                if invoice.finishes is not None:
-                    activity.append(invoice.finishes)
-        total = len(self.invoices)
-        code, details = self._code(now, total, successful, failed)
-        activity += [
-            moment for moment in (self.closed, self.starts, self.finishes) if moment is not None
-        ]
+            moments += [invoice.received, invoice.finishes]
         summary = Summary(
             code,
-            _session_words(self.kind, code),
             details,
-            max(moment for moment in activity if moment <= now or moment is self.created),
-            total,
+            max([self.created, *(moment for moment in moments if moment and moment <= now)]),
+            len(codes),
             successful,
             failed,
         )
@@ -244,55 +200,34 @@ class Session:
             return (100 if self.closed is None else 170), None
         return (150 if self.starts is not None and now >= self.starts else 100), None
 
-    def accepted(self, now: datetime) -> list[Invoice]:
-        """The invoices with a KSeF number at `now`, in order."""
-        return [invoice for invoice in self.invoices if invoice.code_at(now) == 200]
-
     def pages(self, now: datetime, page_size: int) -> list[UpoPage]:
         """The pages of the collective UPO: none before the session is 200."""
-        if self.summary(now).code != 200:
-            return []
-        if not self.upo_pages:
-            count = self.summary(now).successful
-            self.upo_pages = [
-                UpoPage(
-                    identifiers.reference_number(
-                        "EU", self.created.date(), f"{self.reference}|upo|{first}"
-                    ),
-                    first,
-                    min(first + page_size, count),
-                )
-                for first in range(0, count, page_size)
-            ]
+        if self.upo_pages or self.summary(now).code != 200:
+            return self.upo_pages
+        accepted = [invoice for invoice in self.invoices if invoice.code_at(now) == 200]
+        starts = range(0, len(accepted), page_size)
+        for number, first in enumerate(starts, 1):
+            reference = identifiers.reference_number(
+                "EU", self.created.date(), f"{self.reference}|upo|{first}"
+            )
+            invoices = accepted[first : first + page_size]
+            self.upo_pages.append(
+                UpoPage(reference, number, len(starts), first, len(accepted), invoices)
+            )
         return self.upo_pages
 
 
-def _session_words(kind: str, code: int) -> str:
-    return SESSION_WORDS.get((kind, code)) or SESSION_FAILURES.get(code, f"Nieznany błąd ({code})")
-
-
-def invoice_words(code: int) -> str:
-    """KSeF's description of an invoice's code."""
-    return INVOICE_WORDS.get(code, f"Nieznany błąd ({code})")
-
-
 @dataclass(slots=True)
-class KsefToken:
-    """A KSeF token of a company. `outcome` is the code that logins with it end in."""
+class Credential:
+    """With what somebody may log in to `nip`; `outcome` is the code that such logins end in.
+
+    `value` is the KSeF token itself, or the SHA-256 of a certificate in capital hex digits.
+    """
 
     value: str
     nip: str
-    reference: str
-    outcome: int = 200
-    details: list[str] | None = None
-
-
-@dataclass(slots=True)
-class RegisteredCertificate:
-    """A certificate that KSeF knows, by its SHA-256, and how logins with it to a NIP end."""
-
-    fingerprint: str
-    nip: str
+    reference: str | None = None
+    """Of a token only: by it UPOs name the token."""
     outcome: int = 200
     details: list[str] | None = None
 
@@ -311,8 +246,8 @@ class Login:
     ready: datetime
     redeemed: bool = False
     revoked: bool = False
-    refresh_valid_until: datetime | None = None
-    last_refresh: datetime | None = None
+    refresh_valid_until: str | None = None
+    last_refresh: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -324,21 +259,36 @@ class Bearer:
     valid_until: datetime
 
 
-@dataclass(slots=True)
-class Challenge:
-    """A login challenge; each can be used once."""
-
-    timestamp_ms: int
-    valid_until: datetime
-
-
 @dataclass
 class Latarnia:
     """What Latarnia says about the environment."""
 
     status: str = "AVAILABLE"
-    messages: list[dict[str, object]] = field(default_factory=list)
+    messages: list[dict[str, Any]] = field(default_factory=list)
     available: bool = True
+
+    def say(self, status: str, now: datetime) -> None:
+        """Changes the status, with a plausible message: it began now, or it ended now."""
+        self.status = status
+        if status == "AVAILABLE":
+            end = {"type": "FAILURE_END", "end": stamp(now), "version": 2, "published": stamp(now)}
+            self.messages = [
+                message | end for message in self.messages if message.get("type") == "FAILURE_START"
+            ]
+            return
+        message = {
+            "id": f"FAILURE-{now:%Y%m%d%H%M%S}",
+            "eventId": int(now.timestamp()),
+            "category": status if status in LATARNIA_STATUSES else "FAILURE",
+            "type": "MAINTENANCE_ANNOUNCEMENT" if status == "MAINTENANCE" else "FAILURE_START",
+            "title": "Awaria Krajowego Systemu e-Faktur",
+            "text": "Trwa awaria KSeF. Faktury można wystawiać w trybie awaryjnym.",
+            "start": stamp(now),
+            "end": None,
+            "version": 1,
+            "published": stamp(now),
+        }
+        self.messages = [message]
 
 
 class Environment:
@@ -357,28 +307,13 @@ class Environment:
             self.sessions: dict[str, Session] = {}
             self.logins: dict[str, Login] = {}
             self.bearers: dict[str, Bearer] = {}
-            self.challenges: dict[str, Challenge] = {}
-            self.ksef_tokens: dict[str, KsefToken] = {}
-            self.certificates: dict[tuple[str, str], RegisteredCertificate] = {}
+            # When each was given, in milliseconds, and until when it can be used, once.
+            self.challenges: dict[str, tuple[int, datetime]] = {}
+            self.tokens: dict[str, Credential] = {}
+            self.certificates: dict[tuple[str, str], Credential] = {}
             self.accepted: dict[tuple[str, str], tuple[str, str]] = {}
             self.down: str | None = None
             self.latarnia = Latarnia()
-
-    def session_of(self, nip: str, reference: str) -> Session | None:
-        """The session if it exists and belongs to `nip`."""
-        session = self.sessions.get(reference)
-        return session if session is not None and session.nip == nip else None
-
-    def mint_token(self, nip: str, value: str | None = None) -> KsefToken:
-        """Adds a KSeF token (or gives an existing one back its validity)."""
-        with self.lock:
-            reference = identifiers.reference_number(
-                "EC", date(2026, 1, 1), f"{self.name}|{nip}|{value}" if value else None
-            )
-            value = value or f"{reference}|nip-{nip}|{secrets.token_hex(32)}"
-            token = KsefToken(value, nip, reference)
-            self.ksef_tokens[value] = token
-            return token
 
     def accept(self, session: Session, invoice: Invoice) -> None:
         """Notes an invoice with outcome 200, so that its twin is a duplicate."""

@@ -7,7 +7,6 @@ enveloped signature that it has no place for; in everything else they are valid.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 from zoneinfo import ZoneInfo
@@ -16,32 +15,18 @@ from lxml import etree
 from signxml.algorithms import DigestAlgorithm, SignatureMethod
 from signxml.xades.xades import XAdESDataObjectFormat, XAdESSigner
 
+from sandbox import xml
 from sandbox.keys import Signer
-from sandbox.state import Invoice, Session
+from sandbox.state import Invoice, Session, UpoPage
 
 NAMESPACE: Final = "http://upo.schematy.mf.gov.pl/KSeF/v4-3"
 ISSUER: Final = "Ministerstwo Finansów - środowisko testowe (SANDBOX)"
 _SIGNATURE: Final = "{http://www.w3.org/2000/09/xmldsig#}Signature"
 _WARSAW: Final = ZoneInfo("Europe/Warsaw")
-_STRUCTURES: Final = {
-    "FA (2)": "Schemat_FA(2)_v1-0E.xsd",
-    "FA (3)": "Schemat_FA(3)_v1-0E.xsd",
-}
-
-
-@dataclass(frozen=True)
-class PageRange:
-    """Which page of a collective UPO: `number` of `count`, documents `first` to `last` (from 0)."""
-
-    number: int
-    count: int
-    first: int
-    last: int
-    total: int
 
 
 def build(
-    session: Session, invoices: Sequence[Invoice], signer: Signer, page: PageRange | None = None
+    session: Session, invoices: Sequence[Invoice], signer: Signer, page: UpoPage | None = None
 ) -> bytes:
     """The signed UPO of one invoice, or with `page` one page of a session's collective UPO."""
     root = etree.Element(f"{{{NAMESPACE}}}Potwierdzenie", nsmap={None: NAMESPACE})
@@ -56,16 +41,17 @@ def build(
         _add(authentication, "NumerReferencyjnyTokenaKSeF", session.means.token_reference)
     if page is not None:
         description = _add(root, "OpisPotwierdzenia")
-        _add(description, "Strona", str(page.number))
-        _add(description, "LiczbaStron", str(page.count))
-        _add(description, "ZakresDokumentowOd", str(page.first + 1))
-        _add(description, "ZakresDokumentowDo", str(page.last))
-        _add(description, "CalkowitaLiczbaDokumentow", str(page.total))
-    _add(
-        root,
-        "NazwaStrukturyLogicznej",
-        _STRUCTURES.get(session.form_code, f"Schemat_{session.form_code.replace(' ', '')}.xsd"),
-    )
+        for name, number in (
+            ("Strona", page.number),
+            ("LiczbaStron", page.count),
+            ("ZakresDokumentowOd", page.first + 1),
+            ("ZakresDokumentowDo", page.first + len(page.invoices)),
+            ("CalkowitaLiczbaDokumentow", page.total),
+        ):
+            _add(description, name, str(number))
+    version = "_v1-0E" if session.form_code in ("FA (2)", "FA (3)") else ""
+    structure = f"Schemat_{session.form_code.replace(' ', '')}{version}.xsd"
+    _add(root, "NazwaStrukturyLogicznej", structure)
     _add(root, "KodFormularza", session.form_code)
     for invoice in invoices:
         document = _add(root, "Dokument")
@@ -82,7 +68,7 @@ def build(
 
 def resign(content: bytes, signer: Signer, change: Callable[[etree._Element], None]) -> bytes:
     """The document after `change`, with a fresh and right signature in place of the old one."""
-    root = etree.fromstring(content, etree.XMLParser(resolve_entities=False, no_network=True))
+    root = xml.parse(content)
     for signature in root.findall(_SIGNATURE):
         root.remove(signature)
     change(root)

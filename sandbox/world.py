@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import copy
 import threading
 from dataclasses import dataclass, field
-from datetime import datetime
 from typing import cast
 
 from flask import current_app
 
 from sandbox.calls import CallLog
-from sandbox.clock import Clock, stamp
+from sandbox.clock import Clock
 from sandbox.faults import Faults
 from sandbox.keys import Signer
 from sandbox.quota import Quota
@@ -36,20 +34,19 @@ class World:
     down_from_start: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        self._settings_at_start = copy.deepcopy(self.settings)
+        self._settings_at_start = self.settings
         for name in self.down_from_start:
-            self.set_down(name)
+            self._set_down(name)
 
-    def set_down(self, name: str, mode: str = "503-html") -> None:
+    def _set_down(self, name: str) -> None:
         """Takes an environment down, and has Latarnia say so."""
         environment = self.environments[name]
-        environment.down = mode
-        environment.latarnia.status = "FAILURE"
-        environment.latarnia.messages = [failure_message(self.clock.now())]
+        environment.down = "503-html"
+        environment.latarnia.say("FAILURE", self.clock.now())
 
     def reset(self) -> None:
         """Back to the state after start; only the keys stay."""
-        self.settings = copy.deepcopy(self._settings_at_start)
+        self.settings = self._settings_at_start
         self.clock.reset()
         self.faults.clear()
         self.quota.clear()
@@ -57,23 +54,7 @@ class World:
         for environment in self.environments.values():
             environment.clear()
         for name in self.down_from_start:
-            self.set_down(name)
-
-
-def failure_message(now: datetime) -> dict[str, object]:
-    """A Latarnia message about a failure that began at `now`."""
-    return {
-        "id": f"FAILURE-{now:%Y%m%d%H%M%S}",
-        "eventId": int(now.timestamp()),
-        "category": "FAILURE",
-        "type": "FAILURE_START",
-        "title": "Awaria Krajowego Systemu e-Faktur",
-        "text": "Trwa awaria KSeF. Faktury można wystawiać w trybie awaryjnym.",
-        "start": stamp(now),
-        "end": None,
-        "version": 1,
-        "published": stamp(now),
-    }
+            self._set_down(name)
 
 
 def world() -> World:

@@ -20,6 +20,12 @@ from cryptography.x509.oid import NameOID
 
 NIP = "5265877635"
 KINDS = ("rsa", "ec")
+CURVES = {
+    "ec": ec.SECP256R1(),
+    "p384": ec.SECP384R1(),
+    "p521": ec.SECP521R1(),
+    "secp256k1": ec.SECP256K1(),
+}
 SEAL = ((NameOID.ORGANIZATION_IDENTIFIER, f"VATPL-{NIP}"),)
 PERSON = ((NameOID.SERIAL_NUMBER, "PNOPL-88102341294"),)
 NOBODY: tuple[Any, ...] = ()
@@ -69,11 +75,9 @@ def _encryption(passphrase: str | None) -> KeySerializationEncryption:
 
 @lru_cache
 def make_key(kind: str, number: int = 0) -> Any:
-    """`rsa`, `ec`, `rsa-1024`, `p384`; always the same for a number."""
-    if kind == "ec":
-        return ec.generate_private_key(ec.SECP256R1())
-    if kind == "p384":
-        return ec.generate_private_key(ec.SECP384R1())
+    """`rsa`, `rsa-1024` or one of CURVES; always the same for a number."""
+    if kind in CURVES:
+        return ec.generate_private_key(CURVES[kind])
     return rsa.generate_private_key(65537, 1024 if kind == "rsa-1024" else 2048)
 
 

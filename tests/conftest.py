@@ -51,9 +51,11 @@ class DatabaseServer:
     def dsn(self, database: str, role: str | None = None) -> str:
         """A database, as the administrator or with the rights of a role only.
 
-        The role is taken on rather than logged in as: that needs no password on any server.
+        The role is taken on rather than logged in as: that needs no password on any server. Its
+        limits for statements, which belong to a login, are set with it.
         """
-        options = {"options": f"-c role={role}"} if role else {}
+        limits = "-c lock_timeout=1500 -c statement_timeout=3000" if role == "ksef_proxy" else ""
+        options = {"options": f"-c role={role} {limits}"} if role else {}
         return make_dsn(self.admin_dsn, dbname=database, **options)
 
     def execute(self, statement: str, database: str | None = None) -> list[tuple[Any, ...]]:

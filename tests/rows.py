@@ -3,23 +3,34 @@
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import psycopg2
 from psycopg2.extras import execute_values
 
-from app.services.parts import Place
+from app.account import Account
 
 SYNCED, OFFLINE = "synced_invoices", "offline_invoices"
 LONG_AGO = "2021-03-04 05:06:07+01"
 
 
+class Place(NamedTuple):
+    """A company in an environment, whose rows they are; an Account will do as well."""
+
+    company_nip: str
+    environment: str
+
+
 def add_synced(
-    database: Any, place: Place, ksef_numbers: Iterable[str], *, session: str | None = None
+    database: Any,
+    owner: Place | Account,
+    ksef_numbers: Iterable[str],
+    *,
+    session: str | None = None,
 ) -> None:
     """Rows as an ERP stored them years ago, with a session only where one is named."""
     rows = [
-        (place.company_nip, place.environment, number, f"FV/{number}", session, LONG_AGO)
+        (owner.company_nip, owner.environment, number, f"FV/{number}", session, LONG_AGO)
         for number in ksef_numbers
     ]
     _insert(
@@ -31,11 +42,11 @@ def add_synced(
 
 
 def add_offline(
-    database: Any, place: Place, references: Iterable[str], *, session: str | None = None
+    database: Any, owner: Place | Account, references: Iterable[str], *, session: str | None = None
 ) -> None:
     """Rows of invoices issued offline, one for each reference (they may repeat)."""
     rows = [
-        (place.company_nip, place.environment, f"OFF/{i}", reference, session, LONG_AGO)
+        (owner.company_nip, owner.environment, f"OFF/{i}", reference, session, LONG_AGO)
         for i, reference in enumerate(references)
     ]
     _insert(
@@ -46,17 +57,17 @@ def add_offline(
     )
 
 
-def synced_sessions(database: Any, place: Place) -> dict[str, str | None]:
+def synced_sessions(database: Any, owner: Place | Account) -> dict[str, str | None]:
     """Session by KSeF number."""
-    return dict(_select(database, f"ksef_number, session_reference_number FROM {SYNCED}", place))
+    return dict(_select(database, f"ksef_number, session_reference_number FROM {SYNCED}", owner))
 
 
-def offline_sessions(database: Any, place: Place) -> list[tuple[str, str | None]]:
+def offline_sessions(database: Any, owner: Place | Account) -> list[tuple[str, str | None]]:
     """(reference, session) of each row, in the order in which they were put in."""
     return _select(
         database,
         f"ksef_reference_number, session_reference_number FROM {OFFLINE}",
-        place,
+        owner,
         order="ORDER BY id",
     )
 
@@ -149,11 +160,13 @@ def _insert(database: Any, into: str, rows: list[tuple[Any, ...]]) -> None:
         execute_values(cursor, f"INSERT INTO {into} VALUES %s", rows, page_size=2000)
 
 
-def _select(database: Any, what: str, place: Place, *, order: str = "") -> list[tuple[Any, ...]]:
+def _select(
+    database: Any, what: str, owner: Place | Account, *, order: str = ""
+) -> list[tuple[Any, ...]]:
     with _connection(database) as connection, connection, connection.cursor() as cursor:
         cursor.execute(
             f"SELECT {what} WHERE company_nip = %s AND environment = %s {order}",
-            (place.company_nip, place.environment),
+            (owner.company_nip, owner.environment),
         )
         return cursor.fetchall()
 

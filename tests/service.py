@@ -4,7 +4,7 @@
 |---|---|
 | `settings` | settings for the test's database and the sandbox, with quick deadlines |
 | `app` | the application in this process |
-| `parts` | its services' parts |
+| `service` | its service |
 | `company` | a company with an admin, and in each environment a KSeF token and a live session |
 | `make_company` | makes more of them, logged in where told to (a login takes 50 ms) |
 """
@@ -22,11 +22,13 @@ from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
 from app import create_app, telemetry
-from app.api.context import EXTENSION
+from app.account import Account
+from app.context import EXTENSION
 from app.db.queries import users as queries
-from app.services import auth, users
-from app.services.parts import Parts, Place
-from app.services.passwords import Passwords
+from app.service import Service
+from app.services.login import credentials, session
+from app.services.operators import users
+from app.services.operators.passwords import Passwords
 from app.settings import ENVIRONMENTS, Settings, Timing
 from sandbox.control import Control
 
@@ -62,6 +64,7 @@ class Company:
     nip: str
     email: str
     client: FlaskClient
+    service: Service
 
     @property
     def authorization(self) -> dict[str, str]:
@@ -74,8 +77,8 @@ class Company:
     def get(self, path: str, **kwargs: Any) -> TestResponse:
         return self.request("GET", path, **kwargs)
 
-    def place(self, environment: str = "test") -> Place:
-        return Place(self.nip, environment)
+    def account(self, environment: str = "test") -> Account:
+        return self.service.account(self.nip, environment)
 
 
 @cache
@@ -123,16 +126,16 @@ def app(settings: Settings, _apps: dict[str, Flask]) -> Iterator[Flask]:
         _apps[key] = create_app(settings)
     telemetry.configure(settings.log_level)  # to the standard error of this test
     yield _apps[key]
-    _apps[key].extensions[EXTENSION][1].db.close()  # the idle connections: the server has few
+    _apps[key].extensions[EXTENSION].db.close()  # the idle connections: the server has few
 
 
 @pytest.fixture
-def parts(app: Flask) -> Parts:
-    return app.extensions[EXTENSION][1]
+def service(app: Flask) -> Service:
+    return app.extensions[EXTENSION]
 
 
 @pytest.fixture
-def make_company(app: Flask, parts: Parts, control: Control) -> Callable[..., Company]:
+def make_company(app: Flask, service: Service, control: Control) -> Callable[..., Company]:
     """Make a company: `make_company(nip, role="admin", logged_in=True, environments=("test",))`."""
 
     def make(
@@ -143,23 +146,23 @@ def make_company(app: Flask, parts: Parts, control: Control) -> Callable[..., Co
         environments: Sequence[str] = ENVIRONMENTS,
     ) -> Company:
         email = f"erp@{nip}.example"
-        users.add_company(parts, nip, f"Spółka {nip}")
-        with parts.db.transaction() as connection:
+        users.add_company(service.db, nip, f"Spółka {nip}")
+        with service.db.transaction() as connection:
             queries.add_user(
                 connection,
                 email=email,
                 company_nip=nip,
                 role=role,
-                password_hash=_hash_of_password(parts.passwords),
+                password_hash=_hash_of_password(service.passwords),
             )
         control.settings(authPolls=0)
         for environment in environments if logged_in else ():
-            place = Place(nip, environment)
-            auth.set_token(parts, place, control.add_token(environment, nip))
-            auth.log_in(parts, place)
+            account = service.account(nip, environment)
+            credentials.store_token(account, control.add_token(environment, nip))
+            session.log_in(account)
         control.settings(authPolls=1)
         control.clear_calls()
-        return Company(nip, email, app.test_client())
+        return Company(nip, email, app.test_client(), service)
 
     return make
 

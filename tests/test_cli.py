@@ -1,5 +1,6 @@
 """The operator's commands, through Flask's own runner."""
 
+import json
 import os
 import re
 import shutil
@@ -13,18 +14,19 @@ from pathlib import Path
 from typing import Any
 
 import click
-import orjson
 import psycopg2
 import pytest
 from click.testing import Result
 from flask import Flask
 
 from app import create_app, errors
-from app.api.context import EXTENSION
+from app.context import EXTENSION
 from app.db.migrate import migrate
 from app.ksef import certificates
-from app.services import auth, users
-from app.services.parts import Parts, Place
+from app.service import Service
+from app.services.login import credentials
+from app.services.login import session as login
+from app.services.operators import users
 from tests.api.test_policy import commands
 from tests.certificates import make
 from tests.rows import SYNCED
@@ -54,8 +56,8 @@ def run(app: Flask) -> Run:
 
 
 @pytest.fixture
-def company(parts: Parts) -> None:
-    users.add_company(parts, NIP, "Firma")
+def company(service: Service) -> None:
+    users.add_company(service.db, NIP, "Firma")
 
 
 def done(result: Result) -> str:
@@ -95,7 +97,7 @@ def everything(database: Any) -> list[tuple[Any, ...]]:
 def app_on(settings: Any, dsn: str) -> Iterator[Flask]:
     app = create_app(replace(settings, database_url=dsn))
     yield app
-    app.extensions[EXTENSION][1].db.close()
+    app.extensions[EXTENSION].db.close()
 
 
 def test_migrate_brings_an_empty_database_up_to_date(settings: Any, empty_database: Any) -> None:
@@ -153,22 +155,28 @@ def test_company_add_refuses_what_is_wrong(run: Run, company: None, database: An
 
 
 def test_user_add_shows_the_made_password_once(
-    run: Run, parts: Parts, company: None, database: Any
+    run: Run, service: Service, company: None, database: Any
 ) -> None:
     output = done(run("user", "add", EMAIL, "--nip", NIP, "--role", "technical"))
     found = re.fullmatch(rf"user {EMAIL} added\npassword: (\S{{24,}})\n", output)
     assert found is not None
-    assert users.authenticate(parts, EMAIL, found[1]).role == "technical"
+    assert (
+        users.authenticate(service.db, service.passwords, service.timing, EMAIL, found[1]).role
+        == "technical"
+    )
     assert found[1] not in str(everything(database))
     assert found[1] not in done(run("user", "list"))
 
 
 def test_user_add_takes_a_password_from_standard_input_and_does_not_show_it(
-    run: Run, parts: Parts, company: None
+    run: Run, service: Service, company: None
 ) -> None:
     arguments = ("user", "add", EMAIL, "--nip", NIP, "--role", "admin", "--password-stdin")
     assert done(run(*arguments, given=f"{PASSWORD}\n")) == f"user {EMAIL} added\n"
-    assert users.authenticate(parts, EMAIL, PASSWORD).role == "admin"
+    assert (
+        users.authenticate(service.db, service.passwords, service.timing, EMAIL, PASSWORD).role
+        == "admin"
+    )
 
 
 def test_user_add_refuses_what_is_wrong(run: Run, company: None, database: Any) -> None:
@@ -190,21 +198,33 @@ def test_user_add_refuses_what_is_wrong(run: Run, company: None, database: Any) 
     assert everything(database) == before
 
 
-def test_user_add_twice_keeps_the_first_password(run: Run, parts: Parts, company: None) -> None:
+def test_user_add_twice_keeps_the_first_password(run: Run, service: Service, company: None) -> None:
     arguments = ("user", "add", EMAIL, "--nip", NIP, "--role", "admin", "--password-stdin")
     done(run(*arguments, given=f"{PASSWORD}\n"))
     refused(run(*arguments, given="another long password\n"), "exists already")
-    assert users.authenticate(parts, EMAIL, PASSWORD).email == EMAIL
+    assert (
+        users.authenticate(service.db, service.passwords, service.timing, EMAIL, PASSWORD).email
+        == EMAIL
+    )
 
 
 def test_user_disable_shuts_out_and_shows_in_the_list(
-    run: Run, parts: Parts, company: None
+    run: Run, service: Service, company: None
 ) -> None:
-    users.add_user(parts, email=EMAIL, nip=NIP, role="admin", password=PASSWORD)
-    users.add_user(parts, email="b@firma.example", nip=NIP, role="technical", password=PASSWORD)
+    users.add_user(
+        service.db, service.passwords, email=EMAIL, nip=NIP, role="admin", password=PASSWORD
+    )
+    users.add_user(
+        service.db,
+        service.passwords,
+        email="b@firma.example",
+        nip=NIP,
+        role="technical",
+        password=PASSWORD,
+    )
     assert done(run("user", "disable", EMAIL)) == f"user {EMAIL} disabled\n"
     with pytest.raises(errors.Unauthorized):
-        users.authenticate(parts, EMAIL, PASSWORD)
+        users.authenticate(service.db, service.passwords, service.timing, EMAIL, PASSWORD)
     lines = [line.split() for line in done(run("user", "list")).splitlines()]
     assert lines == [
         ["email", "nip", "role", "state"],
@@ -221,13 +241,13 @@ def test_user_disable_refuses_an_unknown_one(run: Run, database: Any) -> None:
 
 
 def test_set_token_stores_it_sealed_and_the_company_can_log_in(
-    run: Run, parts: Parts, company: None, control: Any, database: Any
+    run: Run, service: Service, company: None, control: Any, database: Any
 ) -> None:
     token = control.add_token("test", NIP)
     output = done(run("credential", "set-token", *PLACE, given=f"{token}\n"))
     assert output == f"KSeF token of {NIP} stored for test\n"
     assert token not in str(everything(database))
-    assert auth.log_in(parts, Place(NIP, "test")).method == "token"
+    assert login.log_in(service.account(NIP, "test")).method == "token"
 
 
 def test_set_token_refuses_what_is_wrong(run: Run, company: None, database: Any) -> None:
@@ -305,7 +325,7 @@ def openssl(tmp_path: Path) -> OpenSsl:
 @pytest.mark.parametrize("form", ["pem", "pkcs12"])
 def test_set_certificate_proves_it_stores_it_sealed_and_the_company_can_log_in(
     run: Run,
-    parts: Parts,
+    service: Service,
     company: None,
     control: Any,
     database: Any,
@@ -325,7 +345,7 @@ def test_set_certificate_proves_it_stores_it_sealed_and_the_company_can_log_in(
         assert secret not in result.output
         assert secret not in str(everything(database))
     assert control.call_counts()["DELETE /{environment}/v2/auth/sessions/current"] == 1
-    assert auth.log_in(parts, Place(NIP, "test")).method == "certificate"
+    assert login.log_in(service.account(NIP, "test")).method == "certificate"
 
 
 @needs_openssl
@@ -583,15 +603,17 @@ def test_missing_settings_are_told_in_one_sentence() -> None:
     assert told.stderr == "Error: Settings: DATABASE_URL is missing; SECRET_KEYS is missing.\n"
 
 
-def test_lists_for_programs(run: Run, parts: Parts, company: None) -> None:
-    users.add_user(parts, email=EMAIL, nip=NIP, role="admin", password=PASSWORD)
-    auth.set_token(parts, Place(NIP, "test"), "a token")
+def test_lists_for_programs(run: Run, service: Service, company: None) -> None:
+    users.add_user(
+        service.db, service.passwords, email=EMAIL, nip=NIP, role="admin", password=PASSWORD
+    )
+    credentials.store_token(service.account(NIP, "test"), "a token")
     given = done(run("user", "list", "--json"))
-    assert orjson.loads(given) == [{"email": EMAIL, "nip": NIP, "role": "admin", "state": None}]
-    [session] = orjson.loads(done(run("sessions", "--json")))
+    assert json.loads(given) == [{"email": EMAIL, "nip": NIP, "role": "admin", "state": None}]
+    [session] = json.loads(done(run("sessions", "--json")))
     assert (session["nip"], session["refresh_until"]) == (NIP, None)
-    assert orjson.loads(done(run("quota", "show", *PLACE, "--json"))) == []
-    assert orjson.loads(done(run("invoices", "list", *PLACE, "--json"))) == []
+    assert json.loads(done(run("quota", "show", *PLACE, "--json"))) == []
+    assert json.loads(done(run("invoices", "list", *PLACE, "--json"))) == []
 
 
 def test_every_command_has_a_short_help_that_is_whole(app: Flask) -> None:

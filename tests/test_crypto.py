@@ -1,4 +1,4 @@
-"""Secrets at rest open in their own place, with a key that is still there, undamaged."""
+"""Secrets at rest open in their own account, with a key that is still there, undamaged."""
 
 import os
 from typing import Any

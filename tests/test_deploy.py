@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 import yaml
 
+from app import worker
+from app.api.blueprint import LONGEST_BODY
 from tests.api.test_policy import setting_names
 
 PROJECT = Path(__file__).parents[1]
@@ -45,6 +47,12 @@ def test_nginx_and_replicas_of_compose_know_each_others_addresses(compose: Any) 
     assert [address(name) for name in replicas] == known
     for name in replicas:
         assert compose[name]["environment"]["FORWARDED_ALLOW_IPS"] == address("nginx")
+
+
+def test_nginx_worker_and_application_take_bodies_of_the_same_length() -> None:
+    nginx = (DEPLOY / "nginx/ksef-proxy.conf").read_text("utf-8")
+    assert f"client_max_body_size {LONGEST_BODY}k;" in nginx
+    assert worker.LONGEST == LONGEST_BODY * 2**10
 
 
 def test_image_is_made_of_files_that_are_let_in() -> None:

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from app import meters
-from app.services.metrics import HELP
+from app.services.operators.figures import HELP
 from tests.pages import OPERATORS
 
 PROJECT = Path(__file__).parents[1]

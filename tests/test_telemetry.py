@@ -1,5 +1,6 @@
 """The log: JSON for machines, short lines for a terminal."""
 
+import json
 import logging
 import os
 import pty
@@ -8,7 +9,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import orjson
 import pytest
 
 from app import telemetry
@@ -19,7 +19,7 @@ PROJECT = Path(__file__).parents[1]
 
 
 def lines(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
-    return [orjson.loads(line) for line in capsys.readouterr().err.splitlines()]
+    return [json.loads(line) for line in capsys.readouterr().err.splitlines()]
 
 
 def test_a_request_is_one_line(
@@ -86,7 +86,7 @@ def test_a_failure_is_one_line_with_its_place_and_without_its_words(
 
 def test_gunicorns_own_loggers_write_such_lines_too() -> None:
     record = logging.LogRecord("gunicorn.error", logging.INFO, "", 0, "Booting: %s", (7,), None)
-    line = orjson.loads(telemetry.formatter().format(record))
+    line = json.loads(telemetry.formatter().format(record))
     assert (line["event"], line["level"]) == ("Booting: 7", "info")
 
 

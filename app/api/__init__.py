@@ -12,10 +12,9 @@ from flask_smorest import Api
 from app import clock, errors, meters, telemetry
 from app.api import auth, docs, invoices, metrics, openapi, ops, outages, problems, status, upo
 from app.api.blueprint import LONGEST_BODY, refuse_query
-from app.api.context import settings
 from app.api.responses import json_response
-from app.api.schemas import Problem
-from app.services import audit
+from app.context import settings
+from app.services.operators import audit
 from app.version import VERSION
 
 BLUEPRINTS = (
@@ -62,7 +61,6 @@ def register(app: Flask) -> None:
     app.url_map.merge_slashes = False  # a doubled slash is a wrong path, not a redirect
     api = _Api(app, spec_kwargs={"flask_plugin": openapi.Paths()})
     openapi.register(api)
-    api.spec.components.schema("Problem", schema=Problem)
     for blueprint in BLUEPRINTS:
         api.register_blueprint(blueprint)
     app.register_blueprint(docs.blueprint)

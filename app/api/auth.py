@@ -5,15 +5,16 @@ from functools import partial
 from flask import Response
 
 from app import errors
+from app.account import Account
 from app.api import openapi
-from app.api.basic_auth import place_of
+from app.api.answers import KsefSessionAnswer
 from app.api.blueprint import Blueprint
-from app.api.context import parts, settings
 from app.api.responses import json_response, rfc3339
-from app.api.schemas import EnvironmentPath, KsefSessionAnswer
-from app.services import auth, outages
-from app.services.auth import KsefSession
-from app.services.parts import Place
+from app.api.schemas import EnvironmentPath
+from app.context import account, settings
+from app.services import outages
+from app.services.login import session
+from app.services.login.session import KsefSession
 
 blueprint = Blueprint("auth", description="The company's session with KSeF")
 
@@ -30,9 +31,9 @@ def log_in(path: dict[str, str], _query: dict[str, str], **_url: str) -> Respons
     A live session is given as it is; calls at the same time make one login. Once is enough: the
     session is renewed until it is ended (`DELETE`) or KSeF refuses the credential.
     """
-    place = place_of(path)
-    outages.refuse_if_simulated(parts(), place)
-    return _answer(place, auth.log_in(parts(), place))
+    company = account(path["environment"])
+    outages.refuse_if_simulated(company)
+    return _answer(company, session.log_in(company))
 
 
 @blueprint.route("/auth/<environment>", methods=["GET"])
@@ -44,8 +45,8 @@ def ksef_session(path: dict[str, str], _query: dict[str, str], **_url: str) -> R
 
     With what it was begun, since when, until when; the tokens themselves are never shown.
     """
-    place = place_of(path)
-    return _answer(place, auth.current_session(parts(), place))
+    company = account(path["environment"])
+    return _answer(company, session.current_session(company))
 
 
 @blueprint.route("/auth/<environment>", methods=["DELETE"])
@@ -57,23 +58,22 @@ def log_out(path: dict[str, str], _query: dict[str, str], **_url: str) -> Respon
 
     What is kept is answered all the same: final sessions and UPOs.
     """
-    place = place_of(path)
-    outages.refuse_if_simulated(parts(), place)
-    auth.log_out(parts(), place)
+    company = account(path["environment"])
+    outages.refuse_if_simulated(company)
+    session.log_out(company)
     return Response(status=204)
 
 
-def _answer(place: Place, session: KsefSession) -> Response:
+def _answer(company: Account, session: KsefSession) -> Response:
     zone = settings().response_timezone
-    certificate_end = session.certificate_valid_until
     return json_response(
-        {
-            "environment": place.environment,
-            "nip": place.company_nip,
-            "method": session.method,
-            "authenticatedAt": rfc3339(session.authenticated_at, zone),
-            "accessTokenValidUntil": rfc3339(session.access_token_valid_until, zone),
-            "refreshTokenValidUntil": rfc3339(session.refresh_token_valid_until, zone),
-            "certificateValidUntil": rfc3339(certificate_end, zone) if certificate_end else None,
-        }
+        KsefSessionAnswer(
+            environment=company.environment,
+            nip=company.company_nip,
+            method=session.method,
+            authenticated_at=rfc3339(session.authenticated_at, zone),
+            access_token_valid_until=rfc3339(session.access_token_valid_until, zone),
+            refresh_token_valid_until=rfc3339(session.refresh_token_valid_until, zone),
+            certificate_valid_until=rfc3339(session.certificate_valid_until, zone),
+        )
     )

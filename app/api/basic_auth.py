@@ -6,12 +6,11 @@ from typing import Any, TypeVar, cast
 
 from flask import g, request
 
-from app import errors, telemetry
+from app import callers, errors, telemetry
 from app.api.client_address import client_address
-from app.api.context import parts, settings
-from app.services import audit
-from app.services.parts import Place
-from app.services.users import ROLES, Caller, authenticate
+from app.context import caller, service, settings
+from app.services.operators import audit
+from app.services.operators.users import ROLES, authenticate
 
 View = TypeVar("View", bound=Callable[..., Any])
 
@@ -38,11 +37,6 @@ def admins_only(view: View) -> View:
     return cast(View, guarded)
 
 
-def caller() -> Caller:
-    """The authenticated user of this request; `require_role` must have run."""
-    return cast(Caller, g.caller)
-
-
 def _authenticate() -> None:
     given = request.authorization
     if given is None or given.type != "basic" or not given.username or given.password is None:
@@ -52,10 +46,9 @@ def _authenticate() -> None:
         request.headers.get("X-Forwarded-For", ""),
         settings().forwarded_allow_ips,
     )
-    g.caller = authenticate(parts(), given.username, given.password, address=address)
+    works = service()
+    g.caller = authenticate(
+        works.db, works.passwords, works.timing, given.username, given.password, address=address
+    )
+    callers.verified(request.headers["Authorization"])
     audit.actor.set(audit.Actor(g.caller.email, address or None, telemetry.request_id.get()))
-
-
-def place_of(path: dict[str, str]) -> Place:
-    """The caller's company, in the environment of a validated path."""
-    return Place(caller().company_nip, path["environment"])

@@ -1,11 +1,12 @@
 """A flask-smorest blueprint with strict parameters, authentication and described answers."""
 
 import codecs
+import json
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn, TypeVar, cast
 
 import flask
-import orjson
+import msgspec
 from flask_smorest import Blueprint as SmorestBlueprint
 from marshmallow import RAISE, Schema, ValidationError
 from webargs.flaskparser import FlaskParser
@@ -13,6 +14,7 @@ from werkzeug.exceptions import RequestEntityTooLarge
 
 from app import errors
 from app.api import basic_auth, openapi
+from app.api.answers import Answer
 from app.api.schemas import NoQuery
 
 View = TypeVar("View", bound=Callable[..., Any])
@@ -96,7 +98,7 @@ class Blueprint(SmorestBlueprint):  # type: ignore[misc]
 
     def answers(
         self,
-        schema: type[Schema] | dict[str, Any] | None,
+        schema: type[Answer] | dict[str, Any] | None,
         description: str,
         *headers: str,
         status: int = 200,
@@ -111,7 +113,9 @@ class Blueprint(SmorestBlueprint):  # type: ignore[misc]
             Callable[[View], View],
             self.alt_response(
                 status,
-                schema=schema,
+                schema={"$ref": f"#/components/schemas/{schema.__name__}"}
+                if isinstance(schema, type)
+                else schema,
                 description=description,
                 content_type=content_type,
                 headers={name: name for name in (*openapi.ALWAYS, *headers)},
@@ -160,12 +164,22 @@ def _parsed(body: bytes) -> Any:
     if body.startswith(codecs.BOM_UTF8):
         raise _wrong_body("Must be UTF-8 without a byte order mark.")
     try:
-        return orjson.loads(body.decode())
+        return msgspec.json.decode(body.decode())
     except UnicodeDecodeError:
         raise _wrong_body("Must be UTF-8.") from None
-    except orjson.JSONDecodeError as error:
-        where = f"line {error.lineno}, column {error.colno}"
-        raise _wrong_body(f"Cannot be read as JSON: {error.msg} ({where}).") from None
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise _wrong_body(f"Cannot be read as JSON: {_where_it_breaks(body) or error}.") from None
+
+
+def _where_it_breaks(body: bytes) -> str | None:
+    """What is wrong with JSON, by line and column; None if the standard library would take it."""
+    try:
+        json.loads(body)
+    except json.JSONDecodeError as error:
+        return f"{error.msg} (line {error.lineno}, column {error.colno})"
+    except RecursionError:
+        return "it is nested too deeply"
+    return None
 
 
 def _printable(name: object) -> str:

@@ -3,7 +3,6 @@
 from typing import Any
 
 from app import errors
-from app.services.outages import NO_OUTAGE
 
 SESSION = "20260915-SO-00000001A1-0000000001-01"
 INVOICE = "5265877635-20260915-20273DF0F2E7-F1"
@@ -26,6 +25,14 @@ _DUPLICATE = {
         "ksefNumber": "5265877635-20260901-71CF780F031B-37",
         "referenceNumber": "20260901-SO-00000009F9-0000000007-01",
     },
+}
+_NO_OUTAGE: dict[str, Any] = {
+    "established": False,
+    "since": None,
+    "consecutiveFailures": 0,
+    "source": None,
+    "messages": [],
+    "duty": None,
 }
 _OUTAGE = {
     "established": True,
@@ -136,7 +143,7 @@ ANSWERS: dict[str, dict[str, Any]] = {
         "refreshTokenValidUntil": "2026-09-22T09:00:00+02:00",
         "certificateValidUntil": "2028-03-01T00:00:00+01:00",
     },
-    "no-outage": {"environment": "test", "outage": NO_OUTAGE},
+    "no-outage": {"environment": "test", "outage": _NO_OUTAGE},
     "outage": {"environment": "prod", "outage": _OUTAGE},
     "simulated-outage": {"environment": "test", "outage": _SIMULATION},
     "service-status": {
@@ -157,11 +164,11 @@ EXTRA: dict[type[errors.ProxyError], dict[str, Any]] = {
             "description": "Nieczytelna treść.",
             "traceId": "57ced5f5db1544a7a64eb2acf5e9ba9a",
         },
-        "outage": NO_OUTAGE,
+        "outage": _NO_OUTAGE,
     },
-    errors.KsefRateLimited: {"retryAfter": 840, "outage": NO_OUTAGE},
-    errors.KsefUnreachable: {"outage": NO_OUTAGE},
-    errors.KsefInvalidResponse: {"outage": NO_OUTAGE},
-    errors.UpoIntegrity: {"outage": NO_OUTAGE},
+    errors.KsefRateLimited: {"retryAfter": 840, "outage": _NO_OUTAGE},
+    errors.KsefUnreachable: {"outage": _NO_OUTAGE},
+    errors.KsefInvalidResponse: {"outage": _NO_OUTAGE},
+    errors.UpoIntegrity: {"outage": _NO_OUTAGE},
     errors.Unavailable: {"retryAfter": 5},
 }

@@ -10,8 +10,8 @@ from prometheus_client.registry import Collector
 from app import meters
 from app.api.basic_auth import require_role
 from app.api.blueprint import Blueprint
-from app.api.context import parts, settings
-from app.services.metrics import HELP, Figure, figures
+from app.context import service, settings
+from app.services.operators.figures import HELP, Figure, figures
 
 MEDIA_TYPE = "text/plain"
 
@@ -36,7 +36,9 @@ def prometheus(_query: dict[str, str]) -> Response:
     What this replica has counted, and what all have in common; no label names a company. Public
     where `METRICS_PUBLIC=1`.
     """
-    body = meters.exposition(_Shared(list(figures(parts()))))
+    body = meters.exposition(
+        _Shared(list(figures(service().db, service().timing, settings().quota_share)))
+    )
     return Response(body, content_type=CONTENT_TYPE_PLAIN_0_0_4)
 
 

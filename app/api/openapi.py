@@ -10,7 +10,7 @@ from flask_smorest.spec.plugins import FlaskPlugin
 from marshmallow.fields import Field
 
 from app import errors
-from app.api import examples
+from app.api import answers, examples
 
 PROBLEM = "application/problem+json"
 DESCRIPTION = """\
@@ -175,6 +175,9 @@ def register(api: Api) -> None:
         "basic",
         {"type": "http", "scheme": "basic", "description": "E-mail address and password"},
     )
+    for name, schema in answers.schemas().items():
+        spec.components.schema(name, schema)
+    spec.components.schemas["ProblemCode"]["enum"] = CODES
     for name, header in HEADERS.items():
         spec.components.header(name, header)
     for name, parameter in _PARAMETERS.items():

@@ -3,11 +3,12 @@
 from flask import Response
 
 from app import errors
+from app.api.answers import EnvironmentStates, Health, ServiceStatus
 from app.api.blueprint import Blueprint
-from app.api.context import parts
 from app.api.responses import json_response
-from app.api.schemas import Health, ServiceStatus
-from app.services import health, outages
+from app.context import service
+from app.services import outages
+from app.services.operators.figures import pending_migrations
 from app.settings import ENVIRONMENTS
 from app.version import VERSION
 
@@ -23,8 +24,8 @@ def service_status(_query: dict[str, str]) -> Response:
 
     `available`: KSeF answered the last call, within the last ten minutes. Nobody is asked.
     """
-    state = outages.public_state(parts(), ENVIRONMENTS)
-    return json_response({"version": VERSION, "environments": state})
+    state = outages.public_state(service().db, service().timing, ENVIRONMENTS)
+    return json_response(ServiceStatus(version=VERSION, environments=EnvironmentStates(**state)))
 
 
 @blueprint.route("/livez")
@@ -36,7 +37,7 @@ def alive(_query: dict[str, str]) -> Response:
 
     Nothing else is looked at: for whoever restarts processes.
     """
-    return json_response({"status": "ok"})
+    return json_response(Health(status="ok"))
 
 
 @blueprint.route("/readyz")
@@ -48,6 +49,6 @@ def ready(_query: dict[str, str]) -> Response:
 
     For whoever sends requests to replicas. KSeF is not asked.
     """
-    if missing := health.pending_migrations(parts()):
+    if missing := pending_migrations(service().db):
         raise errors.Unavailable(f"The database lacks migrations: {', '.join(missing)}.")
-    return json_response({"status": "ok"})
+    return json_response(Health(status="ok"))

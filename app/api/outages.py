@@ -6,12 +6,14 @@ from typing import Any, cast
 from flask import Response
 
 from app import errors
-from app.api.basic_auth import admins_only, caller, place_of
+from app.api.answers import Outage, OutageAnswer, OutageMessage
+from app.api.basic_auth import admins_only
 from app.api.blueprint import Blueprint, View
-from app.api.context import parts
-from app.api.responses import json_response
-from app.api.schemas import EnvironmentPath, OutageAnswer, SimulationBody
+from app.api.responses import json_response, rfc3339
+from app.api.schemas import EnvironmentPath, SimulationBody
+from app.context import account, caller, service, settings
 from app.services import outages
+from app.services.outages import Evidence
 
 blueprint = Blueprint("outages", description="Outages of KSeF, real and simulated")
 
@@ -38,7 +40,7 @@ def outage(path: dict[str, str], _query: dict[str, str], **_url: str) -> Respons
 
     Only what is stored is told: KSeF and Latarnia are asked when a call fails.
     """
-    return _answer(path["environment"], outages.current_outage(parts(), place_of(path)))
+    return _answer(path["environment"], outages.current(account(path["environment"])))
 
 
 @blueprint.route("/outages/<environment>/simulation", methods=["PUT"])
@@ -57,7 +59,7 @@ def simulate_outage(
     again changes the message and the end.
     """
     simulated = outages.simulate(
-        parts(),
+        service().db,
         path["environment"],
         company_nip=caller().company_nip,
         message=body["message"],
@@ -77,9 +79,31 @@ def end_simulation(path: dict[str, str], _query: dict[str, str], **_url: str) ->
 
     There need not be one. One for all companies is ended by an operator's command only.
     """
-    outages.clear(parts(), path["environment"], company_nip=caller().company_nip)
+    outages.clear(service().db, path["environment"], company_nip=caller().company_nip)
     return Response(status=204)
 
 
-def _answer(environment: str, outage: Any) -> Response:
-    return json_response({"environment": environment, "outage": outage})
+def _answer(environment: str, outage: Evidence) -> Response:
+    return json_response(OutageAnswer(environment=environment, outage=outage_answer(outage)))
+
+
+def outage_answer(outage: Evidence) -> Outage:
+    """The contract's `outage` object."""
+    zone = settings().response_timezone
+    return Outage(
+        established=outage.established,
+        since=rfc3339(outage.since, zone),
+        consecutive_failures=outage.consecutive_failures,
+        source=outage.source,
+        messages=[
+            OutageMessage(
+                title=event.title,
+                text=event.text,
+                start=rfc3339(event.start, zone),
+                end=rfc3339(event.end, zone),
+                category=event.category,
+            )
+            for event in outage.messages
+        ],
+        duty=outage.duty,
+    )

@@ -1,6 +1,5 @@
 """The one place where errors become HTTP: `application/problem+json` (RFC 9457)."""
 
-from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
 
@@ -8,12 +7,16 @@ from flask import Flask, Response, g, request
 from werkzeug.exceptions import HTTPException
 
 from app import errors, telemetry
-from app.api.context import parts, settings
+from app.api import wording
+from app.api.answers import KsefSaid, Problem
 from app.api.openapi import PROBLEM
+from app.api.outages import outage_answer
 from app.api.responses import json_response
-from app.services import outages, wording
+from app.context import service, settings
+from app.services import outages
+from app.services.outages import Evidence
 
-Told = tuple[dict[str, Any], dict[str, str]]
+Told = tuple[Problem, dict[str, str]]
 
 
 def register(app: Flask) -> None:
@@ -24,7 +27,7 @@ def register(app: Flask) -> None:
 
 def _answer(error: Exception) -> Response:
     body, headers = describe(error, settings().message_language)
-    return json_response(body, status=body["status"], headers=headers, mimetype=PROBLEM)
+    return json_response(body, status=body.status, headers=headers, mimetype=PROBLEM)
 
 
 def describe(error: Exception, language: str) -> Told:
@@ -41,40 +44,42 @@ def describe(error: Exception, language: str) -> Told:
 
 def _proxy_error(error: errors.ProxyError, language: str) -> Told:
     extra: dict[str, Any] = {}
-    detail, outage = error.detail, error.outage
-    if isinstance(error, errors.KsefFailure | errors.KsefOutage | errors.OutageSimulation):
+    kind, detail, outage = type(error), error.detail, error.outage
+    if isinstance(error, errors.KsefFailure | errors.OutageSimulation):
         environment = (request.view_args or {}).get("environment", "")
         outage = outage or _evidence(environment)
-        detail = wording.told(error, outage, environment, language)
+        if isinstance(error, errors.KsefFailure) and outage.established and error.is_sign_of_outage:
+            kind = errors.KsefOutage
+        detail = wording.told(error, kind, outage, environment, language)
     if error.errors:
-        extra["errors"] = error.errors
+        extra["errors"] = {name: list(said) for name, said in error.errors.items()}
     if error.ksef:
-        extra["ksef"] = {
-            "httpStatus": error.ksef.http_status,
-            "code": error.ksef.code,
-            "description": error.ksef.description,
-            "traceId": error.ksef.trace_id,
-        }
+        extra["ksef"] = KsefSaid(
+            http_status=error.ksef.http_status,
+            code=error.ksef.code,
+            description=error.ksef.description,
+            trace_id=error.ksef.trace_id,
+        )
     if outage:
-        extra["outage"] = outage
+        extra["outage"] = outage_answer(outage)
     headers = {}
     if isinstance(error, errors.Unauthorized):
         headers["WWW-Authenticate"] = 'Basic realm="ksef-proxy", charset="UTF-8"'
     retry_after = error.retry_after
     if retry_after is None and isinstance(error, errors.Unavailable):
-        retry_after = 5
+        retry_after = settings().timing.retry_after
     if retry_after is not None:
-        extra["retryAfter"] = retry_after
+        extra["retry_after"] = retry_after
         headers["Retry-After"] = str(retry_after)
-    return _problem(error.status, error.code, error.title, detail, extra, headers)
+    return _problem(kind.status, kind.code, kind.title, detail, extra, headers)
 
 
-def _evidence(environment: str) -> Mapping[str, Any]:
-    """What is known of an outage; NO_OUTAGE if the database cannot be asked."""
+def _evidence(environment: str) -> Evidence:
+    """What is known of an outage; nothing if the database cannot be asked."""
     try:
-        return outages.evidence(parts(), environment)
+        return outages.evidence(service().db, service().timing, environment)
     except errors.Unavailable:
-        return outages.NO_OUTAGE
+        return Evidence()
 
 
 def _http_exception(error: HTTPException) -> Told:
@@ -109,14 +114,14 @@ def _problem(
     extra: dict[str, Any],
     headers: dict[str, str],
 ) -> Told:
-    body = {
-        "type": f"urn:ksef-proxy:problem:{code}",
-        "title": title,
-        "status": int(status),
-        "detail": detail,
-        "code": code,
-        "requestId": telemetry.request_id.get(),
+    body = Problem(
+        type=f"urn:ksef-proxy:problem:{code}",
+        title=title,
+        status=int(status),
+        detail=detail,
+        code=code,
+        request_id=telemetry.request_id.get() or "",
         **extra,
-    }
+    )
     g.error_code = code  # for the request's line in the log
     return body, headers

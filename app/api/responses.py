@@ -1,23 +1,24 @@
-"""JSON answers, written by orjson (10,000 invoices take 3 ms), and their times."""
+"""JSON answers and their times."""
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any
+from functools import lru_cache
+from typing import Any, overload
 from zoneinfo import ZoneInfo
 
-import orjson
+import msgspec
 from flask import Response, request
 
 
 def json_response(
-    body: Mapping[str, Any],
+    body: Any,
     *,
     status: int = 200,
     headers: Mapping[str, str] | None = None,
     mimetype: str = "application/json",
 ) -> Response:
-    """An answer with this body as JSON."""
-    return Response(orjson.dumps(body), status=status, mimetype=mimetype, headers=headers)
+    """An answer with this body as JSON: a Struct of `answers`, or plain values."""
+    return Response(msgspec.json.encode(body), status=status, mimetype=mimetype, headers=headers)
 
 
 def conditional(response: Response) -> Response:
@@ -33,9 +34,31 @@ def conditional(response: Response) -> Response:
     return response.make_conditional(asked)  # type: ignore[return-value]
 
 
+@overload
+def local_time(moment: datetime, zone: ZoneInfo) -> str: ...
+
+
+@overload
+def local_time(moment: datetime | None, zone: ZoneInfo) -> str | None: ...
+
+
 def local_time(moment: datetime | None, zone: ZoneInfo) -> str | None:
     """A time like `2026-01-31 12:00:00` in the zone, fractions cut: the form of KSeF's dates."""
-    return moment.astimezone(zone).isoformat(" ", "seconds")[:19] if moment else None
+    # Of 10,000 invoices many have the same second, and converting one takes 1.5 µs.
+    return _local_second(moment.timestamp() // 1, zone) if moment else None
+
+
+@lru_cache(maxsize=10_000)
+def _local_second(second: float, zone: ZoneInfo) -> str:
+    return datetime.fromtimestamp(second, zone).isoformat(" ", "seconds")[:19]
+
+
+@overload
+def rfc3339(moment: datetime, zone: ZoneInfo) -> str: ...
+
+
+@overload
+def rfc3339(moment: datetime | None, zone: ZoneInfo) -> str | None: ...
 
 
 def rfc3339(moment: datetime | None, zone: ZoneInfo) -> str | None:

@@ -1,20 +1,34 @@
 """GET /invoices/{environment}/status/{referenceNumber}"""
 
 import hashlib
-from typing import Any
 from zoneinfo import ZoneInfo
 
-import orjson
-from flask import Response
+import msgspec
+from flask import Response, request
+from msgspec import UNSET, structs
 
 from app import errors
 from app.api import openapi
-from app.api.basic_auth import place_of
+from app.api.answers import (
+    DuplicateOf,
+    InvoiceStatusCode,
+    SessionAnswer,
+    SessionInvoice,
+    SessionStatusCode,
+    SessionUpo,
+    UpoPageReference,
+)
 from app.api.blueprint import Blueprint
-from app.api.context import parts, settings
-from app.api.responses import conditional, json_response, local_time, rfc3339
-from app.api.schemas import SessionAnswer, SessionPath
-from app.services.status import SessionInvoice, Snapshot, check_session
+from app.api.responses import conditional, local_time, rfc3339
+from app.api.schemas import SessionPath
+from app.context import account, settings
+from app.services.sessions import store
+from app.services.sessions.check import check_session
+from app.services.sessions.snapshot import Invoice, Snapshot
+from app.services.sessions.store import Written
+
+FORM = 1
+"""The version of what `written` writes: answers that were kept in another one are written anew."""
 
 blueprint = Blueprint("status", description="What became of a session sent to KSeF")
 
@@ -43,70 +57,81 @@ def session_status(path: dict[str, str], _query: dict[str, str], **_url: str) ->
     Before the answer is sent, the company's rows are linked to the session and committed:
     `synced_invoices` by their KSeF number, `offline_invoices` by their reference number.
     """
-    place = place_of(path)
-    snapshot = check_session(parts(), place, path["reference_number"])
-    return _answer(snapshot, settings().response_timezone)
+    company, reference_number = account(path["environment"]), path["reference_number"]
+    zone = settings().response_timezone
+    form = f"{FORM} {zone.key}"
+    answer = check_session(company, reference_number, form=form, tags=_known_tags())
+    if isinstance(answer, Written):
+        return _response(answer.body, answer.tag, answer.age)
+    body, tag = written(answer, zone)
+    if answer.final:
+        store.keep(company, reference_number, form, tag, body)
+    return conditional(_response(body, tag, answer.age))
 
 
-def _answer(snapshot: Snapshot, zone: ZoneInfo) -> Response:
-    body = session_body(snapshot, zone)
-    tag = hashlib.sha256(orjson.dumps(_lasting(body))).hexdigest()[:32]
-    response = json_response(
-        {**body, "checkedAt": rfc3339(snapshot.checked_at, zone)},
-        headers={
-            "Age": str(int(snapshot.age)),
-            "Cache-Control": "private, no-cache",
-            "Vary": "Accept, Authorization",
-        },
-    )
+def _response(body: bytes | None, tag: str, age: float) -> Response:
+    """The answer, or a 304 where there is no body because the caller has it."""
+    response = Response(body, 304 if body is None else 200, mimetype="application/json")
+    response.headers["Age"] = str(int(age))
+    response.headers["Cache-Control"] = "private, no-cache"
+    response.headers["Vary"] = "Accept, Authorization"
     response.set_etag(tag, weak=True)
-    return conditional(response)
+    return response
 
 
-def _lasting(body: dict[str, Any]) -> dict[str, Any]:
-    """The part of the body that the ETag stands for: all but the advice when to ask again."""
-    return {name: value for name, value in body.items() if name != "nextCheckAfter"}
+def _known_tags() -> list[str]:
+    """The tags in If-None-Match; `*` stands for any."""
+    known = request.if_none_match
+    return ["*"] if known.star_tag else sorted(known.as_set(include_weak=True))
 
 
-def session_body(snapshot: Snapshot, zone: ZoneInfo) -> dict[str, Any]:
-    """The contract's JSON of a session without `checkedAt`, which is not part of its ETag."""
+def written(snapshot: Snapshot, zone: ZoneInfo) -> tuple[bytes, str]:
+    """The answer's JSON and its tag, which stands for all but when KSeF was and is to be asked."""
     session = snapshot.session
-    body = {
-        "referenceNumber": snapshot.reference_number,
-        "status": {"code": session.status.code, "description": session.status.description},
-        "dateCreated": local_time(session.date_created, zone),
-        "dateUpdated": local_time(session.date_updated, zone),
-        "totalInvoiceCount": session.invoice_count,
-        "successfulInvoiceCount": session.successful_invoice_count,
-        "failedInvoiceCount": session.failed_invoice_count,
-        "invoices": [invoice_body(invoice, zone) for invoice in snapshot.invoices],
-        "final": snapshot.final,
-        "upo": {
-            "pages": [{"referenceNumber": page.reference_number} for page in session.upo_pages]
-        },
-    }
-    if snapshot.next_check_after is not None:
-        body["nextCheckAfter"] = snapshot.next_check_after
-    return body
+    lasting = SessionAnswer(
+        reference_number=snapshot.reference_number,
+        status=SessionStatusCode(code=session.status.code, description=session.status.description),
+        date_created=local_time(session.date_created, zone),
+        date_updated=local_time(session.date_updated, zone),
+        total_invoice_count=session.invoice_count,
+        successful_invoice_count=session.successful_invoice_count,
+        failed_invoice_count=session.failed_invoice_count,
+        invoices=[invoice_answer(invoice, zone) for invoice in snapshot.invoices],
+        final=snapshot.final,
+        upo=SessionUpo(
+            pages=[
+                UpoPageReference(reference_number=page.reference_number)
+                for page in session.upo_pages
+            ]
+        ),
+        checked_at="",
+    )
+    tag = hashlib.sha256(msgspec.json.encode(lasting)).hexdigest()[:32]
+    next_check = snapshot.next_check_after
+    answer = structs.replace(
+        lasting,
+        checked_at=rfc3339(snapshot.checked_at, zone),
+        next_check_after=UNSET if next_check is None else next_check,
+    )
+    return msgspec.json.encode(answer), tag
 
 
-def invoice_body(invoice: SessionInvoice, zone: ZoneInfo) -> dict[str, Any]:
-    """The contract's JSON of one invoice of a session."""
-    body: dict[str, Any] = {
-        "ordinalNumber": invoice.ordinal_number,
-        "invoiceNumber": invoice.invoice_number,
-        "ksefNumber": invoice.ksef_number,
-        "acquisitionDate": local_time(invoice.acquisition_date, zone),
-        "status": {
-            "code": invoice.status.code,
-            "description": invoice.status.description,
-            "details": list(invoice.status.details),
-        },
-        "referenceNumber": invoice.reference_number,
-    }
-    if original := invoice.duplicate_of:
-        body["duplicateOf"] = {
-            "ksefNumber": original.ksef_number,
-            "referenceNumber": original.session_reference_number,
-        }
-    return body
+def invoice_answer(invoice: Invoice, zone: ZoneInfo) -> SessionInvoice:
+    """One invoice of a session."""
+    status, original = invoice.status, invoice.duplicate_of
+    return SessionInvoice(
+        ordinal_number=invoice.ordinal_number,
+        invoice_number=invoice.invoice_number,
+        ksef_number=invoice.ksef_number,
+        acquisition_date=local_time(invoice.acquisition_date, zone),
+        status=InvoiceStatusCode(
+            code=status.code, description=status.description, details=status.details
+        ),
+        reference_number=invoice.reference_number,
+        duplicate_of=DuplicateOf(
+            ksef_number=original.ksef_number,
+            reference_number=original.session_reference_number,
+        )
+        if original
+        else UNSET,
+    )

@@ -7,12 +7,12 @@ from flask import Response, request
 
 from app import errors
 from app.api import openapi
-from app.api.basic_auth import place_of
+from app.api.answers import SessionUpoAnswer, UpoAnswer, UpoPageAnswer
 from app.api.blueprint import Blueprint
-from app.api.context import parts
 from app.api.responses import conditional, json_response
-from app.api.schemas import SessionPath, SessionUpoAnswer, UpoAnswer, UpoPath, UpoQuery
-from app.services.upo import DocType, UpoFile, fetch_session_upo, fetch_upo
+from app.api.schemas import SessionPath, UpoPath, UpoQuery
+from app.context import account
+from app.services.upo.fetch import DocType, UpoFile, fetch_session_upo, fetch_upo
 
 MEDIA_TYPES = {"xml": "application/xml", "pdf": "application/pdf"}
 _BINARY = {"type": "string", "format": "binary"}
@@ -49,9 +49,11 @@ def invoice_upo(path: dict[str, str], query: dict[str, str], **_url: str) -> Res
     `application/xml` with `docType=xml`; a wildcard does not) the answer is JSON, the document in
     Base64. The XML is the official document; the PDF shows it.
     """
-    place = place_of(path)
     file = fetch_upo(
-        parts(), place, path["reference_number"], path["ksef_number"], _doc_type(query)
+        account(path["environment"]),
+        path["reference_number"],
+        path["ksef_number"],
+        _doc_type(query),
     )
     return _answer(file, path["reference_number"], path["ksef_number"])
 
@@ -74,25 +76,24 @@ def session_upo(path: dict[str, str], query: dict[str, str], **_url: str) -> Res
     KSeF signs each page by itself (up to 10,000 invoices), so that they cannot be joined. There is
     none before the session is final and accepted.
     """
-    place = place_of(path)
     reference_number = path["reference_number"]
     doc_type = _doc_type(query)
-    pages = fetch_session_upo(parts(), place, reference_number, doc_type)
+    pages = fetch_session_upo(account(path["environment"]), reference_number, doc_type)
     tag = hashlib.sha256("".join(file.sha256 for _, file in pages).encode()).hexdigest()
     response = json_response(
-        {
-            "referenceNumber": reference_number,
-            "docType": doc_type,
-            "contentType": MEDIA_TYPES[doc_type],
-            "pages": [
-                {
-                    "referenceNumber": page,
-                    "fileName": f"{page}-upo.{doc_type}",
-                    "content": base64.b64encode(file.content).decode(),
-                }
+        SessionUpoAnswer(
+            reference_number=reference_number,
+            doc_type=doc_type,
+            content_type=MEDIA_TYPES[doc_type],
+            pages=[
+                UpoPageAnswer(
+                    reference_number=page,
+                    file_name=f"{page}-upo.{doc_type}",
+                    content=base64.b64encode(file.content).decode(),
+                )
                 for page, file in pages
             ],
-        }
+        )
     )
     return cacheable(response, f"{tag}-json")
 
@@ -117,14 +118,14 @@ def _answer(file: UpoFile, reference_number: str, ksef_number: str) -> Response:
         response.headers["Content-Disposition"] = f'attachment; filename="{name}"'
         return cacheable(response, file.sha256)
     response = json_response(
-        {
-            "ksefNumber": ksef_number,
-            "referenceNumber": reference_number,
-            "docType": file.doc_type,
-            "contentType": media_type,
-            "content": base64.b64encode(file.content).decode(),
-            "fileName": name,
-        }
+        UpoAnswer(
+            ksef_number=ksef_number,
+            reference_number=reference_number,
+            doc_type=file.doc_type,
+            content_type=media_type,
+            content=base64.b64encode(file.content).decode(),
+            file_name=name,
+        )
     )
     return cacheable(response, f"{file.sha256}-json")
 

@@ -6,10 +6,10 @@ import click
 from flask.cli import AppGroup
 
 from app import errors
-from app.api.context import parts
 from app.cli.options import json_option, plain_errors
 from app.cli.output import print_table
-from app.services import companies, users
+from app.context import service
+from app.services.operators import companies, users
 
 company = AppGroup("company", help="Companies.")
 user = AppGroup("user", help="Users. Each belongs to one company.")
@@ -21,7 +21,7 @@ user = AppGroup("user", help="Users. Each belongs to one company.")
 @plain_errors
 def add_company(nip: str, name: str) -> None:
     """Add a company by its NIP."""
-    users.add_company(parts(), nip, name)
+    users.add_company(service().db, nip, name)
     click.echo(f"company {nip} added")
 
 
@@ -35,14 +35,14 @@ def remove_company(nip: str, yes: bool) -> None:
     Its credentials and KSeF sessions are removed too; its invoice rows and their links stay. Safe
     to interrupt and run again.
     """
-    has = companies.holdings(parts(), nip)
+    has = companies.holdings(service().db, nip)
     logged_in = f" (logged in to {', '.join(has.logged_in)})" if has.logged_in else ""
     click.echo(f"{nip} has {has.users} users and {has.credentials} credentials{logged_in},")
     click.echo(f"{has.answers} kept answers and {has.upos} archived UPOs: all of that is removed.")
     click.echo(f"Its {has.rows_that_stay} invoice rows stay.")
     if not yes and click.prompt("Type its NIP to remove it") != nip:
         raise errors.OperatorError("That is another NIP: nothing was removed.")
-    for name in companies.remove(parts(), nip):
+    for name in companies.remove(service(), nip):
         click.echo(f"KSeF did not end the session in {name}; it ends by itself within a week")
     click.echo(f"company {nip} removed")
 
@@ -59,7 +59,9 @@ def add_user(email: str, nip: str, role: str, password_stdin: bool) -> None:
     Without --password-stdin a strong password is generated and shown once.
     """
     given = sys.stdin.readline().strip() if password_stdin else None
-    password = users.add_user(parts(), email=email, nip=nip, role=role, password=given)
+    password = users.add_user(
+        service().db, service().passwords, email=email, nip=nip, role=role, password=given
+    )
     click.echo(f"user {email} added")
     if given is None:
         click.echo(f"password: {password}")
@@ -70,7 +72,7 @@ def add_user(email: str, nip: str, role: str, password_stdin: bool) -> None:
 @plain_errors
 def disable_user(email: str) -> None:
     """Disable a user, from the next request on."""
-    users.disable_user(parts(), email)
+    users.disable_user(service().db, email)
     click.echo(f"user {email} disabled")
 
 
@@ -79,7 +81,7 @@ def disable_user(email: str) -> None:
 @plain_errors
 def list_users(as_json: bool) -> None:
     """Show all users."""
-    rows = users.list_users(parts())
+    rows = users.list_users(service().db)
     print_table(
         ("email", "nip", "role", "state"),
         [(r.email, r.company_nip, r.role, "disabled" if r.disabled_at else None) for r in rows],

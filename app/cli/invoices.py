@@ -6,12 +6,10 @@ import click
 from flask.cli import AppGroup, with_appcontext
 
 from app import errors
-from app.api.context import parts
-from app.cli.options import EXISTING_FILE, for_place, json_option, plain_errors
+from app.account import Account
+from app.cli.options import EXISTING_FILE, for_account, for_long_work, json_option, plain_errors
 from app.cli.output import print_summary, print_table, progress
-from app.services import backfill
-from app.services import invoices as rows
-from app.services.parts import Place
+from app.services.sessions import backfill, rows
 
 invoices = AppGroup("invoices", help="The company's own invoice rows.")
 
@@ -19,8 +17,8 @@ invoices = AppGroup("invoices", help="The company's own invoice rows.")
 @invoices.command("import")
 @click.argument("file", type=EXISTING_FILE)
 @plain_errors
-@for_place
-def import_invoices(file: Path, place: Place) -> None:
+@for_account
+def import_invoices(file: Path, account: Account) -> None:
     """Import invoice rows from a CSV file.
 
     Its columns: invoice_number, ksef_number, ksef_reference_number. Either the whole file is
@@ -28,7 +26,7 @@ def import_invoices(file: Path, place: Place) -> None:
     """
     try:
         with file.open(encoding="utf-8-sig", newline="") as lines:
-            imported = rows.import_csv(parts(), place, lines)
+            imported = rows.import_csv(account, lines)
     except UnicodeDecodeError as error:
         raise errors.OperatorError("The file is not UTF-8.") from error
     click.echo(
@@ -41,8 +39,8 @@ def import_invoices(file: Path, place: Place) -> None:
 @click.option("--unlinked", is_flag=True, help="Only rows without a session")
 @json_option
 @plain_errors
-@for_place
-def list_invoices(place: Place, unlinked: bool, as_json: bool) -> None:
+@for_account
+def list_invoices(account: Account, unlinked: bool, as_json: bool) -> None:
     """Show the company's rows of both tables."""
     print_table(
         ("table", "invoice_number", "ksef_number", "ksef_reference_number", "session"),
@@ -54,7 +52,7 @@ def list_invoices(place: Place, unlinked: bool, as_json: bool) -> None:
                 row.ksef_reference_number,
                 row.session_reference_number,
             )
-            for row in rows.list_rows(parts(), place, unlinked=unlinked)
+            for row in rows.list_rows(account, unlinked=unlinked)
         ],
         as_json,
     )
@@ -63,13 +61,13 @@ def list_invoices(place: Place, unlinked: bool, as_json: bool) -> None:
 @click.command("link")
 @with_appcontext
 @plain_errors
-@for_place
-def link(place: Place) -> None:
+@for_long_work
+def link(account: Account) -> None:
     """Link all rows that are not linked yet.
 
     Walks KSeF's own list of the company's sessions. Safe to interrupt and run again. Leaves half
     of KSeF's quota to live traffic.
     """
     with progress("sessions") as show:
-        summary = backfill.link_history(parts(), place, show)
+        summary = backfill.link_history(account, show)
     print_summary(summary, "sessions checked and linked")

@@ -6,26 +6,26 @@ from pathlib import Path
 import click
 from flask.cli import AppGroup, with_appcontext
 
-from app.api.context import parts
-from app.cli.options import EXISTING_FILE, for_place, json_option, plain_errors
+from app.account import Account
+from app.cli.options import EXISTING_FILE, for_account, json_option, plain_errors
 from app.cli.output import print_table, utc
-from app.services import auth, certificates
-from app.services.parts import Place
+from app.context import service
+from app.services.login import certificates, credentials, session
 
 credential = AppGroup("credential", help="The credential with which a company logs in to KSeF.")
 
 
 @credential.command("set-token")
 @plain_errors
-@for_place
-def set_token(place: Place) -> None:
+@for_account
+def set_token(account: Account) -> None:
     """Store a KSeF token, encrypted.
 
     The token is read from standard input; on a terminal you are asked for it.
     """
     given = click.prompt("KSeF token", hide_input=True) if sys.stdin.isatty() else None
-    auth.set_token(parts(), place, given or sys.stdin.readline().strip())
-    click.echo(f"KSeF token of {place.company_nip} stored for {place.environment}")
+    credentials.store_token(account, given or sys.stdin.readline().strip())
+    click.echo(f"KSeF token of {account.company_nip} stored for {account.environment}")
 
 
 @credential.command("set-certificate")
@@ -47,55 +47,55 @@ def set_token(place: Place) -> None:
 )
 @click.option("--no-verify", is_flag=True, help="Store it without trying a login first")
 @plain_errors
-@for_place
+@for_account
 def set_certificate(
-    place: Place, file: Path, key_file: Path | None, passphrase_stdin: bool, no_verify: bool
+    account: Account, file: Path, key_file: Path | None, passphrase_stdin: bool, no_verify: bool
 ) -> None:
     """Store a certificate with its key, encrypted.
 
     It is stored only after a test login with it has succeeded, unless --no-verify is given.
     """
     certificate = certificates.read(
-        parts(),
+        service().db,
         file.read_bytes(),
         key_file.read_bytes() if key_file else None,
         _passphrase() if passphrase_stdin else None,
     )
     if not no_verify:
-        certificates.prove(parts(), place, certificate)
-    auth.set_certificate(parts(), place, certificate)
-    for line in certificates.describe(place, certificate):
+        certificates.prove(account, certificate)
+    credentials.store_certificate(account, certificate)
+    for line in certificates.describe(account, certificate):
         click.echo(line)
     proof = "not proved by a login" if no_verify else "proved by a login"
-    click.echo(f"certificate of {place.company_nip} stored for {place.environment}, {proof}")
+    click.echo(f"certificate of {account.company_nip} stored for {account.environment}, {proof}")
 
 
 @click.command("login")
 @with_appcontext
 @plain_errors
-@for_place
-def log_in(place: Place) -> None:
+@for_account
+def log_in(account: Account) -> None:
     """Log a company in to KSeF.
 
     This also tries a credential that KSeF has blocked for security reasons (480), which the
     service itself no longer does.
     """
-    session = auth.log_in(parts(), place, by_operator=True)
-    until = utc(session.refresh_token_valid_until)
-    click.echo(f"{place.company_nip} is logged in to {place.environment}, until {until}")
+    begun = session.log_in(account, by_operator=True)
+    until = utc(begun.refresh_token_valid_until)
+    click.echo(f"{account.company_nip} is logged in to {account.environment}, until {until}")
 
 
 @click.command("logout")
 @with_appcontext
 @plain_errors
-@for_place
-def log_out(place: Place) -> None:
+@for_account
+def log_out(account: Account) -> None:
     """Revoke a company's KSeF session.
 
     The stored credential stays.
     """
-    auth.log_out(parts(), place)
-    click.echo(f"{place.company_nip} is logged out of {place.environment}")
+    session.log_out(account)
+    click.echo(f"{account.company_nip} is logged out of {account.environment}")
 
 
 @click.command("sessions")
@@ -122,7 +122,7 @@ def sessions(as_json: bool) -> None:
                 if row.refused_code
                 else ("logged in" if row.authenticated_at else "logged out"),
             )
-            for row in auth.list_sessions(parts())
+            for row in session.list_sessions(service().db)
         ],
         as_json,
     )

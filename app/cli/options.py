@@ -2,16 +2,15 @@
 
 from collections.abc import Callable
 from datetime import UTC, datetime
-from functools import wraps
+from functools import partial, wraps
 from pathlib import Path
 from typing import Any
 
 import click
 
 from app import errors
-from app.api.context import parts
-from app.services import users
-from app.services.parts import Place
+from app.context import service
+from app.services.operators import users
 from app.settings import ENVIRONMENTS, SettingsError
 
 Command = Callable[..., None]
@@ -59,10 +58,10 @@ def plain_errors(command: Command) -> Command:
     return run
 
 
-def for_place(command: Command) -> Command:
-    """Add the options --nip and --environment; the command gets them as one `place`.
+def for_account(command: Command, **how: Any) -> Command:
+    """Add the options --nip and --environment; the command gets them as one `account`.
 
-    Raises OperatorError where there is no such company.
+    `how`: see `Service.account`. Raises OperatorError where there is no such company.
     """
 
     @click.option("--nip", required=True, help="NIP of the company")
@@ -71,7 +70,12 @@ def for_place(command: Command) -> Command:
     )
     @wraps(command)
     def run(nip: str, environment: str, **kwargs: Any) -> None:
-        users.require_company(parts(), nip)
-        command(place=Place(nip, environment), **kwargs)
+        users.require_company(service().db, nip)
+        command(account=service().account(nip, environment, **how), **kwargs)
 
     return run
+
+
+# Work on a company's whole history leaves half of the quota to others, and waits for it for longer
+# than its longest window, an hour.
+for_long_work = partial(for_account, live=False, share=0.5, patience=2 * 3600.0)

@@ -5,9 +5,10 @@ from datetime import datetime
 import click
 from flask.cli import AppGroup
 
-from app.api.context import parts
 from app.cli.options import UTC_DATE_TIME, environment_argument, plain_errors
-from app.services import outages, users
+from app.context import service
+from app.services import outages
+from app.services.operators import users
 
 outage = AppGroup("outage", help="Simulated outages of KSeF.")
 
@@ -21,8 +22,8 @@ outage = AppGroup("outage", help="Simulated outages of KSeF.")
 def simulate(environment: str, message: str, until: datetime | None, nip: str | None) -> None:
     """Begin a simulation (test and demo only)."""
     if nip is not None:
-        users.require_company(parts(), nip)
-    outages.simulate(parts(), environment, company_nip=nip, message=message, ends_at=until)
+        users.require_company(service().db, nip)
+    outages.simulate(service().db, environment, company_nip=nip, message=message, ends_at=until)
     click.echo(f"{environment}: outage simulated")
 
 
@@ -31,5 +32,5 @@ def simulate(environment: str, message: str, until: datetime | None, nip: str | 
 @plain_errors
 def clear(environment: str) -> None:
     """End all simulations in an environment."""
-    ended = outages.clear_all(parts(), environment)
+    ended = outages.clear_all(service().db, environment)
     click.echo(f"{environment}: {ended} simulation(s) ended")

@@ -7,10 +7,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 import click
-import orjson
+import msgspec
 
 from app import errors
-from app.services import backfill
+from app.services.operators.progress import Progress, Summary
 
 
 def print_table(header: tuple[str, ...], rows: list[tuple[Any, ...]], as_json: bool) -> None:
@@ -22,7 +22,7 @@ def print_table(header: tuple[str, ...], rows: list[tuple[Any, ...]], as_json: b
     if as_json:
         names = [name.replace(" ", "_") for name in header]
         objects = [dict(zip(names, row, strict=True)) for row in rows]
-        click.echo(orjson.dumps(objects, option=orjson.OPT_INDENT_2))
+        click.echo(msgspec.json.format(msgspec.json.encode(objects), indent=2))
         return
     lines = [header, *(tuple(map(_cell, row)) for row in rows)]
     widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
@@ -31,7 +31,7 @@ def print_table(header: tuple[str, ...], rows: list[tuple[Any, ...]], as_json: b
         click.echo("  ".join(cells).rstrip())
 
 
-def print_summary(summary: backfill.Summary, what: str) -> None:
+def print_summary(summary: Summary, what: str) -> None:
     """Print how many were done; raises OperatorError if any failed, for exit code 1."""
     click.echo(f"{summary.done} of {summary.seen} {what}")
     if summary.failed:
@@ -39,7 +39,7 @@ def print_summary(summary: backfill.Summary, what: str) -> None:
 
 
 @contextmanager
-def progress(what: str) -> Iterator[backfill.Progress]:
+def progress(what: str) -> Iterator[Progress]:
     """A progress bar on standard error, or a running count where the total is unknown.
 
     Nothing is shown where standard error is not a terminal.

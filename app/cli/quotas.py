@@ -3,11 +3,10 @@
 import click
 from flask.cli import AppGroup
 
-from app.api.context import parts
-from app.cli.options import for_place, json_option, plain_errors
+from app.account import Account
+from app.cli.options import for_account, json_option, plain_errors
 from app.cli.output import print_table
-from app.services import quota
-from app.services.parts import Place
+from app.services.operators import quotas as use
 
 quotas = AppGroup("quota", help="KSeF's quota, as used by all replicas together.")
 
@@ -15,8 +14,8 @@ quotas = AppGroup("quota", help="KSeF's quota, as used by all replicas together.
 @quotas.command("show")
 @json_option
 @plain_errors
-@for_place
-def show_quota(place: Place, as_json: bool) -> None:
+@for_account
+def show_quota(account: Account, as_json: bool) -> None:
     """Show the calls and limits of each group.
 
     Calls of the last minute and hour, limits by second, minute and hour, and until when KSeF
@@ -34,7 +33,7 @@ def show_quota(place: Place, as_json: bool) -> None:
                 else f"{row.per_second}/{row.per_minute}/{row.per_hour}",
                 row.blocked_until,
             )
-            for row in quota.show(parts(), place)
+            for row in use.show(account)
         ],
         as_json,
     )
@@ -42,10 +41,10 @@ def show_quota(place: Place, as_json: bool) -> None:
 
 @quotas.command("clear")
 @plain_errors
-@for_place
-def clear_quota(place: Place) -> None:
+@for_account
+def clear_quota(account: Account) -> None:
     """Lift the blocks set by KSeF's 429 answers.
 
     Calls made so far still count.
     """
-    click.echo(f"{quota.clear(parts(), place)} block(s) lifted")
+    click.echo(f"{use.clear(account)} block(s) lifted")

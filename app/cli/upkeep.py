@@ -6,11 +6,12 @@ import click
 from flask.cli import AppGroup, with_appcontext
 
 from app import errors
-from app.api.context import parts, settings
 from app.cli.options import UTC_DATE_TIME, json_option, plain_errors
 from app.cli.output import print_table, progress
+from app.context import service, settings
 from app.db import migrate
-from app.services import audit, documents, keys
+from app.services.operators import audit, keys
+from app.services.operators import purge as documents
 from app.settings import MOST_DAYS
 
 audits = AppGroup("audit", help="Who did what, and when.")
@@ -49,7 +50,7 @@ def rotate_keys() -> None:
     service runs with the same SECRET_KEYS.
     """
     with progress("secrets") as show:
-        done = keys.rotate(parts(), show)
+        done = keys.rotate(service().db, service().vault, show)
     click.echo(f"{done.sealed} secrets sealed with the newest key")
     if done.unreadable:
         raise errors.OperatorError(
@@ -68,12 +69,14 @@ def purge() -> None:
     in the companies' rows stay. Meant for cron: safe beside live traffic, and to interrupt and run
     again.
     """
-    click.echo(f"expired download links of {documents.forget_links(parts())} kept answers deleted")
+    click.echo(
+        f"expired download links of {documents.forget_links(service().db)} kept answers deleted"
+    )
     days = settings().document_retention_days
     if days is None:
         click.echo("DOCUMENT_RETENTION_DAYS is not set: documents are kept")
         return
-    deleted = documents.purge(parts(), days)
+    deleted = documents.purge(service().db, days)
     click.echo(f"{deleted.answers} kept answers and {deleted.upos} archived UPOs deleted")
 
 
@@ -105,7 +108,7 @@ def list_audit(
                 row.address,
                 row.request_id,
             )
-            for row in audit.newest(parts(), nip=nip, what=what, since=since, most=most)
+            for row in audit.newest(service().db, nip=nip, what=what, since=since, most=most)
         ],
         as_json,
     )
@@ -122,7 +125,7 @@ def purge_audit(days: int) -> None:
     DATABASE_URL must name the database with the role that owns it.
     """
     try:
-        deleted = audit.purge(parts(), days)
+        deleted = audit.purge(service().db, days)
     except errors.NotWritable as error:
         raise errors.OperatorError(
             "Only the owner of the database may do that; the service's role may not."

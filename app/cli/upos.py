@@ -5,26 +5,25 @@ from pathlib import Path
 import click
 from flask.cli import AppGroup
 
-from app.api.context import parts
-from app.cli.options import EXISTING_FILE, for_place, plain_errors
+from app.account import Account
+from app.cli.options import EXISTING_FILE, for_long_work, plain_errors
 from app.cli.output import print_summary, progress
-from app.services import backfill, upo
-from app.services.parts import Place
+from app.services.upo import fetch
 
 upos = AppGroup("upo", help="UPOs.")
 
 
 @upos.command("archive")
 @plain_errors
-@for_place
-def archive_upos(place: Place) -> None:
+@for_long_work
+def archive_upos(account: Account) -> None:
     """Fetch the UPOs missing from the archive.
 
     Fetches those of linked invoices. Safe to interrupt and run again. Leaves half of KSeF's quota
     to live traffic.
     """
     with progress("UPOs") as show:
-        summary = backfill.archive_upos(parts(), place, show)
+        summary = fetch.archive_upos(account, show)
     print_summary(summary, "UPOs archived")
 
 
@@ -50,5 +49,5 @@ def render(file: Path, output: Path, language: str) -> None:
 
     Needs neither the database nor KSeF.
     """
-    output.write_bytes(upo.render(file.read_bytes(), language=language))
+    output.write_bytes(fetch.render(file.read_bytes(), language=language))
     click.echo(f"{output} written")

@@ -1,19 +1,17 @@
 """What all pages of the console share: the reader's language, rendering and response headers."""
 
-from collections.abc import Mapping
-from datetime import datetime
 from typing import Any, cast
 
 from flask import Response, current_app, g, render_template, request
 
 from app import clock
-from app.api.basic_auth import caller
-from app.api.context import parts
+from app.api import wording
 from app.console.forms import FormTokens
 from app.console.texts import TEXTS
 from app.console.words import Words
-from app.services import console, wording
-from app.services.parts import Place
+from app.context import caller, service
+from app.services.operators import overview
+from app.services.outages import Evidence
 from app.settings import ENVIRONMENTS
 
 EXTENSION = "ksef_proxy_console"
@@ -45,30 +43,23 @@ def render(template: str, status: int = 200, **values: Any) -> Response:
     known = caller() if "caller" in g else None
     t = words()
 
-    def moment(text: str) -> str:
-        return t.time(datetime.fromisoformat(text))
-
-    def outage_told(outage: Mapping[str, Any]) -> str:
-        return wording.established({**outage, "since": moment(outage["since"])}, t.language)
+    def outage_told(outage: Evidence) -> str:
+        return wording.established(outage, t.time(outage.since) if outage.since else "", t.language)
 
     body = render_template(
         template,
         t=t,
-        moment=moment,
         outage_told=outage_told,
         caller=known,
-        company=console.company_name(parts(), known.company_nip) if known and status < 500 else "",
+        company=overview.company_name(service().db, known.company_nip)
+        if known and status < 500
+        else "",
         environments=SHOWN_ENVIRONMENTS,
         token=form_tokens().token(known.email) if known else "",
         now=clock.now(),
         **values,
     )
     return Response(body, status=status, content_type="text/html; charset=utf-8")
-
-
-def place(environment: str) -> Place:
-    """The caller's company in an environment."""
-    return Place(caller().company_nip, environment)
 
 
 def finish(response: Response) -> Response:

@@ -11,13 +11,12 @@ from werkzeug.exceptions import NotFound
 
 from app import errors
 from app.api import basic_auth
-from app.api.basic_auth import admins_only, caller
+from app.api.basic_auth import admins_only
 from app.api.blueprint import StrictParser, View
-from app.api.context import parts
 from app.api.schemas import EnvironmentPath, SessionPath, UpoPath
 from app.api.upo import MEDIA_TYPES, cacheable
 from app.console import problems
-from app.console.context import SHOWN_ENVIRONMENTS, finish, form_tokens, place, render
+from app.console.context import SHOWN_ENVIRONMENTS, finish, form_tokens, render
 from app.console.forms import FIELD, is_same_origin
 from app.console.schemas import (
     MINUTES,
@@ -28,11 +27,13 @@ from app.console.schemas import (
     Searching,
     SimulationForm,
 )
+from app.context import account, caller, service
 from app.identifiers import KSEF_NUMBER, REFERENCE_NUMBER
-from app.services import console, outages, search
-from app.services.snapshots import database_now
-from app.services.status import check_session
-from app.services.upo import DocType, fetch_upo
+from app.services import outages
+from app.services.operators import overview as console
+from app.services.sessions import search
+from app.services.sessions.check import check_session
+from app.services.upo.fetch import DocType, fetch_upo
 
 PAGE = 100
 _SESSIONS_PAGE = 50
@@ -83,12 +84,12 @@ def overview(_query: dict[str, Any]) -> Response:
     """Every environment on a card."""
     cards = []
     for environment in SHOWN_ENVIRONMENTS:
-        where = place(environment)
+        where = account(environment)
         cards.append(
             (
                 environment,
-                console.state(parts(), where),
-                console.sessions(parts(), where, skip=0, take=_ON_A_CARD),
+                console.overview(where),
+                console.sessions(where, skip=0, take=_ON_A_CARD),
             )
         )
     return render("overview.html", cards=cards)
@@ -111,13 +112,13 @@ def find(query: dict[str, Any]) -> Any:
     wanted = {"ksef_number": None, "invoice_number": None, by: number}
     found = {}
     if number:
-        found = {name: search.find(parts(), place(name), **wanted) for name in SHOWN_ENVIRONMENTS}
+        found = {name: search.find(account(name), **wanted) for name in SHOWN_ENVIRONMENTS}
     found = {name: each for name, each in found.items() if each.rows or each.answers}
     return render("search.html", number=number, found=found, ask=())
 
 
 def _find_session(number: str) -> Any:
-    kept_in = console.environments_of(parts(), caller().company_nip, number)
+    kept_in = console.environments_of(service().db, caller().company_nip, number)
     if len(kept_in) == 1:
         return redirect(
             url_for("console.session", environment=kept_in[0], referenceNumber=number), 303
@@ -129,14 +130,13 @@ def _find_session(number: str) -> Any:
 @_takes(EnvironmentPath)
 def environment(path: dict[str, str], query: dict[str, Any], **_url: str) -> Response:
     """One environment: its state with the evidence, the quota, recent sessions, unlinked rows."""
-    where = place(path["environment"])
-    state = console.state(parts(), where)
-    sessions = console.sessions(parts(), where, skip=0, take=_SHORT)
-    unlinked = console.unlinked(parts(), where, skip=0, take=_SHORT)
+    where = account(path["environment"])
+    sessions = console.sessions(where, skip=0, take=_SHORT)
+    unlinked = console.unlinked(where, skip=0, take=_SHORT)
     return render(
         "environment.html",
         environment=where.environment,
-        state=state,
+        state=console.overview(where),
         sessions=sessions,
         unlinked=unlinked,
         newest=console.NEWEST,
@@ -151,8 +151,7 @@ def environment(path: dict[str, str], query: dict[str, Any], **_url: str) -> Res
 def sessions(path: dict[str, str], query: dict[str, Any], **_url: str) -> Response:
     """All kept sessions, page by page."""
     found = console.sessions(
-        parts(),
-        place(path["environment"]),
+        account(path["environment"]),
         skip=(query["page"] - 1) * _SESSIONS_PAGE,
         take=_SESSIONS_PAGE,
     )
@@ -171,7 +170,7 @@ def sessions(path: dict[str, str], query: dict[str, Any], **_url: str) -> Respon
 def unlinked(path: dict[str, str], query: dict[str, Any], **_url: str) -> Response:
     """The invoice rows without a session, page by page."""
     found = console.unlinked(
-        parts(), place(path["environment"]), skip=(query["page"] - 1) * PAGE, take=PAGE
+        account(path["environment"]), skip=(query["page"] - 1) * PAGE, take=PAGE
     )
     return render(
         "unlinked.html",
@@ -187,10 +186,9 @@ def unlinked(path: dict[str, str], query: dict[str, Any], **_url: str) -> Respon
 @_takes(SessionPath, InvoicesPaging)
 def session(path: dict[str, str], query: dict[str, Any], **_url: str) -> Response:
     """A kept session with its invoices, page by page."""
-    where, reference_number = place(path["environment"]), path["reference_number"]
-    kept = console.session(parts(), where, reference_number)
+    where, reference_number = account(path["environment"]), path["reference_number"]
+    kept = console.session(where, reference_number)
     invoices, counts = console.invoices(
-        parts(),
         where,
         reference_number,
         query["show"],
@@ -216,7 +214,7 @@ def session(path: dict[str, str], query: dict[str, Any], **_url: str) -> Respons
 @_takes(SessionPath, form=Form)
 def check(path: dict[str, str], _query: dict[str, Any], _form: dict[str, str], **_url: str) -> Any:
     """Check a session as the API does, which may ask KSeF, and show it."""
-    check_session(parts(), place(path["environment"]), path["reference_number"])
+    check_session(account(path["environment"]), path["reference_number"])
     return redirect(
         url_for(
             "console.session",
@@ -244,8 +242,7 @@ def upo_xml(path: dict[str, str], _query: dict[str, Any], **_url: str) -> Respon
 
 def _upo(path: dict[str, str], doc_type: DocType, disposition: str) -> Response:
     file = fetch_upo(
-        parts(),
-        place(path["environment"]),
+        account(path["environment"]),
         path["reference_number"],
         path["ksef_number"],
         doc_type,
@@ -269,11 +266,11 @@ def begin_simulation(
     """Simulate an outage for the caller's company."""
     minutes = form["minutes"]
     outages.simulate(
-        parts(),
+        service().db,
         path["environment"],
         company_nip=caller().company_nip,
         message=form["message"],
-        ends_at=database_now(parts()) + timedelta(minutes=minutes) if minutes else None,
+        ends_at=service().db.now() + timedelta(minutes=minutes) if minutes else None,
     )
     return _to_environment(path, "simulation_on")
 
@@ -285,7 +282,7 @@ def end_simulation(
     path: dict[str, str], _query: dict[str, Any], _form: dict[str, str], **_url: str
 ) -> Any:
     """End the simulation of the caller's company."""
-    outages.clear(parts(), path["environment"], company_nip=caller().company_nip)
+    outages.clear(service().db, path["environment"], company_nip=caller().company_nip)
     return _to_environment(path, "simulation_off")
 
 

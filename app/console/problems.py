@@ -6,7 +6,7 @@ from werkzeug.exceptions import HTTPException
 from app import errors
 from app.api.problems import describe
 from app.console.context import render, words
-from app.console.texts import ENGLISH
+from app.console.texts import KEYS
 
 
 def register(blueprint: Blueprint) -> None:
@@ -18,14 +18,14 @@ def register(blueprint: Blueprint) -> None:
 def _page(error: Exception) -> Response:
     t = words()
     problem, headers = describe(error, t.language)
-    code = problem["code"]
-    title = t(f"error_{code}" if f"error_{code}" in ENGLISH else "error_other")
+    code = problem.code
+    title = t(f"error_{code}" if f"error_{code}" in KEYS else "error_other")
     response = render(
         "error.html",
-        status=problem["status"],
+        status=problem.status,
         title=title,
         problem=problem,
-        why=_why(problem["code"], problem["status"], problem["detail"]),
+        why=_why(code, problem.status, problem.detail),
     )
     response.headers.update(headers)
     return response
@@ -36,5 +36,5 @@ def _why(code: str, status: int, detail: str) -> str:
     if status in (409, 502):
         return detail
     environment = (request.view_args or {}).get("environment", "…")
-    key = f"why_{code}" if f"why_{code}" in ENGLISH else "why_other"
+    key = f"why_{code}" if f"why_{code}" in KEYS else "why_other"
     return words()(key, environment=environment)

@@ -6,7 +6,7 @@ from app.api.fields import refusing
 from app.api.schemas import Strict
 from app.console.texts import TEXTS
 from app.identifiers import wrong_invoice_number
-from app.services.console import FILTERS, NEWEST
+from app.services.operators.overview import FILTERS, NEWEST
 from app.services.outages import wrong_message
 
 NOTICES = ("checked", "simulation_on", "simulation_off")

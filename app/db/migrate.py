@@ -2,9 +2,8 @@
 
 import hashlib
 import re
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import psycopg2
 import psycopg2.errors
 
 from app import clock
+from app.db import failures
 from app.errors import OperatorError
 
 _SQL = Path(__file__).parents[2] / "sql"
@@ -23,7 +23,6 @@ _queries = aiosql.from_path(_SQL / "queries" / "migrations.sql", "psycopg2")
 MIGRATIONS = _SQL / "migrations"
 OLDEST_SERVER = 15
 
-_LOOK_EVERY = 0.1  # seconds between two looks at what a migration waits for
 # It waits for a lock, or for one who waits for it.
 _LOCKED = (psycopg2.errors.LockNotAvailable, psycopg2.errors.DeadlockDetected)
 
@@ -42,21 +41,7 @@ class Patience:
 
 
 class _LockedError(Exception):
-    """A migration waited in vain for a lock; the text says for which one, and who holds it."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Migration:
-    version: int
-    path: Path
-
-    @property
-    def name(self) -> str:
-        return self.path.stem
-
-    @property
-    def checksum(self) -> str:
-        return hashlib.sha256(self.path.read_bytes()).hexdigest()
+    """The migration of this name waited in vain for a lock."""
 
 
 def migrate(
@@ -73,15 +58,23 @@ def migrate(
     the files do not fit together, a file fails, or gets no lock in all its tries, the role may
     not, or the server is unreachable or too old.
     """
-    migrations = _read(folder)
+    files = _read(folder)
     done: list[str] = []
     try:
-        with closing(psycopg2.connect(dsn)) as connection:
-            _check_server(connection)
-            while name := _apply_in_tries(dsn, connection, migrations, patience, tell):
-                done.append(name)
+        connection = psycopg2.connect(dsn)
     except psycopg2.Error as error:
-        raise OperatorError(f"The database cannot be migrated: {error}") from error
+        reason = failures.no_connection(error, dsn)
+        raise OperatorError(f"The database cannot be migrated: {reason}") from error
+    with closing(connection):
+        try:
+            _check_server(connection)
+            while name := _apply_in_tries(connection, files, patience, tell):
+                done.append(name)
+        except psycopg2.Error as error:
+            raise OperatorError(f"The database cannot be migrated: {error}") from error
+        for notice in connection.notices:
+            if notice.startswith("WARNING:"):
+                tell(notice.strip())
     return done
 
 
@@ -93,18 +86,16 @@ def pending(connection: Any, folder: Path = MIGRATIONS) -> list[str]:
     """
     applied = _queries.applied(connection) if _queries.is_prepared(connection) else ()
     versions = {version for version, _, _ in applied}
-    return [one.name for one in _read(folder) if one.version not in versions]
+    return [file.stem for number, file in enumerate(_read(folder), 1) if number not in versions]
 
 
-def _read(folder: Path) -> list[_Migration]:
+def _read(folder: Path) -> list[Path]:
     """The files in order; refuses a gap, a number used twice, or a name of another shape."""
-    found = []
-    for expected, path in enumerate(sorted(folder.glob("*.sql")), start=1):
-        match = re.fullmatch(r"([0-9]{4})_[a-z0-9_]+", path.stem)
-        if match is None or int(match[1]) != expected:
-            raise OperatorError(f"{path.name} should be called {expected:04}_some_name.sql.")
-        found.append(_Migration(expected, path))
-    return found
+    files = sorted(folder.glob("*.sql"))
+    for number, file in enumerate(files, start=1):
+        if not re.fullmatch(f"{number:04}_[a-z0-9_]+", file.stem):
+            raise OperatorError(f"{file.name} should be called {number:04}_some_name.sql.")
+    return files
 
 
 def _check_server(connection: Any) -> None:
@@ -114,104 +105,67 @@ def _check_server(connection: Any) -> None:
 
 
 def _apply_in_tries(
-    dsn: str,
-    connection: Any,
-    migrations: list[_Migration],
-    patience: Patience,
-    tell: Callable[[str], None],
+    connection: Any, files: list[Path], patience: Patience, tell: Callable[[str], None]
 ) -> str | None:
     """As `_apply_next`, tried again where a lock was not to be had."""
     for left in reversed(range(patience.tries)):
         try:
-            return _apply_next(dsn, connection, migrations, patience.lock)
+            return _apply_next(connection, files, patience.lock)
         except _LockedError as error:
+            # Whoever held it is likely to hold it still.
+            users = " and ".join(text for (text,) in _queries.tables_in_use(connection))
+            connection.rollback()
+            waits = f"{error} waits for a lock; in use are {users or 'no tables any more'}"
             if not left:
                 raise OperatorError(
-                    f"{error}: given up after {patience.tries} tries, which left nothing behind."
+                    f"{waits}: given up after {patience.tries} tries, which left nothing behind."
                 ) from error
-            tell(f"{error} (tries left: {left})")
+            tell(f"{waits} (tries left: {left})")
         clock.sleep(patience.pause)
     raise AssertionError("unreachable: the last try returns or raises")
 
 
-def _apply_next(
-    dsn: str, connection: Any, migrations: list[_Migration], lock_timeout: float
-) -> str | None:
-    """Apply the first missing migration and return its name, or None when there is none left."""
+def _apply_next(connection: Any, files: list[Path], lock_timeout: float) -> str | None:
+    """Apply the first missing file and return its name, or None when there is none left."""
     with connection, connection.cursor() as cursor:
         cursor.execute(_BEGIN.read_text("utf-8"))
         # Only under the lock is it certain what others have applied.
         applied = list(_queries.applied(connection))
-        _check_history(applied, migrations)
-        if len(applied) == len(migrations):
+        _check_history(applied, files)
+        if len(applied) == len(files):
             return None
-        migration = migrations[len(applied)]
-        pid = _queries.limit_waiting(connection, milliseconds=round(lock_timeout * 1000))
+        file = files[len(applied)]
+        _queries.limit_waiting(connection, milliseconds=round(lock_timeout * 1000))
         try:
-            with _watched(dsn, pid) as waited_for:
-                cursor.execute(migration.path.read_text("utf-8"))
+            cursor.execute(file.read_text("utf-8"))
         except _LOCKED as error:
-            raise _LockedError(
-                f"{migration.name} waits for {' and '.join(waited_for) or 'a lock'}"
-            ) from error
+            raise _LockedError(file.stem) from error
         except psycopg2.Error as error:
-            raise OperatorError(
-                f"{migration.name} failed and left nothing behind: {error}"
-            ) from error
+            raise OperatorError(f"{file.stem} failed and left nothing behind: {error}") from error
         _queries.record(
-            connection,
-            version=migration.version,
-            name=migration.name,
-            checksum=migration.checksum,
+            connection, version=len(applied) + 1, name=file.stem, checksum=_checksum(file)
         )
-    return migration.name
+    return file.stem
 
 
-@contextmanager
-def _watched(dsn: str, pid: int) -> Iterator[list[str]]:
-    """What the session `pid` waits for, as it was last seen while the block ran.
-
-    It is looked at by another connection: a session that waits cannot tell, and afterwards nobody
-    knows. Where that fails nothing is seen.
-    """
-    seen: list[str] = []
-    over = threading.Event()
-
-    def look() -> None:
-        if over.wait(_LOOK_EVERY):  # as most are
-            return
-        try:
-            with closing(psycopg2.connect(dsn)) as connection:
-                connection.autocommit = True
-                while not over.wait(_LOOK_EVERY):
-                    if waited_for := [text for (text,) in _queries.waited_for(connection, pid=pid)]:
-                        seen[:] = waited_for
-        except psycopg2.Error:
-            return
-
-    watching = threading.Thread(target=look)
-    watching.start()
-    try:
-        yield seen
-    finally:
-        over.set()
-        watching.join()
-
-
-def _check_history(applied: list[tuple[int, str, str]], migrations: list[_Migration]) -> None:
+def _check_history(applied: list[tuple[int, str, str]], files: list[Path]) -> None:
     """What was applied must be the beginning of the files, unchanged."""
-    for (version, name, checksum), migration in zip(applied, migrations, strict=False):
-        if (version, name) != (migration.version, migration.name):
+    for (_, name, checksum), file in zip(applied, files, strict=False):
+        if name != file.stem:
             raise OperatorError(
-                f"The database holds {name} where the files have {migration.name}: "
+                f"The database holds {name} where the files have {file.stem}: "
                 "it was migrated by another version of the service."
             )
-        if checksum != migration.checksum:
+        if checksum != _checksum(file):
             raise OperatorError(
                 f"{name} was changed after it was applied. Put it back as it was and write "
                 "the change as a new migration."
             )
-    if len(applied) > len(migrations):
+    if len(applied) > len(files):
         raise OperatorError(
             f"The database is newer than this version of the service: it holds {applied[-1][1]}."
         )
+
+
+def _checksum(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()

@@ -1,40 +1,37 @@
 """A connection pool, with transactions and single statements.
 
 It is our own because psycopg2's raises at once when it is empty, and holds its lock while it
-connects: this one waits for a bounded time and connects outside of any lock.
+connects: this one waits for a bounded time, and connects outside of any lock.
 
-Timeouts are set for each transaction alone (`SET LOCAL`), so that a connection pooler between us
-and PostgreSQL may give the connection to somebody else afterwards.
+A transaction sets its limits together with its BEGIN, for itself alone: PgBouncer may give the
+connection to somebody else afterwards. A single statement has the limits of its role, see
+0010_role_limits.sql; that of a role without limits ends when we no longer wait for it.
 """
 
 import functools
 import math
+import re
 import select
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, ParamSpec, TypeVar
 
 import psycopg2
-import psycopg2.errors
-import psycopg2.extras
-from psycopg2 import extensions
+from psycopg2 import errorcodes, extensions, extras
 
 from app import clock, errors, meters, telemetry
+from app.db import failures
+from app.db.queries import REPEATABLE
+from app.db.queries import database as _queries
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
-_NOT_WRITABLE = (
-    psycopg2.errors.ReadOnlySqlTransaction,
-    psycopg2.errors.DiskFull,
-    psycopg2.errors.InsufficientPrivilege,
-    psycopg2.errors.LockNotAvailable,  # somebody holds a table or a row; reading may still work
-)
-
-Connection = Any  # psycopg2's connection; its type stubs fit neither our cursors nor aiosql
+Connection = Any  # psycopg2's connection; its type stubs fit neither our class nor aiosql
 
 _RETRIES = 3
 _GRACE = 1.0  # seconds that we wait beyond the server's own statement timeout
@@ -42,25 +39,13 @@ _HANG_PAUSE = 1.0  # seconds after a hang in which requests fail at once instead
 _TESTED_AFTER = 5.0  # seconds of idleness after which a connection is tested before it is used
 
 
-class _StaleError(psycopg2.OperationalError):
-    """The server closed an idle connection while its next statement was on the way."""
-
-
-_BROKEN_OFF = (
-    psycopg2.errors.DeadlockDetected,
-    psycopg2.errors.SerializationFailure,
-    psycopg2.errors.AdminShutdown,  # usually seen on a connection that was idle during a restart
-    psycopg2.errors.CrashShutdown,
-    _StaleError,
-)
-# Exactly these classes: a subclass of them carries an error code of the server.
-_LOST = (psycopg2.OperationalError, psycopg2.InterfaceError)
-
-
 @dataclass(frozen=True, slots=True)
 class PoolTiming:
     """Longest times in seconds: to connect, to wait for a free connection, for a lock, and for a
-    statement."""
+    statement.
+
+    The last two are set for transactions; for single statements the role's own count.
+    """
 
     connect: float
     wait: float
@@ -88,7 +73,7 @@ def retried(work: Callable[P, T]) -> Callable[P, T]:
 
 
 class Database:
-    """PostgreSQL at `dsn`, through at most `size` connections at a time."""
+    """PostgreSQL at `dsn`, through at most `size` connections at a time, opened when needed."""
 
     def __init__(self, dsn: str, *, size: int, timing: PoolTiming) -> None:
         self._dsn = dsn
@@ -97,22 +82,27 @@ class Database:
         meters.pool_opened(size)
         self._idle: deque[Connection] = deque()
         self._hung_until = -math.inf
-        self._limits = (
-            f"SET LOCAL lock_timeout = {round(timing.lock * 1000)};"
+        # Our statements are written for this level, whatever the database's default is.
+        self._begin = (
+            "BEGIN ISOLATION LEVEL READ COMMITTED;"
+            f" SET LOCAL lock_timeout = {round(timing.lock * 1000)};"
             f" SET LOCAL statement_timeout = {round(timing.statement * 1000)}"
         )
 
     @contextmanager
-    def transaction(self) -> Iterator[Connection]:
+    def transaction(self, opening: Any = None) -> Iterator[Connection]:
         """A transaction: committed at the end of the block, rolled back if the block raises.
 
+        `opening`: a named query without values that is sent together with BEGIN.
+
         Raises Unavailable if there is no connection in time or PostgreSQL does not answer;
-        BrokenOff if it aborted the transaction; NotWritable if it cannot be written to.
-        Never hold a transaction across a call to KSeF.
+        BrokenOff if nothing was done and it may be tried again; NotWritable if PostgreSQL cannot
+        be written to or the role may not. Never hold a transaction across a call to KSeF.
         """
         with self._connection() as connection:
-            # Our statements are written for this level, whatever the database's default is.
-            _execute(connection, f"BEGIN ISOLATION LEVEL READ COMMITTED; {self._limits}")
+            connection.repeatable = True  # nothing is done yet
+            _execute(connection, f"{self._begin}; {opening.sql}" if opening else self._begin)
+            connection.repeatable = False
             yield connection
             _execute(connection, "COMMIT")
 
@@ -121,15 +111,18 @@ class Database:
         """Run one named query and commit: returns its row, its value, or how many rows it wrote.
 
         Takes one round trip to PostgreSQL, where `transaction` takes three. Repeated as `retried`
-        does; raises what `transaction` raises.
+        does; where its answer was lost only if it reads, or is one of `queries.REPEATABLE`. Raises
+        what `transaction` raises.
         """
-        with self._connection() as connection, connection.limited(self._limits):
+        with self._connection() as connection:
+            connection.repeatable = _is_repeatable(query)
             return query(connection, **values)
 
     @retried
     def rows(self, query: Callable[..., Iterable[Any]], **values: Any) -> list[Any]:
         """All rows of a named query that returns many; else like `run`."""
-        with self._connection() as connection, connection.limited(self._limits):
+        with self._connection() as connection:
+            connection.repeatable = _is_repeatable(query)
             return list(query(connection, **values))
 
     @contextmanager
@@ -140,24 +133,24 @@ class Database:
         if not (self._turns.acquire(blocking=False) or self._wait_for_turn()):
             raise errors.Unavailable("The service is busy: no database connection is free.")
         try:
-            yield from self._borrowed()
-        except (psycopg2.errors.UndefinedTable, psycopg2.errors.UndefinedColumn) as error:
-            telemetry.warning("the database is not migrated", sqlstate=error.pgcode)
-            raise errors.Unavailable("The database is not migrated.") from error
-        except _HangsError as error:
+            connection = self._take_idle() or self._connect()
+            try:
+                yield connection
+            finally:
+                self._put_back(connection)
+        except failures.HangsError as error:
             # Otherwise each statement with which a failed request cleans up would hang as long.
             self._hung_until = clock.monotonic() + _HANG_PAUSE
             telemetry.warning("the database hangs")
             raise errors.Unavailable("The database does not answer.") from error
-        except _BROKEN_OFF as error:
-            telemetry.warning("the database aborted a transaction", sqlstate=error.pgcode)
-            raise errors.BrokenOff("The database aborted a transaction.") from error
-        except _NOT_WRITABLE as error:
-            telemetry.warning("the database cannot be written to", sqlstate=error.pgcode)
-            raise errors.NotWritable("The database cannot be written to.") from error
-        except (psycopg2.OperationalError, psycopg2.InternalError) as error:
-            telemetry.warning("database failure", kind=type(error).__name__, sqlstate=error.pgcode)
-            raise errors.Unavailable("The database does not answer.") from error
+        except psycopg2.Error as error:
+            unknown = error.pgcode in (None, errorcodes.CRASH_SHUTDOWN)
+            if unknown and connection.closed and connection.repeatable:
+                telemetry.warning("a connection to the database was lost")
+                raise errors.BrokenOff("The connection to the database was lost.") from error
+            if told := failures.understood(error):
+                raise told from error
+            raise
         finally:
             self._turns.release()
 
@@ -168,17 +161,6 @@ class Database:
         meters.pool_waits.labels(outcome).observe(clock.monotonic() - began)
         return given
 
-    def _borrowed(self) -> Iterator[Connection]:
-        connection = self._take_idle() or self._connect()
-        try:
-            yield connection
-        except BaseException as error:
-            self._roll_back(connection)
-            if connection.closed and not connection.answered and type(error) in _LOST:
-                raise _StaleError from error
-            raise
-        self._put_back(connection)
-
     def _take_idle(self) -> Connection | None:
         while self._idle:
             try:
@@ -186,34 +168,43 @@ class Database:
             except IndexError:  # another thread was faster
                 break
             if _is_alive(connection):
-                connection.answered = False
                 return connection
             connection.close()
         return None
 
     def _connect(self) -> Connection:
-        connection = psycopg2.connect(
-            self._dsn,
-            connection_factory=functools.partial(_Connection, patience=self._timing.connect),
-            cursor_factory=_Cursor,
-            application_name="ksef-proxy",
-        )
+        try:
+            connection = psycopg2.connect(
+                self._dsn,
+                connection_factory=functools.partial(_Connection, patience=self._timing.connect),
+                cursor_factory=extras.NamedTupleCursor,
+                application_name="ksef-proxy",
+            )
+        except failures.HangsError:
+            raise
+        except psycopg2.Error as error:
+            reason = failures.no_connection(error, self._dsn)
+            telemetry.warning("no connection to the database", reason=reason)
+            raise errors.Unavailable("The database does not answer.") from error
         connection.patience = self._timing.statement + _GRACE
-        connection.autocommit = True  # we send BEGIN and COMMIT ourselves, settings with BEGIN
+        connection.autocommit = True  # we send BEGIN and COMMIT ourselves, limits with BEGIN
         return connection
 
-    def _roll_back(self, connection: Connection) -> None:
+    def _put_back(self, connection: Connection) -> None:
+        """Roll back what was not committed; a connection that cannot even do that is closed."""
         try:
             if connection.info.transaction_status != extensions.TRANSACTION_STATUS_IDLE:
                 _execute(connection, "ROLLBACK")
         except psycopg2.Error:
             connection.close()
         else:
-            self._put_back(connection)
+            connection.idle_since = clock.monotonic()
+            self._idle.append(connection)
 
-    def _put_back(self, connection: Connection) -> None:
-        connection.idle_since = clock.monotonic()
-        self._idle.append(connection)
+    def now(self) -> datetime:
+        """The present moment by the database's clock, which all replicas share."""
+        moment: datetime = self.run(_queries.database_now)
+        return moment
 
     def close(self) -> None:
         """Close the idle connections."""
@@ -221,74 +212,48 @@ class Database:
             self._idle.pop().close()
 
 
-class _HangsError(psycopg2.OperationalError):
-    """The server does not answer on an open connection."""
-
-
 class _Connection(extensions.connection):
     """A connection that waits for each answer of the server for at most `patience` seconds.
 
-    `idle_since`: since when it has been unused, on `clock.monotonic()`; `answered`: whether the
-    server has answered since then; `before_each`: SQL that is sent before each statement, see
-    `limited`.
+    `idle_since`: since when it has been unused, on `clock.monotonic()`; `repeatable`: whether the
+    statement on its way may be sent again if its answer is lost.
     """
 
     idle_since = 0.0
-    answered = True
-    before_each = ""
+    repeatable = False
 
     def __init__(self, dsn: str, *, patience: float) -> None:
         self.patience = patience
         super().__init__(dsn)
 
-    @contextmanager
-    def limited(self, settings: str) -> Iterator[None]:
-        """Send these settings with each statement of the block, in the same message.
 
-        Both run in one implicit transaction, for which the settings hold.
-        """
-        self.before_each = f"{settings};\n"
-        try:
-            yield
-        finally:
-            self.before_each = ""
-
-
-class _Cursor(psycopg2.extras.NamedTupleCursor):
-    connection: _Connection
-
-    def execute(self, query: Any, vars: Any = None) -> None:
-        if before := self.connection.before_each:
-            query = before + query
-        super().execute(query, vars)  # type: ignore[no-untyped-call]
-        self.connection.answered = True
-
-
-def _wait(connection: Any) -> None:
+def _wait(connection: extensions.connection) -> None:
     """Wait for the server's answer with a timeout, which libpq itself does not have.
 
     psycopg2 calls this instead of blocking in libpq, and closes the connection if it raises.
     """
-    until = clock.monotonic() + getattr(connection, "patience", math.inf)
+    if not isinstance(connection, _Connection):
+        extras.wait_select(connection)
+        return
+    until = clock.monotonic() + connection.patience
     while (state := connection.poll()) != extensions.POLL_OK:
-        left = until - clock.monotonic()
-        if left <= 0:
-            raise _HangsError("no answer in time")
         event = select.POLLIN if state == extensions.POLL_READ else select.POLLOUT
-        _polled(connection, event, None if left == math.inf else math.ceil(left * 1000))
+        left = until - clock.monotonic()
+        if left <= 0 or not _polled(connection, event, left):
+            raise failures.HangsError("no answer in time")
 
 
 extensions.set_wait_callback(_wait)
 
 
-def _polled(connection: Any, event: int, milliseconds: int | None) -> bool:
-    """Whether the event happens within that time (None: wait for it).
+def _polled(connection: Connection, event: int, seconds: float) -> bool:
+    """Whether the event happens within that time.
 
     By `poll`, since `select` refuses file descriptors from 1,024 up.
     """
     poller = select.poll()
     poller.register(connection.fileno(), event)
-    return bool(poller.poll(milliseconds))
+    return bool(poller.poll(math.ceil(seconds * 1000)))
 
 
 def _is_alive(connection: Connection) -> bool:
@@ -302,7 +267,7 @@ def _is_alive(connection: Connection) -> bool:
     if clock.monotonic() - connection.idle_since > _TESTED_AFTER:
         try:
             _execute(connection, "SELECT")
-        except _HangsError:
+        except failures.HangsError:
             raise
         except psycopg2.Error:
             return False
@@ -312,3 +277,14 @@ def _is_alive(connection: Connection) -> bool:
 def _execute(connection: Connection, statement: str) -> None:
     with connection.cursor() as cursor:
         cursor.execute(statement)
+
+
+def _is_repeatable(query: Any) -> bool:
+    return query in REPEATABLE or _only_reads(getattr(query, "sql", ""))
+
+
+@functools.cache
+def _only_reads(sql: str) -> bool:
+    """Whether a statement writes nothing and locks nothing, by the words in it."""
+    writes = r"\b(INSERT|UPDATE|DELETE|MERGE|FOR (KEY )?SHARE|nextval|set_config|pg_\w*lock\w*)\b"
+    return bool(re.match(r"(SELECT|WITH)\b", sql)) and not re.search(writes, sql, re.IGNORECASE)

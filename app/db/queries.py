@@ -17,17 +17,24 @@ def _load(resource: str) -> Any:  # aiosql makes the attributes at run time
 
 
 audit = _load("audit")
-auth = _load("auth")
 companies = _load("companies")
-console = _load("console")
-documents = _load("documents")
-invoices = _load("invoices")
-kept = _load("kept")
+database = _load("database")
+figures = _load("figures")
 keys = _load("keys")
 leases = _load("leases")
-limits = _load("limits")
 linking = _load("linking")
-metrics = _load("metrics")
+login = _load("login")
+not_found = _load("not_found")
 outages = _load("outages")
+overview = _load("overview")
+purge = _load("purge")
+quota = _load("quota")
+rows = _load("rows")
+search = _load("search")
+sessions = _load("sessions")
 upo = _load("upo")
 users = _load("users")
+
+# Writes that do nothing more the second time, and say the same: the pool sends them again where the
+# connection was lost before the answer came.
+REPEATABLE = frozenset({leases.take_lease, leases.extend_lease, leases.release_lease})

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Self
 
-import orjson
+import msgspec
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
@@ -27,6 +27,7 @@ from cryptography.x509.oid import NameOID, ObjectIdentifier
 PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey
 
 LEAST_RSA_BITS = 2048
+CURVES = (ec.SECP256R1, ec.SECP384R1, ec.SECP521R1)
 _OTHER_KEY = "The private key is that of another certificate."
 _KEY_BLOCK = re.compile(
     rb"-----BEGIN ((?:ENCRYPTED |RSA |EC )?PRIVATE KEY)-----.+?-----END \1-----", re.DOTALL
@@ -84,12 +85,13 @@ class Certificate:
         """Certificate and key as one text, which must be sealed: the key in it is not encrypted."""
         key = self.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
         certificate = self.x509.public_bytes(Encoding.PEM)
-        return orjson.dumps({"certificate": certificate.decode(), "key": key.decode()}).decode()
+        pem = {"certificate": certificate.decode(), "key": key.decode()}
+        return msgspec.json.encode(pem).decode()
 
     @classmethod
     def from_json(cls, text: str) -> Self:
         """The certificate that `to_json` wrote."""
-        pem = orjson.loads(text)
+        pem = msgspec.json.decode(text)
         key = _known(load_pem_private_key(pem["key"].encode(), password=None))
         return cls(x509.load_pem_x509_certificate(pem["certificate"].encode()), key)
 
@@ -142,8 +144,10 @@ def _check_key(key: PrivateKey) -> None:
             raise CertificateError(
                 f"Its RSA key has {key.key_size} bits; KSeF wants {LEAST_RSA_BITS} or more."
             )
-    elif not isinstance(key.curve, ec.SECP256R1):
-        raise CertificateError(f"Its key is on the curve {key.curve.name}; only P-256 will do.")
+    elif not isinstance(key.curve, CURVES):
+        raise CertificateError(
+            f"Its key is on the curve {key.curve.name}; KSeF wants P-256, P-384 or P-521."
+        )
 
 
 def _may_log_in(certificate: x509.Certificate) -> bool:

@@ -2,35 +2,50 @@
 
 Shapes follow the documentation of the Latarnia API. Latarnia itself may be down for hours, and its
 test instance always says TOTAL_FAILURE. So its word is only evidence, which counts together with
-failed calls (see `services.breaker`), and its silence means nothing.
+failed calls (see `services.replicas.breaker`), and its silence means nothing.
 """
 
-import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Annotated, Any, Literal
 
-import orjson
-import requests
-import urllib3
+import msgspec
 
-from app import clock, telemetry
-from app.ksef.transport import USER_AGENT
+from app import telemetry
+from app.ksef import deadline, http
+from app.ksef.wire import UNREADABLE
 
 AVAILABLE, MAINTENANCE = "AVAILABLE", "MAINTENANCE"
 FAILURE, TOTAL_FAILURE = "FAILURE", "TOTAL_FAILURE"
 _STATUSES = frozenset({AVAILABLE, MAINTENANCE, FAILURE, TOTAL_FAILURE})
-_CATEGORIES = _STATUSES - {AVAILABLE}
-_TYPES = frozenset({"FAILURE_START", "FAILURE_END", "MAINTENANCE_ANNOUNCEMENT"})
 _LIMIT = 2**20
-_CHUNK = 64 * 2**10
 _LONGEST_TEXT = 2000
-_LAST_YEAR = 9998  # of which every moment can be told in every time zone
+_YEARS = range(1000, 9999)  # of which every moment can be told in every time zone
+_Time = Annotated[datetime, msgspec.Meta(tz=True)]
 
 
 class _NotUnderstood(Exception):
     """The answer is not what Latarnia's documentation promises."""
+
+
+class _Message(msgspec.Struct, rename="camel"):
+    """What Latarnia says about an event, in one of its versions."""
+
+    event_id: int
+    version: int
+    category: Literal["MAINTENANCE", "FAILURE", "TOTAL_FAILURE"]
+    type: Literal["FAILURE_START", "FAILURE_END", "MAINTENANCE_ANNOUNCEMENT"]
+    start: _Time
+    published: _Time
+    end: _Time | None = None
+    title: str | None = None
+    text: str | None = None
+
+    @property
+    def rank(self) -> tuple[int, bool, datetime]:
+        """Of an event's messages the one that ranks highest holds."""
+        return self.version, self.type == "FAILURE_END", self.published
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,154 +90,87 @@ class Latarnia:
     ) -> None:
         self._url = url
         self._seconds = seconds
-        self._proxies = {"http": proxy_url, "https": proxy_url} if proxy_url else {}
-        self._verify = ca_bundle or True
+        self._session = http.session(1, proxy_url, ca_bundle)
 
     def ask(self) -> Any:
-        """Latarnia's own JSON, to be stored and read with `understood`; None if it fails.
-
-        It is asked in a thread of its own, so that it never takes the caller more than `seconds`,
-        not even for resolving its name.
-        """
-        found: list[Any] = []
-        thread = threading.Thread(target=lambda: found.append(self._ask()), daemon=True)
-        thread.start()
-        thread.join(self._seconds)
-        return found[0] if found else None
-
-    def _ask(self) -> Any:
-        deadline = clock.monotonic() + self._seconds
+        """Latarnia's own JSON, to be stored and read with `understood`; None if it fails."""
         try:
-            with requests.Session() as http:
-                http.trust_env = False
-                http.headers["User-Agent"] = USER_AGENT
-                said = _object(self._get(http, "/status", deadline))
-                messages = _messages(said)
-                if said.get("status") != AVAILABLE:  # the end of an event may be only there
-                    messages = [*messages, *_array(self._get(http, "/messages", deadline))]
-            kept = {"status": said.get("status"), "messages": messages}
-            read(kept)
-            _require_storable(kept)
-        except (
-            requests.RequestException,
-            urllib3.exceptions.HTTPError,
-            orjson.JSONDecodeError,
-            _NotUnderstood,
-        ) as error:
+            with deadline.exchange(self._seconds, connect=self._seconds) as exchange:
+                said = self._get("/status", exchange)
+                status, messages = _status(said), _list(said.get("messages"))
+                if status != AVAILABLE:  # the end of an event may be only there
+                    messages += _list(self._get("/messages", exchange))
+        except (*http.BROKEN, http.TooLong, _NotUnderstood) as error:
             telemetry.warning("Latarnia gave no usable answer", kind=type(error).__name__)
             return None
-        return kept
+        return {"status": status, "messages": [one for one in messages if _message(one)]}
 
-    def _get(self, http: requests.Session, path: str, deadline: float) -> Any:
-        with http.get(
-            self._url + path,
-            timeout=max(0.01, deadline - clock.monotonic()),
-            allow_redirects=False,
-            stream=True,
-            proxies=self._proxies,
-            verify=self._verify,
+    def _get(self, path: str, exchange: deadline.Exchange) -> Any:
+        with self._session.get(
+            self._url + path, timeout=self._seconds, allow_redirects=False, stream=True
         ) as response:
             if response.status_code != 200:
                 raise _NotUnderstood
-            body = bytearray()
-            while chunk := response.raw.read1(_CHUNK, decode_content=True):
-                body += chunk
-                if len(body) > _LIMIT or clock.monotonic() > deadline:
-                    raise _NotUnderstood
-        return orjson.loads(body)
+            body = http.read(response, _LIMIT, exchange.until)
+        try:
+            return msgspec.json.decode(body)
+        except UNREADABLE:
+            raise _NotUnderstood from None
 
 
 def understood(kept: Any) -> Reading | None:
-    """A stored answer as a Reading; None if there is none or it cannot be understood."""
+    """A stored answer as a Reading, without the messages that cannot be understood.
+
+    None if there is no answer, or its status is unknown.
+    """
     try:
-        return read(kept) if kept else None
+        return Reading(_status(kept), _events(kept.get("messages"))) if kept else None
     except _NotUnderstood:
         return None
 
 
-def read(body: Any) -> Reading:
-    """Latarnia's JSON as a Reading; raises _NotUnderstood if any part of it is unknown."""
-    json = _object(body)
-    status = json.get("status")
+def _status(body: Any) -> str:
+    status = body.get("status") if isinstance(body, dict) else None
     if status not in _STATUSES:
         raise _NotUnderstood
-    return Reading(status, _events(_messages(json)))
+    return str(status)
 
 
-def _messages(json: dict[str, Any]) -> list[Any]:
-    """The messages, which Latarnia leaves out if there are none."""
-    messages = json.get("messages")
-    return [] if messages is None else _array(messages)
+def _list(value: Any) -> list[Any]:
+    """A list of messages, which Latarnia leaves out if there are none."""
+    if value is not None and not isinstance(value, list):
+        raise _NotUnderstood
+    return value or []
 
 
-def _events(messages: Iterable[Any]) -> list[Event]:
+def _events(messages: Any) -> list[Event]:
     """One event for each eventId: from its highest version; of equal ones from its end."""
-    newest: dict[int, tuple[tuple[int, bool, datetime], Event]] = {}
-    for message in map(_object, messages):
-        number, rank, event = _message(message)
-        if number not in newest or newest[number][0] < rank:
-            newest[number] = (rank, event)
-    return sorted((event for _, event in newest.values()), key=lambda event: event.start)
+    newest: dict[int, _Message] = {}
+    for message in filter(None, map(_message, _list(messages))):
+        earlier = newest.get(message.event_id)
+        if earlier is None or earlier.rank < message.rank:
+            newest[message.event_id] = message
+    return sorted(map(_event, newest.values()), key=lambda event: event.start)
 
 
-def _message(json: dict[str, Any]) -> tuple[int, tuple[int, bool, datetime], Event]:
-    category, kind = json.get("category"), json.get("type")
-    if category not in _CATEGORIES or kind not in _TYPES:
-        raise _NotUnderstood
-    is_end = kind == "FAILURE_END"
-    published, end = _time(json.get("published")), json.get("end")
-    event = Event(
-        category=category,
-        title=_text(json.get("title")),
-        text=_text(json.get("text")),
-        start=_time(json.get("start")),
-        # An end without a moment ended when it was published.
-        end=_end(end) if end is not None else published if is_end else None,
-    )
-    return _integer(json.get("eventId")), (_integer(json.get("version")), is_end, published), event
-
-
-def _require_storable(body: Any) -> None:
-    """Raises _NotUnderstood if the JSON holds a NUL, which PostgreSQL cannot store."""
-    if b"\\u0000" in orjson.dumps(body):
-        raise _NotUnderstood
-
-
-def _object(value: Any) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise _NotUnderstood
-    return value
-
-
-def _array(value: Any) -> list[Any]:
-    if not isinstance(value, list):
-        raise _NotUnderstood
-    return value
-
-
-def _integer(value: Any) -> int:
-    if type(value) is not int:
-        raise _NotUnderstood
-    return value
-
-
-def _text(value: Any) -> str:
-    if not isinstance(value, str):
-        raise _NotUnderstood
-    return value[:_LONGEST_TEXT]
-
-
-def _end(value: Any) -> datetime | None:
-    """The end of an event; None for a moment so late that it means no end."""
-    moment = _time(value)
-    return moment if moment.year <= _LAST_YEAR else None
-
-
-def _time(value: Any) -> datetime:
+def _message(json: Any) -> _Message | None:
+    """A message; None if it cannot be understood or stored: PostgreSQL takes no NUL."""
     try:
-        moment = datetime.fromisoformat(_text(value))
-    except ValueError:
-        raise _NotUnderstood from None
-    if moment.tzinfo is None:
-        raise _NotUnderstood
-    return moment
+        message = msgspec.convert(json, _Message)
+    except UNREADABLE:
+        return None
+    told = message.start.year in _YEARS and message.published.year in _YEARS
+    return message if told and rb"\u0000" not in msgspec.json.encode(json) else None
+
+
+def _event(message: _Message) -> Event:
+    end = message.end
+    if end is None and message.type == "FAILURE_END":  # it ended when that was published
+        end = message.published
+    return Event(
+        category=message.category,
+        title=(message.title or "")[:_LONGEST_TEXT],
+        text=(message.text or "")[:_LONGEST_TEXT],
+        start=message.start,
+        end=end if end and end.year in _YEARS else None,  # else it means that none is known
+    )

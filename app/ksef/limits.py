@@ -6,7 +6,9 @@ holds for all calls from one IP address together.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import Annotated, Any
+
+import msgspec
 
 WINDOWS = (1, 60, 3600)
 """The lengths of the three windows in seconds: a second, a minute, an hour."""
@@ -19,13 +21,15 @@ SESSION_LIST = "sessionList"
 OTHER = "other"
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
+Calls = Annotated[int, msgspec.Meta(ge=-(2**31), le=2**31 - 1)]
+
+
+class Limits(msgspec.Struct, frozen=True, rename="camel"):
     """How many calls of a group are allowed in each window; NO_LIMIT if it is not limited."""
 
-    per_second: int
-    per_minute: int
-    per_hour: int
+    per_second: Calls
+    per_minute: Calls
+    per_hour: Calls
 
     def windows(self) -> tuple[tuple[int, int], ...]:
         """(seconds, calls) of each window that has a limit."""
@@ -44,6 +48,11 @@ PUBLISHED: Mapping[str, Limits] = {
     SESSION_LIST: Limits(5, 10, 60),
     OTHER: Limits(10, 30, 120),
 }
+
+LimitsByGroup: Any = msgspec.defstruct(
+    "LimitsByGroup", [(group, Limits | None, None) for group in PUBLISHED]
+)
+"""The answer of GET /rate-limits: the groups that we know; others are ignored."""
 
 ADDRESS = Limits(75, NO_LIMIT, NO_LIMIT)
 """For all companies together. All replicas are assumed to call from the same IP address."""

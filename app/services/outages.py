@@ -1,76 +1,115 @@
 """What callers are told about outages of KSeF: real ones, and simulations for rehearsal."""
 
-from collections.abc import Iterable, Mapping
-from datetime import UTC, datetime
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from app import errors, telemetry
+from app.account import Account
+from app.db.pool import Database
 from app.db.queries import outages as queries
-from app.services import audit, wording
-from app.services.audit import What
-from app.services.breaker import NO_OUTAGE as NO_OUTAGE
-from app.services.breaker import evidence_of, rfc3339, state_of
-from app.services.parts import Parts, Place
-from app.services.snapshots import database_now
+from app.ksef import latarnia
+from app.ksef.latarnia import Event, Reading
+from app.services.operators import audit
+from app.services.operators.audit import What
+from app.settings import Timing
 
 PRODUCTION = "prod"
 LONGEST_MESSAGE = 1000
 _LAST_MOMENT = datetime(9998, 12, 31, tzinfo=UTC)  # Python can convert it to any time zone
+# By when offline invoices must be sent to KSeF, the strictest deadline first.
+_DUTIES = {
+    latarnia.MAINTENANCE: "next_working_day_after_end",
+    latarnia.FAILURE: "seven_working_days_after_end",
+    latarnia.TOTAL_FAILURE: "none",
+}
 
 
-def refuse_if_simulated(parts: Parts, place: Place) -> None:
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What is known of an outage: the contract's `outage` object.
+
+    `since`: its begin, or that of the failed calls while it is not `established`. `source`:
+    simulation, latarnia or breaker. `duty`: by when offline invoices must be sent, where Latarnia
+    says so.
+    """
+
+    established: bool = False
+    since: datetime | None = None
+    consecutive_failures: int = 0
+    source: str | None = None
+    messages: Sequence[Event] = ()
+    duty: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """KSeF's state for a company: `simulation`, `outage`, `available` or `unknown`.
+
+    `answered_at`: when KSeF last answered; None: never; may be late by `timing.answer_noted`.
+    """
+
+    name: str
+    evidence: Evidence
+    answered_at: datetime | None
+
+
+def refuse_if_simulated(account: Account) -> None:
     """Raise OutageSimulation, with its details, while one is active for this company."""
-    if outage := _simulation(parts, place):
+    if account.environment != PRODUCTION:
+        refuse(account.db.run(queries.active_simulation, **account.columns))
+
+
+def refuse(simulation: Any) -> None:
+    """Raise OutageSimulation for a row of `active_simulation`; nothing for None."""
+    if simulation is not None:
         raise errors.OutageSimulation(
-            wording.simulation(outage, place.environment, "en"), outage=outage
+            "An outage of KSeF is being simulated.", outage=_simulated(simulation)
         )
 
 
-def current_outage(parts: Parts, place: Place) -> Mapping[str, Any]:
-    """The contract's `outage` object for this company: a simulation, else the real state."""
-    return _simulation(parts, place) or evidence(parts, place.environment)
+def current(account: Account) -> Evidence:
+    """What is known for this company: a simulation, else the real state."""
+    return state(account).evidence
 
 
-def state(parts: Parts, place: Place) -> tuple[str, Mapping[str, Any], datetime | None]:
-    """KSeF's state for this company: its name, the evidence, and when KSeF last answered.
-
-    The name is `simulation`, `outage`, `available` or `unknown`. The last answer is None if there
-    was none, and may be late by `timing.answer_noted` seconds.
-    """
-    simulation = _simulation(parts, place)
-    with parts.db.transaction() as connection:
-        row = queries.known(connection, environment=place.environment)
+def state(account: Account) -> State:
+    """KSeF's state for this company, as stored; KSeF is not asked."""
+    with account.db.transaction() as connection:
+        simulation = None
+        if account.environment != PRODUCTION:
+            simulation = queries.active_simulation(connection, **account.columns)
+        row = queries.known(connection, environment=account.environment)
     answered_at = row.answered_at if row else None
     if simulation:
-        return "simulation", simulation, answered_at
-    found = state_of(row, parts.timing) if row else "unknown"
-    return found, evidence_of(row, parts.timing), answered_at
+        return State("simulation", _simulated(simulation), answered_at)
+    return State(_name(row, account.timing), _evidence(row, account.timing), answered_at)
 
 
-def evidence(parts: Parts, environment: str) -> Mapping[str, Any]:
-    """The contract's `outage` object for the real state, as stored; KSeF is not asked."""
-    row = parts.db.run(queries.known, environment=environment)
-    return evidence_of(row, parts.timing)
+def evidence(db: Database, timing: Timing, environment: str) -> Evidence:
+    """What is known of a real outage, as stored; KSeF is not asked."""
+    return _evidence(db.run(queries.known, environment=environment), timing)
 
 
 def simulate(
-    parts: Parts,
+    db: Database,
     environment: str,
     *,
     company_nip: str | None,
     message: str,
     ends_at: datetime | None,
-) -> Mapping[str, Any]:
+) -> Evidence:
     """Begin or change a simulation for one company, or for all if `company_nip` is None.
 
-    Without `ends_at` it lasts until it is cleared. Returns the contract's `outage` object; raises
-    SimulationForbidden for production, and InvalidParameter if message or end cannot be accepted.
+    Without `ends_at` it lasts until it is cleared. Raises SimulationForbidden for production, and
+    InvalidParameter if message or end cannot be accepted.
     """
     refuse_production(environment)
     _refuse_wrong(
-        message=wrong_message(message), endsAt=_wrong_end_now(parts, ends_at) if ends_at else None
+        message=wrong_message(message), endsAt=_wrong_end_now(db, ends_at) if ends_at else None
     )
-    with parts.db.transaction() as connection:
+    with db.transaction() as connection:
         row = queries.simulate(
             connection,
             environment=environment,
@@ -107,26 +146,21 @@ def wrong_end(ends_at: datetime) -> str | None:
     return "Is too far in the future." if ends_at > _LAST_MOMENT else None
 
 
-def _wrong_end_now(parts: Parts, ends_at: datetime) -> str | None:
-    has_passed = ends_at <= database_now(parts)
-    return "Has passed." if has_passed else wrong_end(ends_at)
-
-
-def clear(parts: Parts, environment: str, *, company_nip: str) -> None:
+def clear(db: Database, environment: str, *, company_nip: str) -> None:
     """End the company's own simulation, if any; one for all companies is ended by `clear_all`.
 
     Raises SimulationForbidden for production.
     """
     refuse_production(environment)
-    with parts.db.transaction() as connection:
+    with db.transaction() as connection:
         where = {"environment": environment, "company_nip": company_nip}
         if queries.clear_simulation(connection, **where):
             audit.note(connection, What.SIMULATION_ENDED, **where)
 
 
-def clear_all(parts: Parts, environment: str) -> int:
+def clear_all(db: Database, environment: str) -> int:
     """End every simulation of an environment. Returns how many there were."""
-    with parts.db.transaction() as connection:
+    with db.transaction() as connection:
         ended: int = queries.clear_simulations(connection, environment=environment)
         if ended:
             audit.note(
@@ -135,29 +169,20 @@ def clear_all(parts: Parts, environment: str) -> int:
     return ended
 
 
-def public_state(parts: Parts, environments: Iterable[str]) -> dict[str, str]:
+def public_state(db: Database, timing: Timing, environments: Iterable[str]) -> dict[str, str]:
     """The public state by environment: `simulation` if one holds for all companies, else KSeF's."""
-    with parts.db.transaction() as connection:
+    with db.transaction() as connection:
         simulated = {row.environment for row in queries.simulated_environments(connection)}
         known = {row.environment: row for row in queries.all_known(connection)}
     return {
-        name: "simulation"
-        if name in simulated
-        else state_of(known[name], parts.timing)
-        if name in known
-        else "unknown"
+        name: "simulation" if name in simulated else _name(known.get(name), timing)
         for name in environments
     }
 
 
-def report_forbidden(parts: Parts) -> None:
+def report_forbidden(db: Database) -> None:
     """Warn in the log if the table holds a simulation of production, which is always ignored."""
-    try:
-        with parts.db.transaction() as connection:
-            forbidden = queries.forbidden_simulations(connection)
-    except errors.Unavailable:
-        return
-    if forbidden:
+    if db.run(queries.forbidden_simulations):
         telemetry.warning("a simulation of prod in outage_simulations is ignored")
 
 
@@ -167,33 +192,61 @@ def refuse_production(environment: str) -> None:
         raise errors.SimulationForbidden("An outage of prod cannot be simulated.")
 
 
+def _wrong_end_now(db: Database, ends_at: datetime) -> str | None:
+    has_passed = ends_at <= db.now()
+    return "Has passed." if has_passed else wrong_end(ends_at)
+
+
 def _refuse_wrong(**said: str | None) -> None:
     wrong = {name: [sentence] for name, sentence in said.items() if sentence}
     if wrong:
         raise errors.InvalidParameter(f"Invalid: {', '.join(wrong)}.", errors=wrong)
 
 
-def _simulation(parts: Parts, place: Place) -> Mapping[str, Any] | None:
-    if place.environment == PRODUCTION:
+def _name(row: Any, timing: Timing) -> str:
+    """`outage`, `available` (KSeF answered the last call, not long ago) or `unknown`."""
+    if _evidence(row, timing).established:
+        return "outage"
+    if row is None or row.consecutive_failures > 0 or row.answered_at is None:
+        return "unknown"
+    lately = row.now - timedelta(seconds=timing.available_for)
+    return "available" if row.answered_at >= lately else "unknown"
+
+
+def _evidence(row: Any, timing: Timing) -> Evidence:
+    """From a row of `outages`; None: no call was made yet."""
+    if row is None:
+        return Evidence()
+    reading = _fresh_reading(row, timing)
+    events = [event for event in reading.events if event.covers(row.now)] if reading else []
+    failing = row.consecutive_failures > 0
+    announced = failing and bool(events) and reading is not None and reading.is_outage
+    return Evidence(
+        established=announced or row.opened_at is not None,
+        since=min(event.start for event in events) if announced else row.failing_since,
+        consecutive_failures=row.consecutive_failures,
+        source="latarnia" if announced else "breaker" if row.opened_at is not None else None,
+        messages=events,
+        duty=_duty(reading, events) if announced and reading else None,
+    )
+
+
+def _fresh_reading(row: Any, timing: Timing) -> Reading | None:
+    if row.latarnia_read_at is None:
         return None
-    row = parts.db.run(queries.active_simulation, **place.columns)
-    return _simulated(row) if row else None
+    if row.latarnia_read_at < row.now - timedelta(seconds=timing.latarnia_kept):
+        return None
+    return latarnia.understood(row.latarnia)
 
 
-def _simulated(row: Any) -> Mapping[str, Any]:
-    since = rfc3339(row.starts_at)
-    return {
-        **NO_OUTAGE,
-        "established": True,
-        "since": since,
-        "source": "simulation",
-        "messages": [
-            {
-                "title": "Simulated outage",
-                "text": row.message,
-                "start": since,
-                "end": rfc3339(row.ends_at),
-                "category": "FAILURE",
-            }
-        ],
-    }
+def _duty(reading: Reading, events: list[Event]) -> str:
+    """The duty for Latarnia's status if an event confirms it, else the strictest of the events."""
+    categories = {event.category for event in events}
+    if reading.status in categories:
+        return _DUTIES[reading.status]
+    return next(duty for category, duty in _DUTIES.items() if category in categories)
+
+
+def _simulated(row: Any) -> Evidence:
+    event = Event("FAILURE", "Simulated outage", row.message, row.starts_at, row.ends_at)
+    return Evidence(established=True, since=row.starts_at, source="simulation", messages=[event])

@@ -7,6 +7,7 @@ import unicodedata
 import zlib
 from collections.abc import Callable, Sequence
 from functools import lru_cache
+from pathlib import Path
 from threading import Lock
 from typing import Any, Final
 
@@ -14,8 +15,24 @@ import fontpkg
 from reportlab.pdfbase import pdfdoc, pdfmetrics
 from reportlab.pdfbase.ttfonts import TTFont
 
+# The files of the three faces.
+FILES: Final = [
+    Path(fontpkg.path(family, weight))
+    for family, weight in (("Fira Sans", 400), ("Fira Sans", 600), ("IBM Plex Mono", 400))
+]
+
 # Drawn in place of a character that no face has; Fira Sans has this one.
 REPLACEMENT: Final = "▯"
+
+# What to draw for characters that no face has: hyphens; spaces of set widths; and what only says
+# where a line may or may not break.
+SAME_LOOK: Final = str.maketrans(
+    {
+        **dict.fromkeys("\u2010\u2011", "-"),
+        **dict.fromkeys(map(chr, [*range(0x2000, 0x200B), 0x202F, 0x205F, 0x3000]), " "),
+        **dict.fromkeys("\u00ad\u200b\u2060\ufeff", ""),
+    }
+)
 
 _ASCII: Final = "".join(map(chr, range(0x20, 0x7F)))
 _POLISH: Final = "ĄĆĘŁŃÓŚŹŻąćęłńóśźż"
@@ -30,66 +47,47 @@ class Face:
 
     `alphabet` is embedded in each document as a whole. So documents that need no other characters
     share one font program, which is computed once instead of for each (about a millisecond), and
-    their texts are encoded with a table.
+    their texts are encoded with a table, `codes`.
     """
 
-    def __init__(self, name: str, family: str, weight: int, alphabet: str) -> None:
-        self._font = TTFont(name, str(fontpkg.path(family, weight)), asciiReadable=True)
+    def __init__(self, name: str, file: Path, alphabet: str) -> None:
+        self._font = TTFont(name, str(file), asciiReadable=True)
         _share_font_programs(self._font.face)
         pdfmetrics.registerFont(self._font)
+        self.alphabet = alphabet
         self.name = name
-        self._widths: dict[str, float] = {
+        # Of each visible character, at a font size of one point.
+        self.widths: dict[str, float] = {
             chr(code): self._font.face.charWidths[code] / 1000
             for code in self._font.face.charToGlyph
             if unicodedata.category(chr(code)) not in _UNSEEN
         }
-        self._drawable = frozenset(self._widths)
-        ascii_widths = {self._widths[char] for char in _ASCII}
-        self._ascii_width = ascii_widths.pop() if len(ascii_widths) == 1 else None
-        self._alphabet = alphabet
-        self._in_alphabet = frozenset(alphabet)
-        self._literals = str.maketrans(
-            {char: _literal(self._split(char, self)[0][1]) for char in alphabet}
+        # Whether all characters of a text can be drawn visibly; whether all are in the alphabet.
+        self.draws: Callable[[str], bool] = frozenset(self.widths).issuperset
+        self.spells: Callable[[str], bool] = frozenset(alphabet).issuperset
+        self.codes = str.maketrans(
+            {char: _literal(self._font.splitString(char, self)[0][1]) for char in alphabet}
         )
+        # Labels and common values are measured once in a process.
+        self.width = lru_cache(maxsize=1024)(self._width)
 
-    def draws(self, text: str) -> bool:
-        """Whether this face can draw each character of the text visibly."""
-        return self._drawable.issuperset(text)
+    def _width(self, text: str, size: float) -> float:
+        """The width in points of a text, all of whose characters this face has."""
+        return sum(map(self.widths.__getitem__, text)) * size
 
     def replacing(self, text: str) -> str:
         """The text with REPLACEMENT for each character that this face cannot draw visibly."""
-        if self.draws(text):
-            return text
-        return "".join(char if char in self._drawable else REPLACEMENT for char in text)
+        return "".join([char if char in self.widths else REPLACEMENT for char in text])
 
-    def width(self, text: str, size: float) -> float:
-        """The width in points of a text, all of whose characters this face has."""
-        if self._ascii_width is not None and text.isascii():
-            return len(text) * self._ascii_width * size
-        return sum(map(self._widths.__getitem__, text)) * size
+    def split(self, text: str, document: Any) -> list[tuple[str, str]]:
+        """The text as (font resource, body of a PDF string literal) for each part of it.
 
-    def widths(self, text: str, size: float) -> list[float]:
-        """The width in points of each character."""
-        return [self._widths[char] * size for char in text]
-
-    def prepare(self, document: Any) -> None:
-        """Reserve the alphabet's codes in a reportlab document, before anything is drawn."""
-        self._split(self._alphabet, document)
-
-    def resource(self, subset: int, document: Any) -> str:
-        """The name of a subset of this face in the resources of a page."""
-        name: str = self._font.getSubsetInternalName(subset, document)
-        return name
-
-    def literals(self, text: str, document: Any) -> list[tuple[int, str]]:
-        """The text as (number of a subset, body of a PDF string literal) for each part of it."""
-        if self._in_alphabet.issuperset(text):
-            return [(0, text.translate(self._literals))]
-        return [(subset, _literal(codes)) for subset, codes in self._split(text, document)]
-
-    def _split(self, text: str, document: Any) -> list[tuple[int, bytes]]:
-        parts: list[tuple[int, bytes]] = self._font.splitString(text, document)
-        return parts
+        A reportlab document gives codes to characters as they come: the alphabet must come first.
+        """
+        return [
+            (self._font.getSubsetInternalName(subset, document), _literal(codes))
+            for subset, codes in self._font.splitString(text, document)
+        ]
 
 
 class Faces:
@@ -100,17 +98,14 @@ class Faces:
 
     def __init__(self) -> None:
         words = _ASCII + _POLISH + "–" + REPLACEMENT
-        self.text = Face("upo-text", "Fira Sans", 400, words)
-        self.strong = Face("upo-strong", "Fira Sans", 600, words)
-        self.code = Face("upo-code", "IBM Plex Mono", 400, _ASCII)
-
-    def prepare(self, document: Any) -> None:
-        """Reserve the alphabets of all faces in a reportlab document."""
-        for face in (self.text, self.strong, self.code):
-            face.prepare(document)
+        text, strong, code = FILES
+        self.text = Face("upo-text", text, words)
+        self.strong = Face("upo-strong", strong, words)
+        self.code = Face("upo-code", code, _ASCII)
 
 
 _loading: Final = Lock()
+_load: Final = lru_cache(maxsize=1)(Faces)
 
 
 def faces() -> Faces:
@@ -119,22 +114,15 @@ def faces() -> Faces:
         return _load()
 
 
-@lru_cache(maxsize=1)
-def _load() -> Faces:
-    return Faces()
+# How bytes stand in a PDF string literal, where not as they are.
+_ESCAPES: Final = {
+    **{code: f"\\{code:03o}" for code in (*range(0x20), *range(0x7F, 0x100))},
+    **{ord(sign): f"\\{sign}" for sign in "()\\"},
+}
 
 
 def _literal(codes: bytes) -> str:
-    return "".join(map(_LITERALS.__getitem__, codes))
-
-
-def _literal_of(code: int) -> str:
-    if chr(code) in "()\\":
-        return f"\\{code:c}"
-    return chr(code) if 0x20 <= code < 0x7F else f"\\{code:03o}"
-
-
-_LITERALS: Final = [_literal_of(code) for code in range(256)]
+    return codes.decode("latin-1").translate(_ESCAPES)
 
 
 def _share_font_programs(face: Any) -> None:
@@ -145,23 +133,19 @@ def _share_font_programs(face: Any) -> None:
     characters, under a lock.
     """
     cutting = Lock()
-    cut: Callable[[Sequence[int]], bytes] = face.makeSubset
+    original: Callable[[Sequence[int]], bytearray] = face.makeSubset
     add_objects = face.addSubsetObjects
-
-    @lru_cache(maxsize=32)
-    def program(codes: tuple[int, ...]) -> tuple[bytes, bytes]:
-        plain = bytes(cut(list(codes)))
-        return plain, zlib.compress(plain, 9)
+    cut = lru_cache(maxsize=32)(lambda codes: bytes(original(codes)))
+    compress = lru_cache(maxsize=32)(lambda program: zlib.compress(program, 9))
 
     def make_subset(codes: Sequence[int]) -> bytes:
         with cutting:
-            return program(tuple(codes))[0]
+            return cut(tuple(codes))
 
     def add_subset_objects(document: Any, name: str, codes: Sequence[int]) -> Any:
         descriptor = add_objects(document, name, codes)
         stream = document.idToObject[f"fontFile:{face.filename}({name})"]
-        with cutting:
-            stream.content = program(tuple(codes))[1]
+        stream.content = compress(stream.content)
         stream.dictionary["Filter"] = pdfdoc.PDFName("FlateDecode")
         return descriptor
 

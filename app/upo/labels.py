@@ -1,150 +1,109 @@
 """The texts of the PDF. The Polish ones are those of the Ministry's own visualisation."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Final
+from typing import ClassVar, Final
 
 
-@dataclass(frozen=True, slots=True)
 class Labels:
-    """All texts in one language. Those with braces are templates for str.format."""
+    """All texts, in Polish. Those with braces are templates for str.format."""
 
-    language_tag: str
-    system: tuple[str, str, str]
-    issuer: str
-    about: str
-    registered: str
-    title: str
-    session: str
-    page: str
-    pages: str
-    documents_from: str
-    documents_to: str
-    documents_total: str
-    context_type: str
-    context_types: Mapping[str, str]
-    context_id: str
-    token: str
-    authentication_hash: str
-    schema_name: str
-    form_code: str
-    ordinal: str
-    ksef_number: str
-    invoice_number: str
-    seller_nip: str
-    issue_date: str
-    sent_at: str
-    assigned_at: str
-    document_hash: str
-    sending_mode: str
-    test: str
-    test_explained: str
-    visualisation: str
-    xml_hash: str
-    time_zone: str
-    replaced: str
-    page_of: str
-    subject: str
-    title_of_document: str
-    title_of_session: str
-    bookmark: str
-    bookmark_without_documents: str
-
-
-_POLISH: Final = Labels(
-    language_tag="pl-PL",
-    system=("Krajowy System ", "e", "-Faktur"),
-    issuer="Nazwa pełna podmiotu, któremu doręczono dokument elektroniczny",
-    about="Informacja o dokumencie:",
-    registered="Dokument został zarejestrowany w systemie teleinformatycznym Ministerstwa Finansów",
-    title="Urzędowe poświadczenie odbioru dokumentu elektronicznego KSeF",
-    session="Numer referencyjny sesji",
-    page="Strona dokumentu UPO",
-    pages="Całkowita liczba stron dokumentu UPO",
-    documents_from="Zakres dokumentów od",
-    documents_to="Zakres dokumentów do",
-    documents_total="Całkowita liczba dokumentów",
-    context_type="Typ kontekstu",
-    context_types={
+    language_tag = "pl-PL"
+    system = ("Krajowy System ", "e", "-Faktur")
+    issuer = "Nazwa pełna podmiotu, któremu doręczono dokument elektroniczny"
+    about = "Informacja o dokumencie:"
+    registered = (
+        "Dokument został zarejestrowany w systemie teleinformatycznym Ministerstwa Finansów"
+    )
+    title = "Urzędowe poświadczenie odbioru dokumentu elektronicznego KSeF"
+    session = "Numer referencyjny sesji"
+    page = "Strona dokumentu UPO"
+    pages = "Całkowita liczba stron dokumentu UPO"
+    documents_from = "Zakres dokumentów od"
+    documents_to = "Zakres dokumentów do"
+    documents_total = "Całkowita liczba dokumentów"
+    context_type = "Typ kontekstu"
+    context_types: ClassVar[Mapping[str, str]] = {
         "Nip": "NIP",
         "IdWewnetrzny": "Identyfikator wewnętrzny",
         "IdZlozonyVatUE": "Identyfikator złożony",
         "IdDostawcyUslugPeppol": "Identyfikator Peppol",
-    },
-    context_id="Identyfikator kontekstu uwierzytelnienia",
-    token="Numer referencyjny tokena KSeF",  # noqa: S106 - a label
-    authentication_hash="Skrót dokumentu uwierzytelniającego",
-    schema_name="Nazwa pliku XSD struktury logicznej dotycząca przesłanego dokumentu",
-    form_code="Kod formularza przedłożonego dokumentu elektronicznego",
-    ordinal="Lp.",
-    ksef_number="Numer identyfikujący fakturę w KSeF",
-    invoice_number="Numer faktury",
-    seller_nip="NIP sprzedawcy",
-    issue_date="Data wystawienia faktury",
-    sent_at="Data przesłania do KSeF",
-    assigned_at="Data nadania numeru KSeF",
-    document_hash="Wartość funkcji skrótu złożonego dokumentu",
-    sending_mode="Tryb wysyłki",
-    test="TEST",
-    test_explained="Dokument spoza środowiska produkcyjnego KSeF",
-    visualisation="Wizualizacja. Dokumentem urzędowym jest plik XML poświadczenia odbioru.",
-    xml_hash="Skrót SHA-256 pliku XML:",
-    time_zone="Daty i godziny według czasu w Polsce (Europe/Warsaw).",
-    replaced="Znak ▯ zastępuje znak, którego nie ma w użytych krojach pisma; pełny zapis w XML.",
-    page_of="{page} z {pages}",
-    subject="Urzędowe poświadczenie odbioru (UPO), wizualizacja pliku XML o skrócie SHA-256 {hash}",
-    title_of_document="UPO faktury {ksef_number}",
-    title_of_session="UPO sesji {session}",
-    bookmark="Strona {page}: dokumenty {first}–{last}",
-    bookmark_without_documents="Strona {page}",
-)
+    }
+    context_id = "Identyfikator kontekstu uwierzytelnienia"
+    token = "Numer referencyjny tokena KSeF"  # noqa: S105 - a label
+    authentication_hash = "Skrót dokumentu uwierzytelniającego"
+    schema_name = "Nazwa pliku XSD struktury logicznej dotycząca przesłanego dokumentu"
+    form_code = "Kod formularza przedłożonego dokumentu elektronicznego"
+    ordinal = "Lp."
+    ksef_number = "Numer identyfikujący fakturę w KSeF"
+    invoice_number = "Numer faktury"
+    seller_nip = "NIP sprzedawcy"
+    issue_date = "Data wystawienia faktury"
+    sent_at = "Data przesłania do KSeF"
+    assigned_at = "Data nadania numeru KSeF"
+    document_hash = "Wartość funkcji skrótu złożonego dokumentu"
+    sending_mode = "Tryb wysyłki"
+    test = "TEST"
+    test_explained = "Dokument spoza środowiska produkcyjnego KSeF"
+    visualisation = "Wizualizacja. Dokumentem urzędowym jest plik XML poświadczenia odbioru."
+    xml_hash = "Skrót SHA-256 pliku XML:"
+    time_zone = "Daty i godziny według czasu w Polsce (Europe/Warsaw)."
+    replaced = "Znak ▯ zastępuje znak, którego nie ma w użytych krojach pisma; pełny zapis w XML."
+    page_of = "{page} z {pages}"
+    subject = (
+        "Urzędowe poświadczenie odbioru (UPO), wizualizacja pliku XML o skrócie SHA-256 {hash}"
+    )
+    title_of_document = "UPO faktury {ksef_number}"
+    title_of_session = "UPO sesji {session}"
+    bookmark = "Strona {page}: dokumenty {first}–{last}"
+    bookmark_without_documents = "Strona {page}"
 
-_ENGLISH: Final = Labels(
-    language_tag="en-GB",
-    system=("Krajowy System ", "e", "-Faktur"),
-    issuer="Full name of the entity to which the electronic document was delivered",
-    about="About the document:",
-    registered="The document has been registered in the IT system of the Ministry of Finance",
-    title="Official confirmation of receipt (UPO) of an electronic document in KSeF",
-    session="Session reference number",
-    page="Page of the UPO",
-    pages="Total number of pages of the UPO",
-    documents_from="Documents from",
-    documents_to="Documents to",
-    documents_total="Total number of documents",
-    context_type="Context type",
-    context_types={
+
+class EnglishLabels(Labels):
+    """The same in English; names stay Polish."""
+
+    language_tag = "en-GB"
+    issuer = "Full name of the entity to which the electronic document was delivered"
+    about = "About the document:"
+    registered = "The document has been registered in the IT system of the Ministry of Finance"
+    title = "Official confirmation of receipt (UPO) of an electronic document in KSeF"
+    session = "Session reference number"
+    page = "Page of the UPO"
+    pages = "Total number of pages of the UPO"
+    documents_from = "Documents from"
+    documents_to = "Documents to"
+    documents_total = "Total number of documents"
+    context_type = "Context type"
+    context_types: ClassVar[Mapping[str, str]] = {
         "Nip": "NIP",
         "IdWewnetrzny": "Internal identifier",
         "IdZlozonyVatUE": "Compound identifier (NIP and EU VAT)",
         "IdDostawcyUslugPeppol": "Peppol identifier",
-    },
-    context_id="Authentication context identifier",
-    token="KSeF token reference number",  # noqa: S106 - a label
-    authentication_hash="Hash of the authenticating document",
-    schema_name="Name of the XSD file of the logical structure of the document sent",
-    form_code="Form code of the electronic document submitted",
-    ordinal="No.",
-    ksef_number="Number identifying the invoice in KSeF",
-    invoice_number="Invoice number",
-    seller_nip="Seller's NIP",
-    issue_date="Invoice issue date",
-    sent_at="Sent to KSeF",
-    assigned_at="KSeF number assigned",
-    document_hash="Hash of the document submitted",
-    sending_mode="Sending mode",
-    test="TEST",
-    test_explained="Not from the production environment of KSeF",
-    visualisation="Visualisation. The official document is the XML of the confirmation.",
-    xml_hash="SHA-256 of the XML file:",
-    time_zone="Dates and times are those of Poland (Europe/Warsaw).",
-    replaced="▯ stands for a character that the fonts used do not have; the XML has it in full.",
-    page_of="{page} of {pages}",
-    subject="Official confirmation of receipt (UPO), visualisation of the XML with SHA-256 {hash}",
-    title_of_document="UPO of invoice {ksef_number}",
-    title_of_session="UPO of session {session}",
-    bookmark="Page {page}: documents {first}–{last}",
-    bookmark_without_documents="Page {page}",
-)
+    }
+    context_id = "Authentication context identifier"
+    token = "KSeF token reference number"  # noqa: S105 - a label
+    authentication_hash = "Hash of the authenticating document"
+    schema_name = "Name of the XSD file of the logical structure of the document sent"
+    form_code = "Form code of the electronic document submitted"
+    ordinal = "No."
+    ksef_number = "Number identifying the invoice in KSeF"
+    invoice_number = "Invoice number"
+    seller_nip = "Seller's NIP"
+    issue_date = "Invoice issue date"
+    sent_at = "Sent to KSeF"
+    assigned_at = "KSeF number assigned"
+    document_hash = "Hash of the document submitted"
+    sending_mode = "Sending mode"
+    test_explained = "Not from the production environment of KSeF"
+    visualisation = "Visualisation. The official document is the XML of the confirmation."
+    xml_hash = "SHA-256 of the XML file:"
+    time_zone = "Dates and times are those of Poland (Europe/Warsaw)."
+    replaced = "▯ stands for a character that the fonts used do not have; the XML has it in full."
+    page_of = "{page} of {pages}"
+    subject = "Official confirmation of receipt (UPO), visualisation of the XML with SHA-256 {hash}"
+    title_of_document = "UPO of invoice {ksef_number}"
+    title_of_session = "UPO of session {session}"
+    bookmark = "Page {page}: documents {first}–{last}"
+    bookmark_without_documents = "Page {page}"
 
-LABELS: Final[Mapping[str, Labels]] = {"pl": _POLISH, "en": _ENGLISH}
+
+LABELS: Final[Mapping[str, type[Labels]]] = {"pl": Labels, "en": EnglishLabels}

@@ -5,7 +5,7 @@ because reportlab's own text objects take three times as long. Lengths are in po
 downwards from the upper edge of the page.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 
 from reportlab.pdfgen.canvas import Canvas
@@ -23,63 +23,55 @@ _HALF_CAPITAL: Final = 0.345
 _BREAK_AFTER: Final = frozenset(" -/_.,;:|+")
 
 
+class Style(NamedTuple):
+    """Font size and leading."""
+
+    size: float
+    leading: float
+
+
 class Text(NamedTuple):
     """A text that can be drawn: cut into lines, in a face that has all of its characters."""
 
     face: Face
-    size: float
-    leading: float
-    lines: tuple[str, ...]
-
-    @property
-    def width(self) -> float:
-        return max(self.face.width(line, self.size) for line in self.lines)
-
-    @property
-    def height(self) -> float:
-        return len(self.lines) * self.leading
+    style: Style
+    lines: Sequence[str]
 
 
-class Sheet:
-    """The pages of one canvas, one after another."""
+class Page:
+    """One page of a canvas. `fonts` are the resources that draw the alphabets of the faces."""
 
-    def __init__(self, canvas: Canvas, height: float) -> None:
+    def __init__(self, canvas: Canvas, height: float, fonts: Mapping[Face, str]) -> None:
         self._canvas = canvas
-        # Fonts belong to a document, which only the canvas knows.
-        self._document = canvas._doc
         self._height = height
+        self._fonts = fonts
         self._shapes: list[str] = []
         self._texts: list[str] = []
-        self._font: tuple[str, int, float] | None = None
+        self._font = ("", 0.0)
         self._colour = BLACK
 
-    def end_page(self) -> None:
-        """Give the page to the canvas and begin the next one."""
-        # Texts come last, so that they are on top of the boxes.
-        self._canvas.addLiteral("\n".join([*self._shapes, BLACK, "BT", *self._texts, "ET"]))
-        self._canvas.showPage()
-        self._shapes, self._texts = [], []
-        self._font, self._colour = None, BLACK
+    def write(
+        self, text: Text, x: float, top: float, colour: str = BLACK, *, flush_right: bool = False
+    ) -> None:
+        """Write the lines below each other, the first one with its upper edge at `top`.
 
-    def write(self, text: Text, left: float, top: float, colour: str = BLACK) -> None:
-        """Write the lines, the first one with its upper edge at `top`."""
-        self._use(colour)
-        for line in text.lines:
-            self._write_line(text, line, left, top)
-            top += text.leading
-
-    def write_flush_right(self, text: Text, right: float, top: float, colour: str = BLACK) -> None:
-        """Write the lines so that each ends at `right`."""
-        self._use(colour)
-        for line in text.lines:
-            width = text.face.width(line.rstrip(" "), text.size)
-            self._write_line(text, line, right - width, top)
-            top += text.leading
+        Each begins at `x`, or ends there.
+        """
+        face, (size, leading), lines = text
+        if colour != self._colour:
+            self._use(colour)
+        for line in lines:
+            left = x - face.width(line.rstrip(" "), size) if flush_right else x
+            baseline = self._height - top - leading / 2 - size * _HALF_CAPITAL
+            self._texts.append(f"1 0 0 1 {left:.2f} {baseline:.2f} Tm")
+            self._show(face, size, line)
+            top += leading
 
     def write_on(self, text: Text, colour: str = BLACK) -> None:
         """Write right behind the last text, in the same line."""
-        self._use(colour)
-        self._show(text, text.lines[0])
+        if colour != self._colour:
+            self._use(colour)
+        self._show(text.face, text.style.size, text.lines[0])
 
     def rule(self, left: float, right: float, top: float, thickness: float, grey: float) -> None:
         """Draw a horizontal line."""
@@ -93,41 +85,49 @@ class Sheet:
         y = self._height - top - height
         self._shapes.append(f"{colour} {left:.2f} {y:.2f} {width:.2f} {height:.2f} re f")
 
+    def join(self) -> None:
+        """Join what was drawn so far: as short strings it takes several times the memory."""
+        self._shapes = ["\n".join(self._shapes)]
+        self._texts = ["\n".join(self._texts)]
+
+    def finish(self) -> None:
+        """Give the page to the canvas."""
+        # Texts come last, so that they are on top of the boxes.
+        self._canvas.addLiteral("\n".join([*self._shapes, BLACK, "BT", *self._texts, "ET"]))
+        self._canvas.showPage()
+        self._shapes, self._texts = [], []
+
     def _use(self, colour: str) -> None:
-        if colour != self._colour:
-            self._texts.append(colour)
-            self._colour = colour
+        self._texts.append(colour)
+        self._colour = colour
 
-    def _write_line(self, text: Text, line: str, left: float, top: float) -> None:
-        baseline = self._height - top - text.leading / 2 - text.size * _HALF_CAPITAL
-        self._texts.append(f"1 0 0 1 {left:.2f} {baseline:.2f} Tm")
-        self._show(text, line)
-
-    def _show(self, text: Text, line: str) -> None:
-        face, size = text.face, text.size
-        for subset, literal in face.literals(line, self._document):
-            font = (face.name, subset, size)
-            if font != self._font:
-                self._texts.append(f"{face.resource(subset, self._document)} {size:g} Tf")
-                self._font = font
+    def _show(self, face: Face, size: float, line: str) -> None:
+        if face.spells(line):
+            parts = [(self._fonts[face], line.translate(face.codes))]
+        else:
+            parts = face.split(line, self._canvas._doc)
+        for font, literal in parts:
+            if (font, size) != self._font:
+                self._texts.append(f"{font} {size:g} Tf")
+                self._font = (font, size)
             self._texts.append(f"({literal}) Tj")
 
 
-def wrap(text: str, face: Face, size: float, width: float) -> tuple[str, ...]:
+def wrap(text: str, face: Face, size: float, width: float) -> list[str]:
     """Cut a text into lines of at most `width` points; joined, the lines are the text again.
 
     Lines are cut after a space, else after a character like - or /, else anywhere.
     """
     if face.width(text, size) <= width:
-        return (text,)
-    widths = face.widths(text, size)
+        return [text]
+    widths = [face.widths[char] * size for char in text]
     lines = []
     start = 0
     while start < len(text):
         end = _line_end(text, widths, start, width)
         lines.append(text[start:end])
         start = end
-    return tuple(lines)
+    return lines
 
 
 def _line_end(text: str, widths: Sequence[float], start: int, width: float) -> int:

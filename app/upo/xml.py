@@ -7,9 +7,10 @@ against the Ministry's schema, because KSeF's own documents from the test enviro
 """
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta, timezone
-from typing import Final, Literal, get_args
+from typing import Any, Final, Literal, NamedTuple, get_args
 
 from lxml import etree
 
@@ -19,68 +20,22 @@ from app.errors import KsefInvalidResponse
 ContextType = Literal["Nip", "IdWewnetrzny", "IdZlozonyVatUE", "IdDostawcyUslugPeppol"]
 
 MAX_BYTES: Final = 32 * 1024 * 1024
-# The longest values, in characters. The schema allows 256 in names and 44 in identifiers; a table
-# row with values of these lengths still fits on a page of the PDF.
-MAX_NAME_LENGTH: Final = 512
-MAX_IDENTIFIER_LENGTH: Final = 128
 # In characters, before white space is collapsed: leaves room for indentation.
 MAX_RAW_LENGTH: Final = 8 * 1024
 # The longest tag or comment, in bytes.
 MAX_MARKUP: Final = 1024 * 1024
+# How deep unknown elements may be nested.
 MAX_DEPTH: Final = 64
 # 10,000 documents have 90,000 elements; a signature has about a hundred.
 MAX_ELEMENTS: Final = 200_000
 
-_NAMESPACE: Final = re.compile(r"http://upo\.schematy\.mf\.gov\.pl/KSeF/(v4-[0-9]{1,3})", re.ASCII)
+_ROOT: Final = re.compile(
+    r"(\{http://upo\.schematy\.mf\.gov\.pl/KSeF/(v4-[0-9]{1,3})\})Potwierdzenie", re.ASCII
+)
 _XML_SPACES: Final = re.compile("[ \t\r\n]+")
 _CHUNK: Final = 64 * 1024
 
-_DATE: Final = re.compile(r"([0-9]{4})-([0-9]{2})-([0-9]{2})(?:Z|[+-][0-9]{2}:[0-9]{2})?", re.ASCII)
-_DATE_TIME: Final = re.compile(
-    r"([0-9]{4})-([0-9]{2})-([0-9]{2})T([0-9]{2}):([0-9]{2}):([0-9]{2})(?:\.([0-9]+))?"
-    r"(?:(Z)|([+-])([0-9]{2}):([0-9]{2}))?",
-    re.ASCII,
-)
-_COUNT: Final = re.compile(r"\+?0*([1-9][0-9]{0,8})", re.ASCII)
 _NIP: Final = re.compile(r"[0-9]{10}", re.ASCII)
-
-_AUTHENTICATION: Final = "Uwierzytelnienie"
-_CONTEXT: Final = f"{_AUTHENTICATION}/IdKontekstu"
-_PAGE: Final = "OpisPotwierdzenia"
-_DOCUMENT: Final = "Dokument"
-
-_UPO_FIELDS: Final = frozenset(
-    {
-        "NazwaPodmiotuPrzyjmujacego",
-        "NumerReferencyjnySesji",
-        *(f"{_CONTEXT}/{kind}" for kind in get_args(ContextType)),
-        f"{_AUTHENTICATION}/NumerReferencyjnyTokenaKSeF",
-        f"{_AUTHENTICATION}/SkrotDokumentuUwierzytelniajacego",
-        f"{_PAGE}/Strona",
-        f"{_PAGE}/LiczbaStron",
-        f"{_PAGE}/ZakresDokumentowOd",
-        f"{_PAGE}/ZakresDokumentowDo",
-        f"{_PAGE}/CalkowitaLiczbaDokumentow",
-        "NazwaStrukturyLogicznej",
-        "KodFormularza",
-    }
-)
-_DOCUMENT_FIELDS: Final = frozenset(
-    {
-        "NipSprzedawcy",
-        "NumerKSeFDokumentu",
-        "NumerFaktury",
-        "DataWystawieniaFaktury",
-        "DataPrzeslaniaDokumentu",
-        "DataNadaniaNumeruKSeF",
-        "SkrotDokumentu",
-        "TrybWysylki",
-    }
-)
-# All other values are numbers, times, or identifiers of a fixed length.
-_NAMES: Final = frozenset(
-    {"NazwaPodmiotuPrzyjmujacego", "NazwaStrukturyLogicznej", "KodFormularza", "NumerFaktury"}
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,17 +104,8 @@ def parse_upo(content: bytes) -> Upo:
     if len(content) > MAX_BYTES:
         raise KsefInvalidResponse(f"The UPO is larger than {MAX_BYTES // 1024 // 1024} MiB.")
     reader = _UpoReader()
-    # huge_tree stays off: no value of a UPO comes near libxml2's own limits (10 MB, 256 levels).
-    parser = etree.XMLParser(
-        target=reader,
-        resolve_entities=False,
-        load_dtd=False,
-        dtd_validation=False,
-        attribute_defaults=False,
-        no_network=True,
-        huge_tree=False,
-        recover=False,
-    )
+    # huge_tree stays off: no value of a UPO comes near libxml2's own limit of 10 MB.
+    parser = etree.XMLParser(target=reader, resolve_entities=False, huge_tree=False)
     try:
         _feed(parser, reader, content)
     except etree.LxmlError as error:
@@ -181,21 +127,21 @@ def _feed(parser: etree.XMLParser, reader: "_UpoReader", content: bytes) -> None
 
 
 class _UpoReader:
-    """The target of the XML parser: keeps the texts of known fields and nothing else."""
+    """The target of the XML parser: keeps the values of known fields and nothing else."""
 
     def __init__(self) -> None:
-        self._namespace = ""
-        self._version = ""
-        self._path: list[str] = []
-        # How many events lxml has reported: `_feed` watches that there are some.
+        # How many elements and texts lxml has reported: `_feed` watches that there are some.
         self.events = 0
         self._elements = 0
-        # The depth at which an ignored subtree began; 0 outside of one.
-        self._skipping_from = 0
+        self._namespace = ""
+        self._version = ""
+        # Where the parser is, below the root; unknown elements in it are only counted.
+        self._path = ""
+        self._unknown = 0
+        # The text of the open field, in parts.
         self._text: list[str] | None = None
         self._text_length = 0
-        self._fields: dict[str, str] = {}
-        self._document: dict[str, str] = {}
+        self._values: dict[str, Any] = {}
         self._documents: list[UpoDocument] = []
 
     # Called by lxml.
@@ -206,203 +152,198 @@ class _UpoReader:
     def start(self, tag: str, _attributes: object) -> None:
         self.events += 1
         self._elements += 1
-        self._path.append(tag)
-        depth = len(self._path)
-        if self._elements > MAX_ELEMENTS or depth > MAX_DEPTH:
+        if self._elements > MAX_ELEMENTS or self._unknown >= MAX_DEPTH:
             raise KsefInvalidResponse("The UPO has too many elements.")
-        if self._skipping_from:
-            return
-        if depth == 1:
+        if not self._namespace:
             self._open_root(tag)
-        elif not tag.startswith(self._namespace):
-            self._skipping_from = depth
+        elif self._unknown or not tag.startswith(self._namespace):
+            self._unknown += 1
+        elif self._text is not None:
+            raise self._refused(self._path, "holds an element")
         else:
-            self._path[-1] = tag[len(self._namespace) :]
-            self._open_field()
+            name = tag[len(self._namespace) :]
+            path = f"{self._path}/{name}" if self._path else name
+            if path in self._values:
+                raise self._refused(path, "is repeated")
+            if path in _FIELDS:
+                self._text, self._text_length = [], 0
+            elif path not in _GROUPS:
+                self._unknown = 1
+                return
+            self._path = path
 
     def data(self, text: str) -> None:
         self.events += 1
         if self._text is None:
             return
+        self._text.append(text)
         self._text_length += len(text)
         if self._text_length > MAX_RAW_LENGTH:
-            raise KsefInvalidResponse(f"The UPO's field {self._name()} is too long.")
-        self._text.append(text)
+            raise self._refused(self._path, "is too long")
 
     def end(self, _tag: str) -> None:
-        self.events += 1
-        if not self._skipping_from:
-            self._close()
-        elif self._skipping_from == len(self._path):
-            self._skipping_from = 0
-        self._path.pop()
+        if self._unknown:
+            self._unknown -= 1
+            return
+        if self._text is not None:
+            self._values[self._path] = self._value("".join(self._text))
+            self._text = None
+        elif self._path == _DOCUMENT:
+            self._documents.append(self._document())
+        self._path = self._path.rpartition("/")[0]
 
     def close(self) -> None:
         """Required by lxml; the result is taken with `upo`."""
 
     # The work.
 
+    def _open_root(self, tag: str) -> None:
+        match = _ROOT.fullmatch(tag)
+        if match is None:
+            raise KsefInvalidResponse("The UPO's root is not Potwierdzenie of a version v4.")
+        self._namespace, self._version = match.groups()
+
+    def _value(self, raw: str) -> Any:
+        """The value of the field at `_path`."""
+        kind = _FIELDS[self._path]
+        text = _XML_SPACES.sub(" ", raw).strip(" ")
+        if not text:
+            raise self._refused(self._path, "is missing or empty")
+        if len(text) > kind.longest:
+            raise self._refused(self._path, "is too long")
+        try:
+            match = kind.pattern.fullmatch(text)
+            if match is None:
+                raise ValueError
+            return kind.read(*match.groups())
+        except (ValueError, OverflowError):
+            raise self._refused(self._path, f"is not {kind.what}") from None
+
+    def _document(self) -> UpoDocument:
+        """The document that ends here; its values are taken out, to make room for the next."""
+        take = self._values.pop
+        try:
+            return UpoDocument(
+                seller_nip=take("Dokument/NipSprzedawcy"),
+                ksef_number=take("Dokument/NumerKSeFDokumentu"),
+                invoice_number=take("Dokument/NumerFaktury"),
+                issue_date=take("Dokument/DataWystawieniaFaktury"),
+                sent_at=take("Dokument/DataPrzeslaniaDokumentu"),
+                ksef_number_assigned_at=take("Dokument/DataNadaniaNumeruKSeF"),
+                document_hash=take("Dokument/SkrotDokumentu"),
+                sending_mode=take("Dokument/TrybWysylki", None),
+            )
+        except KeyError as missing:
+            raise self._refused(missing.args[0], "is missing or empty") from None
+
     def upo(self) -> Upo:
         """The receipt, once the whole document has been read."""
+        values = self._values
         if not self._documents:
-            raise _missing(_DOCUMENT)
-        context_type, context_id = self._context()
-        fields = self._fields
-        return Upo(
-            version=self._version,
-            issuer=_required(fields, "NazwaPodmiotuPrzyjmujacego"),
-            session_reference_number=_required(fields, "NumerReferencyjnySesji"),
-            context_type=context_type,
-            context_id=context_id,
-            authentication_hash=fields.get(f"{_AUTHENTICATION}/SkrotDokumentuUwierzytelniajacego"),
-            token_reference_number=fields.get(f"{_AUTHENTICATION}/NumerReferencyjnyTokenaKSeF"),
-            page=self._page(),
-            schema_name=_required(fields, "NazwaStrukturyLogicznej"),
-            form_code=_required(fields, "KodFormularza"),
-            documents=tuple(self._documents),
-        )
+            raise self._refused(_DOCUMENT, "is missing or empty")
+        contexts = [kind for kind in get_args(ContextType) if f"{_CONTEXT}/{kind}" in values]
+        if len(contexts) != 1:
+            raise self._refused(_CONTEXT, "has no single known identifier")
+        has_page = any(map(values.__contains__, _PAGE_FIELDS))
+        try:
+            return Upo(
+                version=self._version,
+                issuer=values["NazwaPodmiotuPrzyjmujacego"],
+                session_reference_number=values["NumerReferencyjnySesji"],
+                context_type=contexts[0],
+                context_id=values[f"{_CONTEXT}/{contexts[0]}"],
+                authentication_hash=values.get(
+                    "Uwierzytelnienie/SkrotDokumentuUwierzytelniajacego"
+                ),
+                token_reference_number=values.get("Uwierzytelnienie/NumerReferencyjnyTokenaKSeF"),
+                page=UpoPage(*map(values.__getitem__, _PAGE_FIELDS)) if has_page else None,
+                schema_name=values["NazwaStrukturyLogicznej"],
+                form_code=values["KodFormularza"],
+                documents=tuple(self._documents),
+            )
+        except KeyError as missing:
+            raise self._refused(missing.args[0], "is missing or empty") from None
 
-    def _open_root(self, tag: str) -> None:
-        namespace, _, name = tag.removeprefix("{").rpartition("}")
-        match = _NAMESPACE.fullmatch(namespace)
-        if match is None or name != "Potwierdzenie":
-            raise KsefInvalidResponse("The UPO's root is not Potwierdzenie of a version v4.")
-        self._namespace = f"{{{namespace}}}"
-        self._version = match[1]
-
-    def _open_field(self) -> None:
-        if self._text is not None:
-            raise KsefInvalidResponse(f"The UPO's field {self._name(-1)} holds an element.")
-        known, kept, name = self._place()
-        if name in kept:
-            raise KsefInvalidResponse(f"The UPO's field {self._name()} is repeated.")
-        if name in known:
-            self._text, self._text_length = [], 0
-
-    def _place(self) -> tuple[frozenset[str], dict[str, str], str]:
-        """Where the open element belongs: the known names there, the values there, its name."""
-        if self._path[1] == _DOCUMENT:
-            return _DOCUMENT_FIELDS, self._document, "/".join(self._path[2:])
-        return _UPO_FIELDS, self._fields, "/".join(self._path[1:])
-
-    def _close(self) -> None:
-        if self._text is not None:
-            value = _XML_SPACES.sub(" ", "".join(self._text)).strip(" ")
-            self._text = None
-            self._keep(value)
-        elif len(self._path) == 2 and self._path[1] == _DOCUMENT:
-            self._documents.append(_document(self._document, f"{self._name()}/"))
-            self._document = {}
-
-    def _keep(self, value: str) -> None:
-        if not value:
-            raise _missing(self._name())
-        _, kept, name = self._place()
-        if len(value) > (MAX_NAME_LENGTH if name in _NAMES else MAX_IDENTIFIER_LENGTH):
-            raise KsefInvalidResponse(f"The UPO's field {self._name()} is too long.")
-        kept[name] = value
-
-    def _name(self, end: int | None = None) -> str:
-        """The path below the root as a person reads it: `Dokument[3]/NumerFaktury`."""
-        first, *rest = self._path[1:end]
-        if first == _DOCUMENT:
-            first = f"{_DOCUMENT}[{len(self._documents) + 1}]"
-        return "/".join([first, *rest])
-
-    def _context(self) -> tuple[ContextType, str]:
-        found: list[tuple[ContextType, str]] = [
-            (kind, self._fields[f"{_CONTEXT}/{kind}"])
-            for kind in get_args(ContextType)
-            if f"{_CONTEXT}/{kind}" in self._fields
-        ]
-        if len(found) != 1:
-            raise KsefInvalidResponse(f"The UPO's field {_CONTEXT} has no single known identifier.")
-        return found[0]
-
-    def _page(self) -> UpoPage | None:
-        if not any(name.startswith(f"{_PAGE}/") for name in self._fields):
-            return None
-        return UpoPage(
-            page=_count(self._fields, f"{_PAGE}/Strona"),
-            pages=_count(self._fields, f"{_PAGE}/LiczbaStron"),
-            documents_from=_count(self._fields, f"{_PAGE}/ZakresDokumentowOd"),
-            documents_to=_count(self._fields, f"{_PAGE}/ZakresDokumentowDo"),
-            documents_total=_count(self._fields, f"{_PAGE}/CalkowitaLiczbaDokumentow"),
-        )
+    def _refused(self, path: str, why: str) -> KsefInvalidResponse:
+        """The error, with the path as a person reads it: `Dokument[3]/NumerFaktury`."""
+        if path.startswith("Dokument/"):
+            path = f"Dokument[{len(self._documents) + 1}]{path.removeprefix(_DOCUMENT)}"
+        return KsefInvalidResponse(f"The UPO's field {path} {why}.")
 
 
-def _document(fields: dict[str, str], prefix: str) -> UpoDocument:
-    return UpoDocument(
-        seller_nip=_required(fields, "NipSprzedawcy", prefix),
-        ksef_number=_required(fields, "NumerKSeFDokumentu", prefix),
-        invoice_number=_required(fields, "NumerFaktury", prefix),
-        issue_date=_date(fields, "DataWystawieniaFaktury", prefix),
-        sent_at=_date_time(fields, "DataPrzeslaniaDokumentu", prefix),
-        ksef_number_assigned_at=_date_time(fields, "DataNadaniaNumeruKSeF", prefix),
-        document_hash=_required(fields, "SkrotDokumentu", prefix),
-        sending_mode=fields.get("TrybWysylki"),
-    )
-
-
-def _missing(name: str) -> KsefInvalidResponse:
-    return KsefInvalidResponse(f"The UPO's field {name} is missing or empty.")
-
-
-def _required(fields: dict[str, str], name: str, prefix: str = "") -> str:
-    try:
-        return fields[name]
-    except KeyError:
-        raise _missing(prefix + name) from None
-
-
-def _count(fields: dict[str, str], name: str) -> int:
-    match = _COUNT.fullmatch(_required(fields, name))
-    if match is None:
-        raise KsefInvalidResponse(f"The UPO's field {name} is not a positive number.")
-    return int(match[1])
-
-
-def _date(fields: dict[str, str], name: str, prefix: str) -> date:
-    match = _DATE.fullmatch(_required(fields, name, prefix))
-    try:
-        if match is None:
-            raise ValueError
-        return date(int(match[1]), int(match[2]), int(match[3]))
-    except ValueError:
-        raise KsefInvalidResponse(f"The UPO's field {prefix}{name} is not a date.") from None
-
-
-def _date_time(fields: dict[str, str], name: str, prefix: str) -> datetime:
-    match = _DATE_TIME.fullmatch(_required(fields, name, prefix))
-    try:
-        if match is None:
-            raise ValueError
-        return _to_moment(match)
-    except (ValueError, OverflowError):
-        raise KsefInvalidResponse(f"The UPO's field {prefix}{name} is not a time.") from None
-
-
-def _to_moment(match: re.Match[str]) -> datetime:
-    """A moment with a fixed offset; ValueError or OverflowError if there is no such moment."""
-    year, month, day, hour, minute, second = (int(match[group]) for group in range(1, 7))
-    # XML Schema allows 24:00:00 for the end of a day.
-    end_of_day = (hour, minute, second) == (24, 0, 0) and not (match[7] or "").strip("0")
-    microsecond = int((match[7] or "")[:6].ljust(6, "0"))
-    wall = datetime(  # noqa: DTZ001 - the offset follows
-        year, month, day, 0 if end_of_day else hour, minute, second, microsecond
-    ) + timedelta(days=1 if end_of_day else 0)
-    moment = wall.replace(tzinfo=_offset(match, wall))
+def _moment(day: str, time: str | None, offset: str | None) -> datetime:
+    """A moment with a fixed offset, Poland's if it has none. No time is the end of the day."""
+    moment = datetime.fromisoformat(f"{day}T{time or '00:00:00'}{offset or ''}")
+    if time is None:
+        moment += timedelta(days=1)
+    if offset is None:
+        moment = moment.replace(tzinfo=timezone(WARSAW.utcoffset(moment) or timedelta()))
     # The times will be converted later: a year on the edge of the calendar must fail here.
     moment.astimezone(UTC).astimezone(WARSAW)
     return moment
 
 
-def _offset(match: re.Match[str], wall: datetime) -> timezone:
-    if match[8]:
-        return UTC
-    if match[9] is None:
-        return timezone(wall.replace(tzinfo=WARSAW).utcoffset() or timedelta())
-    minutes = int(match[10]) * 60 + int(match[11])
-    if int(match[11]) > 59 or minutes > 14 * 60:
-        raise ValueError
-    return timezone(timedelta(minutes=-minutes if match[9] == "-" else minutes))
+class _Kind(NamedTuple):
+    """A kind of value: how it is read, and its greatest length in characters.
+
+    `read` gets the groups of the pattern; for what is not `what` it raises ValueError or
+    OverflowError. The schema allows 256 characters in names and 44 in identifiers; a table row with
+    values of the lengths here still fits on a page of the PDF.
+    """
+
+    what: str = "a text"
+    pattern: re.Pattern[str] = re.compile("(.*)", re.DOTALL)
+    read: Callable[..., Any] = str
+    longest: int = 128
+
+
+_IDENTIFIER: Final = _Kind()
+_NAME: Final = _Kind(longest=512)
+_COUNT: Final = _Kind("a positive number", re.compile(r"\+?0*([1-9][0-9]{0,8})", re.ASCII), int)
+_DATE: Final = _Kind(
+    "a date",
+    re.compile(r"([0-9]{4}-[0-9]{2}-[0-9]{2})(?:Z|[+-][0-9]{2}:[0-9]{2})?", re.ASCII),
+    date.fromisoformat,
+)
+# XML Schema allows 24:00:00 for the end of a day.
+_TIME: Final = _Kind(
+    "a time",
+    re.compile(
+        r"([0-9]{4}-[0-9]{2}-[0-9]{2})T"
+        r"(?:((?:[01][0-9]|2[0-3]):[0-9]{2}:[0-9]{2}(?:\.[0-9]+)?)|24:00:00(?:\.0+)?)"
+        r"(Z|[+-](?:(?:0[0-9]|1[0-3]):[0-5][0-9]|14:00))?",
+        re.ASCII,
+    ),
+    _moment,
+)
+
+_DOCUMENT: Final = "Dokument"
+_CONTEXT: Final = "Uwierzytelnienie/IdKontekstu"
+_GROUPS: Final = frozenset({_DOCUMENT, "Uwierzytelnienie", _CONTEXT, "OpisPotwierdzenia"})
+# In the order of UpoPage.
+_PAGE_FIELDS: Final = (
+    "OpisPotwierdzenia/Strona",
+    "OpisPotwierdzenia/LiczbaStron",
+    "OpisPotwierdzenia/ZakresDokumentowOd",
+    "OpisPotwierdzenia/ZakresDokumentowDo",
+    "OpisPotwierdzenia/CalkowitaLiczbaDokumentow",
+)
+# All fields that are read, by their path below the root.
+_FIELDS: Final[dict[str, _Kind]] = {
+    "NazwaPodmiotuPrzyjmujacego": _NAME,
+    "NumerReferencyjnySesji": _IDENTIFIER,
+    **{f"{_CONTEXT}/{kind}": _IDENTIFIER for kind in get_args(ContextType)},
+    "Uwierzytelnienie/NumerReferencyjnyTokenaKSeF": _IDENTIFIER,
+    "Uwierzytelnienie/SkrotDokumentuUwierzytelniajacego": _IDENTIFIER,
+    **dict.fromkeys(_PAGE_FIELDS, _COUNT),
+    "NazwaStrukturyLogicznej": _NAME,
+    "KodFormularza": _NAME,
+    "Dokument/NipSprzedawcy": _IDENTIFIER,
+    "Dokument/NumerKSeFDokumentu": _IDENTIFIER,
+    "Dokument/NumerFaktury": _NAME,
+    "Dokument/DataWystawieniaFaktury": _DATE,
+    "Dokument/DataPrzeslaniaDokumentu": _TIME,
+    "Dokument/DataNadaniaNumeruKSeF": _TIME,
+    "Dokument/SkrotDokumentu": _IDENTIFIER,
+    "Dokument/TrybWysylki": _IDENTIFIER,
+}

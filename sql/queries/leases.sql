@@ -1,9 +1,9 @@
 -- name: take_lease(name, holder, seconds)$
--- The holder, where the lease was free or had run out; no row where somebody else has it.
+-- The holder, where the lease was free, had run out or is the holder's already; no row where somebody else has it.
 INSERT INTO leases (name, holder, expires_at)
 VALUES (:name, :holder::uuid, clock_timestamp() + make_interval(secs => :seconds))
 ON CONFLICT (name) DO UPDATE SET holder = excluded.holder, expires_at = excluded.expires_at
-WHERE leases.expires_at <= clock_timestamp()
+WHERE leases.expires_at <= clock_timestamp() OR leases.holder = excluded.holder
 RETURNING holder;
 
 -- name: extend_lease(name, holder, seconds)$

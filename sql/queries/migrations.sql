@@ -7,24 +7,26 @@ SELECT to_regclass('schema_migrations') IS NOT NULL;
 SELECT version, name, checksum FROM schema_migrations ORDER BY version;
 
 -- name: limit_waiting(milliseconds)$
--- From here on this transaction waits no longer for a lock (0: without end); its session's pid,
--- which PgBouncer may have changed since the last one.
-SELECT pg_backend_pid() FROM set_config('lock_timeout', :milliseconds::text, true);
+-- From here on this transaction waits no longer for a lock (0: without end).
+SELECT set_config('lock_timeout', :milliseconds::text, true);
 
--- name: waited_for(pid)
--- What a session waits for, and who has it or comes before: none of that needs a right.
-SELECT
-    format(
-        '%%s, which process %%s has (%%s)',
-        coalesce(waiting.relation::regclass::text, 'a row'),
-        holder.pid,
-        concat_ws(', ', holder.usename, nullif(holder.application_name, ''))
-    )
-FROM pg_locks AS waiting
-CROSS JOIN LATERAL unnest(pg_blocking_pids(waiting.pid)) AS blocking (pid)
-JOIN pg_stat_activity AS holder ON holder.pid = blocking.pid
-WHERE waiting.pid = :pid AND NOT waiting.granted
-ORDER BY holder.pid;
+-- name: tables_in_use()
+-- Which tables other sessions have locked just now, and who they are; that needs no right.
+SELECT format(
+    '%%s by process %%s (%%s)',
+    string_agg(DISTINCT relation::regclass::text, ', '),
+    pid,
+    concat_ws(', ', usename, nullif(application_name, ''))
+)
+FROM pg_locks
+JOIN pg_stat_activity USING (pid)
+JOIN pg_class ON pg_class.oid = relation AND relkind IN ('r', 'p')
+WHERE database = (SELECT oid FROM pg_database WHERE datname = current_database())
+  AND relnamespace <> 'pg_catalog'::regnamespace
+  AND pid <> pg_backend_pid()
+  AND granted
+GROUP BY pid, usename, application_name
+ORDER BY pid;
 
 -- name: record(version, name, checksum)!
 INSERT INTO schema_migrations (version, name, checksum) VALUES (:version, :name, :checksum);

@@ -1,15 +1,7 @@
 -- name: active_simulation(company_nip, environment)^
--- The company's own simulation, else one for all companies. Production is never simulated, whatever
--- the table says.
-SELECT environment, company_nip, message, starts_at, ends_at
-FROM outage_simulations
-WHERE environment = :environment
-  AND environment <> 'prod'
-  AND (company_nip = :company_nip OR company_nip IS NULL)
-  AND starts_at <= now()
-  AND (ends_at IS NULL OR ends_at > now())
-ORDER BY company_nip NULLS LAST
-LIMIT 1;
+SELECT message, starts_at, ends_at
+FROM active_simulations
+WHERE company_nip = :company_nip AND environment = :environment;
 
 -- name: simulated_environments()
 -- Environments with a simulation for all companies.

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from app.services import auth
-from app.services.parts import Parts
+from app.service import Service
+from app.services.login import credentials
 from tests.answers import assert_problem
 from tests.service import Company
 
@@ -24,10 +24,10 @@ def company(make_company: Callable[..., Company]) -> Company:
 
 
 @pytest.fixture
-def newcomer(make_company: Callable[..., Company], control: Any, parts: Parts) -> Company:
+def newcomer(make_company: Callable[..., Company], control: Any, service: Service) -> Company:
     """Has a KSeF token for test and was never logged in."""
     made = make_company(NIP, logged_in=False)
-    auth.set_token(parts, made.place(), control.add_token("test", NIP))
+    credentials.store_token(made.account(), control.add_token("test", NIP))
     return made
 
 

@@ -98,8 +98,8 @@ def test_rate_limit_that_does_not_say_how_long(company: Company, control: Any) -
 def test_what_is_known_of_an_invoice(company: Company, control: Any, database: Any) -> None:
     session = control.seed_session("test", NIP, invoices=[{"invoiceNumber": "FV/7"}, {}])
     [number, other] = session.ksef_numbers
-    add_synced(database, company.place(), [number, other])
-    add_offline(database, company.place(), [session.reference_number])
+    add_synced(database, company.account(), [number, other])
+    add_offline(database, company.account(), [session.reference_number])
     company.get(path(session))
     company.get(f"{path(session)}/{number}/upo")
     control.clear_calls()
@@ -149,7 +149,7 @@ def test_nothing_of_another_company_or_environment_is_found(
     company: Company, make_company: Callable[..., Company], control: Any, database: Any
 ) -> None:
     session = control.seed_session("test", NIP)
-    add_synced(database, company.place(), session.ksef_numbers)
+    add_synced(database, company.account(), session.ksef_numbers)
     company.get(path(session))
     query = f"?ksefNumber={session.ksef_numbers[0]}"
     other = make_company(OTHER_NIP, logged_in=False)

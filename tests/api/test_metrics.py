@@ -12,9 +12,9 @@ from flask import Flask
 from prometheus_client.parser import text_string_to_metric_families
 
 from app import create_app
-from app.api.context import EXTENSION
-from app.services import quota
-from app.services.parts import Parts
+from app.context import EXTENSION
+from app.service import Service
+from app.services.replicas import quota
 from app.settings import Settings
 from sandbox.control import Control
 from tests.rows import add_offline
@@ -123,7 +123,7 @@ def test_rows_that_were_linked(company: Company, ask: Any, control: Control, dat
         "INSERT INTO synced_invoices (company_nip, environment, ksef_number, invoice_number)"
         f" VALUES ('{company.nip}', 'test', '{session.ksef_numbers[0]}', 'FV/1')"
     )
-    add_offline(database, company.place(), [session.reference_number] * 2)
+    add_offline(database, company.account(), [session.reference_number] * 2)
     before = ask()
     company.get(f"/invoices/test/status/{session.reference_number}")
     after = ask()
@@ -133,12 +133,12 @@ def test_rows_that_were_linked(company: Company, ask: Any, control: Control, dat
 
 
 def test_quota_of_the_company_that_has_least(
-    company: Company, make_company: Any, parts: Parts, ask: Any
+    company: Company, make_company: Any, service: Service, ask: Any
 ) -> None:
     other = make_company("5252248481", environments=("test",))
-    quota.reserve(parts, company.place(), "sessionInvoiceList", 3, patience=60)
-    quota.reserve(parts, other.place(), "sessionInvoiceList", 9, patience=60)
-    quota.block(parts, other.place(), "sessionInvoiceList", 60)
+    quota.reserve(service.account(company.nip, "test", patience=60), "sessionInvoiceList", 3)
+    quota.reserve(service.account(other.nip, "test", patience=60), "sessionInvoiceList", 9)
+    other.account().calls.block("sessionInvoiceList", 60)
     found = ask()
     labels = {"environment": "test", "group": "sessionInvoiceList"}
     assert found("quota_left_ratio", **labels) == pytest.approx(1 - 9 / 180)
@@ -175,7 +175,7 @@ def test_public_only_by_the_setting(company: Company, settings: Settings) -> Non
     assert company.client.get("/metrics").status_code == 401
     app = create_app(replace(settings, metrics_public=True))
     assert app.test_client().get("/metrics").status_code == 200
-    app.extensions[EXTENSION][1].db.close()
+    app.extensions[EXTENSION].db.close()
 
 
 def test_without_a_database_the_replica_still_tells_of_itself(settings: Settings) -> None:

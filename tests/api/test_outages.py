@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 
 from app import clock, create_app
-from app.api.context import EXTENSION
-from app.services import outages, users
-from app.services.parts import Parts
+from app.context import EXTENSION
+from app.factory import report_at_start
+from app.service import Service
+from app.services import outages
+from app.services.operators import users
 from tests.answers import assert_problem
 from tests.service import PASSWORD, Company, basic
 
@@ -110,10 +112,17 @@ def test_admin_ends_a_simulation(company: Company, database: Any, asked: Any) ->
 
 @pytest.mark.parametrize("method", ["PUT", "DELETE"])
 def test_technical_user_neither_begins_nor_ends_one(
-    company: Company, parts: Parts, database: Any, method: str
+    company: Company, service: Service, database: Any, method: str
 ) -> None:
     simulate(company, message="by the admin")
-    users.add_user(parts, email="tech@example.pl", nip=NIP, role="technical", password=PASSWORD)
+    users.add_user(
+        service.db,
+        service.passwords,
+        email="tech@example.pl",
+        nip=NIP,
+        role="technical",
+        password=PASSWORD,
+    )
     response = company.client.open(
         "/outages/test/simulation",
         method=method,
@@ -253,13 +262,13 @@ def test_another_environment_is_not_met(company: Company, asked: Any) -> None:
 def test_simulation_for_all_meets_every_company_and_no_caller_ends_it(
     company: Company,
     make_company: Callable[..., Company],
-    parts: Parts,
+    service: Service,
     control: Any,
     asked: Any,
 ) -> None:
     other = make_company(OTHER_NIP, logged_in=False)
     assert company.client.get("/status").json["environments"]["test"] == "available"
-    outages.simulate(parts, "test", company_nip=None, message="for all", ends_at=None)
+    outages.simulate(service.db, "test", company_nip=None, message="for all", ends_at=None)
     for who in (company, other):
         for response in asked(who):
             body = assert_problem(response, 409, "outage_simulation", also=["outage"])
@@ -272,14 +281,14 @@ def test_simulation_for_all_meets_every_company_and_no_caller_ends_it(
         "prod": "unknown",
     }
     assert control.calls() == []
-    assert outages.clear_all(parts, "test") == 1
+    assert outages.clear_all(service.db, "test") == 1
     assert [response.status_code for response in asked()] == [200, 200]
 
 
 def test_a_company_s_own_simulation_is_told_before_one_for_all(
-    company: Company, parts: Parts
+    company: Company, service: Service
 ) -> None:
-    outages.simulate(parts, "test", company_nip=None, message="for all", ends_at=None)
+    outages.simulate(service.db, "test", company_nip=None, message="for all", ends_at=None)
     simulate(company, message="its own")
     told = company.get("/outages/test").json["outage"]["messages"]
     assert [message["text"] for message in told] == ["its own"]
@@ -320,7 +329,10 @@ def test_production_row_forced_into_the_table_is_ignored_and_logged(
         assert company.get("/outages/prod").json["outage"] == NO_OUTAGE
         assert company.client.get("/status").json["environments"]["prod"] == "available"
         capsys.readouterr()
-        create_app(settings).extensions[EXTENSION][1].db.close()
+        app = create_app(settings)
+        assert capsys.readouterr().err == "", "making it asks nobody"
+        report_at_start(app)
+        app.extensions[EXTENSION].db.close()
         assert "a simulation of prod in outage_simulations is ignored" in capsys.readouterr().err
     finally:
         database.execute(
@@ -344,7 +356,7 @@ def test_table_refuses_a_simulation_of_production(database: Any) -> None:
 def in_polish(settings: Any) -> Any:
     app = create_app(replace(settings, message_language="pl"))
     yield app.test_client()
-    app.extensions[EXTENSION][1].db.close()
+    app.extensions[EXTENSION].db.close()
 
 
 def established(database: Any, source: str, category: str = "FAILURE") -> None:

@@ -13,8 +13,8 @@ from urllib.parse import quote
 import psycopg2
 import pytest
 
+from app.service import Service
 from app.services import outages
-from app.services.parts import Parts
 from sandbox.control import Control
 from tests.answers import assert_problem
 from tests.api.test_policy import DOCS
@@ -234,7 +234,11 @@ def test_bodies_that_are_no_json_object(refused: Refused, caller: Company, subte
     good = '{"message": "żółw"}'
     for body, sentence in (
         (b"", "Is missing."),
-        (b"{", "Cannot be read as JSON: unexpected end of data (line 1, column 2)."),
+        (
+            b"{",
+            "Cannot be read as JSON: Expecting property name enclosed in double quotes"
+            " (line 1, column 2).",
+        ),
         (b"{\n'message': 1}", "(line 2, column 1)"),
         (b'{"message": "a\\ud800b"}', "Cannot be read as JSON: "),
         (b'{"message": NaN}', "Cannot be read as JSON: "),
@@ -328,15 +332,15 @@ class TestOrder:
         auditor = make_company("7171642051", role="auditor", logged_in=False)
         assert auditor.get(self.bad).status_code == 403
 
-    def test_400_before_409(self, caller: Company, parts: Parts) -> None:
-        outages.simulate(parts, "test", company_nip=caller.nip, message="x", ends_at=None)
+    def test_400_before_409(self, caller: Company, service: Service) -> None:
+        outages.simulate(service.db, "test", company_nip=caller.nip, message="x", ends_at=None)
         assert caller.get(status_path(session="y")).status_code == 400
         assert caller.get(f"{upo_path()}?docType=html").status_code == 400
         assert caller.get(upo_path()).status_code == 409
 
-    def test_409_before_404(self, caller: Company, parts: Parts) -> None:
+    def test_409_before_404(self, caller: Company, service: Service) -> None:
         assert caller.get(status_path()).get_json()["code"] == "no_active_ksef_session"
-        outages.simulate(parts, "test", company_nip=caller.nip, message="x", ends_at=None)
+        outages.simulate(service.db, "test", company_nip=caller.nip, message="x", ends_at=None)
         assert caller.get(status_path()).get_json()["code"] == "outage_simulation"
 
     def test_403_of_production_before_400(

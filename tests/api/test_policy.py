@@ -13,8 +13,8 @@ import pytest
 from flask import Flask
 
 from app import errors, settings
-from app.api.context import EXTENSION
 from app.console.context import form_tokens
+from app.context import EXTENSION
 from app.settings import Settings
 from sandbox.control import Control
 from tests.service import Company
@@ -95,7 +95,7 @@ def document() -> Any:
         )
     )
     yield app.test_client().get("/openapi.json").get_json()
-    app.extensions[EXTENSION][1].db.close()
+    app.extensions[EXTENSION].db.close()
 
 
 class TestRoutes:

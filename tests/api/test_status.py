@@ -10,7 +10,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from app import create_app
-from app.api.context import EXTENSION
+from app.context import EXTENSION
 from tests.rows import (
     OFFLINE,
     SYNCED,
@@ -203,7 +203,7 @@ def test_dates_are_those_of_the_zone_in_the_settings(
     response = elsewhere.test_client().get(status_path(session), headers=company.authorization)
     assert response.json["dateCreated"] == "2026-01-15 21:00:00"
     assert response.json["checkedAt"].endswith("+09:00")
-    elsewhere.extensions[EXTENSION][1].db.close()
+    elsewhere.extensions[EXTENSION].db.close()
 
 
 def test_counts_are_0_where_ksef_gives_none(company: Company, control: Any) -> None:
@@ -420,9 +420,9 @@ def test_ten_thousand_invoices_are_complete_in_ten_calls_and_linked_by_two_updat
     company: Company, control: Any, database: Any
 ) -> None:
     session = control.seed_session("test", NIP, kind="batch", invoices=10_000)
-    add_synced(database, company.place(), session.ksef_numbers)
+    add_synced(database, company.account(), session.ksef_numbers)
     add_offline(
-        database, company.place(), [invoice.reference_number for invoice in session.invoices]
+        database, company.account(), [invoice.reference_number for invoice in session.invoices]
     )
     with counted_writes(database) as writes:
         body = answer(company, session)
@@ -436,7 +436,7 @@ def test_ten_thousand_invoices_are_complete_in_ten_calls_and_linked_by_two_updat
     assert [
         (i["ordinalNumber"], i["ksefNumber"], i["referenceNumber"]) for i in body["invoices"]
     ] == [(i.ordinal_number, i.ksef_number, i.reference_number) for i in session.invoices]
-    assert set(synced_sessions(database, company.place()).values()) == {session.reference_number}
+    assert set(synced_sessions(database, company.account()).values()) == {session.reference_number}
 
 
 @pytest.mark.parametrize("fault", ["empty-page-with-token", "duplicate-invoice"])
@@ -491,14 +491,14 @@ def test_unchanged_answer_is_304_and_still_links(
 ) -> None:
     session = control.seed_session("test", NIP)
     tag = company.get(status_path(session)).headers["ETag"]
-    add_synced(database, company.place(), session.ksef_numbers)
+    add_synced(database, company.account(), session.ksef_numbers)
 
     response = company.get(status_path(session), headers={"If-None-Match": tag})
 
     assert (response.status_code, response.data) == (304, b"")
     assert response.headers["ETag"] == tag
     assert response.headers["Cache-Control"] == "private, no-cache"
-    assert set(synced_sessions(database, company.place()).values()) == {session.reference_number}
+    assert set(synced_sessions(database, company.account()).values()) == {session.reference_number}
     other = company.get(status_path(session), headers={"If-None-Match": 'W/"other"'})
     assert other.status_code == 200
 
@@ -509,19 +509,21 @@ def test_unchanged_answer_is_304_and_still_links(
 def test_a_check_links_the_company_s_rows(company: Company, control: Any, database: Any) -> None:
     session = control.seed_session("test", NIP, invoices=[{}, {"status": 440, **ORIGINAL}, {}])
     accepted, duplicate, _ = session.invoices
-    place = company.place()
-    add_synced(database, place, [accepted.ksef_number, ORIGINAL["originalKsefNumber"], NUMBER])
-    add_offline(database, place, [session.reference_number, duplicate.reference_number, "another"])
+    account = company.account()
+    add_synced(database, account, [accepted.ksef_number, ORIGINAL["originalKsefNumber"], NUMBER])
+    add_offline(
+        database, account, [session.reference_number, duplicate.reference_number, "another"]
+    )
     control.clear_calls()
 
     answer(company, session)
 
-    assert synced_sessions(database, place) == {
+    assert synced_sessions(database, account) == {
         accepted.ksef_number: session.reference_number,
         ORIGINAL["originalKsefNumber"]: ORIGINAL["originalSessionReferenceNumber"],
         NUMBER: None,
     }
-    assert offline_sessions(database, place) == [
+    assert offline_sessions(database, account) == [
         (session.reference_number, session.reference_number),
         (duplicate.reference_number, session.reference_number),
         ("another", None),
@@ -536,9 +538,9 @@ def test_a_check_touches_no_other_company_and_no_other_environment(
 ) -> None:
     session = control.seed_session("test", NIP)
     other = make_company(OTHER_NIP, logged_in=False)
-    for place in (other.place(), company.place("demo")):
-        add_synced(database, place, session.ksef_numbers)
-        add_offline(database, place, [session.reference_number])
+    for account in (other.account(), company.account("demo")):
+        add_synced(database, account, session.ksef_numbers)
+        add_offline(database, account, [session.reference_number])
     before = stored(database)
     answer(company, session)
     assert stored(database) == before
@@ -550,15 +552,15 @@ def test_invoices_of_a_moving_session_are_linked_as_they_are_accepted(
     session = control.seed_session("test", NIP, state="open", invoices=[{}, {"status": 150}])
     first, second = (invoice.ksef_number for invoice in session.invoices)
     second = second or NUMBER
-    add_synced(database, company.place(), [first, second])
+    add_synced(database, company.account(), [first, second])
     answer(company, session)
-    assert synced_sessions(database, company.place()) == {
+    assert synced_sessions(database, company.account()) == {
         first: session.reference_number,
         second: None,
     }
     control.change_invoice("test", session.reference_number, 2, status=200, ksefNumber=second)
     answer(company, session)
-    assert set(synced_sessions(database, company.place()).values()) == {session.reference_number}
+    assert set(synced_sessions(database, company.account()).values()) == {session.reference_number}
 
 
 @pytest.mark.parametrize(
@@ -578,7 +580,7 @@ def test_half_a_listing_links_nothing(
 ) -> None:
     """The second page fails; what the first one said is not written."""
     session = control.seed_session("test", NIP, invoices=1500)
-    add_synced(database, company.place(), session.ksef_numbers[:3])
+    add_synced(database, company.account(), session.ksef_numbers[:3])
     before = stored(database)
     control.fault(kind, path="/invoices$", skip=1, **options)
     assert company.get(status_path(session)).status_code == 502
@@ -592,13 +594,13 @@ def test_answer_is_not_sent_before_the_rows_are_committed(
 ) -> None:
     """L6. Rows that cannot be linked: a 503, and the repeat links them."""
     session = control.seed_session("test", NIP)
-    add_synced(database, company.place(), session.ksef_numbers)
+    add_synced(database, company.account(), session.ksef_numbers)
     database.execute(f"ALTER TABLE {SYNCED} RENAME COLUMN linked_at TO gone")
     try:
         response = company.get(status_path(session))
     finally:
         database.execute(f"ALTER TABLE {SYNCED} RENAME COLUMN gone TO linked_at")
     assert response.status_code == 503
-    assert synced_sessions(database, company.place()) == {session.ksef_numbers[0]: None}
+    assert synced_sessions(database, company.account()) == {session.ksef_numbers[0]: None}
     answer(company, session)
-    assert set(synced_sessions(database, company.place()).values()) == {session.reference_number}
+    assert set(synced_sessions(database, company.account()).values()) == {session.reference_number}

@@ -7,11 +7,11 @@ import argon2
 import pytest
 from flask import Flask
 
-from app import create_app, make_parts
-from app.api.context import EXTENSION
-from app.services import users
-from app.services.parts import Parts
-from app.services.throttle import ALLOWED
+from app import create_app
+from app.context import EXTENSION
+from app.service import Service
+from app.services.operators import users
+from app.services.operators.throttle import ALLOWED
 from app.settings import Settings
 from tests.service import PASSWORD, Company, basic
 
@@ -44,7 +44,7 @@ def app(settings: Settings) -> Iterator[Flask]:
     """An application that has proved no password yet: one that it has proved passes."""
     app = create_app(settings)
     yield app
-    app.extensions[EXTENSION][1].db.close()
+    app.extensions[EXTENSION].db.close()
 
 
 def ask(company: Company, email: str, password: str, address: str = "203.0.113.7") -> Any:
@@ -74,9 +74,9 @@ def test_eleventh_failure_is_not_hashed(company: Company, hashes: list[str], ema
 
 
 def test_unknown_and_disabled_users_cost_what_known_ones_do(
-    company: Company, parts: Parts, hashes: list[str]
+    company: Company, service: Service, hashes: list[str]
 ) -> None:
-    users.disable_user(parts, company.email)
+    users.disable_user(service.db, company.email)
     for email in (company.email, "nobody@example.com"):
         fail(company, email, 1)
     assert len(hashes) == 2
@@ -99,9 +99,16 @@ def test_login_that_was_right_a_moment_ago_passes(company: Company) -> None:
 
 def test_replicas_count_together(company: Company, settings: Any) -> None:
     fail(company, company.email, address="127.0.0.9")
-    replica = make_parts(settings)
+    replica = Service(settings)
     with pytest.raises(users.Unauthorized) as put_off:
-        users.authenticate(replica, company.email, PASSWORD, address="127.0.0.9")
+        users.authenticate(
+            replica.db,
+            replica.passwords,
+            replica.timing,
+            company.email,
+            PASSWORD,
+            address="127.0.0.9",
+        )
     assert put_off.value.retry_after
     replica.db.close()
 
@@ -137,7 +144,7 @@ def test_nothing_that_was_typed_is_stored(company: Company, database: Any) -> No
     assert len(bytes(who)) == 32
 
 
-def test_disabled_user_is_out_at_the_next_request(company: Company, parts: Parts) -> None:
+def test_disabled_user_is_out_at_the_next_request(company: Company, service: Service) -> None:
     assert ask(company, company.email, PASSWORD).status_code == 404
-    users.disable_user(parts, company.email)
+    users.disable_user(service.db, company.email)
     assert ask(company, company.email, PASSWORD).status_code == 401

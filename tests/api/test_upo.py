@@ -11,9 +11,8 @@ import pypdf
 import pytest
 import requests
 
-from app.ksef.gateway import UPO as UPO_ROUTE
-from app.services.active_session import ActiveSession
-from app.services.parts import Parts, Place
+from app.service import Service
+from app.services.login.tokens import AccessToken
 from sandbox import identifiers
 from tests.answers import assert_problem
 from tests.service import Company
@@ -44,18 +43,15 @@ def path(session: Any, ksef_number: str | None = None, doc_type: str | None = No
     return f"/invoices/test/status/{session.reference_number}/{number}/upo{query}"
 
 
-def upo_of_ksef(parts: Parts, sandbox: Any, session: Any, ksef_number: str) -> bytes:
+def upo_of_ksef(service: Service, sandbox: Any, session: Any, ksef_number: str) -> bytes:
     """The document as KSeF gives it to anybody with the company's bearer."""
     url = (
         f"{sandbox.url}/test/v2/sessions/{session.reference_number}/invoices/ksef/{ksef_number}/upo"
     )
-
-    def send(bearer: str) -> bytes:
-        answer = requests.get(url, headers={"Authorization": f"Bearer {bearer}"}, timeout=5)
-        answer.raise_for_status()
-        return answer.content
-
-    return ActiveSession(parts, Place(NIP, "test")).call(UPO_ROUTE, send)
+    bearer = AccessToken(service.account(NIP, "test")).access_token()
+    answer = requests.get(url, headers={"Authorization": f"Bearer {bearer}"}, timeout=5)
+    answer.raise_for_status()
+    return answer.content
 
 
 def text_of(pdf: bytes) -> str:
@@ -68,10 +64,10 @@ def text_of(pdf: bytes) -> str:
 
 @pytest.mark.parametrize("doc_type", [None, "xml"])
 def test_xml_in_an_envelope_holds_ksef_s_bytes_unchanged(
-    company: Company, parts: Parts, sandbox: Any, session: Any, doc_type: str | None
+    company: Company, service: Service, sandbox: Any, session: Any, doc_type: str | None
 ) -> None:
     number = session.ksef_numbers[1]
-    original = upo_of_ksef(parts, sandbox, session, number)
+    original = upo_of_ksef(service, sandbox, session, number)
     assert b"Signature" in original
 
     response = company.get(path(session, number, doc_type))

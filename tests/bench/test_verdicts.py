@@ -1,308 +1,432 @@
-"""The judge of `make chaos` can say no: of each rule, a log that keeps it and broken ones."""
+"""The judge of `make chaos` can say no: of each rule, evidence that keeps it and that breaks it."""
 
-from collections.abc import Sequence
+import ast
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
 from typing import Any
 
+import psycopg2
 import pytest
+from msgspec import structs
 
 from bench import verdicts
-from bench.verdicts import (
-    FETCH,
-    PUBLIC_KEYS,
-    REFRESH,
-    UPO,
-    Block,
-    BreakerChange,
-    Call,
-    KeptChange,
-    LinkChange,
-    LinkLook,
-    Renewal,
-    Reservation,
-    Sample,
-    Session,
-    Told,
-    Verdict,
-)
+from bench.verdicts import FETCH, GROUPS, LIMITS, RULES, WINDOWS, Judge, Verdict
+from sandbox import quota
 
 NIP, OTHER = "5265877635", "5261040828"
 ONE, TWO = "20260915-SO-00000001A1-0000000001-01", "20260915-SB-00000002A2-0000000002-02"
 A, B, ORIGINAL = "A", "B", "O"
-SESSION = Session(NIP, "test", ONE, frozenset({A, B}), frozenset({ONE, "EE"}), {ORIGINAL: TWO})
+UPO = f"{FETCH}/invoices/ksef/{{ksef_number}}/upo"
+REFRESH, CHALLENGE = "/auth/token/refresh", "/auth/challenge"
+PUBLIC_KEYS = "/security/public-key-certificates"
+Row = dict[str, Any]
+Judged = Callable[..., Verdict]
 
 
-def fetch(at: float, **more: Any) -> Call:
-    return Call(at, "api", FETCH, NIP, ONE, ONE, answered=at + 0.1, **more)
+@pytest.fixture(scope="module")
+def judged(database_server: Any) -> Iterator[Judged]:
+    """The verdict on a rule, by rows of the tables of evidence; `run` are the run's own columns."""
+    with (
+        database_server.scratch() as name,
+        closing(psycopg2.connect(database_server.dsn(name))) as connection,
+        connection.cursor() as cursor,
+    ):
+        judge = Judge(cursor)
+        connection.commit()
+
+        def judged(rule: str, run: Row | None = None, **evidence: list[Row]) -> Verdict:
+            judge.hear_of_run(**(run or {}))
+            for table, rows in evidence.items():
+                judge.hear(table, rows)
+            verdict = judge.verdict(rule)
+            connection.rollback()
+            return verdict
+
+        yield judged
 
 
-def link(
-    key: str = A, old: str | None = None, new: str | None = ONE, act: str = "UPDATE", **more: Any
-) -> LinkChange:
-    return LinkChange(1.0, act, "synced_invoices", NIP, "test", key, old, new)._replace(**more)
-
-
-def kept(at: float, how: str = "put", **more: Any) -> KeptChange:
-    return KeptChange(at, how, ONE, at - 0.2, at - 0.2, None, None, False)._replace(**more)
-
-
-def says(verdict: Verdict, rule: str, word: str) -> None:
+def says(verdict: Verdict, word: str) -> None:
     """The rule is broken, for the reason meant."""
-    assert verdict.rule == rule
     assert not verdict.holds
     assert word in str(verdict)
+
+
+def call(at: float, route: str = FETCH, **more: Any) -> Row:
+    common: Row = {
+        "service": "api",
+        "nip": NIP,
+        "reference": ONE,
+        "subject": ONE,
+        "answered": at + 0.1,
+        "status": 200,
+        "fault": None,
+        "retry_after": None,
+        "quota_group": GROUPS.get(route),
+    }
+    return common | {"at": at, "route": route} | more
+
+
+def link(key: str = A, old: str | None = None, new: str | None = ONE, **more: Any) -> Row:
+    place = {"tab": "synced_invoices", "nip": NIP, "environment": "test", "key": key}
+    return {"at": 1.0, "act": "UPDATE", **place, "old": old, "new": new} | more
+
+
+def stored(at: float, how: str = "put", **more: Any) -> Row:
+    times = {"asked_at": at - 0.2, "checked_at": at - 0.2, "old_checked_at": None}
+    common = {"reference": ONE, **times, "old_final": None, "final": False}
+    return {"at": at, "how": how} | common | more
+
+
+def row(key: str, session: str | None, **more: Any) -> Row:
+    place = {"tab": "synced_invoices", "nip": NIP, "environment": "test"}
+    return place | {"key": key, "session": session} | more
+
+
+SESSIONS = [{"nip": NIP, "environment": "test", "reference": ONE}]
+EXPECTED = [
+    *(row(key, ONE, is_original=True, stays=None) for key in (A, B)),
+    row(ORIGINAL, TWO, is_original=False, stays=None),
+]
 
 
 # -- the data
 
 
-def test_l1() -> None:
-    rows = [("kept_sessions", "(0,1)", "7")]
-    assert verdicts.same_rows(rows, rows, [link()]).holds
-    says(verdicts.same_rows(rows, [("kept_sessions", "(0,2)", "8")], []), "L1", "wrote rows")
-    says(verdicts.same_rows(rows, rows, [link(old=ONE)]), "L1", "for nothing")
+def test_l1(judged: Judged) -> None:
+    def versions(*written_by: str) -> list[Row]:
+        return [
+            {"again": bool(again), "tab": "upos", "place": f"(0,{again})", "written_by": xmin}
+            | {"place": "(0,1)"}
+            for again, xmin in enumerate(written_by)
+        ]
+
+    assert judged("L1", versions=versions("7", "7"), links=[link()]).holds
+    says(judged("L1", versions=versions("7", "8")), "wrote rows")
+    says(judged("L1", versions=versions("7", "7"), links=[link(old=ONE)]), "for nothing")
 
 
-def test_l2() -> None:
+def test_l2(judged: Judged) -> None:
     true = [link(), link(old="wrong"), link(ORIGINAL, new=TWO)]
-    assert verdicts.links_are_true(true, [SESSION]).holds
-    says(verdicts.links_are_true([link(new=TWO)], [SESSION]), "L2", f"KSeF says {ONE}")
-    replaced = link(ORIGINAL, old=ONE, new=TWO)
-    says(verdicts.links_are_true([replaced], [SESSION]), "L2", "a duplicate replaced")
-    says(verdicts.links_are_true([link(ORIGINAL, new=ONE)], [SESSION]), "L2", "KSeF says")
-
-
-def test_l3() -> None:
-    assert verdicts.nothing_is_unlinked([link(), link(old="wrong")]).holds
-    says(verdicts.nothing_is_unlinked([link(old=ONE, new=None)]), "L3", "unlinked")
-    says(verdicts.nothing_is_unlinked([link(act="DELETE", new=None)]), "L3", "deleted")
-
-
-def test_l4() -> None:
-    assert verdicts.nothing_crosses([link()], 1, [fetch(1)], [SESSION]).holds
-    for crossing in (link(nip=OTHER), link(environment="demo")):
-        says(verdicts.nothing_crosses([crossing], 1, [], [SESSION]), "L4", "was written")
-    stolen = fetch(1)._replace(nip=OTHER)
-    says(verdicts.nothing_crosses([], 1, [stolen], [SESSION]), "L4", "asked for as")
-    says(verdicts.nothing_crosses([], 0, [], [SESSION]), "L4", "no row")
-
-
-def test_l5() -> None:
-    rows = [
-        ("synced_invoices", NIP, "test", A, ONE),
-        ("synced_invoices", NIP, "test", "else", None),
-    ]
-    answers = {ONE: (True, frozenset({A, B}))}
-    assert verdicts.all_is_whole(rows, answers, [SESSION], {}).holds
-    unlinked = [("synced_invoices", NIP, "test", A, None)]
-    says(verdicts.all_is_whole(unlinked, answers, [SESSION], {}), "L5", "linked to None")
-    for half in ({}, {ONE: (False, frozenset({A, B}))}, {ONE: (True, frozenset({A}))}):
-        says(verdicts.all_is_whole(rows, half, [SESSION], {}), "L5", "not KSeF's")
-    had_to_stay = {("synced_invoices", NIP, "test", ORIGINAL): "earlier"}
-    filled = [("synced_invoices", NIP, "test", ORIGINAL, TWO)]
-    says(verdicts.all_is_whole(filled, answers, [SESSION], had_to_stay), "L5", "not earlier")
-
-
-def test_l6() -> None:
-    assert verdicts.linked_before_answered([LinkLook(1.0, ONE, 5, 0)]).holds
-    looks = [LinkLook(1.0, ONE, 5, 0), LinkLook(2.0, ONE, 5, 1)]
-    says(verdicts.linked_before_answered(looks), "L6", "1 of 5")
-    says(verdicts.linked_before_answered([LinkLook(1.0, ONE, 0, 0)]), "L6", "nobody looked")
-
-
-def test_l7() -> None:
-    told = [Told(1, ONE, "10:00:01"), Told(1, ONE, "10:00:02"), Told(2, ONE, "10:00:01")]
-    assert verdicts.answers_only_grow_newer([kept(1)], told).holds
-    says(verdicts.answers_only_grow_newer([], told[1::-1]), "L7", "was told an older")
-    for change, word in (
-        (kept(5, old_checked_at=4.9), "replaced a newer"),
-        (kept(5, old_checked_at=1.0, old_final=True), "written again"),
-        (kept(5, "DELETE"), "deleted"),
+    assert judged("L2", expected=EXPECTED, links=true).holds
+    for wrong, word in (
+        (link(new=TWO), f"KSeF says {ONE}"),
+        (link("unknown"), "KSeF says"),
+        (link(ORIGINAL, old=ONE, new=TWO), "a duplicate replaced"),
+        (link(ORIGINAL, new=ONE), f"KSeF says {TWO}"),
     ):
-        says(verdicts.answers_only_grow_newer([change], []), "L7", word)
+        says(judged("L2", expected=EXPECTED, links=[wrong]), word)
 
 
-def test_l8() -> None:
-    assert verdicts.no_deadlock(0, 0, 100).holds
-    says(verdicts.no_deadlock(1, 0, 100), "L8", "1 deadlocks")
-    says(verdicts.no_deadlock(0, 2, 100), "L8", "2 deadlocks")
+def test_l2_a_session_that_holds_an_invoice_tells_more_than_a_duplicate(judged: Judged) -> None:
+    both = [*EXPECTED, row(ORIGINAL, ONE, is_original=True, stays=None)]
+    assert judged("L2", expected=both, links=[link(ORIGINAL, old=TWO, new=ONE)]).holds
+
+
+def test_l3(judged: Judged) -> None:
+    assert judged("L3", links=[link(), link(old="wrong")]).holds
+    says(judged("L3", links=[link(old=ONE, new=None)]), "unlinked")
+    says(judged("L3", links=[link(act="DELETE", new=None)]), "deleted")
+
+
+def test_l4(judged: Judged) -> None:
+    known = {"expected": EXPECTED, "sessions": SESSIONS}
+    strangers = [row(A, None, nip=OTHER)]
+    assert judged("L4", **known, rows=strangers, links=[link()], calls=[call(1)]).holds
+    for crossing in (link(nip=OTHER), link(environment="demo")):
+        says(judged("L4", **known, rows=strangers, links=[crossing]), "was written")
+    says(judged("L4", **known, rows=strangers, calls=[call(1, nip=OTHER)]), "asked for as")
+    says(judged("L4", **known, rows=[row(A, ONE)]), "no row")
+
+
+def test_l5(judged: Judged) -> None:
+    rows = [row(A, ONE), row("else", None)]
+    answers = [{"reference": ONE, "final": True, "accepted": [A, B]}]
+
+    def whole(rows: list[Row] = rows, answers: list[Row] = answers, **more: Any) -> Verdict:
+        return judged(
+            "L5", **{"expected": EXPECTED} | more, sessions=SESSIONS, rows=rows, answers=answers
+        )
+
+    assert whole().holds
+    says(whole(rows=[row(A, None)]), "linked to , not")
+    says(whole(answers=[]), "not KSeF's")
+    for half in ({"final": False}, {"accepted": [A]}, {"accepted": None}):
+        says(whole(answers=[answers[0] | half]), "not KSeF's")
+    had_to_stay = [*EXPECTED[:2], EXPECTED[2] | {"stays": "earlier"}]
+    assert whole(rows=[row(ORIGINAL, "earlier")], expected=had_to_stay).holds
+    says(whole(rows=[row(ORIGINAL, TWO)], expected=had_to_stay), "not earlier")
+
+
+def test_l6(judged: Judged) -> None:
+    good = {"reference": ONE, "linked": 5, "unlinked": 0}
+    assert judged("L6", looks=[good]).holds
+    says(judged("L6", looks=[good, {"reference": ONE, "linked": 4, "unlinked": 1}]), "1 of 5")
+    says(judged("L6", looks=[{"reference": ONE, "linked": 0, "unlinked": 0}]), "nobody looked")
+    says(judged("L6"), "nobody looked")
+
+
+def test_l7(judged: Judged) -> None:
+    def told(*given: tuple[int, str]) -> list[Row]:
+        return [
+            {"at": at, "client": client, "reference": ONE, "checked_at": checked_at}
+            for at, (client, checked_at) in enumerate(given)
+        ]
+
+    forth = told((1, "10:00:01"), (1, "10:00:02"), (2, "10:00:01"))
+    assert judged("L7", stored=[stored(1)], told=forth).holds
+    says(judged("L7", told=told((1, "10:00:02"), (1, "10:00:01"))), "was told an older")
+    for change, word in (
+        (stored(5, old_checked_at=4.9), "replaced a newer"),
+        (stored(5, old_checked_at=1.0, old_final=True), "written again"),
+        (stored(5, "DELETE"), "deleted"),
+    ):
+        says(judged("L7", stored=[change]), word)
+
+
+def test_l8(judged: Judged) -> None:
+    assert judged("L8", {"transactions": 100}).holds
+    says(judged("L8", {"deadlocks": 2}), "2 deadlocks")
 
 
 # -- the replicas
 
 
-def test_r1_a_window_is_half_open() -> None:
-    ten = [fetch(number / 100) for number in range(10)]
-    assert verdicts.windows_hold([*ten, fetch(1.0)]).holds
-    says(verdicts.windows_hold([*ten, fetch(0.999)]), "R1", "11 calls of sessionMisc")
+def test_r1_a_window_is_half_open(judged: Judged) -> None:
+    ten = [call(number / 128) for number in range(10)]
+    assert judged("R1", calls=[*ten, call(1.0)]).holds
+    says(judged("R1", calls=[*ten, call(0.999)]), "11 calls of sessionMisc")
 
 
-def test_r1_counts_companies_apart_and_in_any_order() -> None:
-    many = [fetch(at / 100)._replace(nip=nip) for at in range(10, 0, -1) for nip in (NIP, OTHER)]
-    assert verdicts.windows_hold(many).holds
-    says(verdicts.windows_hold([call._replace(nip=NIP) for call in many]), "R1", "20 calls")
+def test_r1_counts_companies_apart_and_in_any_order(judged: Judged) -> None:
+    many = [call(at / 100, nip=nip) for at in range(10, 0, -1) for nip in (NIP, OTHER)]
+    assert judged("R1", calls=many).holds
+    says(judged("R1", calls=[one | {"nip": NIP} for one in many]), "20 calls")
 
 
-def test_r1_in_shorter_windows() -> None:
-    minute = [fetch(number * 0.02) for number in range(121)]
-    assert verdicts.windows_hold(minute, 0.04).holds
-    says(verdicts.windows_hold(minute, 0.05), "R1", "a window of 60 s")
+def test_r1_in_shorter_windows(judged: Judged) -> None:
+    minute = [call(number * 0.02) for number in range(121)]
+    assert judged("R1", {"quota_scale": 0.04}, calls=minute).holds
+    says(judged("R1", {"quota_scale": 0.05}, calls=minute), "a window of 60 s")
 
 
-def test_r1_ksef_has_the_last_word() -> None:
-    says(verdicts.windows_hold([fetch(1, status=429)]), "R1", "answered 429")
-    assert verdicts.windows_hold([fetch(1, status=429, fault="rate-limited")]).holds
+def test_r1_ksef_has_the_last_word(judged: Judged) -> None:
+    says(judged("R1", calls=[call(1, status=429)]), "answered 429")
+    assert judged("R1", calls=[call(1, status=429, fault="rate-limited")]).holds
 
 
-def refused(
-    *after: Call, blocks: Sequence[Block] = (Block(10.2, 12.2, NIP, "sessionMisc"),), **more: Any
-) -> Verdict:
+def test_r1_counts_by_ksefs_limits() -> None:
+    assert {group: structs.astuple(quota.LIMITS[group]) for group in LIMITS} == LIMITS
+    assert WINDOWS == quota.WINDOWS
+    assert set(GROUPS.values()) == set(LIMITS)
+
+
+@pytest.fixture
+def refused(judged: Judged) -> Judged:
+    """R2 after a 429 at 10.0 s for two seconds, which is stored at 10.2 s."""
+    group = {"nip": NIP, "quota_group": "sessionMisc"}
     reservations = [
-        Reservation(9.0, 10.1, NIP, "sessionMisc", 1),
-        Reservation(9.0, 11.5, NIP, "sessionMisc", 1),  # later than the block: in vain
-        Reservation(12.3, 12.4, NIP, "sessionMisc", 1),
+        {"made_at": 9.0, "planned_at": 10.1, **group, "units": 1},
+        {"made_at": 9.0, "planned_at": 11.5, **group, "units": 1},  # after the block: in vain
+        {"made_at": 12.3, "planned_at": 12.4, **group, "units": 1},
     ]
-    first = fetch(10.0, status=429, fault="rate-limited", retry_after=2.0)
-    kills = more.pop("kills", ())
-    return verdicts.refusals_stop_all([first, *after], blocks, reservations, kills)
+    first = call(10.0, status=429, fault="rate-limited", retry_after=2.0)
+
+    def refused(*after: Row, kills: tuple[float, ...] = (), **block: Any) -> Verdict:
+        blocks = [{"at": 10.2, "until": 12.2} | group | block] if block != {"at": None} else []
+        return judged(
+            "R2",
+            calls=[first, *after],
+            blocks=blocks,
+            reservations=reservations,
+            kills=[{"at": at} for at in kills],
+        )
+
+    return refused
 
 
-def test_r2() -> None:
-    assert refused(fetch(12.5)).holds
-    assert refused(fetch(10.3)).holds, "in flight"
-    assert refused(fetch(11.5)._replace(nip=OTHER)).holds
-    says(refused(fetch(10.3), fetch(10.4)), "R2", "1 in flight")
-    says(refused(fetch(11.5)), "R2", "1 too late")
+def test_r2(judged: Judged, refused: Judged) -> None:
+    assert refused(call(12.5)).holds
+    assert refused(call(10.3)).holds, "in flight"
+    assert refused(call(11.5, nip=OTHER)).holds
+    says(refused(call(10.3), call(10.4)), "1 in flight")
+    says(refused(call(11.5)), "1 too late")
+    says(judged("R2", calls=[call(1)]), "no 429")
 
 
-def test_r2_a_429_that_blocks_nothing() -> None:
-    says(refused(blocks=[]), "R2", "blocked nothing")
-    says(refused(blocks=[Block(10.2, 10.3, NIP, "sessionMisc")]), "R2", "blocked nothing")
-    says(refused(blocks=[Block(10.2, 12.2, OTHER, "sessionMisc")]), "R2", "blocked nothing")
-    assert refused(blocks=[], kills=[10.15]).holds, "nobody was left to tell"
-    says(verdicts.refusals_stop_all([fetch(1)], [], [], []), "R2", "no 429")
+def test_r2_a_429_that_blocks_nothing(refused: Judged) -> None:
+    for block in ({"at": None}, {"until": 10.3}, {"nip": OTHER}):
+        says(refused(**block), "blocked nothing")
+    assert refused(at=None, kills=(10.15,)).holds, "nobody was left to tell"
 
 
-def asked(
-    *calls: Call,
-    answers: Sequence[KeptChange] = (),
-    kills: Sequence[float] = (),
-    archived: dict[str, float] | None = None,
-    again: int = 0,
-) -> Verdict:
-    return verdicts.asked_once(
-        calls, answers, archived or {}, kills, asked_again=again, fresh=1.0, round_of=6.0
+def test_r3(judged: Judged) -> None:
+    answers = [stored(10.2, asked_at=10.0), stored(11.3, asked_at=11.1)]
+    assert judged("R3", calls=[call(10.05), call(11.15)], stored=answers).holds
+    early = [call(10.05), call(10.7)]
+    says(judged("R3", calls=early, stored=answers[:1]), "1 times while fresh")
+    says(judged("R3", calls=[call(10.05), call(10.1)]), "twice at once")
+    says(judged("R3", {"asked_again": 1}, calls=[call(10)]), "what is final")
+
+
+def test_r3_never_after_the_final_answer(judged: Judged) -> None:
+    last = [stored(10.2, asked_at=10.0, final=True)]
+    assert judged("R3", calls=[call(10.05)], stored=last).holds
+    says(judged("R3", calls=[call(10.05), call(99.0)], stored=last), "while fresh")
+    upo = [call(20.0, UPO, subject=A)]
+    assert judged("R3", calls=upo, archived=[{"ksef_number": A, "at": 20.1}]).holds
+    says(judged("R3", calls=upo, archived=[{"ksef_number": A, "at": 19.0}]), "fetched again")
+
+
+def test_r3_a_second_look_after_the_invoices_is_the_same_fetch(judged: Judged) -> None:
+    first, second = (call(at, f"{FETCH}/invoices") for at in (10.1, 10.3))
+    assert judged("R3", calls=[call(10.0), first, call(10.2)]).holds
+    three = [call(10.0), first, call(10.2), second, call(10.4)]
+    says(judged("R3", calls=three), "2 fetches")
+    marked = [stored(10.15, "marked", asked_at=9.0)]
+    says(judged("R3", calls=[call(10.0), first, call(10.2)], stored=marked), "2 fetches")
+
+
+def test_r3_a_fetch_more_needs_a_kill_that_hit_one(judged: Judged) -> None:
+    calls, kills = [call(10.0), call(10.5)], [{"at": 10.1}]
+    says(judged("R3", calls=calls), "2 fetches")
+    assert judged("R3", calls=calls, kills=kills).holds
+    marked = [stored(10.05, "marked", asked_at=9.0)]
+    says(judged("R3", calls=calls, kills=kills, stored=marked), "2 fetches")
+
+
+def test_r4(judged: Judged) -> None:
+    def renewed(
+        *at: float, at_once: tuple[float, ...] = (), logins: int = 1, **more: Any
+    ) -> Verdict:
+        return judged(
+            "R4",
+            calls=[
+                *(call(0.0, CHALLENGE, nip=None) for _ in range(logins)),
+                *(call(moment, REFRESH) for moment in at),
+            ],
+            renewals=[{"at": moment, "nip": NIP} for moment in at_once],
+            **more,
+        )
+
+    assert renewed(10, 20, at_once=(10.2, 20.2)).holds
+    says(renewed(10, 10.1, at_once=(10.3,)), "two refreshes")
+    assert renewed(10, 12, at_once=(12.3,), kills=[{"at": 10.1}]).holds
+    stop = {"kind": "stop", "begun": 9.0, "ended": 10.5}
+    assert renewed(10, 12, at_once=(12.3,), spans=[stop]).holds
+    says(renewed(10, 12, at_once=(12.3,), spans=[stop | {"kind": "slow"}]), "two refreshes")
+    assert "; 0 logins" in renewed(10, at_once=(10.2,), logins=0).seen
+    says(renewed(10, at_once=(10.2,), logins=2), "2 logins")
+    young, old = ([{"at": at, "nip": NIP}] for at in (10.3, 17.0))
+    assert renewed(10, at_once=(10.2,), logins=2, tokens_ended=young).holds
+    says(renewed(10, at_once=(10.2,), logins=2, tokens_ended=old), "2 logins")
+    says(renewed(), "no refresh")
+
+
+def test_r5(judged: Judged) -> None:
+    def held(*samples: tuple[float, float]) -> Verdict:
+        return judged(
+            "R5",
+            calls=[call(10.0, answered=10.8)],
+            spans=[{"kind": "slow", "begun": 10.0, "ended": 11.0}],
+            samples=[{"at": at, "idle": idle} for at, idle in samples],
+        )
+
+    assert held((10.5, 0.02), (20.0, 9.0)).holds
+    says(held((10.5, 0.7)), "0.7 s")
+    says(held((10.9, 0.0)), "no sample")
+
+
+def test_r6(judged: Judged) -> None:
+    one = {"made_at": 0.9, "planned_at": 1.0, "nip": NIP, "quota_group": "sessionMisc", "units": 1}
+    stop = {"kind": "stop", "begun": 20.0, "ended": 23.0}
+
+    def sent(*calls: Row, ledger: list[Row] = [one], spans: list[Row] = [stop]) -> Verdict:  # noqa: B006
+        return judged("R6", calls=list(calls), reservations=ledger, spans=spans)
+
+    assert sent(call(1.0)).holds
+    says(sent(call(1.0), ledger=[]), "not set aside")
+    says(sent(call(0.5)), "not set aside")
+    back = one | {"made_at": 0.95, "units": -1}
+    says(sent(call(1.0), ledger=[one, back]), "not set aside")
+    assert sent(call(20.4, REFRESH)).holds, "sent before"
+    says(sent(call(21.0, REFRESH)), "without a database")
+    says(sent(spans=[]), "never down")
+
+
+@pytest.fixture
+def broke(judged: Judged) -> Judged:
+    """R7 with a breaker that is open from 10 to 15 s."""
+
+    def broke(
+        *calls: Row,
+        probes: tuple[float, ...] = (9.9, 11.0),
+        told: tuple[Any, ...] = ((409, True),) * 3,
+    ) -> Verdict:
+        turns = [(10.0, probes[0]), *((at, at) for at in probes[1:])]
+        return judged(
+            "R7",
+            calls=list(calls),
+            breaker=[
+                *({"at": at, "is_open": True, "probed_at": probed} for at, probed in turns),
+                {"at": 15.0, "is_open": False, "probed_at": None},
+            ],
+            alike=[{"round": 1, "status": code, "established": known} for code, known in told],
+        )
+
+    return broke
+
+
+def test_r7(broke: Judged) -> None:
+    probe = call(11.1, PUBLIC_KEYS, nip=None)
+    assert broke(probe, call(9.0), call(10.2), call(15.1)).holds
+    says(broke(call(12.0)), "2 s after the breaker opened")
+    says(broke(probes=(9.9, 10.5, 11.0)), "two probes within 0.5 s")
+    says(broke(probe, probe, probe), "3 probes in 1 turns")
+    says(broke(told=((409, True), (409, True), (502, False))), "replicas told")
+    assert broke(told=((409, True), (503, None))).holds
+    says(broke(told=()), "nobody asked")
+
+
+def test_r7_latarnia_is_asked_in_turns(judged: Judged) -> None:
+    changes = [
+        {"at": 10.0, "is_open": True, "latarnia_asked_at": 5.0},
+        {"at": 15.0, "is_open": False, "latarnia_asked_at": 5.5},
+    ]
+    alike = [{"round": 1, "status": 409}]
+    says(judged("R7", breaker=changes, alike=alike), "two questions to Latarnia within 0.5 s")
+    asked = [call(at, "/status", service="latarnia") for at in (5.0, 6.0, 7.0)]
+    says(
+        judged(
+            "R7",
+            breaker=[changes[0], changes[1] | {"latarnia_asked_at": 5.0}],
+            alike=alike,
+            calls=asked,
+        ),
+        "3 questions to Latarnia in 1 turns",
     )
 
 
-def test_r3() -> None:
-    answers = [kept(10.2, asked_at=10.0), kept(11.3, asked_at=11.1)]
-    assert asked(fetch(10.05), fetch(11.15), answers=answers).holds
-    says(asked(fetch(10.05), fetch(10.7), answers=answers[:1]), "R3", "1 times while fresh")
-    says(asked(fetch(10.05), fetch(10.1)), "R3", "twice at once")
-    says(asked(fetch(10), again=1), "R3", "what is final")
+# -- the judge
 
 
-def test_r3_never_after_the_final_answer() -> None:
-    last = [kept(10.2, asked_at=10.0, final=True)]
-    assert asked(fetch(10.05), answers=last).holds
-    says(asked(fetch(10.05), fetch(99.0), answers=last), "R3", "while fresh")
-    upo = Call(20.0, "api", UPO, NIP, ONE, A)
-    assert asked(upo, archived={A: 20.1}).holds
-    says(asked(upo, archived={A: 19.0}), "R3", "fetched again")
+def test_all_fifteen_rules_are_judged() -> None:
+    assert list(RULES) == [*(f"L{n}" for n in range(1, 9)), *(f"R{n}" for n in range(1, 8))]
 
 
-def test_r3_a_second_look_after_the_invoices_is_the_same_fetch() -> None:
-    listed = [Call(at, "api", f"{FETCH}/invoices", NIP, ONE) for at in (10.1, 10.3)]
-    assert asked(fetch(10.0), listed[0], fetch(10.2)).holds
-    says(asked(fetch(10.0), *listed, fetch(10.2), fetch(10.4)), "R3", "2 fetches")
-    stored = [kept(10.15, "marked", asked_at=9.0)]
-    says(asked(fetch(10.0), listed[0], fetch(10.2), answers=stored), "R3", "2 fetches")
-
-
-def test_r3_a_fetch_more_needs_a_kill_that_hit_one() -> None:
-    calls = [fetch(10.0), fetch(10.5)]
-    says(asked(*calls), "R3", "2 fetches")
-    assert asked(*calls, kills=[10.1]).holds
-    stored = [kept(10.05, "marked", asked_at=9.0)]
-    says(asked(*calls, kills=[10.1], answers=stored), "R3", "2 fetches")
-
-
-def renewed(*refreshes: float, stored: Sequence[float] = (), **more: Any) -> Verdict:
-    calls = [Call(at, "api", REFRESH, NIP) for at in refreshes]
-    renewals = [Renewal(at, NIP) for at in stored]
-    logins = [Call(0.0, "api", verdicts.CHALLENGE)] * more.get("logins", 1)
-    kills, stops = more.get("kills", ()), more.get("stops", ())
-    return verdicts.renewed_once(
-        [*logins, *calls],
-        renewals,
-        kills,
-        stops,
-        companies=1,
-        ended=more.get("ended", ()),
-        request=6.0,
-    )
-
-
-def test_r4() -> None:
-    assert renewed(10, 20, stored=[10.2, 20.2]).holds
-    says(renewed(10, 10.1, stored=[10.3]), "R4", "two refreshes")
-    assert renewed(10, 12, stored=[12.3], kills=[10.1]).holds
-    assert renewed(10, 12, stored=[12.3], stops=[(9.0, 10.5)]).holds
-    says(renewed(10, stored=[10.2], logins=2), "R4", "2 logins")
-    assert renewed(10, stored=[10.2], logins=2, ended=[(10.3, NIP)]).holds, "a new token ended"
-    says(renewed(10, stored=[10.2], logins=2, ended=[(17.0, NIP)]), "R4", "2 logins")
-    says(renewed(), "R4", "no refresh")
-
-
-def test_r5() -> None:
-    calls = [fetch(10.0)._replace(answered=10.8)]
-    spans = [(10.0, 11.0)]
-
-    def judged(*samples: Sample) -> Verdict:
-        return verdicts.no_transaction_meanwhile(samples, calls, spans, longest=0.6)
-
-    assert judged(Sample(10.5, 4, 0.02), Sample(20.0, 4, 9.0)).holds
-    says(judged(Sample(10.5, 4, 0.7)), "R5", "0.70 s")
-    says(judged(Sample(10.9, 4, 0.0)), "R5", "no sample")
-
-
-def test_r6() -> None:
-    ledger = [Reservation(0.9, 1.0, NIP, "sessionMisc", 1)]
-    stops = [(20.0, 23.0)]
-    assert verdicts.no_call_without_ledger([fetch(1.0)], ledger, stops).holds
-    says(verdicts.no_call_without_ledger([fetch(1.0)], [], stops), "R6", "not set aside")
-    says(verdicts.no_call_without_ledger([fetch(0.5)], ledger, stops), "R6", "not set aside")
-    back = [*ledger, Reservation(0.95, 1.0, NIP, "sessionMisc", -1)]
-    says(verdicts.no_call_without_ledger([fetch(1.0)], back, stops), "R6", "not set aside")
-    lost = Call(21.0, "api", REFRESH, NIP)
-    says(verdicts.no_call_without_ledger([lost], ledger, stops), "R6", "without a database")
-    says(verdicts.no_call_without_ledger([], ledger, []), "R6", "never down")
-
-
-def broke(
-    *calls: Call, probes: Sequence[float] = (9.9, 11.0), told: Sequence[Any] = ((409, True),) * 3
-) -> Verdict:
-    changes = [BreakerChange(at, True, at) for at in probes if at > 10]
-    changes = [BreakerChange(10.0, True, probes[0]), *changes, BreakerChange(15.0, False)]
-    return verdicts.breaker_is_shared(calls, changes, [told], probe_every=1.0, latarnia_every=1.0)
-
-
-def test_r7() -> None:
-    probe = Call(11.1, "api", PUBLIC_KEYS)
-    assert broke(probe, fetch(9.0), fetch(10.2), fetch(15.1)).holds
-    says(broke(fetch(12.0)), "R7", "2.00 s after the breaker opened")
-    says(broke(probes=(9.9, 10.5, 11.0)), "R7", "two probes within 0.50 s")
-    says(broke(probe, probe, probe), "R7", "3 probes in 1 turns")
-    says(broke(told=[(409, True), (409, True), (502, False)]), "R7", "replicas told")
-
-
-def test_r7_latarnia_is_asked_in_turns() -> None:
-    changes = [BreakerChange(10.0, True, 9.9, 5.0), BreakerChange(15.0, False, None, 5.4)]
-    told = [[(409, True)] * 3]
-    verdict = verdicts.breaker_is_shared([], changes, told, probe_every=1.0, latarnia_every=1.0)
-    says(verdict, "R7", "two questions to Latarnia within 0.40 s")
-
-
-@pytest.mark.parametrize(("window", "most"), [(0.5, 1), (1.0, 1), (1.01, 2), (2.5, 3), (10.0, 4)])
-def test_the_most_within_a_window(window: float, most: int) -> None:
-    assert verdicts.most_within([0.0, 1.0, 2.0, 3.0], window) == most
+def test_the_judge_shares_no_code_with_the_service() -> None:
+    """It imports neither the service nor anything of this project that might."""
+    tree = ast.parse(Path(verdicts.__file__).read_text())
+    imported = {
+        name.split(".")[0]
+        for node in ast.walk(tree)
+        for name in (
+            [alias.name for alias in node.names]
+            if isinstance(node, ast.Import)
+            else [node.module or ""]
+            if isinstance(node, ast.ImportFrom)
+            else []
+        )
+    }
+    assert imported
+    assert not imported & {"app", "bench", "sandbox", "tests"}

@@ -13,9 +13,10 @@ from werkzeug.test import TestResponse
 from app import clock
 from app.console.context import form_tokens
 from app.console.forms import FormTokens
-from app.services import console, quota
-from app.services.parts import Parts
-from app.services.status import check_session
+from app.service import Service
+from app.services.operators import overview as console
+from app.services.operators import quotas
+from app.services.sessions.check import check_session
 from sandbox.control import Control, SeededSession
 from tests.rows import add_offline, add_synced
 from tests.service import Company
@@ -53,10 +54,10 @@ def send(tokens: FormTokens) -> Callable[..., TestResponse]:
     return post
 
 
-def asked(parts: Parts, control: Control, company: Company, **order: Any) -> SeededSession:
+def asked(service: Service, control: Control, company: Company, **order: Any) -> SeededSession:
     """A session in `test` whose answer is kept."""
     session = control.seed_session("test", company.nip, **order)
-    check_session(parts, company.place(), session.reference_number)
+    check_session(company.account(), session.reference_number)
     control.clear_calls()
     return session
 
@@ -104,9 +105,9 @@ class TestAnswers:
         assert "@import" not in answer.text
 
     def test_looking_never_asks_ksef(
-        self, parts: Parts, company: Company, control: Control
+        self, service: Service, company: Company, control: Control
     ) -> None:
-        session = asked(parts, control, company, state="moving", invoices=2)
+        session = asked(service, control, company, state="moving", invoices=2)
         for path in (*PAGES, f"/test/sessions/{session.reference_number}", "/test/sessions"):
             assert company.get(f"/console{path}").status_code == 200
         assert control.calls() == []
@@ -144,7 +145,7 @@ class TestErrors:
         assert code in text
         assert answer.headers["X-Request-ID"] in text
 
-    def test_the_database_away(self, company: Company, parts: Parts, database: Any) -> None:
+    def test_the_database_away(self, company: Company, service: Service, database: Any) -> None:
         assert company.get("/console").status_code == 200
         database.execute("ALTER TABLE kept_sessions RENAME TO kept_elsewhere")
         try:
@@ -184,9 +185,9 @@ class TestLanguage:
 
 class TestEnvironments:
     def test_an_available_ksef_with_its_session_and_quota(
-        self, parts: Parts, company: Company, control: Control
+        self, service: Service, company: Company, control: Control
     ) -> None:
-        asked(parts, control, company, invoices=2)
+        asked(service, control, company, invoices=2)
         text = text_of(company.get("/console/test?lang=en"))
         assert "Test Available" in text
         assert "KSeF answered the last call" in text
@@ -256,7 +257,9 @@ class TestEnvironments:
 
 
 class TestQuota:
-    def test_the_hour_in_five_minutes(self, parts: Parts, company: Company, database: Any) -> None:
+    def test_the_hour_in_five_minutes(
+        self, service: Service, company: Company, database: Any
+    ) -> None:
         database.execute("DELETE FROM quota_calls")
         ages = (0, 30, 100, 299, 301, 3599, 3700, -2)
         values = ", ".join(
@@ -268,7 +271,7 @@ class TestQuota:
             "INSERT INTO quota_calls (company_nip, environment, quota_group, reserved_at)"
             f" VALUES {values}"
         )
-        uses = {use.group: use for use in quota.last_hour(parts, company.place())}
+        uses = {use.group: use for use in quotas.last_hour(company.account())}
         use = uses["sessionList"]
         assert list(use.slots) == [1] + [0] * 9 + [1, 5]
         assert (use.per_minute, use.per_hour) == (3, 7)
@@ -279,19 +282,21 @@ class TestQuota:
         label = "//div[@aria-labelledby='group-sessionList']/*[@role='img']/@aria-label"
         assert element(answer, label).endswith(": 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 5")
 
-    def test_a_group_that_is_blocked_or_has_no_limit(self, parts: Parts, company: Company) -> None:
-        quota.block(parts, company.place(), "sessionMisc", 600)
+    def test_a_group_that_is_blocked_or_has_no_limit(
+        self, service: Service, company: Company
+    ) -> None:
+        company.account().calls.block("sessionMisc", 600)
         text = text_of(company.get("/console/test?lang=en"))
         assert "KSeF has refused more until" in text
 
 
 class TestSessions:
     def test_a_session_page_by_page_and_by_status(
-        self, parts: Parts, company: Company, control: Control
+        self, service: Service, company: Company, control: Control
     ) -> None:
         orders: list[dict[str, Any]] = [{} for _ in range(148)]
         orders += [{"status": 450}, {"status": 440}]
-        session = asked(parts, control, company, kind="batch", invoices=orders)
+        session = asked(service, control, company, kind="batch", invoices=orders)
         path = f"/console/test/sessions/{session.reference_number}?lang=en"
 
         def ordinals(query: str) -> list[str]:
@@ -309,27 +314,27 @@ class TestSessions:
         assert "Finished, some rejected" in text
 
     def test_only_accepted_invoices_have_a_upo(
-        self, parts: Parts, company: Company, control: Control
+        self, service: Service, company: Company, control: Control
     ) -> None:
-        session = asked(parts, control, company, invoices=[{}, {"status": 450}])
+        session = asked(service, control, company, invoices=[{}, {"status": 450}])
         answer = company.get(f"/console/test/sessions/{session.reference_number}")
         links = lxml_html.document_fromstring(answer.text).xpath("//td//a/@href")
         base = f"/console/test/sessions/{session.reference_number}/{session.ksef_numbers[0]}/upo"
         assert links == [f"{base}.pdf", f"{base}.xml"]
 
     def test_the_list_begins_with_what_changed_last(
-        self, parts: Parts, company: Company, control: Control
+        self, service: Service, company: Company, control: Control
     ) -> None:
-        sessions = [asked(parts, control, company, invoices=1) for _ in range(3)]
+        sessions = [asked(service, control, company, invoices=1) for _ in range(3)]
         answer = company.get("/console/test/sessions")
         shown = lxml_html.document_fromstring(answer.text).xpath("//tbody//a/text()")
         assert shown == [session.reference_number for session in reversed(sessions)]
 
     def test_what_an_invoice_is_called_is_never_a_script(
-        self, parts: Parts, company: Company, control: Control, database: Any
+        self, service: Service, company: Company, control: Control, database: Any
     ) -> None:
         name = '<script>alert("1")</script>'
-        session = asked(parts, control, company, invoices=[{"invoiceNumber": name}])
+        session = asked(service, control, company, invoices=[{"invoiceNumber": name}])
         database.execute("DELETE FROM synced_invoices")
         database.execute(
             "INSERT INTO synced_invoices (company_nip, environment, ksef_number, invoice_number)"
@@ -351,7 +356,7 @@ class TestCheck:
         self, company: Company, control: Control, database: Any, send: Any
     ) -> None:
         session = control.seed_session("test", company.nip, invoices=1)
-        add_synced(database, company.place(), session.ksef_numbers)
+        add_synced(database, company.account(), session.ksef_numbers)
         path = f"/test/sessions/{session.reference_number}"
         assert "No answer for this session" in text_of(company.get(f"/console{path}?lang=en"))
         control.clear_calls()
@@ -382,8 +387,8 @@ class TestCheck:
 
 class TestUpo:
     @pytest.fixture
-    def upo(self, parts: Parts, company: Company, control: Control) -> str:
-        session = asked(parts, control, company, invoices=1)
+    def upo(self, service: Service, company: Company, control: Control) -> str:
+        session = asked(service, control, company, invoices=1)
         return f"/console/test/sessions/{session.reference_number}/{session.ksef_numbers[0]}/upo"
 
     def test_a_pdf_opens_and_xml_is_kept(self, company: Company, upo: str) -> None:
@@ -416,9 +421,9 @@ class TestUpo:
 
 class TestSearch:
     def test_a_kept_session_opens_at_once(
-        self, parts: Parts, company: Company, control: Control
+        self, service: Service, company: Company, control: Control
     ) -> None:
-        session = asked(parts, control, company)
+        session = asked(service, control, company)
         answer = company.get(f"/console/search?number=%20{session.reference_number}")
         assert answer.status_code == 303
         assert answer.headers["Location"] == f"/console/test/sessions/{session.reference_number}"
@@ -433,10 +438,10 @@ class TestSearch:
 
     @pytest.mark.parametrize("by", ["ksef_number", "invoice_number"])
     def test_an_invoice_by_either_number(
-        self, parts: Parts, company: Company, control: Control, database: Any, by: str
+        self, service: Service, company: Company, control: Control, database: Any, by: str
     ) -> None:
-        session = asked(parts, control, company, invoices=[{"invoiceNumber": "FV 1/ą"}])
-        add_synced(database, company.place(), session.ksef_numbers)
+        session = asked(service, control, company, invoices=[{"invoiceNumber": "FV 1/ą"}])
+        add_synced(database, company.account(), session.ksef_numbers)
         number = session.ksef_numbers[0] if by == "ksef_number" else "FV 1/ą"
         text = text_of(
             company.get("/console/search", query_string={"number": number, "lang": "en"})
@@ -446,9 +451,9 @@ class TestSearch:
         assert ("In the company's rows" in text) == (by == "ksef_number")
 
     def test_an_invoice_whose_number_has_a_blank_that_does_not_break(
-        self, parts: Parts, company: Company, control: Control
+        self, service: Service, company: Company, control: Control
     ) -> None:
-        session = asked(parts, control, company, invoices=[{"invoiceNumber": "FV\u00a01"}])
+        session = asked(service, control, company, invoices=[{"invoiceNumber": "FV\u00a01"}])
         answer = company.get("/console/search", query_string={"number": "FV\u00a01"})
         assert session.reference_number in text_of(answer)
         assert company.get("/console/search?number=FV%0A1").status_code == 400
@@ -460,34 +465,34 @@ class TestSearch:
 
 class TestUnlinkedRows:
     def test_of_both_tables_the_newest_first(self, company: Company, database: Any) -> None:
-        add_offline(database, company.place(), ["20260101-SO-X-Y-1", "20260101-SO-X-Y-2"])
-        add_synced(database, company.place(), ["linked"], session="20260101-SO-X-Y-3")
+        add_offline(database, company.account(), ["20260101-SO-X-Y-1", "20260101-SO-X-Y-2"])
+        add_synced(database, company.account(), ["linked"], session="20260101-SO-X-Y-3")
         text = text_of(company.get("/console/test/unlinked?lang=en"))
         assert "2 rows" in text
         assert "OFF/0" in text
         assert "FV/linked" not in text
 
     def test_only_the_newest_are_looked_through(
-        self, parts: Parts, company: Company, database: Any, monkeypatch: pytest.MonkeyPatch
+        self, service: Service, company: Company, database: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(console, "NEWEST", 1)
-        add_synced(database, company.place(), ["old"])
+        add_synced(database, company.account(), ["old"])
         database.execute("UPDATE synced_invoices SET created_at = now() - interval '1 year'")
         database.execute(
             "INSERT INTO synced_invoices (company_nip, environment, ksef_number, invoice_number)"
             f" VALUES ('{company.nip}', 'test', 'new', 'FV/new')"
         )
-        page = console.unlinked(parts, company.place(), skip=0, take=10)
+        page = console.unlinked(company.account(), skip=0, take=10)
         assert [row.invoice_number for row in page.entries] == ["FV/new"]
 
 
 class TestCompanies:
     def test_nothing_of_another_company_is_ever_shown(
-        self, parts: Parts, company: Company, make_company: Any, control: Control, database: Any
+        self, service: Service, company: Company, make_company: Any, control: Control, database: Any
     ) -> None:
-        session = asked(parts, control, company, invoices=[{"invoiceNumber": "FV/SECRET"}])
-        add_synced(database, company.place(), ["5265877635-20260101-ABCDEF-12"])
-        add_offline(database, company.place(), ["20260101-SO-X-Y-1"])
+        session = asked(service, control, company, invoices=[{"invoiceNumber": "FV/SECRET"}])
+        add_synced(database, company.account(), ["5265877635-20260101-ABCDEF-12"])
+        add_offline(database, company.account(), ["20260101-SO-X-Y-1"])
         other = make_company("1111111111", logged_in=False)
         number, ksef_number = session.reference_number, session.ksef_numbers[0]
 

@@ -9,10 +9,10 @@ import pytest
 
 from app import errors
 from app.console import texts
-from app.console.texts import ENGLISH, POLISH, TEXTS
+from app.console.texts import TEXTS
 from app.console.words import Words
 from app.ksef.limits import PUBLISHED
-from app.services.console import FILTERS
+from app.services.operators.overview import FILTERS
 
 FOLDER = Path(texts.__file__).parent
 SOURCES = "\n".join(
@@ -24,6 +24,8 @@ SOURCES = "\n".join(
 PREFIXES = (
     "env_", "state_", "login_by_", "group_", "row_", "for_", "done_", "error_", "why_",
 )  # fmt: skip
+
+ENGLISH, POLISH = TEXTS["en"], TEXTS["pl"]
 
 
 def placeholders(text: str) -> set[str]:

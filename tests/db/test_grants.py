@@ -28,7 +28,7 @@ def test_rights_are_those_that_are_published(database: Any, role: str) -> None:
         name
         for (name,) in database.execute(
             "SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace"
-            " AND relkind IN ('r', 'p', 'v', 'm')"
+            " AND relkind IN ('r', 'p', 'm')"
         )
     ]
     assert set(expected) - {""} <= set(tables)
@@ -43,6 +43,22 @@ def test_rights_are_those_that_are_published(database: Any, role: str) -> None:
         )
         rights = {name for name, has in zip((*RIGHTS, *NEVER), held, strict=True) if has}
         assert rights == expected.get(table, expected[""])[role], table
+
+
+def test_views_are_only_read_and_only_by_the_service(database: Any) -> None:
+    views = database.execute(
+        "SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind = 'v'"
+    )
+    assert views
+    for (view,) in views:
+        for role, may_read in (("ksef_proxy", True), ("erp", False)):
+            rights = {
+                right
+                for right in (*RIGHTS[:3], RIGHTS[3])
+                if database.execute(f"SELECT has_table_privilege('{role}', '{view}', '{right}')")
+                == [(True,)]
+            }
+            assert rights == ({"select"} if may_read else set()), (view, role)
 
 
 @pytest.mark.parametrize("role", ["ksef_proxy", "erp"])

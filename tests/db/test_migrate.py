@@ -16,6 +16,7 @@ from app import clock
 from app.db import migrate as runner
 from app.db.migrate import MIGRATIONS, Patience, migrate, pending
 from app.errors import OperatorError
+from tests.conftest import DatabaseServer
 
 FILES = {
     "0001_birds": "CREATE TABLE birds (name text PRIMARY KEY)",
@@ -181,8 +182,10 @@ def test_who_queues_behind_a_waiting_migration_gets_through(
         pid = holder.info.backend_pid
         holder.rollback()
         assert migrating.result(10) == ["0004_colour"]
-    assert told[0].startswith(f"0004_colour waits for birds, which process {pid} has (")
-    assert told[0].endswith(", a report) (tries left: 99)")
+    assert told[0].startswith("0004_colour waits for a lock; in use are ")
+    assert f"birds by process {pid} (" in told[0]
+    assert ", a report)" in told[0]
+    assert told[0].endswith(" (tries left: 99)")
     assert len(told) >= 3
     assert missing(empty_database.owner_dsn, altering) == []
 
@@ -195,7 +198,7 @@ def test_a_lock_that_is_never_given_is_given_up(empty_database: Any, altering: P
         migrate(empty_database.owner_dsn, altering, patience=patience, tell=told.append)
     assert clock.monotonic() - began >= 3 * patience.lock + 2 * patience.pause
     assert [text[-15:] for text in told] == ["(tries left: 2)", "(tries left: 1)"]
-    assert "0004_colour waits for birds, which process " in str(failure.value)
+    assert "0004_colour waits for a lock; in use are birds by process " in str(failure.value)
     assert str(failure.value).endswith(": given up after 3 tries, which left nothing behind.")
     assert missing(empty_database.owner_dsn, altering) == ["0004_colour"]
     assert migrate(empty_database.owner_dsn, altering) == ["0004_colour"]
@@ -237,16 +240,6 @@ def test_what_takes_long_is_not_cut_off_and_another_migration_waits_for_it(
     assert sorted(applied) == [*FILES, "0004_slow"]
 
 
-def test_a_holder_that_nobody_can_look_at_is_a_lock(empty_database: Any, altering: Path) -> None:
-    """Too short to be seen, or no connection left for looking."""
-    patience = Patience(lock=0.01, tries=1)
-    with (
-        held(empty_database),
-        pytest.raises(OperatorError, match=r"^0004_colour waits for a lock: given up"),
-    ):
-        migrate(empty_database.owner_dsn, altering, patience=patience)
-
-
 # -- others ---------------------------------------------------------------------------------
 
 
@@ -265,5 +258,58 @@ def test_an_old_server_is_refused() -> None:
 
 
 def test_an_unreachable_server_is_an_operators_error(tmp_path: Path) -> None:
-    with pytest.raises(OperatorError, match="cannot be migrated"):
-        migrate(f"postgresql:///x?host={tmp_path}", tmp_path)
+    dsn = f"postgresql://me:Sec-ret@/x?host={tmp_path}"
+    with pytest.raises(OperatorError, match="cannot be migrated") as failure:
+        migrate(dsn, tmp_path)
+    assert f"host={tmp_path}" in str(failure.value)
+    assert "No such file or directory" in str(failure.value)
+    assert "Sec-ret" not in str(failure.value)
+
+
+def test_a_warning_of_a_migration_is_told(empty_database: Any, folder: Path) -> None:
+    (folder / "0004_warns.sql").write_text("DO $$ BEGIN RAISE WARNING 'mind the owl'; END $$")
+    told: list[str] = []
+    migrate(empty_database.owner_dsn, folder, tell=told.append)
+    assert told == ["WARNING:  mind the owl"]
+
+
+def test_limits_of_the_role_are_set_once_and_leave_those_of_an_operator(
+    database_server: DatabaseServer, empty_database: Any, tmp_path: Path
+) -> None:
+    """On a role of the test's own, since that of the service belongs to the whole server."""
+    role = f"{empty_database.name}_role"
+    text = (MIGRATIONS / "0010_role_limits.sql").read_text("utf-8")
+    (tmp_path / "0001_limits.sql").write_text(text.replace("ksef_proxy", role))
+    database_server.execute(f"CREATE ROLE {role}; ALTER ROLE {role} SET lock_timeout = '7s'")
+    try:
+        migrate(empty_database.owner_dsn, tmp_path)
+        [(limits,)] = empty_database.execute(
+            f"SELECT rolconfig FROM pg_roles WHERE rolname = '{role}'"
+        )
+        assert sorted(limits) == [
+            "idle_in_transaction_session_timeout=30s",
+            "lock_timeout=7s",
+            "statement_timeout=3s",
+        ]
+    finally:
+        database_server.execute(f"DROP ROLE {role}")
+
+
+def test_an_owner_who_may_not_limit_the_role_is_told_so(
+    database_server: DatabaseServer, empty_database: Any, tmp_path: Path
+) -> None:
+    owner, role = f"{empty_database.name}_owner", f"{empty_database.name}_role"
+    text = (MIGRATIONS / "0010_role_limits.sql").read_text("utf-8")
+    (tmp_path / "0001_limits.sql").write_text(text.replace("ksef_proxy", role))
+    database_server.execute(f"CREATE ROLE {role}; CREATE ROLE {owner}")
+    try:
+        empty_database.execute(f"GRANT CREATE ON SCHEMA public TO {owner}")
+        database_server.execute(f"GRANT {owner} TO CURRENT_USER")
+        told: list[str] = []
+        dsn = database_server.dsn(empty_database.name, owner)
+        assert migrate(dsn, tmp_path, tell=told.append) == ["0001_limits"]
+        assert len(told) == 3
+        assert f"ALTER ROLE {role} SET lock_timeout = '1500ms' is left to an administ" in told[0]
+    finally:
+        empty_database.execute(f"DROP OWNED BY {owner}")
+        database_server.execute(f"DROP ROLE {role}; DROP ROLE {owner}")

@@ -2,17 +2,22 @@
 
 import os
 import resource
+import select
 import socket
+import socketserver
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any
 
 import psycopg2
 import pytest
+from psycopg2.extensions import make_dsn
 
 from app import clock, errors
 from app.db.pool import Database, PoolTiming, retried
+from app.db.queries import leases, outages, users
+from app.settings import Timing
 
 QUICK = PoolTiming(connect=2, wait=0.05, lock=0.1, statement=3)
 PATIENT = PoolTiming(connect=2, wait=10, lock=0.1, statement=3)
@@ -114,8 +119,9 @@ class TestTransaction:
             assert fetch(connection, "SHOW statement_timeout") == "3s"
             assert fetch(connection, "SHOW lock_timeout") == "100ms"
         [connection] = pool._idle
-        assert fetch(connection, "SHOW statement_timeout") == "0"
-        assert fetch(connection, "SHOW lock_timeout") == "0"
+        # As the connection was made, see `DatabaseServer.dsn`.
+        assert fetch(connection, "SHOW statement_timeout") == "3s"
+        assert fetch(connection, "SHOW lock_timeout") == "1500ms"
 
     def test_a_statement_that_takes_too_long_is_unavailable(self, make_pool: MakePool) -> None:
         pool = make_pool(timing=PoolTiming(connect=2, wait=1, lock=1, statement=0.1))
@@ -237,23 +243,6 @@ class TestLostConnections:
         assert backend(pool) != pid
         hangs_up.join()
 
-    def test_an_idle_one_that_is_closed_as_its_statement_comes_is_replaced(
-        self, pool: Database
-    ) -> None:
-        """It looked alive a moment before; what was not done can be done again."""
-
-        def pid_of(connection: Any) -> int:
-            return int(fetch(connection, "SELECT pg_backend_pid()"))
-
-        pid = pool.run(pid_of)
-        ours, theirs = socket.socketpair()
-        os.dup2(ours.fileno(), pool._idle[0].fileno())
-        ours.close()
-        hangs_up = threading.Thread(target=lambda: theirs.recv(1) and theirs.close())
-        hangs_up.start()
-        assert pool.run(pid_of) != pid
-        hangs_up.join()
-
     def test_one_that_was_closed_is_replaced(self, pool: Database) -> None:
         pid = backend(pool)
         pool._idle[0].close()
@@ -267,6 +256,112 @@ class TestLostConnections:
         assert backend(pool) != pid
 
 
+class Relay(socketserver.ThreadingTCPServer):
+    """Stands between the pool and PostgreSQL. `lose()`: it hangs up instead of passing on the
+    answer that PostgreSQL gives next."""
+
+    def __init__(self, dsn: str) -> None:
+        super().__init__(("127.0.0.1", 0), RelayedConnection)
+        with closing(psycopg2.connect(dsn)) as connection:
+            host, port = connection.info.host, connection.info.port
+        self.to_unix, self.to = host.startswith("/"), (host, port)
+        if self.to_unix:
+            self.to = f"{host}/.s.PGSQL.{port}"
+        host, port = self.server_address
+        self.dsn = make_dsn(dsn, host=host, port=port, sslmode="disable", gssencmode="disable")
+        self.losing = threading.Event()
+
+    def lose(self) -> None:
+        self.losing.set()
+
+
+class RelayedConnection(socketserver.BaseRequestHandler):
+    server: Relay
+
+    def handle(self) -> None:
+        with socket.socket(socket.AF_UNIX if self.server.to_unix else socket.AF_INET) as server:
+            server.connect(self.server.to)
+            other = {self.request: server, server: self.request}
+            while True:
+                for ready in select.select(list(other), [], [])[0]:
+                    passed = ready.recv(65536)
+                    if not passed:
+                        return
+                    if ready is server and self.server.losing.is_set():
+                        self.server.losing.clear()
+                        return
+                    other[ready].sendall(passed)
+
+
+@pytest.fixture
+def relay(database: Any) -> Iterator[Relay]:
+    with Relay(database.service_dsn) as relay:
+        serving = threading.Thread(target=relay.serve_forever, args=(0.01,))
+        serving.start()
+        yield relay
+        relay.shutdown()
+        serving.join()
+
+
+@pytest.fixture
+def relayed(relay: Relay, make_pool: MakePool) -> Database:
+    """A pool that reaches PostgreSQL through the relay, and has a connection already."""
+    pool = make_pool(dsn=relay.dsn)
+    run(pool, "SELECT")
+    return pool
+
+
+class TestLostAnswers:
+    """What PostgreSQL did is done, and whoever asked for it does not know."""
+
+    def test_a_read_is_repeated(self, relayed: Database, relay: Relay) -> None:
+        run(relayed, insert("5265877635"))
+        relay.lose()
+        assert relayed.run(users.get_company, nip="5265877635").nip == "5265877635"
+        relay.lose()
+        assert relayed.rows(outages.all_known) == []
+        assert not relay.losing.is_set()
+
+    def test_a_write_is_not(self, relayed: Database, relay: Relay, database: Any) -> None:
+        relay.lose()
+        with pytest.raises(errors.Unavailable) as caught:
+            relayed.run(outages.count_failure, environment="test")
+        assert not isinstance(caught.value, errors.BrokenOff)
+        assert database.execute("SELECT consecutive_failures FROM outages") == [(1,)]
+
+    def test_a_lease_that_was_taken_is_ours(
+        self, relayed: Database, relay: Relay, database: Any
+    ) -> None:
+        lease = {"name": "x", "holder": "00000000-0000-0000-0000-000000000001"}
+        relay.lose()
+        assert relayed.run(leases.take_lease, **lease, seconds=60.0) == lease["holder"]
+        relay.lose()
+        assert relayed.run(leases.extend_lease, **lease, seconds=60.0) == lease["holder"]
+        other = {**lease, "holder": "00000000-0000-0000-0000-000000000002"}
+        assert relayed.run(leases.take_lease, **other, seconds=60.0) is None
+        relay.lose()
+        relayed.run(leases.release_lease, **lease)
+        assert database.execute("SELECT count(*) FROM leases") == [(0,)]
+
+    def test_a_transaction_that_has_only_begun_may_be_repeated(
+        self, relayed: Database, relay: Relay, database: Any
+    ) -> None:
+        relay.lose()
+        retried(run)(relayed, insert("5265877635"))
+        assert companies(database) == ["5265877635"]
+
+    def test_a_commit_is_not_repeated(self, relayed: Database, relay: Relay, database: Any) -> None:
+        @retried
+        def work() -> None:
+            with relayed.transaction() as connection:
+                outages.count_failure(connection, environment="test")
+                relay.lose()
+
+        with pytest.raises(errors.Unavailable):
+            work()
+        assert database.execute("SELECT consecutive_failures FROM outages") == [(1,)]
+
+
 class TestNoDatabase:
     def test_a_server_that_is_not_there(self, make_pool: MakePool, tmp_path: Any) -> None:
         pool = make_pool(size=1, dsn=f"host={tmp_path} dbname=x")
@@ -274,6 +369,41 @@ class TestNoDatabase:
             with pytest.raises(errors.Unavailable, match="does not answer") as caught:
                 run(pool, "SELECT 1")
             assert str(tmp_path) not in caught.value.detail
+
+    def test_operators_are_told_the_reason(
+        self, make_pool: MakePool, database: Any, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        dsn = make_dsn(database.owner_dsn, dbname="no_such_database", password="Sec-ret")
+        with pytest.raises(errors.Unavailable) as caught:
+            run(make_pool(dsn=dsn), "SELECT 1")
+        [record] = caplog.records
+        reason = record.fields["reason"]  # type: ignore[attr-defined]
+        assert 'database "no_such_database" does not exist' in reason
+        assert " user=" in reason
+        assert reason.startswith("host=")
+        assert "Sec-ret" not in reason
+        assert caught.value.detail == "The database does not answer."
+
+    @pytest.mark.parametrize(
+        "password", ["S3c@ret", "S3c/ret", "S3c:ret?x", "S3c#r%40et", "S3c ret"]
+    )
+    @pytest.mark.parametrize(
+        "shape", ["postgresql://me:{}@[::1]:1/x", "host='{}", "postgres:/me:{}@h"]
+    )
+    def test_no_part_of_a_password_is_told(
+        self,
+        make_pool: MakePool,
+        caplog: pytest.LogCaptureFixture,
+        shape: str,
+        password: str,
+    ) -> None:
+        """Typed as it is into a URL, parts of it pass for a host, a port or a database."""
+        with pytest.raises(errors.Unavailable):
+            run(make_pool(dsn=shape.format(password)), "SELECT 1")
+        [record] = caplog.records
+        reason = record.fields["reason"]  # type: ignore[attr-defined]
+        assert reason
+        assert not any(part in reason for part in ("S3c", "ret", "r@et", "r%40et"))
 
     def test_a_database_that_is_not_migrated(
         self, make_pool: MakePool, empty_database: Any
@@ -353,10 +483,35 @@ class TestRetried:
             database.execute(f"{setting} TO DEFAULT")
 
 
-def test_the_service_has_no_right_to_change_the_schema(pool: Database) -> None:
-    for statement in ("CREATE TABLE own (x int)", "DROP TABLE companies"):
-        with pytest.raises(errors.NotWritable):
-            run(pool, statement)
+@pytest.mark.parametrize("statement", ["CREATE TABLE own (x int)", "DROP TABLE companies"])
+def test_the_service_has_no_right_to_change_the_schema(pool: Database, statement: str) -> None:
+    with pytest.raises(errors.NotWritable):
+        run(pool, statement)
+
+
+def test_a_missing_right_is_told_with_the_role(
+    pool: Database, database: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(errors.Unavailable) as caught:
+        run(pool, "SELECT FROM pg_authid")
+    assert "written" not in caught.value.detail
+    [record] = caplog.records
+    [(me,)] = database.execute("SELECT session_user")
+    assert record.message == "the role lacks a right in the database"
+    assert record.fields == {  # type: ignore[attr-defined]
+        "kind": "InsufficientPrivilege",
+        "sqlstate": "42501",
+        "role": me,
+        "reason": "permission denied for table pg_authid",
+    }
+
+
+def test_the_role_s_limits_are_those_of_transactions(database: Any) -> None:
+    [(limits,)] = database.execute("SELECT rolconfig FROM pg_roles WHERE rolname = 'ksef_proxy'")
+    assert set(limits) >= {
+        f"lock_timeout={round(Timing().lock_timeout * 1000)}ms",
+        f"statement_timeout={round(Timing().statement_timeout)}s",
+    }
 
 
 def add(connection: Any, *, nip: str) -> str:
@@ -371,6 +526,10 @@ def several(connection: Any) -> Iterator[int]:
         yield from (row[0] for row in cursor)
 
 
+def limits(connection: Any) -> tuple[str, str]:
+    return fetch(connection, "SHOW statement_timeout"), fetch(connection, "SHOW lock_timeout")
+
+
 class TestOneStatement:
     def test_is_committed_by_itself(self, pool: Database, database: Any) -> None:
         assert pool.run(add, nip="5265877635") == "5265877635"
@@ -379,18 +538,30 @@ class TestOneStatement:
     def test_rows_are_all_there_when_the_connection_is_given_back(self, pool: Database) -> None:
         assert pool.rows(several) == [1, 2, 3]
 
-    def test_has_the_limits_of_a_transaction_and_leaves_none(
-        self, pool: Database, database: Any
-    ) -> None:
-        def limits(connection: Any) -> tuple[str, str]:
-            return fetch(connection, "SHOW statement_timeout"), fetch(
-                connection, "SHOW lock_timeout"
-            )
+    def test_has_the_limits_of_its_role(self, make_pool: MakePool, database: Any) -> None:
+        dsn = make_dsn(database.owner_dsn, options="-c lock_timeout=70 -c statement_timeout=80")
+        pool = make_pool(dsn=dsn)
 
-        assert pool.run(limits) == ("3s", "100ms")
-        [connection] = pool._idle
-        assert limits(connection) == ("0", "0")
-        assert connection.notices == [], "such as: SET LOCAL outside of a transaction"
+        def sleep(connection: Any) -> None:
+            fetch(connection, "SELECT pg_sleep(5)")
+
+        assert pool.run(limits) == ("80ms", "70ms")
+        with pool.transaction() as connection:
+            assert limits(connection) == ("3s", "100ms")
+        assert pool.run(limits) == ("80ms", "70ms")
+        with pytest.raises(errors.Unavailable, match="does not answer"):
+            pool.run(sleep)
+        assert pool.run(limits), "the pool does not take that for a hanging server"
+
+    def test_is_not_waited_for_without_end_where_the_role_has_none(
+        self, make_pool: MakePool, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("app.db.pool._GRACE", 0.1)
+        pool = make_pool(timing=PoolTiming(connect=2, wait=1, lock=1, statement=0.1))
+        began = clock.monotonic()
+        with pytest.raises(errors.Unavailable, match="does not answer"):
+            pool.run(lambda connection: fetch(connection, "SELECT pg_sleep(3)"))
+        assert clock.monotonic() - began < 2
 
     def test_that_breaks_a_rule_is_taken_back_and_the_connection_stays(
         self, pool: Database, database: Any

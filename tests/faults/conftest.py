@@ -22,8 +22,9 @@ from urllib.parse import urlsplit
 import pytest
 import requests
 
-from app.services import status, upo
-from app.services.parts import Parts
+from app.service import Service
+from app.services.sessions import check as status
+from app.services.upo import fetch as upo
 from app.settings import ENVIRONMENTS, Settings, Timing
 from sandbox.control import Control, SeededSession
 from sandbox.relay import Pass, Relay, start
@@ -191,7 +192,7 @@ class Asker:
     control: Control
     database: Any
     relay: Relay
-    parts: Parts
+    service: Service
     replicas: list[RunningService]
     http: requests.Session
     _turn: Iterator[RunningService] = field(init=False)
@@ -234,10 +235,10 @@ class Asker:
 
     def keep_answers(self) -> None:
         """Ask both once, while all is well."""
-        place = self.company.place()
+        account = self.company.account()
         reference, number = self.session.reference_number, self.session.ksef_numbers[0]
-        status.check_session(self.parts, place, reference)
-        upo.fetch_upo(self.parts, place, reference, number, "xml")
+        status.check_session(account, reference)
+        upo.fetch_upo(account, reference, number, "xml")
         self.control.clear_calls()
 
     def stored(self) -> list[Any]:
@@ -251,8 +252,8 @@ class Asker:
 
     def links(self) -> tuple[Any, Any]:
         """The sessions in the company's rows."""
-        place = self.company.place()
-        return synced_sessions(self.database, place), offline_sessions(self.database, place)
+        account = self.company.account()
+        return synced_sessions(self.database, account), offline_sessions(self.database, account)
 
     def linked(self) -> list[bool]:
         """Of each row, whether it is linked to the session."""
@@ -272,19 +273,19 @@ def asker(
     control: Control,
     database: Any,
     relay: Relay,
-    parts: Parts,
+    service: Service,
     replicas: list[RunningService],
     logged: Logged,
 ) -> Iterator[Asker]:
     company = make_company(NIP, environments=("test",))
     session = control.seed_session("test", NIP, invoices=2)
-    add_synced(database, company.place(), session.ksef_numbers)
-    add_offline(database, company.place(), [session.reference_number])
+    add_synced(database, company.account(), session.ksef_numbers)
+    add_offline(database, company.account(), [session.reference_number])
     relay.drop()
     logged.clear()
     with requests.Session() as http:
         http.trust_env = False
-        yield Asker(company, session, control, database, relay, parts, replicas, http)
+        yield Asker(company, session, control, database, relay, service, replicas, http)
     text = logged.text()
     for secret in SECRETS:
         assert secret not in text

@@ -10,8 +10,8 @@ import requests
 
 from app import clock
 from app.ksef.wire import Token
-from app.services import auth
-from app.services.active_session import ActiveSession
+from app.services.login import credentials
+from app.services.login.tokens import AccessToken
 from sandbox.relay import Cut, Pass
 from tests.faults.conftest import NIP, Asker, Logged
 from tests.service import PASSWORD, Company
@@ -26,12 +26,12 @@ def let_go(asker: Any) -> None:
 
 
 def test_canary(asker: Asker, app: Any, settings: Any, logged: Logged) -> None:
-    place, parts, company = asker.company.place(), asker.parts, asker.company
+    account, service, company = asker.company.account(), asker.service, asker.company
     ksef_token = asker.control.add_token("test", NIP)
-    auth.set_token(parts, place, ksef_token)
+    credentials.store_token(account, ksef_token)
     row = asker.database.execute("SELECT access_token, refresh_token FROM ksef_sessions")[0]
     opened = {
-        purpose: parts.vault.open(
+        purpose: service.vault.open(
             bytes(sealed), company_nip=NIP, environment="test", purpose=purpose
         )
         for purpose, sealed in zip(("access token", "refresh token"), row, strict=True)
@@ -62,7 +62,7 @@ def test_canary(asker: Asker, app: Any, settings: Any, logged: Logged) -> None:
     keep(asker.ask("status"))
     for command in (["sessions"], ["user", "list"], ["rotate-keys"], ["login", "--help"]):
         texts.append(app.test_cli_runner().invoke(args=command).output)
-    texts += [repr(settings), repr(parts), repr(ActiveSession(parts, place))]
+    texts += [repr(settings), repr(service), repr(account), repr(AccessToken(account))]
 
     basic = base64.b64encode(f"{company.email}:{PASSWORD}".encode()).decode()
     key = base64.b64encode(settings.secret_keys[0]).decode()

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 import requests
 
-from app.services import status, upo
-from app.services.parts import Parts
+from app.services.sessions import check as status
+from app.services.upo import fetch as upo
 from sandbox.control import Control
 from tests.answers import HttpAnswer, assert_problem
 from tests.faults.conftest import serve
@@ -190,7 +190,6 @@ def test_table(
     services: dict[bool, str],
     http: requests.Session,
     make_company: Callable[..., Company],
-    parts: Parts,
     control: Control,
     trouble: str,
     said: str,
@@ -199,9 +198,9 @@ def test_table(
     environment = what.environment
     company = make_company(NIP, environments=(environment,))
     stored, cold = control.seed_session(environment, NIP), control.seed_session(environment, NIP)
-    place = company.place(environment)
-    status.check_session(parts, place, stored.reference_number)
-    upo.fetch_upo(parts, place, stored.reference_number, stored.ksef_numbers[0], "xml")
+    account = company.account(environment)
+    status.check_session(account, stored.reference_number)
+    upo.fetch_upo(account, stored.reference_number, stored.ksef_numbers[0], "xml")
     if what.mode:
         control.set_api(environment, available=False, mode=what.mode)
     set_latarnia(control, environment, said)
@@ -272,12 +271,11 @@ def test_simulation_is_409_also_for_what_is_stored_and_asks_nobody(
     services: dict[bool, str],
     http: requests.Session,
     make_company: Callable[..., Company],
-    parts: Parts,
     control: Control,
 ) -> None:
     company = make_company(NIP, environments=("test",))
     session = control.seed_session("test", NIP)
-    status.check_session(parts, company.place(), session.reference_number)
+    status.check_session(company.account(), session.reference_number)
     control.clear_calls()
     http.put(
         f"{services[True]}/outages/test/simulation",

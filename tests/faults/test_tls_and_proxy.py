@@ -3,6 +3,7 @@
 import base64
 import contextlib
 import ipaddress
+import json
 import socket
 import ssl
 import threading
@@ -21,14 +22,14 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from app import create_app, errors
-from app.api.context import EXTENSION
-from app.ksef.retry import NoAnswer
-from app.ksef.transport import Transport
+from app.context import EXTENSION
+from app.ksef.failures import NoAnswer, Retry
+from app.ksef.http import Http
+from app.ksef.login import PUBLIC_KEYS
 from app.settings import Settings
 from tests.answers import assert_problem
 from tests.faults.conftest import ENDPOINTS, Asker
 
-KEYS = "/security/public-key-certificates"
 NOW = datetime.now(UTC)
 ONLY_SIGNS_CERTIFICATES = x509.KeyUsage(
     **dict.fromkeys(
@@ -192,8 +193,8 @@ def door() -> Iterator[Open]:
         yield make
 
 
-def transport(url: str, **kwargs: Any) -> Transport:
-    return Transport("test", f"{url}/test/v2", connect=1, call=2, threads=2, **kwargs)
+def http_to(url: str, **kwargs: Any) -> Http:
+    return Http("test", f"{url}/test/v2", connect=1, call=2, threads=2, **kwargs)
 
 
 @pytest.fixture
@@ -203,9 +204,9 @@ def secure_ksef(door: Open, sandbox: Any, ca: Ca, tmp_path: Path) -> Door:
 
 
 def test_ca_of_the_settings_is_trusted(secure_ksef: Door, ca: Ca) -> None:
-    ksef = transport(f"https://127.0.0.1:{secure_ksef.port}", ca_bundle=str(ca.bundle))
+    ksef = http_to(f"https://127.0.0.1:{secure_ksef.port}", ca_bundle=str(ca.bundle))
     for _ in range(2):
-        assert ksef.send("GET", KEYS).json()
+        assert json.loads(ksef.send(PUBLIC_KEYS).body)
     assert secure_ksef.connections == 1
 
 
@@ -243,7 +244,7 @@ def test_endpoints_before_a_ksef_that_is_not_secure(
             assert_problem(answer, 502, "ksef_unreachable")
             assert answer.json["outage"]["consecutiveFailures"] == 0
             assert tls.connections == number
-    app.extensions[EXTENSION][1].db.close()
+    app.extensions[EXTENSION].db.close()
     assert asker.calls() == []
     assert stored or asker.wrote_nothing()
 
@@ -252,10 +253,11 @@ def test_endpoints_before_a_ksef_that_is_not_secure(
 def test_connection_that_is_not_secure(insecure: tuple[Door, str | None], control: Any) -> None:
     """No retry, no way around it, and nothing was sent."""
     tls, bundle = insecure
-    ksef = transport(f"https://127.0.0.1:{tls.port}", ca_bundle=bundle)
+    ksef = http_to(f"https://127.0.0.1:{tls.port}", ca_bundle=bundle)
     with pytest.raises(errors.KsefUnreachable, match="No secure connection") as failure:
-        ksef.retry.once(lambda: ksef.send("GET", KEYS, bearer="secret"))
+        ksef.send(PUBLIC_KEYS, bearer="secret")
     assert not isinstance(failure.value, NoAnswer)
+    assert Retry(left=0, least=0, most=0).pause_after(failure.value) is None
     assert tls.connections == 1
     assert control.calls() == []
 
@@ -274,12 +276,12 @@ def test_proxy_of_the_settings_is_used(
     proxy = door(certificate=ca.issue(tmp_path) if proxy_tls else None)
     scheme = "https" if proxy_tls else "http"
     url = f"https://127.0.0.1:{secure_ksef.port}" if ksef_tls else sandbox.url
-    ksef = transport(
+    ksef = http_to(
         url,
         ca_bundle=str(ca.bundle),
         proxy_url=f"{scheme}://me:password@127.0.0.1:{proxy.port}",
     )
-    assert ksef.send("GET", KEYS).json()
+    assert json.loads(ksef.send(PUBLIC_KEYS).body)
     [head] = proxy.heads
     assert f"Proxy-Authorization: Basic {base64.b64encode(b'me:password').decode()}" in head
     assert head.startswith("CONNECT " if ksef_tls else "GET http://")
@@ -290,14 +292,14 @@ def test_tls_that_never_begins_ends_in_time(ca: Ca) -> None:
         url = f"https://127.0.0.1:{silent.getsockname()[1]}"
         began = time.monotonic()
         with pytest.raises(errors.KsefUnreachable, match="in time"):
-            transport(url, ca_bundle=str(ca.bundle)).send("GET", KEYS)
+            http_to(url, ca_bundle=str(ca.bundle)).send(PUBLIC_KEYS)
         assert 1 <= time.monotonic() - began <= 3
 
 
 def test_dripping_body_over_tls_ends_in_time(secure_ksef: Door, ca: Ca, control: Any) -> None:
     control.fault("drip", secondsPerByte=0.02)
-    ksef = transport(f"https://127.0.0.1:{secure_ksef.port}", ca_bundle=str(ca.bundle))
+    ksef = http_to(f"https://127.0.0.1:{secure_ksef.port}", ca_bundle=str(ca.bundle))
     began = time.monotonic()
     with pytest.raises(errors.KsefUnreachable, match="in time"):
-        ksef.send("GET", KEYS)
+        ksef.send(PUBLIC_KEYS)
     assert 2 <= time.monotonic() - began <= 4

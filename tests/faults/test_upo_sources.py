@@ -13,13 +13,13 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from app.services import status
+from app.services.sessions import check as status
 from sandbox.relay import Relay, start
 from tests.answers import assert_problem
 from tests.faults.conftest import NIP, Asker
 from tests.journeys.conftest import RunningService
 from tests.journeys.test_tokens_end_together import workers
-from tests.services.test_upo_archive import change_links
+from tests.services.upo.test_fetch import change_links
 
 INTEGRITY, INVALID = "upo_integrity", "ksef_invalid_response"
 OTHER_NIP = "7812019453"
@@ -68,8 +68,8 @@ def strike(asker: Asker, elsewhere: Relay) -> Callable[..., None]:
 @pytest.fixture
 def linked(asker: Asker) -> Asker:
     """The session was checked before: its download links are kept."""
-    place = asker.company.place()
-    status.check_session(asker.parts, place, asker.session.reference_number)
+    account = asker.company.account()
+    status.check_session(account, asker.session.reference_number)
     asker.control.clear_calls()
     return asker
 
@@ -147,13 +147,13 @@ def test_api_without_a_link_before(
 
 
 @pytest.mark.fault(13)
-@pytest.mark.parametrize("service", ["storage", "api"])
-def test_without_a_hash_it_is_archived(linked: Asker, service: str) -> None:
-    if service == "api":
-        linked.database.execute("UPDATE kept_sessions SET links = NULL")
-    linked.control.fault("no-hash", service=service)
+@pytest.mark.parametrize("source", ["storage", "api"])
+def test_without_a_hash_it_is_archived(linked: Asker, source: str) -> None:
+    if source == "api":
+        linked.database.execute("UPDATE kept_invoices SET link = NULL")
+    linked.control.fault("no-hash", service=source)
     assert_given(linked)
-    assert sources(linked) == [f"GET 200 {service}"]
+    assert sources(linked) == [f"GET 200 {source}"]
     assert linked.control.waiting_faults() == []
 
 
@@ -162,9 +162,9 @@ def test_without_a_hash_it_is_archived(linked: Asker, service: str) -> None:
 
 def put_links(asker: Asker, change: Callable[[str], str], **options: Any) -> None:
     asking = SimpleNamespace(
-        parts=asker.parts, place=asker.company.place(), database=asker.database
+        service=asker.service, account=asker.company.account(), database=asker.database
     )
-    change_links(asking, None, change, **options)
+    change_links(asking, change, **options)
 
 
 ELSEWHERE = {

@@ -72,15 +72,15 @@ def running_service(
             stdout=stderr,
             stderr=stderr,
         )
-    service = RunningService(f"http://127.0.0.1:{port}", process, log)
+    server = RunningService(f"http://127.0.0.1:{port}", process, log)
     try:
-        _wait_until_ready(service)
-        yield service
+        _wait_until_ready(server)
+        yield server
     finally:
         if process.poll() is None:
-            service.terminate()
+            server.terminate()
             try:
-                service.wait()
+                server.wait()
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
@@ -96,41 +96,41 @@ def free_port() -> int:
         return port
 
 
-def _wait_until_ready(service: RunningService) -> None:
+def _wait_until_ready(server: RunningService) -> None:
     deadline = time.monotonic() + 60
     with requests.Session() as http:
         http.trust_env = False
-        while time.monotonic() < deadline and service.process.poll() is None:
+        while time.monotonic() < deadline and server.process.poll() is None:
             try:
-                if http.get(f"{service.url}/readyz", timeout=2).status_code == 200:
+                if http.get(f"{server.url}/readyz", timeout=2).status_code == 200:
                     return
             except requests.RequestException:
                 time.sleep(0.05)
-    raise AssertionError(f"the service did not start: {service.log.read_text()}")
+    raise AssertionError(f"the service did not start: {server.log.read_text()}")
 
 
 @pytest.fixture(scope="session")
-def shared_service(
+def shared_server(
     _migrated_database: Any,
     running_sandbox: Any,
     secret_key: bytes,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[RunningService]:
     log = tmp_path_factory.mktemp("service") / "log"
-    with running_service(_migrated_database[0], running_sandbox, secret_key, log) as service:
-        yield service
-    assert service.process.returncode == 0
+    with running_service(_migrated_database[0], running_sandbox, secret_key, log) as server:
+        yield server
+    assert server.process.returncode == 0
     assert b"Traceback" not in log.read_bytes()
 
 
 @pytest.fixture
-def service(shared_service: RunningService, database: Any, sandbox: Any) -> RunningService:
+def server(shared_server: RunningService, database: Any, sandbox: Any) -> RunningService:
     """The running service, before an empty database and a reset sandbox."""
-    return shared_service
+    return shared_server
 
 
 @pytest.fixture
-def start_service(
+def start_server(
     database: Any, sandbox: Any, secret_key: bytes, tmp_path: Path
 ) -> Iterator[Callable[[], RunningService]]:
     """Starts one that the test may stop."""

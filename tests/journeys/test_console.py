@@ -11,7 +11,7 @@ import pytest
 from selenium.common.exceptions import WebDriverException
 
 from app.services import outages
-from app.services.status import check_session
+from app.services.sessions.check import check_session
 from tests.browser import complaints, hosts_asked
 from tests.journeys.conftest import RunningService
 from tests.rows import add_synced
@@ -82,32 +82,32 @@ def until(condition: Callable[[], Any]) -> Any:
 
 
 @pytest.fixture
-def console(browser: Any, service: RunningService) -> Iterator[Callable[[Company], Console]]:
+def console(browser: Any, server: RunningService) -> Iterator[Callable[[Company], Console]]:
     """The console for a user; in the end it has asked nobody else and complained of nothing."""
 
     def for_user(user: Company) -> Console:
         browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", DESKTOP)
         # Remembered by the browser for every tab; a user may not be changed within one run.
         known = f"http://{quote(user.email)}:{quote(PASSWORD)}@"
-        browser.get(f"{service.url.replace('http://', known)}/console?lang=en")
-        return Console(browser, service.url)
+        browser.get(f"{server.url.replace('http://', known)}/console?lang=en")
+        return Console(browser, server.url)
 
     yield for_user
     # Of a PDF, which names none, the browser looks for an icon by itself.
     assert [line for line in complaints(browser) if "/favicon.ico" not in line] == []
     hosts = {host.rpartition("@")[2] for host in hosts_asked(browser)}
-    assert hosts == {service.url.removeprefix("http://")}
+    assert hosts == {server.url.removeprefix("http://")}
     browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
 @pytest.fixture
-def session(company: Company, parts: Any, control: Any, database: Any) -> Any:
+def session(company: Company, control: Any, database: Any) -> Any:
     """A batch of 130 invoices, three of them rejected, asked after and linked."""
     seeded = control.seed_session(
         "test", company.nip, kind="batch", invoices=[{} for _ in range(127)] + [{"status": 450}] * 3
     )
-    add_synced(database, company.place(), seeded.ksef_numbers)
-    check_session(parts, company.place(), seeded.reference_number)
+    add_synced(database, company.account(), seeded.ksef_numbers)
+    check_session(company.account(), seeded.reference_number)
     return seeded
 
 
@@ -166,7 +166,7 @@ def test_the_language_stays(
 
 
 def test_an_admin_rehearses_an_outage(
-    console: Callable[[Company], Console], company: Company, parts: Any
+    console: Callable[[Company], Console], company: Company
 ) -> None:
     it = console(company)
     it.open("/demo")
@@ -177,10 +177,10 @@ def test_an_admin_rehearses_an_outage(
     assert it.text("[role=status]") == "The simulation has begun."
     assert "Simulation" in it.text(".head")
     assert "Próba ąę" in it.text(".told")
-    assert outages.current_outage(parts, company.place("demo"))["source"] == "simulation"
+    assert outages.current(company.account("demo")).source == "simulation"
     it.click("End the simulation")
     assert it.text("[role=status]") == "The simulation has ended."
-    assert outages.current_outage(parts, company.place("demo"))["source"] is None
+    assert outages.current(company.account("demo")).source is None
     it.open("/prod")
     assert it.all("main form") == []
 

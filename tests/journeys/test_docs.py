@@ -15,9 +15,9 @@ SESSION_STATUS = "operations-status-sessionStatus"
 
 
 @pytest.fixture
-def docs(browser: Any, service: Any) -> Any:
+def docs(browser: Any, server: Any) -> Any:
     """The page, once the contract is drawn."""
-    browser.get(f"{service.url}/docs")
+    browser.get(f"{server.url}/docs")
     shows(browser, f"#{SESSION_STATUS}")
     return browser
 
@@ -33,18 +33,18 @@ def click(browser: Any, css: str) -> None:
     WebDriverWait(browser, 20).until(seen.element_to_be_clickable((By.CSS_SELECTOR, css))).click()
 
 
-def test_the_contract_is_drawn_from_this_service_alone(docs: Any, service: Any) -> None:
+def test_the_contract_is_drawn_from_this_service_alone(docs: Any, server: Any) -> None:
     drawn = docs.find_elements(By.CSS_SELECTOR, ".opblock")
     assert len(drawn) == 14
     assert "Polling." in docs.find_element(By.CSS_SELECTOR, ".info").text
     click(docs, f"#{SESSION_STATUS} .opblock-summary-control")
     assert "session_not_found" in shows(docs, f"#{SESSION_STATUS} .responses-wrapper").text
     assert complaints(docs) == []
-    assert hosts_asked(docs) == {service.url.removeprefix("http://")}
+    assert hosts_asked(docs) == {server.url.removeprefix("http://")}
 
 
 def test_it_can_be_tried_with_basic_auth(
-    docs: Any, service: Any, company: Company, control: Any
+    docs: Any, server: Any, company: Company, control: Any
 ) -> None:
     session = control.seed_session("test", company.nip, invoices=1)
     click(docs, ".btn.authorize")
@@ -62,7 +62,7 @@ def test_it_can_be_tried_with_basic_auth(
     assert answer.startswith("200")
     assert session.ksef_numbers[0] in answer
     assert complaints(docs) == []
-    assert hosts_asked(docs) == {service.url.removeprefix("http://")}
+    assert hosts_asked(docs) == {server.url.removeprefix("http://")}
 
 
 def test_no_script_of_others_would_run(docs: Any) -> None:

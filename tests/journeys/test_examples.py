@@ -39,10 +39,10 @@ def needs(program: str) -> None:
 
 
 @pytest.fixture
-def run(service: RunningService, company: Company, tmp_path: Path) -> Run:
+def run(server: RunningService, company: Company, tmp_path: Path) -> Run:
     """Runs an example in a folder of its own: `run(name, reference, url=…)`."""
 
-    def run(name: str, reference: str, url: str = service.url) -> Any:
+    def run(name: str, reference: str, url: str = server.url) -> Any:
         for program in (CLIENTS[name][0], *(["curl"] if name.endswith(".sh") else [])):
             needs(program)
         return subprocess.run(
@@ -116,9 +116,9 @@ def test_rows_are_written_as_the_erp_and_linked(
     assert [number for number, _ in write_and_look()] == ["FV/2026/09/001", "FV/2026/09/002"]
     company.get(f"/invoices/test/status/{session.reference_number}")
     assert write_and_look() == []
-    place = company.place()
-    assert [*synced_sessions(database, place).values()] == [session.reference_number]
-    assert offline_sessions(database, place) == [(session.reference_number,) * 2]
+    account = company.account()
+    assert [*synced_sessions(database, account).values()] == [session.reference_number]
+    assert offline_sessions(database, account) == [(session.reference_number,) * 2]
 
 
 def test_the_sandbox_takes_the_orders_that_its_page_shows() -> None:

@@ -11,12 +11,16 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from app.services.parts import Parts
+import pytest
+
+from app.service import Service
 from sandbox import demo
 from sandbox.control import Control
 from tests.certificates import make
 from tests.hypothesis_profile import fuzzing
 from tests.service import PASSWORD
+
+pytestmark = pytest.mark.slow
 
 PROJECT = Path(__file__).parents[2]
 # What exists is asked for more often than chance would have it.
@@ -39,14 +43,14 @@ MANY = ("--max-examples=400",)
 
 
 def test_every_answer_is_one_of_the_contract(
-    service: Any, parts: Parts, control: Control, database: Any, tmp_path: Path
+    server: Any, service: Service, control: Control, database: Any, tmp_path: Path
 ) -> None:
     certificate = make()
     shown = demo.prepare(
-        parts, control, database.erp_dsn, PASSWORD, certificate.pem + certificate.key_pem()
+        service, control, database.erp_dsn, PASSWORD, certificate.pem + certificate.key_pem()
     )
 
-    run, counts = fuzz(service.url, shown, tmp_path, MANY if fuzzing() else FEW)
+    run, counts = fuzz(server.url, shown, tmp_path, MANY if fuzzing() else FEW)
 
     print(run.stdout, *(f"{times:6} {what}" for what, times in sorted(counts.items())), sep="\n")
     assert run.returncode == 0

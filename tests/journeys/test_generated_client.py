@@ -12,6 +12,8 @@ import pytest
 
 from tests.service import PASSWORD, Company
 
+pytestmark = pytest.mark.slow
+
 NAME = "ksef_proxy_client"
 UNKNOWN = "20260101-SO-0123456789-0123456789-01"
 
@@ -32,11 +34,11 @@ class Client:
 
 
 @pytest.fixture(scope="session")
-def generated(shared_service: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def generated(shared_server: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("client")
     generator = [sys.executable, "-m", "openapi_python_client", "generate", "--meta", "none"]
     made = subprocess.run(
-        [*generator, "--url", f"{shared_service.url}/openapi.json", "--output-path", folder / NAME],
+        [*generator, "--url", f"{shared_server.url}/openapi.json", "--output-path", folder / NAME],
         cwd=folder,
         env={"PATH": str(Path(sys.executable).parent), "NO_COLOR": "1"},  # it formats with ruff
         stdout=subprocess.PIPE,
@@ -52,8 +54,8 @@ def generated(shared_service: Any, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 @pytest.fixture
-def client(generated: Path, service: Any, company: Company) -> Iterator[Client]:
-    made = Client(service.url, company)
+def client(generated: Path, server: Any, company: Company) -> Iterator[Client]:
+    made = Client(server.url, company)
     with made.http:
         yield made
 

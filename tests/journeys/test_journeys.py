@@ -16,8 +16,9 @@ import requests
 from lxml import etree
 
 from app.ksef.certificates import Certificate
-from app.services import auth, users
-from app.services.parts import Parts
+from app.service import Service
+from app.services.login import credentials
+from app.services.operators import users
 from tests.certificates import make
 from tests.rows import add_offline, add_synced, offline_sessions, stored, synced_sessions
 from tests.sandbox.ksef_client import Client, invoice_xml, login_document, zipped
@@ -72,19 +73,18 @@ class Erp:
 
 @pytest.fixture
 def make_erp(
-    service: Any,
+    server: Any,
     http: requests.Session,
     sandbox: Any,
     control: Any,
-    parts: Parts,
     make_company: Callable[..., Company],
 ) -> Callable[..., Erp]:
     """Makes a company that has a KSeF token for test, and logs it in through the service."""
 
     def make(nip: str, *, logged_in: bool = True, role: str = "admin") -> Erp:
         company = make_company(nip, logged_in=False, role=role)
-        auth.set_token(parts, company.place(), control.add_token("test", nip))
-        erp = Erp(service.url, http, company, sandbox, control)
+        credentials.store_token(company.account(), control.add_token("test", nip))
+        erp = Erp(server.url, http, company, sandbox, control)
         if logged_in:
             assert erp.request("POST", "/auth/test").status_code == 200
         return erp
@@ -103,7 +103,7 @@ def erp(make_erp: Callable[..., Erp]) -> Erp:
 def test_online_session_from_the_first_invoice_to_the_receipt(
     erp: Erp, database: Any, control: Any
 ) -> None:
-    place = erp.company.place()
+    account = erp.company.account()
     sender = erp.sender()
 
     earlier = sender.open_session()
@@ -119,8 +119,8 @@ def test_online_session_from_the_first_invoice_to_the_receipt(
         online.send(invoice_xml("FV/3", seller=OTHER_NIP, buyer="9542719034")),  # not ours
         online.send(b"no invoice"),
     ]
-    add_synced(database, place, [original["ksefNumber"]])
-    add_offline(database, place, [references[0], references[3], online.reference])
+    add_synced(database, account, [original["ksefNumber"]])
+    add_offline(database, account, [references[0], references[3], online.reference])
 
     moving = erp.status(online.reference)
     assert moving["status"]["code"] == 100
@@ -148,8 +148,8 @@ def test_online_session_from_the_first_invoice_to_the_receipt(
     assert foreign["status"]["details"]
     assert unreadable["ksefNumber"] is None
 
-    assert synced_sessions(database, place) == {original["ksefNumber"]: earlier.reference}
-    assert offline_sessions(database, place) == [
+    assert synced_sessions(database, account) == {original["ksefNumber"]: earlier.reference}
+    assert offline_sessions(database, account) == [
         (references[0], online.reference),
         (references[3], online.reference),
         (online.reference, online.reference),
@@ -184,18 +184,17 @@ def assert_pdf_holds(pdf: bytes, xml: bytes) -> None:
 
 
 def test_company_with_a_certificate_from_its_login_to_the_receipt(
-    service: Any,
+    server: Any,
     http: requests.Session,
     sandbox: Any,
     control: Any,
-    parts: Parts,
     make_company: Callable[..., Company],
 ) -> None:
     made = make("rsa")
     company = make_company(NIP, logged_in=False)
     control.add_certificate("demo", NIP, made.pem.decode())
-    auth.set_certificate(parts, company.place("demo"), Certificate(made.certificate, made.key))
-    erp = Erp(service.url, http, company, sandbox, control)
+    credentials.store_certificate(company.account("demo"), Certificate(made.certificate, made.key))
+    erp = Erp(server.url, http, company, sandbox, control)
     logged_in = erp.request("POST", "/auth/demo")
     assert logged_in.status_code == 200
     assert logged_in.json()["method"] == "certificate"
@@ -226,9 +225,9 @@ def test_batch_session_of_three_thousand_with_its_rows(
     erp: Erp, database: Any, control: Any
 ) -> None:
     session = control.seed_session("test", NIP, kind="batch", state="moving", invoices=3000)
-    place = erp.company.place()
-    add_synced(database, place, session.ksef_numbers)
-    add_offline(database, place, [session.reference_number] * 2)
+    account = erp.company.account()
+    add_synced(database, account, session.ksef_numbers)
+    add_offline(database, account, [session.reference_number] * 2)
     assert erp.status(session.reference_number)["status"]["code"] in (100, 150)
 
     control.change_session("test", session.reference_number, state="finished")
@@ -239,8 +238,10 @@ def test_batch_session_of_three_thousand_with_its_rows(
     assert [page["referenceNumber"] for page in body["upo"]["pages"]] == control.session(
         "test", session.reference_number
     ).upo_pages
-    assert set(synced_sessions(database, place).values()) == {session.reference_number}
-    assert {linked for _, linked in offline_sessions(database, place)} == {session.reference_number}
+    assert set(synced_sessions(database, account).values()) == {session.reference_number}
+    assert {linked for _, linked in offline_sessions(database, account)} == {
+        session.reference_number
+    }
     linked = stored(database)
     erp.status(session.reference_number)
     assert stored(database) == linked
@@ -300,7 +301,7 @@ def test_no_ksef_session_until_the_login_and_none_after_the_logout(
 
 
 def test_logins_at_both_workers_are_one_for_ksef(
-    make_erp: Callable[..., Erp], control: Any, service: Any
+    make_erp: Callable[..., Erp], control: Any, server: Any
 ) -> None:
     erp = make_erp(NIP, logged_in=False)
     answers: list[Any] = []
@@ -309,7 +310,7 @@ def test_logins_at_both_workers_are_one_for_ksef(
         with requests.Session() as http:
             http.trust_env = False
             answer = http.post(
-                f"{service.url}/auth/test", headers=erp.company.authorization, timeout=30
+                f"{server.url}/auth/test", headers=erp.company.authorization, timeout=30
             )
             answers.append((answer.status_code, answer.text))
 
@@ -325,21 +326,23 @@ def test_logins_at_both_workers_are_one_for_ksef(
 
 
 def test_wrong_password_and_wrong_role(
-    erp: Erp, http: requests.Session, service: Any, parts: Parts, database: Any, control: Any
+    erp: Erp, http: requests.Session, server: Any, service: Service, database: Any, control: Any
 ) -> None:
-    url = f"{service.url}/invoices/test/status/{UNKNOWN}"
+    url = f"{server.url}/invoices/test/status/{UNKNOWN}"
     control.clear_calls()
     wrong = http.get(url, headers=basic(erp.company.email, "wrong"), timeout=10)
     assert (wrong.status_code, wrong.json()["code"]) == (401, "unauthorized")
     assert wrong.headers["WWW-Authenticate"].startswith("Basic ")
 
     email = "viewer@firma.example"
-    users.add_user(parts, email=email, nip=NIP, role="technical", password=PASSWORD)
+    users.add_user(
+        service.db, service.passwords, email=email, nip=NIP, role="technical", password=PASSWORD
+    )
     database.execute(f"UPDATE users SET role = 'viewer' WHERE email = '{email}'")
     viewer = http.get(url, headers=basic(email, PASSWORD), timeout=10)
     assert (viewer.status_code, viewer.json()["code"]) == (403, "forbidden")
 
-    users.disable_user(parts, erp.company.email)
+    users.disable_user(service.db, erp.company.email)
     for _ in range(4):  # whichever worker: remembered passwords do not help
         erp.refused(f"/invoices/test/status/{UNKNOWN}", 401, "unauthorized")
     assert control.calls() == []
@@ -353,18 +356,18 @@ def test_two_companies_do_not_see_each_other_s_anything(
     status = f"/invoices/test/status/{session.reference_number}"
     upo = f"{status}/{session.ksef_numbers[0]}/upo"
     for erp in (mine, theirs):
-        add_synced(database, erp.company.place(), session.ksef_numbers)
-        add_offline(database, erp.company.place(), [session.reference_number])
+        add_synced(database, erp.company.account(), session.ksef_numbers)
+        add_offline(database, erp.company.account(), [session.reference_number])
 
     assert mine.get(status).status_code == mine.get(upo).status_code == 200
     theirs.refused(status, 404, "session_not_found")
     theirs.refused(upo, 404, "upo_not_available")
 
-    assert set(synced_sessions(database, mine.company.place()).values()) == {
+    assert set(synced_sessions(database, mine.company.account()).values()) == {
         session.reference_number
     }
-    assert set(synced_sessions(database, theirs.company.place()).values()) == {None}
-    assert {linked for _, linked in offline_sessions(database, theirs.company.place())} == {None}
+    assert set(synced_sessions(database, theirs.company.account()).values()) == {None}
+    assert {linked for _, linked in offline_sessions(database, theirs.company.account())} == {None}
 
     mine.request("PUT", "/outages/test/simulation", json={"message": "drill"})
     assert theirs.get("/outages/test").json()["outage"]["established"] is False
@@ -393,8 +396,8 @@ def test_simulated_outage_at_every_worker(erp: Erp, control: Any) -> None:
 
 def raw(url: str, request: bytes) -> bytes:
     """The first line of the answer to bytes that no HTTP library would send."""
-    parts = urlsplit(url)
-    with socket.create_connection((parts.hostname, parts.port), timeout=10) as connection:
+    address = urlsplit(url)
+    with socket.create_connection((address.hostname, address.port), timeout=10) as connection:
         connection.sendall(request)
         return connection.recv(4096).split(b"\r\n")[0]
 
@@ -412,9 +415,9 @@ def raw(url: str, request: bytes) -> bytes:
     ids=["long line", "long header", "many headers", "no HTTP", "as it should be"],
 )
 def test_requests_out_of_bounds_are_refused_by_the_server(
-    service: Any, request_bytes: bytes, status: bytes
+    server: Any, request_bytes: bytes, status: bytes
 ) -> None:
-    assert raw(service.url, request_bytes).split(b" ")[1] == status
+    assert raw(server.url, request_bytes).split(b" ")[1] == status
 
 
 @pytest.mark.fault(33)
@@ -423,12 +426,12 @@ def test_requests_out_of_bounds_are_refused_by_the_server(
     [("..", 400), ("..%2f..%2fetc", 404), ("20260101-SO-X%0d%0aA:b", 400), ("%00", 400)],
 )
 def test_odd_references_reach_nobody(
-    erp: Erp, control: Any, service: Any, reference: str, status: int
+    erp: Erp, control: Any, server: Any, reference: str, status: int
 ) -> None:
     control.clear_calls()
     authorization = erp.company.authorization["Authorization"]
     line = raw(
-        service.url,
+        server.url,
         f"GET /invoices/test/status/{reference} HTTP/1.1\r\nHost: x\r\n"
         f"Authorization: {authorization}\r\n\r\n".encode(),
     )
@@ -436,14 +439,12 @@ def test_odd_references_reach_nobody(
     assert control.calls() == []
 
 
-def test_log_names_no_company_no_invoice_and_no_secret(
-    erp: Erp, service: Any, control: Any
-) -> None:
+def test_log_names_no_company_no_invoice_and_no_secret(erp: Erp, server: Any, control: Any) -> None:
     session = control.seed_session("test", NIP)
     request_id = "journey-of-the-log"
     path = f"/invoices/test/status/{session.reference_number}/{session.ksef_numbers[0]}/upo"
     assert erp.get(path, headers={"X-Request-ID": request_id}).status_code == 200
-    log = service.log.read_text()
+    log = server.log.read_text()
     [line] = [line for line in log.splitlines() if request_id in line]
     assert '"status":200' in line
     for secret in (NIP, session.ksef_numbers[0], PASSWORD, erp.company.email):
@@ -453,14 +454,14 @@ def test_log_names_no_company_no_invoice_and_no_secret(
 
 @pytest.mark.fault(29)
 def test_request_in_flight_is_finished_when_the_service_is_stopped(
-    start_service: Any,
+    start_server: Any,
     http: requests.Session,
     sandbox: Any,
     control: Any,
     make_company: Callable[..., Company],
 ) -> None:
-    service = start_service()
-    erp = Erp(service.url, http, make_company(NIP, environments=("test",)), sandbox, control)
+    server = start_server()
+    erp = Erp(server.url, http, make_company(NIP, environments=("test",)), sandbox, control)
     session = control.seed_session("test", NIP, invoices=5)
     control.fault("delay", path="/invoices$", seconds=1.5)
     answers: list[Any] = []
@@ -470,10 +471,10 @@ def test_request_in_flight_is_finished_when_the_service_is_stopped(
     while control.waiting_faults() and time.monotonic() < deadline:
         pass
 
-    service.terminate()
+    server.terminate()
     asking.join(20)
 
     assert [len(body["invoices"]) for body in answers] == [5]
-    assert service.wait() == 0
+    assert server.wait() == 0
     with pytest.raises(requests.ConnectionError):
-        requests.get(f"{service.url}/livez", timeout=2)
+        requests.get(f"{server.url}/livez", timeout=2)

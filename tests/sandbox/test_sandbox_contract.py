@@ -4,6 +4,7 @@ import os
 import re
 
 import pytest
+from msgspec.structs import astuple
 
 from sandbox.access import GROUPS
 from sandbox.app import create_app
@@ -347,7 +348,9 @@ def test_paths_and_quota_groups_are_the_official_ones(contract):
         row = operation["responses"]["429"]["description"].strip().splitlines()[-1]
         *limits, group = [cell.strip() for cell in row.split("|")[2:6]]
         own = GROUPS.get(rule.endpoint, "anonymous")
-        assert limits == ["-" if limit == -1 else str(limit) for limit in LIMITS[own]], path
+        assert limits == ["-" if limit == -1 else str(limit) for limit in astuple(LIMITS[own])], (
+            path
+        )
         assert group == ("-" if own == "anonymous" else own), path
         checked += 1
     assert checked == 23

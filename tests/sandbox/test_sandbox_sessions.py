@@ -1,10 +1,13 @@
 """What became of a session: seeded sessions, states over time, listings, paging, ownership."""
 
+import base64
 import re
 import time
+from datetime import timedelta
 
 import pytest
 
+from sandbox.clock import parse_stamp
 from sandbox.control import ControlError
 from tests.sandbox.ksef_client import NIP, OTHER_NIP
 
@@ -124,6 +127,37 @@ def test_invoices_of_every_kind_can_be_ordered(client, control):
 
     failed = client.get(f"/sessions/{seeded.reference_number}/invoices/failed").json()
     assert [invoice["ordinalNumber"] for invoice in failed["invoices"]] == [2, 3, 4, 7]
+
+
+@pytest.mark.parametrize("kind", ["online", "batch"])
+def test_what_a_seeded_invoice_says_of_its_file_and_its_sending(client, control, kind):
+    order = {"kind": kind, "invoices": [{}, {"offline": True}, {"status": 450}]}
+    seeded = control.seed_session("test", NIP, **order)
+
+    [invoices] = client.pages(seeded.reference_number)
+    hashes = [invoice["invoiceHash"] for invoice in invoices]
+    assert [len(base64.b64decode(text, validate=True)) for text in hashes] == [32] * 3
+    assert len(set(hashes)) == 3
+    again = [invoice["invoiceHash"] for invoice in client.pages(seeded.reference_number)[0]]
+    assert again == hashes
+    names = [invoice["invoiceFileName"] for invoice in invoices]
+    expected = [None] * 3
+    if kind == "batch":
+        expected = [f"faktura_0000{number}.xml" for number in (1, 2, 3)]
+    assert names == expected
+    assert [invoice["invoicingMode"] for invoice in invoices] == ["Online", "Offline", "Online"]
+    for invoice in invoices:
+        created = parse_stamp(client.session(seeded.reference_number)["dateCreated"])
+        assert parse_stamp(invoice["invoicingDate"]) >= created
+
+
+def test_an_open_online_session_says_until_when(client, control):
+    control.freeze()
+    session = client.open_session()
+    until = parse_stamp(client.session(session.reference)["validUntil"])
+    assert until - parse_stamp(control.now()) == timedelta(hours=12)
+    [listed] = client.get("/sessions?sessionType=Online").json()["sessions"]
+    assert parse_stamp(listed["validUntil"]) == until
 
 
 def test_a_batch_moves_from_100_over_150_to_200(client, control):

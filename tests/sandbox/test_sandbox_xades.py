@@ -168,13 +168,20 @@ def test_the_subject_type_fits_the_certificate(make_client, subject, subject_typ
         assert codes(answer) == [21117]
 
 
-@pytest.mark.parametrize("kind", ["rsa-1024", "p384"])
-def test_keys_that_are_too_short(make_client, kind):
-    answer = make_client().start_certificate_login(make(kind))
-    if kind == "p384":
-        assert answer.status_code == 202
-    else:
-        assert codes(answer) == [21115]
+def test_a_key_that_is_too_short(make_client):
+    assert codes(make_client().start_certificate_login(make("rsa-1024"))) == [21115]
+
+
+@pytest.mark.parametrize("kind", ["p384", "p521"])
+def test_longer_elliptic_keys_with_their_digests(make_client, challenge, kind):
+    made = make(kind)
+    assert make_client().start_certificate_login(made).status_code == 202
+
+    method = {"p384": SignatureMethod.ECDSA_SHA384, "p521": SignatureMethod.ECDSA_SHA512}[kind]
+    document = login_document(made, challenge=challenge, method=method)
+    tampered = document.replace(NIP.encode(), OTHER_NIP.encode())
+    assert codes(make_client().send_login_document(tampered)) == [9105]
+    assert make_client().send_login_document(document).status_code == 202
 
 
 def test_wrong_orders_to_the_control_plane(control):

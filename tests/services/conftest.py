@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 
-from app.services.parts import Parts, Place
-from app.services.status import Snapshot, check_session
+from app.account import Account
+from app.service import Service
+from app.services.sessions.check import check_session
+from app.services.sessions.snapshot import Snapshot
 from tests.service import Company
 
 NIP = "5265877635"
@@ -21,13 +23,19 @@ SESSIONS = "GET /{environment}/v2/sessions"
 class Asking:
     """A company that asks after its sessions, and the clock of what is kept for it."""
 
-    parts: Parts
-    place: Place
+    service: Service
     control: Any
     database: Any
 
+    @property
+    def account(self) -> Account:
+        """The company's, as a request has it: each its own."""
+        return self.service.account(NIP, "test")
+
     def check(self, session: Any) -> Snapshot:
-        return check_session(self.parts, self.place, session.reference_number)
+        answer = check_session(self.account, session.reference_number)
+        assert isinstance(answer, Snapshot)
+        return answer
 
     def counts(self) -> dict[str, int]:
         """KSeF's calls since the last look."""
@@ -48,13 +56,14 @@ class Asking:
         )
 
     def seed(self, **order: Any) -> Any:
-        session = self.control.seed_session("test", self.place.company_nip, **order)
+        session = self.control.seed_session("test", NIP, **order)
         self.control.clear_calls()
         return session
 
 
 @pytest.fixture
 def asking(
-    make_company: Callable[..., Company], parts: Parts, control: Any, database: Any
+    make_company: Callable[..., Company], service: Service, control: Any, database: Any
 ) -> Asking:
-    return Asking(parts, make_company(NIP, environments=("test",)).place(), control, database)
+    make_company(NIP, environments=("test",))
+    return Asking(service, control, database)

@@ -183,6 +183,6 @@ def _element(name: str, *content: str) -> str:
     return f"<{name}>{''.join(content)}</{name}>"
 
 
-def joined(parts: Iterable[str]) -> str:
+def joined(service: Iterable[str]) -> str:
     """A text without any white space: how wrapped cells are compared."""
-    return "".join("".join(parts).split())
+    return "".join("".join(service).split())

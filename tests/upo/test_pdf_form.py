@@ -3,6 +3,7 @@
 import hashlib
 import os
 import re
+import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +14,7 @@ import pytest
 from pypdf import PdfReader
 from pypdf.generic import DictionaryObject
 
-from app.upo.pdf import render_upo
+from app.upo.pdf import PDF_VERSION, render_upo
 from app.upo.sheet import wrap
 from app.upo.xml import parse_upo
 from tests.upo import samples
@@ -75,6 +76,35 @@ def test_other_arguments_give_another_file() -> None:
     assert len(files) == 3
     with pytest.raises(KeyError):
         render_upo(upo, xml_sha256=DIGEST, language="de")
+
+
+def version(tree: Path, before: str = "") -> str:
+    """The version of the PDF, as a process of its own says it that imports `app` from `tree`."""
+    program = f"{before}\nfrom app.upo.pdf import PDF_VERSION as version; print(version)"
+    run = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=tree,
+        env={"PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    return run.stdout.strip()
+
+
+def test_the_version_changes_with_the_drawing_reportlab_and_the_fonts(tmp_path: Path) -> None:
+    shutil.copytree(Path(__file__).parents[2] / "app", tmp_path / "app")
+    medium = "path = fontpkg.path; fontpkg.path = lambda family, _: path(family, 500)"
+
+    assert version(tmp_path) == PDF_VERSION
+    others = {
+        version(tmp_path, "import reportlab; reportlab.__version__ = '0'"),
+        version(tmp_path, f"import fontpkg; {medium}"),
+    }
+    with (tmp_path / "app" / "upo" / "labels.py").open("a") as source:
+        source.write("# A change.")
+    others.add(version(tmp_path))
+    assert len(others - {PDF_VERSION}) == 3
 
 
 def test_threads_do_not_get_each_others_glyphs() -> None:
@@ -194,33 +224,32 @@ def _pieces(page: object) -> list[tuple[float, float, float]]:
 class _Monospaced:
     """A face with characters of one point."""
 
+    widths = dict.fromkeys(map(chr, range(128)), 1.0)
+
     def width(self, text: str, size: float) -> float:
         return float(len(text))
-
-    def widths(self, text: str, size: float) -> list[float]:
-        return [1.0] * len(text)
 
 
 @pytest.mark.parametrize(
     ("text", "lines"),
     [
-        ("", ("",)),
-        ("0123456789", ("0123456789",)),
-        ("0123456789A", ("0123456789", "A")),
-        ("012 456789A", ("012 ", "456789A")),
-        ("FV/2026/04/123", ("FV/2026/", "04/123")),
-        ("F/123456789012", ("F/12345678", "9012")),
-        ("0123456789 A", ("0123456789 ", "A")),
-        ("0123456789   A", ("0123456789   ", "A")),
+        ("", [""]),
+        ("0123456789", ["0123456789"]),
+        ("0123456789A", ["0123456789", "A"]),
+        ("012 456789A", ["012 ", "456789A"]),
+        ("FV/2026/04/123", ["FV/2026/", "04/123"]),
+        ("F/123456789012", ["F/12345678", "9012"]),
+        ("0123456789 A", ["0123456789 ", "A"]),
+        ("0123456789   A", ["0123456789   ", "A"]),
     ],
 )
-def test_wrapping_loses_nothing_and_prefers_good_places(text: str, lines: tuple[str, ...]) -> None:
+def test_wrapping_loses_nothing_and_prefers_good_places(text: str, lines: list[str]) -> None:
     assert wrap(text, _Monospaced(), 1.0, 10.0) == lines
     assert "".join(lines) == text
 
 
 def test_a_column_narrower_than_a_character_still_ends() -> None:
-    assert wrap("ab", _Monospaced(), 1.0, 0.5) == ("a", "b")
+    assert wrap("ab", _Monospaced(), 1.0, 0.5) == ["a", "b"]
 
 
 @pytest.mark.fault(34)

@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from datetime import datetime
 from io import BytesIO
@@ -18,6 +19,7 @@ from zoneinfo import ZoneInfo
 import pytest
 from pypdf import PdfReader
 
+from app.upo.labels import EnglishLabels, Labels
 from app.upo.pdf import render_upo
 from app.upo.xml import parse_upo
 from tests.upo import samples
@@ -186,6 +188,12 @@ def test_english_has_the_same_values_and_no_polish_label() -> None:
     assert "1of1" in text
 
 
+def test_each_label_but_the_names_is_in_english_too() -> None:
+    polish = {name for name in vars(Labels) if not name.startswith("_")}
+
+    assert polish - vars(EnglishLabels).keys() == {"system", "test"}
+
+
 @pytest.mark.fault(34)
 def test_ten_thousand_documents_keep_all_numbers_and_hashes_whole() -> None:
     sample = samples.upo(count=10_000)
@@ -202,6 +210,31 @@ def test_ten_thousand_documents_keep_all_numbers_and_hashes_whole() -> None:
         assert text.count("Numer identyfikujący fakturę w KSeF") == 1
     ordinals = re.findall(r"^(\d+) 7191234562-", "\n".join(texts), re.MULTILINE)
     assert ordinals == [str(number) for number in range(1, 10_001)]
+
+
+@pytest.mark.fault(34)
+def test_ten_thousand_documents_are_drawn_in_bounded_memory() -> None:
+    """In a process of its own, whose peak of memory is only what this needs."""
+    program = """
+import sys
+from app.upo.pdf import render_upo
+from app.upo.xml import parse_upo
+from tests.upo import memory
+
+content = sys.stdin.buffer.read()
+before = memory.peak()
+render_upo(parse_upo(content), xml_sha256="0" * 64)
+print(memory.peak() - before)
+"""
+    run = subprocess.run(
+        [sys.executable, "-c", program],
+        input=samples.upo(count=10_000).xml(),
+        capture_output=True,
+        check=True,
+        env={"PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+
+    assert int(run.stdout) < 32 * 1024 * 1024
 
 
 @pytest.mark.parametrize("name", ["Umowa " * 40, "X" * 256, "FV/0O/1lI-" * 25])
@@ -226,7 +259,7 @@ def test_rows_stay_whole_at_the_end_of_a_page(name: str) -> None:
         ("שלום/1", "▯▯▯▯/1"),
         ("فاتورة-1", "▯▯▯▯▯▯-1"),
         ("FV😀1", "FV▯1"),
-        ("FV\u200b1\u202e2\u00ad3\ufeff4", "FV▯1▯2▯3▯4"),
+        ("FV1\u202e2\u200d3\u20664", "FV1▯2▯3▯4"),
         ("FV\u00851\u2028\ue0002", "FV▯1▯▯2"),
     ],
 )
@@ -239,10 +272,57 @@ def test_characters_that_would_not_be_seen_are_replaced_and_that_is_said(
     assert "Znak ▯ zastępuje znak" in texts[0]
 
 
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("FV\u20101\u20112", "FV-1-2"),
+        ("Żuk\u2010Ж\u20111", "Żuk-Ж-1"),
+        # Places where a line may or may not break.
+        ("FV\u200b1\u00ad2\u20603\ufeff4", "FV1234"),
+        ("\u200b", ""),
+        # Spaces of set widths.
+        ("FV\u202f1\u20092\u30003", "FV 1 2 3"),
+    ],
+)
+def test_characters_that_look_like_another_or_like_nothing_are_drawn_so(
+    text: str, shown: str
+) -> None:
+    document = samples.document(invoice_number=text)
+    texts = page_texts(render(samples.UpoSample((document,)).xml()))
+
+    row = f"{document.ksef_number} {shown} {document.seller_nip}"
+    assert " ".join(row.split()) in " ".join(texts[0].split())
+    assert "▯" not in texts[0]
+
+
 def test_nothing_is_said_about_replaced_characters_where_there_are_none() -> None:
     content = samples.UpoSample((samples.document(invoice_number="▯ Ж α Ż"),)).xml()
 
     assert "zastępuje" not in page_texts(render(content))[0]
+
+
+@pytest.mark.parametrize(
+    ("issuer", "environment", "is_marked"),
+    [
+        (samples.PRODUCTION_ISSUER, "prod", False),
+        (samples.PRODUCTION_ISSUER, "test", True),
+        (samples.PRODUCTION_ISSUER, "demo", True),
+        (samples.TEST_ISSUER, "prod", True),
+        (samples.TEST_ISSUER, "test", True),
+        # Whoever draws a file knows its issuer only.
+        (samples.PRODUCTION_ISSUER, None, False),
+        (samples.TEST_ISSUER, None, True),
+    ],
+)
+def test_only_what_production_issued_in_production_is_not_marked_as_a_test(
+    issuer: str, environment: str | None, is_marked: bool
+) -> None:
+    upo = parse_upo(samples.upo(count=60, issuer=issuer).xml())
+    texts = page_texts(render_upo(upo, xml_sha256="0" * 64, environment=environment))
+
+    assert len(texts) > 1
+    for text in texts:
+        assert ("TEST Dokument spoza środowiska produkcyjnego" in text) is is_marked
 
 
 @pytest.mark.parametrize(

@@ -367,6 +367,14 @@ def test_a_bomb_is_refused(bomb: str, reason: str) -> None:
     assert reason in refused(exploding(bomb))
 
 
+def test_unknown_elements_may_be_nested_64_deep() -> None:
+    def nested(depth: int) -> bytes:
+        return samples.upo(signature="<x>" * depth + "</x>" * depth).xml()
+
+    assert parse_upo(nested(64)) == parse_upo(nested(0))
+    assert "too many elements" in refused(nested(65))
+
+
 @pytest.mark.parametrize("bomb", ["many elements", "space", "many attributes", "comment"])
 def test_a_bomb_is_refused_in_bounded_memory(bomb: str) -> None:
     """In a process of its own, whose peak of memory is only what this needs."""

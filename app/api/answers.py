@@ -1,0 +1,346 @@
+"""What is answered: Structs that are encoded, and that are the schemas of `/openapi.json`.
+
+Callers must ignore members that they do not know: new ones may be added at any time.
+"""
+
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
+
+from app.settings import ENVIRONMENTS
+
+# -- Types. One with a title and a choice is a type of its own in generated clients.
+
+Count = Annotated[int, Meta(ge=0)]
+Moment = Annotated[str, Meta(extra_json_schema={"format": "date-time"})]
+"""RFC 3339, in the response time zone."""
+LocalTime = Annotated[str, Meta(pattern=r"^\d{4}-\d{2}-\d{2} \d{2}:\d{2}:\d{2}$")]
+"""YYYY-MM-DD HH:MM:SS in the response time zone."""
+Base64 = Annotated[str, Meta(extra_json_schema={"format": "byte", "contentEncoding": "base64"})]
+Environment = Annotated[str, Meta(title="Environment", extra_json_schema={"enum": [*ENVIRONMENTS]})]
+EnvironmentState = Annotated[
+    str,
+    Meta(
+        title="EnvironmentState",
+        extra_json_schema={"enum": ["available", "outage", "simulation", "unknown"]},
+    ),
+]
+DocType = Annotated[str, Meta(title="DocType", extra_json_schema={"enum": ["xml", "pdf"]})]
+DocumentMediaType = Annotated[
+    str,
+    Meta(
+        title="DocumentMediaType",
+        extra_json_schema={"enum": ["application/xml", "application/pdf"]},
+    ),
+]
+RowTable = Annotated[
+    str,
+    Meta(title="RowTable", extra_json_schema={"enum": ["synced_invoices", "offline_invoices"]}),
+]
+LoginMethod = Annotated[
+    str, Meta(title="LoginMethod", extra_json_schema={"enum": ["token", "certificate"]})
+]
+OutageCategory = Annotated[
+    str,
+    Meta(
+        title="OutageCategory",
+        extra_json_schema={"enum": ["FAILURE", "TOTAL_FAILURE", "MAINTENANCE"]},
+    ),
+]
+OutageSource = Annotated[
+    str,
+    Meta(
+        title="OutageSource",
+        extra_json_schema={"enum": ["simulation", "latarnia", "breaker"]},
+    ),
+]
+OutageDuty = Annotated[
+    str,
+    Meta(
+        title="OutageDuty",
+        extra_json_schema={
+            "enum": ["next_working_day_after_end", "seven_working_days_after_end", "none"]
+        },
+    ),
+]
+HealthStatus = Annotated[str, Meta(title="HealthStatus", extra_json_schema={"enum": ["ok"]})]
+ProblemCode = Annotated[str, Meta(title="ProblemCode")]  # `openapi` adds the codes
+
+
+class Answer(msgspec.Struct, kw_only=True, rename="camel", gc=False):
+    """What all have in common: camelCase on the wire."""
+
+
+# -- Sessions and invoices.
+
+
+class SessionStatusCode(Answer, kw_only=True):
+    code: Annotated[
+        int, Meta(description="KSeF's code: 100, 150, 170 still moving; from 200 on final")
+    ]
+    description: Annotated[str, Meta(description="KSeF's own words")]
+
+
+class InvoiceStatusCode(SessionStatusCode, kw_only=True):
+    details: Annotated[Sequence[str], Meta(description="KSeF's details, maybe none")]
+
+
+class DuplicateOf(Answer, kw_only=True):
+    ksef_number: Annotated[str, Meta(description="KSeF number of the original invoice")]
+    reference_number: Annotated[
+        str | None,
+        Meta(description="Session in which the original was sent; null where KSeF names none"),
+    ]
+
+
+class SessionInvoice(Answer, kw_only=True):
+    ordinal_number: Annotated[
+        Count, Meta(description="Place of the invoice in the session, from 1")
+    ]
+    invoice_number: Annotated[str | None, Meta(description="The seller's number of the invoice")]
+    ksef_number: Annotated[
+        str | None, Meta(description="Null while the invoice is moving, or where it was rejected")
+    ]
+    acquisition_date: Annotated[
+        LocalTime | None,
+        Meta(description="When KSeF gave the invoice its number"),
+    ]
+    status: InvoiceStatusCode
+    reference_number: Annotated[str, Meta(description="KSeF's own reference number of the invoice")]
+    duplicate_of: Annotated[DuplicateOf | UnsetType, Meta(description="Only with code 440")] = UNSET
+
+
+class UpoPageReference(Answer, kw_only=True):
+    reference_number: Annotated[
+        str, Meta(description="Reference number of a page of the session's collective UPO")
+    ]
+
+
+class SessionUpo(Answer, kw_only=True):
+    pages: Annotated[list[UpoPageReference], Meta(description="Its pages, maybe none yet")]
+
+
+class SessionAnswer(Answer, kw_only=True):
+    reference_number: Annotated[str, Meta(description="The reference number asked for")]
+    status: SessionStatusCode
+    date_created: Annotated[
+        LocalTime,
+        Meta(description="When the session was begun"),
+    ]
+    date_updated: Annotated[
+        LocalTime,
+        Meta(description="When KSeF last changed it"),
+    ]
+    total_invoice_count: Annotated[Count, Meta(description="Invoices of the session")]
+    successful_invoice_count: Annotated[Count, Meta(description="Accepted invoices")]
+    failed_invoice_count: Annotated[Count, Meta(description="Rejected invoices")]
+    invoices: Annotated[
+        list[SessionInvoice],
+        Meta(description="All invoices of the session (up to 10,000), by ordinalNumber"),
+    ]
+    final: Annotated[bool, Meta(description="Nothing of this answer will change any more")]
+    upo: SessionUpo
+    next_check_after: Annotated[
+        Count | UnsetType,
+        Meta(description="Seconds until asking again is worth it; only while moving"),
+    ] = UNSET
+    checked_at: Annotated[Moment, Meta(description="When KSeF was last asked")]
+
+
+class FoundRow(Answer, kw_only=True):
+    table: Annotated[RowTable, Meta(description="The table of the row")]
+    invoice_number: Annotated[str, Meta(description="The seller's number of the invoice")]
+    ksef_number: Annotated[str | None, Meta(description="KSeF number")]
+    ksef_reference_number: Annotated[
+        str | None, Meta(description="Reference number, in offline_invoices")
+    ]
+    session_reference_number: Annotated[
+        str | None, Meta(description="The session that the row is linked to")
+    ]
+    linked_at: Annotated[Moment | None, Meta(description="When it was linked")]
+
+
+class FoundInvoice(SessionInvoice, kw_only=True):
+    session_reference_number: Annotated[str, Meta(description="The session that holds the invoice")]
+    final: Annotated[bool, Meta(description="Nothing of the session will change any more")]
+    checked_at: Annotated[Moment, Meta(description="When KSeF was last asked after the session")]
+    upo_archived: Annotated[bool, Meta(description="The UPO is given without asking KSeF")]
+
+
+class FoundAnswer(Answer, kw_only=True):
+    rows: Annotated[list[FoundRow], Meta(description="The company's own rows of the invoice")]
+    answers: Annotated[
+        list[FoundInvoice],
+        Meta(description="The invoice in the kept answers of KSeF, by session"),
+    ]
+
+
+# -- UPOs.
+
+
+class UpoAnswer(Answer, kw_only=True):
+    ksef_number: Annotated[str, Meta(description="The KSeF number asked for")]
+    reference_number: Annotated[str, Meta(description="The session asked for")]
+    doc_type: Annotated[DocType, Meta(description="The document's format")]
+    content_type: Annotated[DocumentMediaType, Meta(description="Its media type")]
+    content: Annotated[Base64, Meta(description="The document, Base64")]
+    file_name: Annotated[str, Meta(description="A name to store it under")]
+
+
+class UpoPageAnswer(Answer, kw_only=True):
+    reference_number: Annotated[str, Meta(description="Reference number of the page")]
+    file_name: Annotated[str, Meta(description="A name to store it under")]
+    content: Annotated[Base64, Meta(description="The document, Base64")]
+
+
+class SessionUpoAnswer(Answer, kw_only=True):
+    reference_number: Annotated[str, Meta(description="The session asked for")]
+    doc_type: Annotated[DocType, Meta(description="The document's format")]
+    content_type: Annotated[DocumentMediaType, Meta(description="Its media type")]
+    pages: Annotated[list[UpoPageAnswer], Meta(description="Its pages, in order")]
+
+
+# -- The company's KSeF session.
+
+
+class KsefSessionAnswer(Answer, kw_only=True):
+    environment: Annotated[Environment, Meta(description="KSeF environment")]
+    nip: Annotated[str, Meta(description="The company's NIP", pattern="^[0-9]{10}$")]
+    method: Annotated[LoginMethod, Meta(description="With what the company was logged in")]
+    authenticated_at: Annotated[Moment, Meta(description="When the company was logged in")]
+    access_token_valid_until: Annotated[
+        Moment, Meta(description="End of the access token; it is renewed before")
+    ]
+    refresh_token_valid_until: Annotated[
+        Moment, Meta(description="End of the refresh token; a new login replaces it")
+    ]
+    certificate_valid_until: Annotated[
+        Moment | None,
+        Meta(
+            description="End of the stored certificate, for the next login; null where a KSeF"
+            " token is stored"
+        ),
+    ]
+
+
+# -- Outages and the state of the service.
+
+
+class OutageMessage(Answer, kw_only=True):
+    title: Annotated[str, Meta(description="Title")]
+    text: Annotated[str, Meta(description="Text")]
+    start: Annotated[Moment, Meta(description="Begin")]
+    end: Annotated[Moment | None, Meta(description="End")]
+    category: Annotated[OutageCategory, Meta(description="What kind of outage")]
+
+
+class Outage(Answer, kw_only=True):
+    established: Annotated[
+        bool,
+        Meta(description="KSeF is known to be down, or so simulated; else suspicion at most"),
+    ]
+    since: Annotated[
+        Moment | None,
+        Meta(description="Begin of the outage, or of the failures where none is established"),
+    ]
+    consecutive_failures: Annotated[
+        Count, Meta(description="Calls in a row that failed as if KSeF were down")
+    ]
+    source: Annotated[OutageSource | None, Meta(description="Who established the outage")]
+    messages: Annotated[
+        list[OutageMessage], Meta(description="What Latarnia, or the simulation, says of it")
+    ]
+    duty: Annotated[
+        OutageDuty | None,
+        Meta(description="By when offline invoices must be sent to KSeF, where Latarnia set it"),
+    ]
+
+
+class OutageAnswer(Answer, kw_only=True):
+    environment: Annotated[Environment, Meta(description="KSeF environment")]
+    outage: Outage
+
+
+class EnvironmentStates(Answer, kw_only=True):
+    test: Annotated[EnvironmentState, Meta(description="KSeF's test environment")]
+    demo: Annotated[EnvironmentState, Meta(description="KSeF's demo environment")]
+    prod: Annotated[EnvironmentState, Meta(description="KSeF's production")]
+
+
+class ServiceStatus(Answer, kw_only=True):
+    version: Annotated[str, Meta(description="Version of the service")]
+    environments: EnvironmentStates
+
+
+class Health(Answer, kw_only=True):
+    status: Annotated[HealthStatus, Meta(description="Always ok; else there is a problem")]
+
+
+# -- Problems.
+
+
+class KsefSaid(Answer, kw_only=True):
+    http_status: Annotated[int, Meta(description="KSeF's HTTP status")]
+    code: Annotated[int | None, Meta(description="KSeF's own code, if it gave one")]
+    description: Annotated[str | None, Meta(description="KSeF's own words")]
+    trace_id: Annotated[str | None, Meta(description="KSeF's trace id, for its support")]
+
+
+class Problem(Answer, kw_only=True):
+    """RFC 9457, with the members of the contract."""
+
+    type: Annotated[str, Meta(description="urn:ksef-proxy:problem:{code}")]
+    title: Annotated[str, Meta(description="The code in words")]
+    status: Annotated[int, Meta(description="The HTTP status")]
+    detail: Annotated[str, Meta(description="What happened, for a person")]
+    code: Annotated[ProblemCode, Meta(description="What happened, for a program")]
+    request_id: Annotated[str, Meta(description="Stands in the log, and in X-Request-ID")]
+    errors: Annotated[
+        dict[str, list[str]] | UnsetType, Meta(description="What is wrong, by parameter")
+    ] = UNSET
+    retry_after: Annotated[
+        Count | UnsetType,
+        Meta(description="Seconds until asking again is worth it; also in Retry-After"),
+    ] = UNSET
+    ksef: KsefSaid | UnsetType = UNSET
+    outage: Outage | UnsetType = UNSET
+
+
+ALL = (
+    SessionAnswer,
+    FoundAnswer,
+    UpoAnswer,
+    SessionUpoAnswer,
+    KsefSessionAnswer,
+    OutageAnswer,
+    ServiceStatus,
+    Health,
+    Problem,
+)
+
+
+def schemas() -> dict[str, Any]:
+    """The JSON Schemas of all answers, by name, for the components of an OpenAPI document."""
+    _, components = msgspec.json.schema_components(ALL, ref_template="#/components/schemas/{name}")
+    choices: dict[str, Any] = {}
+    found = {name: _hoisted(schema, choices) for name, schema in components.items()}
+    return {**choices, **found}
+
+
+def _hoisted(schema: Any, choices: dict[str, Any]) -> Any:
+    """The schema with every titled choice as a component of its own, put into `choices`.
+
+    So generated clients have one type for it.
+    """
+    if isinstance(schema, list):
+        return [_hoisted(one, choices) for one in schema]
+    if not isinstance(schema, dict):
+        return schema
+    if "title" in schema and schema.get("type") == "string":
+        named = {key: schema[key] for key in ("type", "enum") if key in schema}
+        choices[schema["title"]] = named
+        about = {key: schema[key] for key in ("description",) if key in schema}
+        return {"$ref": f"#/components/schemas/{schema['title']}", **about}
+    return {key: _hoisted(value, choices) for key, value in schema.items()}

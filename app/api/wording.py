@@ -1,0 +1,138 @@
+"""The `detail` of every 409 and 502: sentences that tell an accountant what to do.
+
+They are in the language of `MESSAGE_LANGUAGE`. What to do in an outage follows KSeF's
+documentation of the offline modes (`tryby-offline`).
+"""
+
+from collections.abc import Mapping
+from datetime import datetime
+
+from app import errors
+from app.api.responses import rfc3339
+from app.context import settings
+from app.services.login.credentials import BLOCKED, LoginRefused
+from app.services.outages import Evidence
+
+_DUTIES = {
+    "en": {
+        "next_working_day_after_end": (
+            "Issue invoices offline and send them to KSeF by the next working day after the"
+            " maintenance ends."
+        ),
+        "seven_working_days_after_end": (
+            "Issue invoices offline and send them to KSeF within seven working days after the"
+            " failure ends."
+        ),
+        "none": (
+            "The Ministry has announced a total failure: issue invoices outside of KSeF; they need"
+            " not be sent to it."
+        ),
+        None: (
+            "The Ministry has not announced it, as far as is known: issue invoices in the mode"
+            " offline24 and send them to KSeF by the next working day after the day of issue."
+        ),
+    },
+    "pl": {
+        "next_working_day_after_end": (
+            "Wystawiaj faktury offline i prześlij je do KSeF najpóźniej w następnym dniu roboczym"
+            " po zakończeniu prac serwisowych."
+        ),
+        "seven_working_days_after_end": (
+            "Wystawiaj faktury offline i prześlij je do KSeF w ciągu siedmiu dni roboczych po"
+            " zakończeniu awarii."
+        ),
+        "none": (
+            "Ministerstwo ogłosiło awarię całkowitą: wystawiaj faktury poza KSeF; nie trzeba ich"
+            " do niego przesyłać."
+        ),
+        None: (
+            "Ministerstwo, o ile wiadomo, jej nie ogłosiło: wystawiaj faktury w trybie offline24 i"
+            " prześlij je do KSeF najpóźniej w następnym dniu roboczym po dniu wystawienia."
+        ),
+    },
+}
+_SINCE = {
+    ("en", "latarnia"): "KSeF has been down since {since}, as the Ministry has announced.",
+    ("en", "breaker"): "KSeF has not answered any calls since {since}.",
+    ("pl", "latarnia"): "KSeF nie działa od {since}, co ogłosiło Ministerstwo.",
+    ("pl", "breaker"): "KSeF nie odpowiada na żadne wywołania od {since}.",
+}
+_NO_OUTAGE = {
+    "en": "An outage of KSeF is not established: wait, and ask again.",
+    "pl": "Nie stwierdzono awarii KSeF: poczekaj i zapytaj ponownie.",
+}
+_NO_USE = {
+    "en": "An outage of KSeF is not established, and asking again will not help.",
+    "pl": "Nie stwierdzono awarii KSeF, a ponowienie zapytania nie pomoże.",
+}
+_AN_OUTAGE = {
+    "en": "Apart from this, an outage of KSeF is established.",
+    "pl": "Niezależnie od tego stwierdzono awarię KSeF.",
+}
+_REFUSED = "KSeF odrzucił poświadczenie firmy."
+_BLOCKED = "Musi zadziałać operator: zapisać poświadczenie na nowo albo wykonać polecenie `login`."
+_POLISH = {
+    errors.KsefError.code: "KSeF odmówił albo zawiódł.",
+    errors.KsefRateLimited.code: "Limit zapytań tej firmy do KSeF jest wyczerpany.",
+    errors.KsefUnreachable.code: "Nie ma połączenia z KSeF albo nie odpowiedział na czas.",
+    errors.KsefInvalidResponse.code: "Odpowiedź KSeF jest niezgodna z jego dokumentacją.",
+    errors.UpoIntegrity.code: "Otrzymane UPO nie jest tym, o które pytano, albo jest uszkodzone.",
+}
+
+
+def told(
+    error: errors.ProxyError,
+    kind: type[errors.ProxyError],
+    outage: Evidence,
+    environment: str,
+    language: str,
+) -> str:
+    """The `detail` of a 409 or 502: of this error, answered as one of this kind.
+
+    `outage` is the evidence; `language` is en or pl.
+    """
+    if kind is errors.OutageSimulation:
+        return simulation(outage, environment, language)
+    if kind is errors.KsefOutage:
+        return established(outage, _local(outage.since), language)
+    happened = _in_polish(error) if language == "pl" else error.detail
+    return f"{happened} {_then(error, outage)[language]}"
+
+
+def _then(error: errors.ProxyError, outage: Evidence) -> Mapping[str, str]:
+    if outage.established:
+        return _AN_OUTAGE
+    in_vain = isinstance(error, errors.KsefFailure) and not error.may_pass
+    return _NO_USE if in_vain else _NO_OUTAGE
+
+
+def _local(moment: datetime | None) -> str:
+    return rfc3339(moment, settings().response_timezone) or ""
+
+
+def _in_polish(error: errors.ProxyError) -> str:
+    """What happened, with KSeF's own words, which are Polish."""
+    refused = isinstance(error, LoginRefused)
+    sentences = [_REFUSED if refused else _POLISH[error.code]]
+    if error.ksef and error.ksef.description:
+        sentences.append(f"KSeF: {error.ksef.description.rstrip('.')}.")
+    if refused and error.ksef and error.ksef.code == BLOCKED:
+        sentences.append(_BLOCKED)
+    return " ".join(sentences)
+
+
+def established(outage: Evidence, since: str, language: str) -> str:
+    """Since when KSeF is down (`since`, in words), who says so, and what the company must do."""
+    begun = _SINCE[language, outage.source or "breaker"].format(since=since)
+    return f"{begun} {_DUTIES[language][outage.duty]}"
+
+
+def simulation(outage: Evidence, environment: str, language: str) -> str:
+    """Since when, until when and why an outage is being simulated."""
+    [event] = outage.messages
+    since, end, text = _local(outage.since), _local(event.end), event.text
+    if language == "pl":
+        until = f" do {end}" if end else ""
+        return f"Symulacja awarii KSeF w środowisku {environment} od {since}{until}: {text}"
+    until = f" until {end}" if end else ""
+    return f"An outage of KSeF has been simulated in {environment} since {since}{until}: {text}"

@@ -1,0 +1,80 @@
+"""Removing a company: what it has in the database, and how that is deleted."""
+
+from dataclasses import dataclass
+
+from app import clock, errors
+from app.account import Account
+from app.db.pool import Database
+from app.db.queries import companies as queries
+from app.errors import OperatorError
+from app.service import Service
+from app.services.login import session
+from app.services.operators import audit, purge
+
+
+@dataclass(frozen=True, slots=True)
+class Holdings:
+    """How much a company has in the database.
+
+    `logged_in`: the environments in which it has a KSeF session; `answers`: its kept answers;
+    `rows_that_stay`: its invoice rows in both tables, which are not removed with it.
+    """
+
+    users: int
+    credentials: int
+    logged_in: tuple[str, ...]
+    answers: int
+    upos: int
+    rows_that_stay: int
+
+
+def holdings(db: Database, nip: str) -> Holdings:
+    """What `remove` would remove; OperatorError if there is no such company, or nothing is left."""
+    row = db.run(queries.holdings, nip=nip)
+    if row is None or (row.removed_at is not None and not row.answers + row.upos):
+        raise OperatorError(f"There is no company {nip}.")
+    return Holdings(
+        row.users, row.credentials, tuple(row.logged_in), row.answers, row.upos, row.rows_that_stay
+    )
+
+
+def remove(service: Service, nip: str) -> list[str]:
+    """Remove a company: users, credentials, KSeF sessions, documents, the quota's ledger.
+
+    Its invoice rows and their links stay. If it is interrupted while deleting documents, calling it
+    again goes on. Returns the environments whose KSeF session could not be revoked at KSeF; raises
+    OperatorError as `holdings` does.
+    """
+    had = holdings(service.db, nip)
+    not_revoked = [name for name in had.logged_in if not _revoked(service.account(nip, name))]
+    with service.db.transaction() as connection:
+        for remove_from in (
+            queries.remove_sessions,
+            queries.remove_credentials,
+            queries.remove_users,
+            queries.remove_simulations,
+            queries.remove_refusals,
+            queries.remove_calls,
+            queries.remove_limits,
+            queries.mark_removed,
+        ):
+            remove_from(connection, nip=nip)
+        audit.note(
+            connection,
+            audit.What.COMPANY_REMOVED,
+            company_nip=nip,
+            detail=f"{had.users} users, {had.credentials} credentials, {had.answers} answers, "
+            f"{had.upos} UPOs",
+        )
+    purge.delete(service.db, company_nip=nip)
+    return not_revoked
+
+
+def _revoked(account: Account) -> bool:
+    """Whether KSeF has ended the session; it is forgotten here in any case."""
+    try:
+        with clock.within(account.timing.request):
+            session.log_out(account)
+    except errors.ProxyError:
+        return False
+    return True

@@ -1,0 +1,83 @@
+"""Metrics that come from the database, and so are the same in every replica."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from app import errors
+from app.db.migrate import pending
+from app.db.pool import Database
+from app.db.queries import figures as queries
+from app.ksef.limits import PUBLISHED
+from app.settings import Timing
+from app.version import VERSION
+
+HELP = {
+    "build_info": "1, with the version of the service",
+    "database_up": "1 where the database answers; without it the figures below are missing",
+    "certificate_end_timestamp_seconds": "When the first of the stored KSeF certificates ends",
+    "refused_credentials": "Stored credentials that KSeF refuses",
+    "active_sessions": "Companies that are logged in to KSeF",
+    "breaker_open": "1 while KSeF is known to be down",
+    "firewall_blocks": "1 while nothing is sent because KSeF's firewall blocked a call",
+    "quota_left_ratio": "What is left of our share of KSeF's hourly quota, 0 to 1,"
+    " to the company that has least of it",
+    "quota_blocked_companies": "Companies that KSeF's 429 keeps from calling",
+    "upo_archive_documents": "UPOs in the archive; an estimate above a hundred thousand",
+    "upo_archive_bytes": "Bytes of the archive on disk, indexes included",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """The present value of the metric `name`, one of HELP; no label names a company."""
+
+    name: str
+    value: float
+    labels: Mapping[str, str]
+
+
+def figures(db: Database, timing: Timing, quota_share: float) -> Iterator[Figure]:
+    """All of these metrics; while the database is down only `build_info` and `database_up`."""
+    yield Figure("build_info", 1, {"version": VERSION})
+    try:
+        found = list(_from_database(db, timing, quota_share))
+    except errors.Unavailable:
+        found = [Figure("database_up", 0, {})]
+    yield from found
+
+
+def _from_database(db: Database, timing: Timing, quota_share: float) -> Iterator[Figure]:
+    with db.transaction() as connection:
+        environments = list(queries.by_environment(connection))
+        groups = list(
+            queries.quota_by_group(
+                connection,
+                quota_groups=list(PUBLISHED),
+                per_hour=[limits.per_hour for limits in PUBLISHED.values()],
+                share=quota_share,
+                seconds=3600.0 * timing.quota_scale,
+            )
+        )
+        archive: Any = queries.archive(connection)
+    yield Figure("database_up", 1, {})
+    for row in environments:
+        where = {"environment": row.environment}
+        if row.certificate_end is not None:
+            yield Figure("certificate_end_timestamp_seconds", row.certificate_end, where)
+        yield Figure("refused_credentials", row.refused_credentials, where)
+        yield Figure("active_sessions", row.active_sessions, where)
+        yield Figure("breaker_open", row.breaker_open, where)
+        yield Figure("firewall_blocks", row.firewall_blocks, where)
+    for row in groups:
+        where = {"environment": row.environment, "group": row.quota_group}
+        yield Figure("quota_left_ratio", row.quota_left, where)
+        yield Figure("quota_blocked_companies", row.blocked, where)
+    yield Figure("upo_archive_documents", archive.documents, {})
+    yield Figure("upo_archive_bytes", archive.bytes, {})
+
+
+def pending_migrations(db: Database) -> Sequence[str]:
+    """Names of the migrations not applied yet; Unavailable if the database cannot be asked."""
+    with db.transaction() as connection:
+        return pending(connection)

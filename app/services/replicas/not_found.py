@@ -1,0 +1,75 @@
+"""Remembers for a while what KSeF does not know, so that polling a wrong number costs no quota.
+
+A question is a text like `session 20260915-SO-…`; the answer that is remembered is one of our 404s.
+"""
+
+import dataclasses
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import msgspec
+
+from app import errors
+from app.account import Account
+from app.db.queries import not_found as queries
+
+_KINDS: dict[str, type[errors.Missing]] = {
+    kind.code: kind
+    for kind in (errors.SessionNotFound, errors.UpoNotAvailable, errors.InvoiceNotFound)
+}
+
+
+@contextmanager
+def remembered(account: Account, question: str) -> Iterator[None]:
+    """Ask KSeF in the block: a 404 is stored. Whoever stores an answer deletes it again."""
+    try:
+        yield
+    except tuple(_KINDS.values()) as error:
+        raise _keep(account, question, error) from error
+
+
+def repeat(account: Account, question: str) -> None:
+    """Raise the stored 404 of this question, if there is one that still holds."""
+    raise_again(account, account.db.run(queries.get, **account.columns, question=question))
+
+
+def raise_again(account: Account, row: Any) -> None:
+    """Raise the 404 of a row (code, detail, ksef, left_for); nothing for None."""
+    if row is not None:
+        raise _error(account, row.code, row.detail, row.ksef, row.left_for)
+
+
+def _keep(account: Account, question: str, error: errors.Missing) -> errors.Missing:
+    """Store the 404; the error to be raised, with the time after which to ask again."""
+    ksef = dataclasses.asdict(error.ksef) if error.ksef else {}
+    timing = account.timing
+    least, most = timing.refusal_least, timing.refusal_most
+    if isinstance(error, errors.NoUpoEver):
+        least = most = timing.refusal_lasting
+    left_for = account.db.run(
+        queries.put,
+        **account.columns,
+        question=question,
+        code=error.code,
+        detail=error.detail,
+        ksef=msgspec.json.encode(ksef).decode(),
+        least=least,
+        most=most,
+    )
+    return _error(account, error.code, error.detail, ksef, left_for)
+
+
+def _error(
+    account: Account, code: str, detail: str, ksef: dict[str, Any], left_for: float
+) -> errors.Missing:
+    kind = _KINDS[code]
+    # No other 404 is kept for so long: it is one of NoUpoEver.
+    is_for_good = left_for > account.timing.refusal_most
+    may_come = kind is errors.UpoNotAvailable and not is_for_good
+    return kind(
+        detail,
+        ksef=errors.KsefAnswer(**ksef) if ksef else None,
+        retry_after=max(1, math.ceil(left_for)) if may_come else None,
+    )

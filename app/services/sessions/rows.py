@@ -1,0 +1,97 @@
+"""The company's own invoice rows: imported and listed by an operator."""
+
+import csv
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from app.account import Account
+from app.db.queries import rows as queries
+from app.errors import OperatorError
+from app.identifiers import wrong_invoice_number, wrong_ksef_number, wrong_reference_number
+
+COLUMNS = ("invoice_number", "ksef_number", "ksef_reference_number")
+_WRONG = {
+    "invoice_number": wrong_invoice_number,
+    "ksef_number": wrong_ksef_number,
+    "ksef_reference_number": wrong_reference_number,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Imported:
+    """How many rows the file has, and how many of them were new in each table."""
+
+    rows: int
+    synced: int
+    offline: int
+
+
+def import_csv(account: Account, lines: Iterable[str]) -> Imported:
+    """Import a CSV file (header line; comma or semicolon), either all of it or nothing.
+
+    Columns: invoice_number, and ksef_number or ksef_reference_number or both. A row with a
+    reference number goes to `offline_invoices`, one with a KSeF number only to `synced_invoices`.
+    Rows that exist already are left unchanged. Raises OperatorError, which names the wrong line: a
+    row with a number that cannot be KSeF's would never be linked, and could never be removed.
+    """
+    rows = _read(lines)
+    offline = [row for row in rows if row["ksef_reference_number"]]
+    synced = [row for row in rows if not row["ksef_reference_number"]]
+    with account.db.transaction() as connection:
+        synced_new: int = queries.import_synced(
+            connection,
+            **account.columns,
+            invoice_numbers=[row["invoice_number"] for row in synced],
+            ksef_numbers=[row["ksef_number"] for row in synced],
+        )
+        offline_new: int = queries.import_offline(
+            connection,
+            **account.columns,
+            invoice_numbers=[row["invoice_number"] for row in offline],
+            reference_numbers=[row["ksef_reference_number"] for row in offline],
+            ksef_numbers=[row["ksef_number"] or None for row in offline],
+        )
+    return Imported(len(rows), synced_new, offline_new)
+
+
+def list_rows(account: Account, *, unlinked: bool) -> Sequence[Any]:
+    """The company's rows of both tables, or only those without a session: kind, invoice_number,
+    ksef_number, ksef_reference_number, session_reference_number."""
+    return account.db.rows(
+        queries.list_rows,
+        **account.columns,
+        unlinked=unlinked,
+    )
+
+
+def _read(lines: Iterable[str]) -> list[dict[str, str]]:
+    lines = list(lines)
+    if not lines:
+        raise OperatorError("The file is empty.")
+    reader = csv.DictReader(lines, delimiter=";" if ";" in lines[0] else ",")
+    header = [name.strip() for name in reader.fieldnames or ()]
+    if "invoice_number" not in header or not {"ksef_number", "ksef_reference_number"} & {*header}:
+        raise OperatorError(
+            "The first line names the columns: invoice_number, and ksef_number or "
+            "ksef_reference_number or both."
+        )
+    reader.fieldnames = header
+    try:
+        return [_row(record, reader.line_num) for record in reader]
+    except csv.Error as error:
+        raise OperatorError(f"Line {reader.line_num + 1}: not a CSV file: {error}.") from error
+
+
+def _row(record: dict[str, Any], line: int) -> dict[str, str]:
+    row = {name: (record.get(name) or "").strip() for name in COLUMNS}
+    if record.get(None):  # type: ignore[call-overload]
+        raise OperatorError(f"Line {line}: more values than columns.")
+    if not row["invoice_number"]:
+        raise OperatorError(f"Line {line}: invoice_number is missing.")
+    if not row["ksef_number"] and not row["ksef_reference_number"]:
+        raise OperatorError(f"Line {line}: neither ksef_number nor ksef_reference_number is given.")
+    for name, wrong in _WRONG.items():
+        if row[name] and (said := wrong(row[name])):
+            raise OperatorError(f"Line {line}: {name}: {said}")
+    return row

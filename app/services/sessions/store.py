@@ -1,0 +1,233 @@
+"""Snapshots in the database, and final answers as the bytes that were sent."""
+
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import msgspec
+import zstandard
+
+from app import errors
+from app.account import Account
+from app.db.queries import sessions as queries
+from app.ksef import wire
+from app.ksef.wire import Invoice, Session
+from app.services.sessions.snapshot import Snapshot
+
+_LINK = "download link"
+_LINKS = "download links"  # of the pages of the collective UPO
+_LEVEL = 3  # of zstd: a tenth of the size in 4 ms for 10,000 invoices; higher ones gain little
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What decides how a status check is answered, read by one statement.
+
+    `simulation`, `not_found`: rows to be raised (`outages.refuse`, `not_found.raise_again`), or
+    None. `is_kept`: there is an answer; `tag`: that of its body in the form asked for, None if
+    there is no such body; `is_known`: the caller has the body with this tag. `unlinked`: a row of
+    the company is to be linked to the session; `is_spared`: that was not looked at this time.
+    """
+
+    simulation: Any
+    not_found: Any
+    is_kept: bool
+    tag: str | None
+    is_known: bool
+    age: float
+    unlinked: bool
+    is_spared: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A final answer as it was sent before, `age` seconds old; no body for a caller that has it."""
+
+    tag: str
+    body: bytes | None
+    age: float
+
+
+def question(reference_number: str) -> str:
+    """Under which is remembered that KSeF knows no such session, and by which one asks alone."""
+    return f"session {reference_number}"
+
+
+def look(account: Account, reference_number: str, form: str, tags: Sequence[str]) -> Known:
+    """What decides how a check of this session is answered, for a body in `form`.
+
+    `tags`: of the bodies that the caller has, from If-None-Match; `*` stands for any.
+    """
+    row = account.db.run(
+        queries.look,
+        **_where(account, reference_number),
+        question=question(reference_number),
+        form=form,
+        tags=list(tags),
+        look_every=account.timing.look_every,
+    )
+    return Known(
+        simulation=row if row.message is not None else None,
+        not_found=row if row.code is not None else None,
+        is_kept=row.final is not None,
+        tag=row.tag,
+        is_known=row.tag is not None and (row.tag in tags or "*" in tags),
+        age=row.age or 0.0,
+        unlinked=bool(row.unlinked),
+        is_spared=bool(row.is_spared),
+    )
+
+
+def written(account: Account, reference_number: str, known: Known, tag: str) -> Written | None:
+    """The final answer that was written before; its body only for a caller that lacks it.
+
+    None if it has been deleted since `look`.
+    """
+    if known.is_known:
+        if not known.is_spared:
+            with suppress(errors.Unavailable):  # the answer can be given all the same
+                account.db.run(
+                    queries.mark_looked,
+                    **_where(account, reference_number),
+                    look_every=account.timing.look_every,
+                )
+        return Written(tag, None, known.age)
+    packed = account.db.run(queries.body, **_where(account, reference_number))
+    if packed is None:
+        return None
+    return Written(tag, zstandard.ZstdDecompressor().decompress(packed), known.age)
+
+
+def keep(account: Account, reference_number: str, form: str, tag: str, body: bytes) -> None:
+    """Keep the body of a final answer, and its tag, to be sent again as it is.
+
+    `form` names how it was written (version and time zone): to be found, it must be asked for in
+    the same. If that fails, the answer is written anew next time.
+    """
+    with suppress(errors.Unavailable):
+        account.db.run(
+            queries.keep_body,
+            **_where(account, reference_number),
+            form=form,
+            tag=tag,
+            body=zstandard.ZstdCompressor(_LEVEL).compress(body),
+        )
+
+
+def load(
+    account: Account, reference_number: str, *, newer_than: Snapshot | None = None
+) -> Snapshot | None:
+    """The kept snapshot with all invoices, but without download links; None for none.
+
+    With `newer_than`, None also where KSeF has not been asked since that one was loaded.
+    """
+    row = account.db.run(
+        queries.get_session,
+        **_where(account, reference_number),
+        asked_since=newer_than.asked_at if newer_than else None,
+    )
+    if row is None:
+        return None
+    return Snapshot(
+        reference_number,
+        wire.decode(Session, row.session),
+        wire.decode(list[Invoice], row.invoices or "[]"),
+        row.checked_at,
+        listed=row.listed_at is not None,
+        asked_at=row.asked_at,
+        age=row.age,
+        asked_ago=row.asked_ago,
+        unchanged_for=row.unchanged_for,
+        listed_for=row.listed_for,
+        wanted_ago=row.wanted_ago,
+    )
+
+
+def mark_asked(
+    account: Account, reference_number: str, asked_at: datetime, *, listed: bool
+) -> None:
+    """Note that KSeF was asked (and its list fetched) without a new answer: the kept one counts as
+    fresh for a while."""
+    account.db.run(
+        queries.mark_asked, **_where(account, reference_number), asked_at=asked_at, listed=listed
+    )
+
+
+def mark_wanted(account: Account, kept: Snapshot) -> None:
+    """Note that a caller asked for the session, unless that was noted a short while ago."""
+    if kept.wanted_ago > account.timing.wanted / 2:
+        with suppress(errors.Unavailable):  # the answer can be given all the same
+            account.db.run(queries.mark_wanted, **_where(account, kept.reference_number))
+
+
+def save(account: Account, new: Snapshot, old: Snapshot | None) -> None:
+    """Store a snapshot, unless a newer or final one is stored already. `old`: the one before."""
+    known = {one.reference_number: wire.to_json(one) for one in old.invoices} if old else {}
+    told = {one.reference_number: wire.to_json(one) for one in new.invoices}
+    changed = [
+        one for one in new.invoices if known.get(one.reference_number) != told[one.reference_number]
+    ]
+    gone = list(known.keys() - told.keys())
+    session = wire.to_json(new.session)
+    stored = account.db.run(
+        queries.put_session,
+        **_where(account, new.reference_number),
+        question=question(new.reference_number),
+        session=session,
+        links=_sealed_links(account, new),
+        final=new.final,
+        checked_at=new.checked_at,
+        is_known=old is not None,
+        changed=old is None or bool(changed or gone) or wire.to_json(old.session) != session,
+        listed=new.listed,
+        invoices=f"[{','.join(told[one.reference_number] for one in changed)}]",
+        invoice_links=[_sealed_link(account, one) for one in changed],
+        gone=gone,
+    )
+    if old and not stored:  # a newer one is, or the old one was purged meanwhile
+        save(account, new, None)
+
+
+def upo_link(account: Account, reference_number: str, name: str) -> str | None:
+    """A kept download link that is still valid, else None.
+
+    `name`: an invoice's KSeF number, or the reference number of a page of the session's UPO.
+    """
+    row = account.db.run(queries.get_link, **_where(account, reference_number), name=name)
+    links: dict[str, tuple[str, str]] = {}
+    if row and row.link:
+        links[name] = msgspec.json.decode(account.opened(row.link, _LINK) or '["", ""]')
+    elif row and row.links:
+        links = msgspec.json.decode(account.opened(row.links, _LINKS) or "{}")
+    url, valid_until = links.get(name, ("", ""))
+    return url if url and datetime.fromisoformat(valid_until) > row.now else None
+
+
+def _sealed_link(account: Account, invoice: Invoice) -> bytes | None:
+    link = _link(invoice.upo_download_url, invoice.upo_download_url_expiration_date)
+    return account.seal(msgspec.json.encode(link).decode(), _LINK) if link else None
+
+
+def _sealed_links(account: Account, snapshot: Snapshot) -> bytes | None:
+    """The links of the pages of the collective UPO as one sealed value.
+
+    None if neither they nor the invoices have any: `purge` finds by it which are to be forgotten.
+    """
+    links = {
+        page.reference_number: link
+        for page in snapshot.session.upo_pages
+        if (link := _link(page.download_url, page.download_url_expiration_date))
+    }
+    if not links and not any(invoice.upo_download_url for invoice in snapshot.invoices):
+        return None
+    return account.seal(msgspec.json.encode(links).decode(), _LINKS)
+
+
+def _link(url: str | None, valid_until: datetime | None) -> tuple[str, str] | None:
+    return (url, valid_until.isoformat()) if url and valid_until else None
+
+
+def _where(account: Account, reference_number: str) -> dict[str, str]:
+    return {**account.columns, "reference_number": reference_number}

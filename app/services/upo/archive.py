@@ -1,0 +1,144 @@
+"""The archive of UPOs: KSeF's signed bytes, and who was given them."""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+from app import errors, telemetry
+from app.account import Account
+from app.db.queries import audit as audit_queries
+from app.db.queries import upo as queries
+from app.services import outages
+from app.services.operators import audit
+from app.upo.xml import parse_upo
+
+_ROWS = 5000  # looked through by one statement
+
+
+@dataclass(frozen=True, slots=True)
+class UpoName:
+    """Which UPO of the session `reference_number`: of one invoice, or a page of the collective one.
+
+    Exactly one of `ksef_number` and `page_reference_number` is set.
+    """
+
+    reference_number: str
+    ksef_number: str = ""
+    page_reference_number: str = ""
+
+    @property
+    def key(self) -> str:
+        return self.ksef_number or self.page_reference_number
+
+    @property
+    def question(self) -> str:
+        """Under which its absence is remembered."""
+        return f"upo {self.reference_number} {self.key}"
+
+
+def find(account: Account, name: UpoName, doc_type: str) -> Any:
+    """What decides how the UPO is given to a caller: a row, read by one statement.
+
+    `content` is the archived document, None if there is none; its download is audited in the same
+    statement, unless the database cannot be written to. `message` and so on: see `outages.refuse`;
+    `code` and so on: see `not_found.raise_again`.
+    """
+    try:
+        return account.db.run(
+            queries.hand_out,
+            **_where(account, name),
+            **audit.actor.get().columns,
+            question=name.question,
+            what=audit.What.UPO_DOWNLOADED,
+            detail=_detail(name, doc_type),
+        )
+    except errors.NotWritable:
+        _warn_not_audited(account)
+        outages.refuse_if_simulated(account)
+        return SimpleNamespace(message=None, content=get(account, name), code=None)
+
+
+def note_download(account: Account, name: UpoName, doc_type: str) -> None:
+    """Record who got a document. If that fails, the caller still gets it."""
+    try:
+        account.db.run(
+            audit_queries.note,
+            **audit.actor.get().columns,
+            **account.columns,
+            what=audit.What.UPO_DOWNLOADED,
+            detail=_detail(name, doc_type),
+        )
+    except errors.Unavailable:
+        _warn_not_audited(account)
+
+
+def get(account: Account, name: UpoName) -> bytes | None:
+    """The document from the archive; None if it is not there."""
+    content = account.db.run(queries.get_upo, **_where(account, name))
+    return bytes(content) if content is not None else None
+
+
+def put(account: Account, name: UpoName, document: bytes) -> None:
+    """Archive a checked document. If that fails, the caller still gets it."""
+    try:
+        account.db.run(
+            queries.put_upo,
+            **_where(account, name),
+            question=name.question,
+            content=document,
+            sha256=hashlib.sha256(document).hexdigest(),
+        )
+    except errors.Unavailable:
+        telemetry.warning("a UPO could not be archived", environment=account.environment)
+
+
+def pages(account: Account, reference_number: str) -> list[tuple[str, bytes]]:
+    """(reference number, XML) of a collective UPO's pages, in order; empty unless all are in it.
+
+    Each page says how many there are.
+    """
+    found, total = {}, 0
+    for row in account.db.rows(
+        queries.get_pages, **account.columns, session_reference_number=reference_number
+    ):
+        document = bytes(row.content)
+        page = parse_upo(document).page
+        number, total = (page.page, page.pages) if page else (1, 1)
+        found[number] = (row.page_reference_number, document)
+    return [found[number] for number in sorted(found)] if len(found) == total else []
+
+
+def missing(account: Account) -> Iterator[UpoName]:
+    """The UPOs of linked invoices that are not archived yet.
+
+    Found by small statements: a company may have millions of rows.
+    """
+    after = ""
+    while True:
+        found = account.db.run(queries.missing_upos, **account.columns, after=after, batch=_ROWS)
+        if found.last is None:
+            return
+        for ksef_number, session in zip(
+            found.ksef_numbers, found.session_reference_numbers, strict=True
+        ):
+            yield UpoName(session, ksef_number=ksef_number)
+        after = found.last
+
+
+def _detail(name: UpoName, doc_type: str) -> str:
+    return " ".join(filter(None, (name.reference_number, name.key, doc_type)))
+
+
+def _warn_not_audited(account: Account) -> None:
+    telemetry.warning("the download of a UPO could not be audited", **account.log_fields)
+
+
+def _where(account: Account, name: UpoName) -> dict[str, str]:
+    return {
+        **account.columns,
+        "session_reference_number": name.reference_number,
+        "ksef_number": name.ksef_number,
+        "page_reference_number": name.page_reference_number,
+    }

@@ -1,0 +1,231 @@
+"""The UPO, KSeF's official receipt: fetched once, checked, archived, drawn as a PDF on demand."""
+
+import hashlib
+from dataclasses import dataclass
+from typing import Literal
+
+from app import errors, telemetry
+from app.account import Account
+from app.ksef.http import Document
+from app.ksef.wire import Session
+from app.services import outages
+from app.services.operators.progress import Progress, Summary
+from app.services.replicas import leases, not_found
+from app.services.sessions import store
+from app.services.upo import archive
+from app.services.upo.archive import UpoName
+from app.upo.pdf import render_upo
+from app.upo.xml import Upo, parse_upo
+
+DocType = Literal["xml", "pdf"]
+_PDF = b"%PDF-"
+
+
+@dataclass(frozen=True, slots=True)
+class UpoFile:
+    """A UPO as the caller gets it; `sha256` (hexadecimal) is that of `content`."""
+
+    doc_type: DocType
+    content: bytes
+    sha256: str
+
+
+def fetch_upo(
+    account: Account, reference_number: str, ksef_number: str, doc_type: DocType
+) -> UpoFile:
+    """The UPO of one invoice of a session: KSeF's signed XML, unchanged, or a PDF of it.
+
+    Raises OutageSimulation, NoActiveKsefSession, SessionNotFound, UpoNotAvailable,
+    InvoiceNotFound, UpoIntegrity, KsefInvalidResponse, and what a call to KSeF raises.
+    """
+    telemetry.answered_from("store")
+    name = UpoName(reference_number, ksef_number=ksef_number)
+    found = archive.find(account, name, doc_type)
+    outages.refuse(found if found.message is not None else None)
+    if found.content is not None:
+        return _as_file(account, bytes(found.content), doc_type)
+    not_found.raise_again(account, found if found.code is not None else None)
+    document = _fetch_for_caller(account, name)
+    archive.note_download(account, name, doc_type)
+    return _as_file(account, document, doc_type)
+
+
+def fetch_session_upo(
+    account: Account, reference_number: str, doc_type: DocType
+) -> list[tuple[str, UpoFile]]:
+    """The session's collective UPO, as (reference number, file) of each page, in order.
+
+    Each page is an XML signed by itself, so they are not joined. Raises what `fetch_upo` raises.
+    """
+    outages.refuse_if_simulated(account)
+    telemetry.answered_from("store")
+    documents = archive.pages(account, reference_number)
+    for page in [] if documents else _page_references(account, reference_number):
+        name = UpoName(reference_number, page_reference_number=page)
+        document = archive.get(account, name) or _fetch_for_caller(account, name)
+        documents.append((page, document))
+    files = [(page, _as_file(account, document, doc_type)) for page, document in documents]
+    archive.note_download(account, UpoName(reference_number), doc_type)
+    return files
+
+
+def archive_upos(account: Account, progress: Progress) -> Summary:
+    """Fetch the UPO of every linked invoice that has none in the archive."""
+    outages.refuse_if_simulated(account)
+    total = sum(1 for _ in archive.missing(account))
+    summary = Summary()
+    for name in archive.missing(account):
+        with summary.one(name.ksef_number):
+            not_found.repeat(account, name.question)
+            _fetch(account, name)
+        progress(summary.seen, total)
+    return summary
+
+
+def _fetch_for_caller(account: Account, name: UpoName) -> bytes:
+    """The document from KSeF, for an HTTP caller: it takes one of the threads that may ask KSeF."""
+    with account.places.one(account.company_nip):
+        return _fetch(account, name)
+
+
+def _fetch(account: Account, name: UpoName) -> bytes:
+    """The document from KSeF, checked, and archived unless KSeF sent a PDF instead of XML.
+
+    However many ask for it, it is fetched once.
+    """
+    account.ksef.require_session()
+    for _ in leases.attempts(account, "question", account.timing.single_flight_wait):
+        with leases.try_lease(account, name.question) as mine:
+            if document := archive.get(account, name):
+                return document
+            if mine:
+                return _fetched(account, name)
+        not_found.repeat(account, name.question)
+    raise AssertionError("unreachable: the attempts end by raising")
+
+
+def _fetched(account: Account, name: UpoName) -> bytes:
+    with not_found.remembered(account, name.question):
+        document = _from_ksef(account, name)
+    telemetry.answered_from("fresh")
+    if not document.startswith(_PDF):
+        archive.put(account, name, document)
+    return document
+
+
+def _from_ksef(account: Account, name: UpoName) -> bytes:
+    """The first document that passes the checks: by the download link, else from the API.
+
+    The link comes first because it costs no quota. Raises what the API's document fails in.
+    """
+    url = store.upo_link(account, name.reference_number, name.key)
+    linked = account.ksef.download(url) if url else None
+    if linked:
+        try:
+            _check(linked, account, name)
+            return linked.content
+        except (errors.UpoIntegrity, errors.KsefInvalidResponse) as error:
+            telemetry.warning("a UPO did not pass the checks", reason=error.detail)
+    document = _by_api(account, name)
+    try:
+        _check(document, account, name)
+    except (errors.UpoIntegrity, errors.KsefInvalidResponse) as error:
+        telemetry.warning("a UPO did not pass the checks", reason=error.detail)
+        raise
+    return document.content
+
+
+def _by_api(account: Account, name: UpoName) -> Document:
+    if not name.ksef_number:
+        return account.ksef.upo_page(name.reference_number, name.page_reference_number)
+    try:
+        return account.ksef.upo(name.reference_number, name.ksef_number)
+    except errors.UpoNotAvailable as error:
+        _raise_if_not_in_session(account, name, error)
+        raise
+
+
+def _raise_if_not_in_session(
+    account: Account, name: UpoName, error: errors.UpoNotAvailable
+) -> None:
+    """InvoiceNotFound if the kept answer is final and holds no such accepted invoice."""
+    kept = store.load(account, name.reference_number)
+    if kept is None or not kept.final:
+        return
+    if all(i.ksef_number != name.ksef_number or not i.is_accepted for i in kept.invoices):
+        raise errors.InvoiceNotFound(
+            "The session is finished and holds no accepted invoice with this KSeF number.",
+            ksef=error.ksef,
+        ) from error
+
+
+def _page_references(account: Account, reference_number: str) -> list[str]:
+    """The reference numbers of the pages; KSeF is asked if the kept answer has none yet."""
+    kept = store.load(account, reference_number)
+    if kept and (kept.session.upo_pages or _never_gets_upo(kept.session)):
+        return _references_in(kept.session)
+    question = f"pages {reference_number}"
+    not_found.repeat(account, question)
+    with account.places.one(account.company_nip), not_found.remembered(account, question):
+        return _references_in(account.ksef.session_status(reference_number))
+
+
+def _references_in(session: Session) -> list[str]:
+    if session.upo_pages:
+        return [page.reference_number for page in session.upo_pages]
+    at = f"it is at {session.status.code}, {session.status.description}."
+    if _never_gets_upo(session):
+        raise errors.NoUpoEver(f"The session has no collective UPO: {at}")
+    raise errors.UpoNotAvailable(f"The session has no collective UPO yet: {at}")
+
+
+def _never_gets_upo(session: Session) -> bool:
+    """Whether the session is finished and none of its invoices was accepted."""
+    return session.status.is_final and (
+        session.status.code != 200 or session.successful_invoice_count == 0
+    )
+
+
+def _check(document: Document, account: Account, name: UpoName) -> None:
+    """Raises UpoIntegrity if the document is damaged or not the one asked for.
+
+    Raises KsefInvalidResponse if it is not a readable UPO. A PDF can be checked by its hash only.
+    """
+    expected = document.sha256
+    if expected is not None and expected != hashlib.sha256(document.content).digest():
+        raise errors.UpoIntegrity("The UPO does not match the hash that KSeF sent with it.")
+    if document.content.startswith(_PDF):
+        if expected is None:
+            raise errors.KsefInvalidResponse("KSeF sent a PDF without a hash to check it against.")
+        return
+    _check_belongs(parse_upo(document.content), account, name)
+
+
+def _check_belongs(upo: Upo, account: Account, name: UpoName) -> None:
+    if upo.session_reference_number != name.reference_number:
+        raise errors.UpoIntegrity("The UPO is of another session than the one asked for.")
+    if upo.context_nip != account.company_nip:
+        raise errors.UpoIntegrity("The UPO is of another company than the one that asks.")
+    if name.ksef_number and all(d.ksef_number != name.ksef_number for d in upo.documents):
+        raise errors.UpoIntegrity("The UPO does not hold the KSeF number asked for.")
+
+
+def _as_file(account: Account, document: bytes, doc_type: DocType) -> UpoFile:
+    """The document in the format asked for: KSeF's XML unchanged, or a PDF drawn from it.
+
+    A document that is a PDF already is returned as it is; KsefInvalidResponse if XML is asked for.
+    """
+    sha256 = hashlib.sha256(document).hexdigest()
+    if document.startswith(_PDF):
+        if doc_type != "pdf":
+            raise errors.KsefInvalidResponse("KSeF sent a PDF instead of the UPO's XML.")
+        return UpoFile("pdf", document, sha256)
+    if doc_type == "xml":
+        return UpoFile("xml", document, sha256)
+    pdf = render_upo(parse_upo(document), xml_sha256=sha256, environment=account.environment)
+    return UpoFile("pdf", pdf, hashlib.sha256(pdf).hexdigest())
+
+
+def render(xml: bytes, *, language: str) -> bytes:
+    """The PDF of a UPO's XML, in Polish (pl) or English (en). Raises KsefInvalidResponse."""
+    return render_upo(parse_upo(xml), xml_sha256=hashlib.sha256(xml).hexdigest(), language=language)

@@ -1,0 +1,130 @@
+"""The ERPs in a run of chaos: the sessions that they send, the rows that they import."""
+
+import random
+import time
+from datetime import date
+from itertools import count
+from typing import Any
+
+import psycopg2
+
+from bench.rig import Rig
+from sandbox import identifiers
+from sandbox.control import SeededSession
+
+SIZES = (1, 3, 8, 30, 120)
+LARGE, LARGE_EVERY = 1200, 40
+MISSING = "20260101-SO-0000000000-0000000000-00"
+
+
+class Senders:
+    """Sends sessions for the companies in turn. `sessions` and `expected`, evidence for the judge,
+    tell what KSeF will hold, and how rows have to be linked; `invoices`: how many were sent."""
+
+    def __init__(self, rig: Rig, companies: list[str], chance: random.Random) -> None:
+        self._rig = rig
+        self._chance = chance
+        self._numbers = count()
+        self._companies = companies
+        self._sent: dict[str, list[SeededSession]] = {nip: [] for nip in companies}
+        self.invoices = 0
+        self.sessions: list[dict[str, str]] = []
+        self.expected: list[dict[str, Any]] = []
+        for nip in companies:
+            for size in SIZES:
+                self._send(nip, size)
+
+    def some_session(self, nip: str, chance: random.Random) -> SeededSession:
+        """A session of a company, mostly a late one."""
+        sent = self._sent[nip]
+        return chance.choice(sent[-8:] if chance.random() < 0.8 else sent)
+
+    def send(self) -> None:
+        """The next session."""
+        number = next(self._numbers)
+        large = number % LARGE_EVERY == LARGE_EVERY // 2
+        nip = self._companies[number % len(self._companies)]
+        self._send(nip, LARGE if large else self._chance.choice(SIZES))
+
+    def _send(self, nip: str, size: int) -> None:
+        """A session that ends some time later. A few of its invoices are duplicates."""
+        moving: list[dict[str, Any]] = [{"status": 150}] * min(size, 1 + size // 4)
+        session = self._rig.control.seed_session(
+            "test",
+            nip,
+            kind=self._chance.choice(("online", "batch")),
+            state="moving",
+            invoices=[*moving, *[{}] * (size - len(moving)), *self._duplicates(nip)],
+            finishes_after=1 + 12 * self._chance.random(),
+        )
+        reference = session.reference_number
+        self.invoices += len(session.invoices)
+        self.sessions.append({"nip": nip, "environment": "test", "reference": reference})
+        for key in _accepted(session):
+            self._expect("synced_invoices", nip, key, reference)
+        for key in (reference, *(invoice.reference_number for invoice in session.invoices)):
+            self._expect("offline_invoices", nip, key, reference)
+        late = self._chance.random() < 0.4
+        if not late:
+            self._import_rows(session)
+        self._sent[nip].append(session)
+        if late:  # the ERP is asking by now
+            time.sleep(0.5)
+            self._import_rows(session)
+
+    def _expect(self, table: str, nip: str, key: str, session: str, **more: Any) -> None:
+        place = {"tab": table, "nip": nip, "environment": "test", "key": key, "session": session}
+        self.expected.append({**place, "is_original": True, "stays": None, **more})
+
+    def _duplicates(self, nip: str) -> list[dict[str, Any]]:
+        """Duplicates of an invoice of an earlier session, and of one that nobody knows, whose row
+        is empty or has to stay as it is: a duplicate only fills what is empty."""
+        if not self._sent[nip] or self._chance.random() < 0.5:
+            return []
+        known = self._chance.choice(self._sent[nip])
+        strange = identifiers.ksef_number(nip, date(2026, 1, 1))
+        unknown = f"{MISSING[:-2]}{self._chance.randrange(10, 99)}"
+        stays = MISSING if self._chance.random() < 0.5 else None
+        self._insert("synced_invoices", nip, "test", [strange], stays)
+        self._expect("synced_invoices", nip, strange, unknown, is_original=False, stays=stays)
+        originals = {min(_accepted(known)): known.reference_number, strange: unknown}
+        return [
+            {"status": 440, "originalKsefNumber": number, "originalSessionReferenceNumber": session}
+            for number, session in originals.items()
+        ]
+
+    def _import_rows(self, session: SeededSession) -> None:
+        """Rows of the company; and the same numbers elsewhere, which are nobody's business."""
+        numbers = _accepted(session)
+        references = sorted(invoice.reference_number for invoice in session.invoices)
+        nip, own = session.nip, session.reference_number
+        other = self._companies[1 if nip == self._companies[0] else 0]
+        wrong = numbers[:1] if self._chance.random() < 0.2 else []  # said KSeF, of another session
+        self._insert("synced_invoices", nip, "test", wrong, MISSING)
+        self._insert("synced_invoices", nip, "test", numbers[len(wrong) :])
+        self._insert("offline_invoices", nip, "test", [own, *references[:2]])
+        for stranger, environment in ((nip, "demo"), (other, "test")):
+            self._insert("synced_invoices", stranger, environment, numbers[:20])
+            self._insert("offline_invoices", stranger, environment, [own])
+
+    def _insert(
+        self, table: str, nip: str, environment: str, keys: list[str], session: str | None = None
+    ) -> None:
+        key = "ksef_number" if table == "synced_invoices" else "ksef_reference_number"
+        statement = (
+            f"INSERT INTO {table} (company_nip, environment, {key}, invoice_number,"
+            " session_reference_number) SELECT %s, %s, number, 'FV/' || number, %s"
+            " FROM unnest(%s::text[]) AS number ON CONFLICT DO NOTHING"
+        )
+        for _ in range(100):
+            try:
+                self._rig.execute(statement, (nip, environment, session, keys))
+                return
+            except psycopg2.OperationalError:  # stopped
+                time.sleep(0.2)
+        raise RuntimeError("PostgreSQL did not come back")
+
+
+def _accepted(session: SeededSession) -> list[str]:
+    """The KSeF numbers that it will hold as accepted in the end, in order."""
+    return sorted(i.ksef_number for i in session.invoices if i.ksef_number and i.outcome == 200)

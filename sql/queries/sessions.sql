@@ -1,0 +1,279 @@
+-- name: look(company_nip, environment, reference_number, question, form, tags, look_every)^
+-- What decides how a check of a session is answered. One row always.
+-- message, starts_at, ends_at: the simulation that is active (as `active_simulation`), or null.
+-- code, detail, ksef, left_for: a 404 that is remembered for the question, or null.
+-- final: null where no answer is kept; tag: of its body in this form; age: in seconds.
+-- unlinked: a row of the company is to be linked to the session. This is what linking would find, and cheaper. Each number
+-- is looked up by its key, whatever the planner knows of the tables: joined without statistics, 10,000 numbers take 20 s.
+-- BETWEEN and ORDER BY are there for that: without statistics `=` costs the same by any index that begins with the company,
+-- while a range of rows seems long, and only the key gives them in order.
+-- A caller who has the answer of a big session already is spared the look for a while after the last one.
+SELECT
+    simulation.message, simulation.starts_at, simulation.ends_at,
+    refusal.code, refusal.detail, refusal.ksef,
+    extract(epoch FROM refusal.until - clock_timestamp())::float8 AS left_for,
+    kept.final,
+    CASE WHEN kept.body_form = :form THEN kept.body_tag END AS tag,
+    extract(epoch FROM clock_timestamp() - kept.checked_at)::float8 AS age,
+    caller.is_spared,
+    CASE
+        WHEN kept.final IS NULL OR caller.is_spared THEN false
+        ELSE EXISTS (
+            SELECT FROM kept_invoices AS invoice
+            WHERE invoice.company_nip = :company_nip
+              AND invoice.environment = :environment
+              AND invoice.session_reference_number = :reference_number
+              AND (
+                  (
+                      invoice.status @> '{"code": 200}' AND (
+                          SELECT true FROM synced_invoices AS synced
+                          WHERE (synced.company_nip, synced.environment, synced.ksef_number)
+                                BETWEEN (:company_nip, :environment, invoice.ksef_number)
+                                AND (:company_nip, :environment, invoice.ksef_number)
+                            AND synced.session_reference_number IS DISTINCT FROM :reference_number
+                          ORDER BY synced.company_nip, synced.environment, synced.ksef_number
+                          LIMIT 1
+                      )
+                  ) OR (
+                      invoice.status #>> '{extensions,originalSessionReferenceNumber}' IS NOT NULL AND (
+                          SELECT true FROM synced_invoices AS synced
+                          WHERE (synced.company_nip, synced.environment, synced.ksef_number)
+                                BETWEEN (:company_nip, :environment, invoice.status #>> '{extensions,originalKsefNumber}')
+                                AND (:company_nip, :environment, invoice.status #>> '{extensions,originalKsefNumber}')
+                            AND synced.session_reference_number IS NULL
+                          ORDER BY synced.company_nip, synced.environment, synced.ksef_number
+                          LIMIT 1
+                      )
+                  ) OR (
+                      SELECT true FROM offline_invoices AS offline
+                      WHERE (offline.company_nip, offline.environment, offline.ksef_reference_number)
+                            BETWEEN (:company_nip, :environment, invoice.reference_number)
+                            AND (:company_nip, :environment, invoice.reference_number)
+                        AND offline.session_reference_number IS DISTINCT FROM :reference_number
+                      ORDER BY offline.company_nip, offline.environment, offline.ksef_reference_number
+                      LIMIT 1
+                  )
+              )
+        ) OR (
+            SELECT true FROM offline_invoices AS offline
+            WHERE (offline.company_nip, offline.environment, offline.ksef_reference_number)
+                  BETWEEN (:company_nip, :environment, :reference_number)
+                  AND (:company_nip, :environment, :reference_number)
+              AND offline.session_reference_number IS DISTINCT FROM :reference_number
+            ORDER BY offline.company_nip, offline.environment, offline.ksef_reference_number
+            LIMIT 1
+        ) IS TRUE
+    END AS unlinked
+FROM (SELECT) AS always
+LEFT JOIN active_simulations AS simulation
+    ON simulation.environment = :environment AND simulation.company_nip = :company_nip
+LEFT JOIN kept_sessions AS kept
+    ON kept.company_nip = :company_nip
+    AND kept.environment = :environment
+    AND kept.reference_number = :reference_number
+CROSS JOIN LATERAL (
+    SELECT kept.body_tag = ANY (:tags)
+        AND (kept.session ->> 'invoiceCount')::integer > 100
+        AND kept.looked_at > clock_timestamp() - make_interval(secs => :look_every) AS is_spared
+) AS caller
+LEFT JOIN kept_refusals AS refusal
+    ON refusal.company_nip = :company_nip
+    AND refusal.environment = :environment
+    AND refusal.question = :question
+    AND refusal.until > clock_timestamp();
+
+-- name: body(company_nip, environment, reference_number)$
+-- The final answer as it was sent, compressed.
+SELECT body
+FROM kept_sessions
+WHERE company_nip = :company_nip AND environment = :environment AND reference_number = :reference_number;
+
+-- name: keep_body(company_nip, environment, reference_number, form, tag, body)!
+UPDATE kept_sessions SET body = :body, body_form = :form, body_tag = :tag, looked_at = clock_timestamp()
+WHERE company_nip = :company_nip
+  AND environment = :environment
+  AND reference_number = :reference_number
+  AND final
+  AND body_form IS DISTINCT FROM :form;
+
+-- name: mark_looked(company_nip, environment, reference_number, look_every)!
+UPDATE kept_sessions SET looked_at = clock_timestamp()
+WHERE company_nip = :company_nip
+  AND environment = :environment
+  AND reference_number = :reference_number
+  AND looked_at < clock_timestamp() - make_interval(secs => :look_every);
+
+-- name: get_session(company_nip, environment, reference_number, asked_since)^
+-- A session with its invoices, in one statement: between two statements a newer answer could be
+-- stored. Ages are by the database's clock, which is the same for every replica.
+-- asked_since: no row unless KSeF was asked after that moment; null: any.
+SELECT
+    session::text AS session,
+    checked_at,
+    asked_at,
+    listed_at,
+    extract(epoch FROM clock_timestamp() - checked_at)::float8 AS age,
+    extract(epoch FROM clock_timestamp() - asked_at)::float8 AS asked_ago,
+    extract(epoch FROM clock_timestamp() - changed_at)::float8 AS unchanged_for,
+    extract(epoch FROM clock_timestamp() - listed_at)::float8 AS listed_for,
+    extract(epoch FROM clock_timestamp() - wanted_at)::float8 AS wanted_ago,
+    (
+        SELECT json_agg(told ORDER BY ordinal_number)::text
+        FROM told_invoices
+        WHERE told_invoices.company_nip = kept.company_nip
+          AND told_invoices.environment = kept.environment
+          AND told_invoices.session_reference_number = kept.reference_number
+    ) AS invoices
+FROM kept_sessions AS kept
+WHERE company_nip = :company_nip
+  AND environment = :environment
+  AND reference_number = :reference_number
+  AND (:asked_since::timestamptz IS NULL OR asked_at > :asked_since::timestamptz);
+
+-- name: mark_asked(company_nip, environment, reference_number, asked_at, listed)!
+-- KSeF was asked without a new answer: the kept one counts as fresh again for a while.
+UPDATE kept_sessions
+SET asked_at = greatest(asked_at, :asked_at),
+    listed_at = CASE WHEN :listed THEN greatest(listed_at, :asked_at) ELSE listed_at END
+WHERE company_nip = :company_nip
+  AND environment = :environment
+  AND reference_number = :reference_number;
+
+-- name: mark_wanted(company_nip, environment, reference_number)!
+UPDATE kept_sessions SET wanted_at = now()
+WHERE company_nip = :company_nip
+  AND environment = :environment
+  AND reference_number = :reference_number;
+
+-- name: get_link(company_nip, environment, reference_number, name)^
+-- The sealed download link of an invoice by its KSeF number, and those of the session's pages.
+SELECT
+    (
+        SELECT link
+        FROM kept_invoices
+        WHERE company_nip = :company_nip
+          AND environment = :environment
+          AND session_reference_number = :reference_number
+          AND ksef_number = :name
+          AND link IS NOT NULL
+        LIMIT 1
+    ) AS link,
+    links,
+    clock_timestamp() AS now
+FROM kept_sessions
+WHERE company_nip = :company_nip
+  AND environment = :environment
+  AND reference_number = :reference_number;
+
+-- name: put_session(company_nip, environment, reference_number, question, session, links, final, checked_at, is_known, changed, listed, invoices, invoice_links, gone)$
+-- Stores an answer with its invoices, unless a newer or final one is stored. Newer: its content is. An answer that was on
+-- its way while the older one was confirmed replaces it.
+-- is_known: it is the next one to an answer that was loaded; nothing is stored where that was purged meanwhile.
+-- Returns how many sessions were stored: one or none.
+-- changed, listed: whether it differs from the stored one, and whether its invoices were listed.
+-- invoices: those that are new or differ, as a JSON list, as KSeF told them; invoice_links: the sealed download link of
+-- each, or null; gone: those that KSeF's list does not hold any more. What has no column of its own stands in `more`.
+-- A 404 that is remembered for the question is forgotten.
+WITH forgotten AS (
+    DELETE FROM kept_refusals
+    WHERE company_nip = :company_nip AND environment = :environment AND question = :question
+), stored AS (
+    INSERT INTO kept_sessions AS kept (
+        company_nip, environment, reference_number,
+        session, links, final, checked_at, asked_at, changed_at, listed_at
+    )
+    SELECT
+        :company_nip, :environment, :reference_number,
+        :session::jsonb, :links, :final, :checked_at, :checked_at, :checked_at,
+        CASE WHEN :listed THEN :checked_at::timestamptz END
+    WHERE NOT :is_known OR EXISTS (
+        SELECT FROM kept_sessions
+        WHERE company_nip = :company_nip
+          AND environment = :environment
+          AND reference_number = :reference_number
+    )
+    ON CONFLICT (company_nip, environment, reference_number) DO UPDATE SET
+        session = excluded.session,
+        links = coalesce(excluded.links, kept.links),
+        final = excluded.final,
+        checked_at = greatest(kept.checked_at, excluded.checked_at),
+        asked_at = greatest(kept.asked_at, excluded.asked_at),
+        changed_at = CASE WHEN :changed THEN excluded.checked_at ELSE kept.changed_at END,
+        listed_at = coalesce(excluded.listed_at, kept.listed_at)
+    WHERE kept.changed_at <= excluded.checked_at AND NOT kept.final
+    RETURNING kept.reference_number
+), dropped AS (
+    DELETE FROM kept_invoices AS invoice USING stored
+    WHERE invoice.company_nip = :company_nip
+      AND invoice.environment = :environment
+      AND invoice.session_reference_number = stored.reference_number
+      AND invoice.reference_number = ANY (:gone)
+), written AS (
+    INSERT INTO kept_invoices AS kept (
+        company_nip, environment, session_reference_number,
+        reference_number, ordinal_number, invoice_number, ksef_number, acquisition_date, status, more, link
+    )
+    SELECT
+        :company_nip, :environment, stored.reference_number,
+        told ->> 'referenceNumber',
+        (told ->> 'ordinalNumber')::integer,
+        told ->> 'invoiceNumber',
+        told ->> 'ksefNumber',
+        (told ->> 'acquisitionDate')::timestamptz,
+        told -> 'status',
+        told - ARRAY['referenceNumber', 'ordinalNumber', 'invoiceNumber', 'ksefNumber', 'acquisitionDate', 'status'],
+        link
+    FROM stored
+    CROSS JOIN ROWS FROM (jsonb_array_elements(:invoices::jsonb), unnest(:invoice_links::bytea[])) AS given (told, link)
+    ON CONFLICT (company_nip, environment, session_reference_number, reference_number) DO UPDATE SET
+        ordinal_number = excluded.ordinal_number,
+        invoice_number = excluded.invoice_number,
+        ksef_number = excluded.ksef_number,
+        acquisition_date = excluded.acquisition_date,
+        status = excluded.status,
+        more = excluded.more,
+        link = coalesce(excluded.link, kept.link)
+)
+SELECT count(*) FROM stored;
+
+-- name: stale_moving(company_nip, environment, seconds, wanted)
+-- Sessions that are not final and about which KSeF has not been asked for so many seconds, if a caller has
+-- asked for them within the last `wanted` seconds. (An index finds those that changed within a week: no session waits
+-- longer for its next change, though KSeF may fall days behind.)
+SELECT reference_number, session::text AS session
+FROM kept_sessions
+WHERE company_nip = :company_nip
+  AND environment = :environment
+  AND NOT final
+  AND asked_at < clock_timestamp() - make_interval(secs => :seconds)
+  AND wanted_at > clock_timestamp() - make_interval(secs => :wanted)
+  AND changed_at > statement_timestamp() - interval '7 days';
+
+-- name: confirm_sessions(company_nip, environment, reference_numbers, sessions, checked_at)!
+-- Of these sessions, those that are the same as the kept ones become fresh again; but only where the kept invoices
+-- fit the counts, since an incomplete list would look fresh for as long as the counts stay the same.
+-- KSeF leaves counts out in one of its answers that are 0 in the other.
+UPDATE kept_sessions AS kept
+SET checked_at = :checked_at, asked_at = :checked_at
+FROM unnest(:reference_numbers::text[], :sessions::jsonb[]) AS told (reference_number, session)
+WHERE kept.company_nip = :company_nip
+  AND kept.environment = :environment
+  AND kept.reference_number = told.reference_number
+  AND kept.checked_at < :checked_at
+  AND kept.session - ARRAY['invoiceCount', 'successfulInvoiceCount', 'failedInvoiceCount']
+      = told.session - ARRAY['invoiceCount', 'successfulInvoiceCount', 'failedInvoiceCount']
+  AND coalesce(kept.session ->> 'invoiceCount', '0') = coalesce(told.session ->> 'invoiceCount', '0')
+  AND coalesce(kept.session ->> 'successfulInvoiceCount', '0')
+      = coalesce(told.session ->> 'successfulInvoiceCount', '0')
+  AND coalesce(kept.session ->> 'failedInvoiceCount', '0')
+      = coalesce(told.session ->> 'failedInvoiceCount', '0')
+  AND NOT kept.final
+  AND (
+      SELECT count(*) = coalesce((kept.session ->> 'invoiceCount')::bigint, 0)
+          AND count(*) FILTER (WHERE invoice.status @> '{"code": 200}')
+              = coalesce((kept.session ->> 'successfulInvoiceCount')::bigint, 0)
+      FROM kept_invoices AS invoice
+      WHERE invoice.company_nip = kept.company_nip
+        AND invoice.environment = kept.environment
+        AND invoice.session_reference_number = kept.reference_number
+  );

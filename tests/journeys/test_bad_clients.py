@@ -1,0 +1,293 @@
+"""Clients that would hold a server's threads, and requests that are none; without nginx.
+
+This is row 40 of the faults: a remembered caller is answered as ever beside each kind of them,
+`/livez` answers, and in the end all of them are closed.
+"""
+
+import itertools
+import json
+import select
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, suppress
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import psutil
+import pytest
+import requests
+
+from tests.faults.conftest import serve
+from tests.journeys.conftest import RunningService
+from tests.journeys.test_load import status_path
+from tests.journeys.test_tokens_end_together import workers
+from tests.service import Company, basic
+
+pytestmark = pytest.mark.slow
+
+CONNECTIONS = 30  # of each kind
+CALLS = 40
+LIVEZ = b"GET /livez HTTP/1.1\r\nHost: x\r\n"
+POST = b"POST /auth/test HTTP/1.1\r\nHost: x\r\n"
+
+
+def half_a_head(client: socket.socket) -> None:
+    client.sendall(LIVEZ)
+
+
+def a_dripping_head(client: socket.socket) -> None:
+    client.sendall(LIVEZ + b"X-Part: ")
+    for _ in range(30):
+        client.sendall(b"x")
+        time.sleep(0.3)
+
+
+def no_body(client: socket.socket) -> None:
+    client.sendall(POST + b"Content-Length: 9\r\n\r\n")
+
+
+def no_expected_body(client: socket.socket) -> None:
+    client.sendall(POST + b"Content-Length: 9\r\nExpect: 100-continue\r\n\r\n")
+
+
+def a_chunk_of_a_body(client: socket.socket) -> None:
+    client.sendall(POST + b"Transfer-Encoding: chunked\r\n\r\n1\r\nx\r\n")
+
+
+def part_of_a_long_body(client: socket.socket) -> None:
+    client.sendall(POST + b"Content-Length: 9999999\r\n\r\nx")
+
+
+def never_closes(client: socket.socket) -> None:
+    client.sendall(LIVEZ + b"Connection: close\r\n\r\n")
+
+
+def never_reads(client: socket.socket) -> None:
+    client.sendall(b"GET /docs/swagger-ui-bundle.js HTTP/1.1\r\nHost: x\r\n\r\n" * 4)
+
+
+numbers = itertools.count()
+
+
+def wrong_logins(client: socket.socket) -> None:
+    """All together 50 a second or as many as are answered, each with a new name."""
+    for _ in range(5):
+        header = basic(f"{next(numbers)}@example.com", "a wrong password")["Authorization"]
+        client.sendall(POST + f"Authorization: {header}\r\n\r\n".encode())
+        client.recv(4096)
+        time.sleep(CONNECTIONS / 50)
+
+
+KINDS: tuple[Callable[[socket.socket], None], ...] = (
+    half_a_head,
+    a_dripping_head,
+    no_body,
+    no_expected_body,
+    a_chunk_of_a_body,
+    part_of_a_long_body,
+    never_closes,
+    never_reads,
+    wrong_logins,
+)
+
+
+def behave(client: socket.socket, kind: Callable[[socket.socket], None]) -> None:
+    with suppress(OSError):  # it has been closed by now
+        kind(client)
+
+
+def connect(server: RunningService, receiving: int = 2**16) -> socket.socket:
+    client = socket.socket()
+    client.settimeout(20)
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receiving)
+    client.connect(("127.0.0.1", urlsplit(server.url).port))
+    return client
+
+
+def slowest(server: RunningService, path: str, company: Company) -> float:
+    """Seconds that the slowest of some calls took."""
+    taken = []
+    with requests.Session() as http:
+        http.trust_env = False
+        http.headers.update(company.authorization)
+        for _ in range(CALLS):
+            began = time.monotonic()
+            assert http.get(server.url + path, timeout=30).status_code == 200
+            taken.append(time.monotonic() - began)
+    return max(taken)
+
+
+def connections(server: RunningService) -> int:
+    [worker] = workers(server)
+    listed = psutil.Process(worker).net_connections("tcp")
+    return sum(one.laddr.port == urlsplit(server.url).port for one in listed)
+
+
+@pytest.fixture
+def one_worker(
+    database: Any, sandbox: Any, secret_key: bytes, tmp_path: Path
+) -> Iterator[RunningService]:
+    log = tmp_path / "log"
+    with serve(database, sandbox, secret_key, log, WEB_THREADS="8") as running:
+        yield running
+    assert "Traceback" not in log.read_text()
+
+
+def test_bad_clients_keep_nobody_waiting(
+    one_worker: RunningService, make_company: Any, control: Any
+) -> None:
+    company = make_company("5265877635")
+    path = status_path(control, company)
+    slowest(one_worker, path, company)
+    # Each kind costs seconds where it holds threads, so that a busy machine may cost some as well.
+    bound = 5 * max(slowest(one_worker, path, company), 0.1)
+    took = {}
+    with ExitStack() as still_open:
+        for kind in KINDS:
+            for _ in range(CONNECTIONS):
+                client = still_open.enter_context(connect(one_worker, receiving=4096))
+                threading.Thread(target=behave, args=(client, kind), daemon=True).start()
+            time.sleep(0.3)
+            took[kind.__name__] = slowest(one_worker, path, company)
+            with closing(connect(one_worker)) as health:
+                health.settimeout(bound)
+                health.sendall(LIVEZ + b"\r\n")
+                assert health.recv(4096).startswith(b"HTTP/1.1 200 "), kind
+        assert {kind: seconds for kind, seconds in took.items() if seconds > bound} == {}
+        deadline = time.monotonic() + 30
+        while connections(one_worker) > 1:  # which is the one that listens
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+
+
+# -- Requests that come in pieces, or are none ------------------------------------------------
+
+
+class Client:
+    """Sends bytes as they are; reads answers whole."""
+
+    def __init__(self, server: RunningService) -> None:
+        self.socket = connect(server)
+        self._answers = self.socket.makefile("rb")
+
+    def __enter__(self) -> "Client":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.socket.close()
+        self._answers.close()
+
+    def answer(self) -> tuple[int, bytes]:
+        """Status and body of the next answer; an interim one has no body."""
+        status, length = int(self._answers.readline().split()[1]), 0
+        while (line := self._answers.readline()) != b"\r\n":
+            name, value = line.lower().split(b":", 1)
+            length = int(value) if name == b"content-length" else length
+        return status, self._answers.read(length)
+
+    def ask(self, *pieces: bytes) -> tuple[int, bytes]:
+        for number, piece in enumerate(pieces):
+            time.sleep(0.05 * bool(number))
+            self.socket.sendall(piece)
+        return self.answer()
+
+    def is_closed(self) -> bool:
+        """Whether the service has ended the connection and sent no more."""
+        return self._answers.read(1) == b""
+
+
+@pytest.fixture
+def client(server: RunningService) -> Iterator[Client]:
+    with Client(server) as connected:
+        yield connected
+
+
+def test_pieces_of_a_request_and_requests_in_one_piece(client: Client) -> None:
+    with_body = POST + b"Content-Length: 2\r\n\r\n{}"
+    for _ in range(2):
+        assert (
+            client.ask(with_body[:9], with_body[9:-3], with_body[-3:-1], with_body[-1:])[0] == 401
+        )
+        assert client.ask(LIVEZ + b"\r\n" + with_body + LIVEZ + b"\r\n" + with_body[:-1])[0] == 200
+        assert [client.answer()[0], client.answer()[0]] == [401, 200]
+        assert client.ask(with_body[-1:])[0] == 401
+
+
+def test_the_end_of_the_last_request_is_no_end_of_its_answer(client: Client) -> None:
+    client.socket.sendall(2 * (LIVEZ + b"\r\n"))
+    client.socket.shutdown(socket.SHUT_WR)
+    assert [client.answer()[0], client.answer()[0]] == [200, 200]
+    assert client.is_closed()
+
+
+def test_a_body_is_asked_for_where_that_is_expected(client: Client) -> None:
+    expecting = POST + b"Content-Length: 2\r\nExpect: 100-continue\r\n\r\n"
+    for _ in range(2):
+        assert client.ask(expecting) == (100, b"")
+        assert client.ask(b"{", b"}")[0] == 401
+        assert client.ask(expecting + b"{}")[0] == 401
+
+
+def test_a_body_in_chunks_is_refused(client: Client) -> None:
+    status, _ = client.ask(POST + b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n")
+    assert status == 411
+    assert client.is_closed()
+
+
+def test_a_body_that_is_too_long_is_refused_by_its_length(
+    client: Client, make_company: Any
+) -> None:
+    """Who still sends when the answer has come can read it all the same."""
+    header = make_company("5265877635").authorization["Authorization"].encode()
+    head = b"PUT /outages/test/simulation HTTP/1.1\r\nHost: x\r\nAuthorization: " + header
+    client.socket.sendall(head + b"\r\nContent-Length: 99999\r\n\r\n{")
+    assert select.select([client.socket], [], [], 20)[0]
+    status, body = client.ask(*[b" " * 9000] * 4)
+    assert (status, json.loads(body)["code"]) == (400, "invalid_parameter")
+    assert client.is_closed()
+
+
+BROKEN = (
+    b"GET /status HTTP/1.1\r\nHost: x\r\nAuthorization: Basic Zmlyc3QgcG\r\nFydDpzZWNvbmQ=\r\n\r\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("request_bytes", "expected", "kind"),
+    [
+        (BROKEN, 400, "InvalidHeader"),
+        (b"FydDpzZWNvbmQ=\r\n\r\n", 400, "InvalidRequestLine"),
+        (b"GET /FydDpzZWNvbmQ= HTTP/9.9\r\n\r\n", 400, "InvalidHTTPVersion"),
+        (b"GET /" + b"FydDpzZWNvbmQ=" * 200 + b" HTTP/1.1\r\n\r\n", 414, "LimitRequestLine"),
+        (LIVEZ + b"A: " + b"FydDpzZWNvbmQ=" * 400 + b"\r\n\r\n", 431, "LimitRequestHeaders"),
+        (LIVEZ + b"Expect: FydDpzZWNvbmQ=\r\n\r\n", 400, "ExpectationFailed"),
+    ],
+    ids=["broken header", "line", "version", "long line", "long header", "expectation"],
+)
+def test_what_is_no_request_is_quoted_nowhere(
+    server: RunningService, client: Client, request_bytes: bytes, expected: int, kind: str
+) -> None:
+    """Nor is it logged as a part of the thread's last request."""
+    for _ in range(8):
+        assert client.ask(LIVEZ + b"X-Request-ID: the-last-one\r\n\r\n")[0] == 200
+    before = len(server.log.read_bytes())
+    status, body = client.ask(request_bytes)
+    assert status == expected
+    assert client.is_closed()
+    [line] = map(json.loads, server.log.read_bytes()[before:].splitlines())
+    assert line.pop("time")
+    assert line == {"level": "warning", "event": f"Refused {kind} from 127.0.0.1"}
+    assert b"FydDpzZWNvbmQ" not in body
+
+
+def test_nobody_tells_us_our_own_path(client: Client) -> None:
+    """Not even a proxy that is trusted, as 127.0.0.1 is by gunicorn."""
+    head = b"GET /console/nowhere HTTP/1.1\r\nHost: x\r\n"
+    told = client.ask(head + b"SCRIPT_NAME: /console\r\nPATH_INFO: /livez\r\n\r\n")
+    status, _ = told
+    assert status == client.ask(head + b"\r\n")[0] != 200
+    status, _ = client.ask(LIVEZ + b"SCRIPT_NAME: //evil.example\r\n\r\n")
+    assert status == 200
