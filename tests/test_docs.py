@@ -10,7 +10,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import click
 import pytest
@@ -18,14 +18,14 @@ import yaml
 from flask import Flask
 
 from app import create_app, settings
-from app.api.context import EXTENSION
 from app.api.openapi import ELSEWHERE
-from app.services.audit import What
+from app.context import EXTENSION
+from app.services.operators.audit import What
 from app.settings import Settings as ServiceSettings
 from sandbox import app as sandbox_app
-from sandbox import control_plane, faults, seeding
+from sandbox import fault_answers, orders, state
+from sandbox.sessions import INVOICE_WORDS, SESSION_WORDS
 from sandbox.settings import Settings
-from sandbox.state import INVOICE_WORDS, SESSION_FAILURES, SESSION_WORDS
 from sandbox.world import World
 from tests.api.test_policy import ERRORS, commands, setting_names
 from tests.pages import (
@@ -34,13 +34,15 @@ from tests.pages import (
     ERP,
     EXAMPLES,
     OPERATORS,
-    PAGES,
     PROJECT,
     README,
     SANDBOX,
     Page,
     spans,
 )
+from tests.pages import PAGES as OTHER_PAGES
+
+PAGES = (*OTHER_PAGES, Page(DOCS / "measurements.md"))
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +56,7 @@ def service() -> Any:
         )
     )
     yield app
-    app.extensions[EXTENSION][1].db.close()
+    app.extensions[EXTENSION].db.close()
 
 
 class TestPages:
@@ -77,7 +79,7 @@ class TestPages:
         assert {f"docs/{page.path.name}" for page in PAGES if page is not README} <= linked
 
     def test_the_front_door_is_short(self) -> None:
-        assert len(README.text.splitlines()) <= 400
+        assert len(README.text.splitlines()) <= 250
 
     def test_examples_are_the_files_that_are_tried(self) -> None:
         shown = {}
@@ -95,7 +97,7 @@ class TestSettings:
     def test_each_stands_in_the_table_and_no_other(self) -> None:
         names = setting_names()
         assert "DATABASE_URL" in names
-        assert {name for row in README.rows("Settings") for name in spans(row[0])} == names
+        assert {name for row in OPERATORS.rows("Settings") for name in spans(row[0])} == names
 
     def test_pages_name_no_other(self) -> None:
         named = {
@@ -109,7 +111,7 @@ class TestSettings:
 
 class TestCommands:
     def test_each_stands_in_the_table_with_its_options(self, service: Flask) -> None:
-        rows = [span for row in README.rows("Commands") for span in spans(row[0])]
+        rows = [span for row in OPERATORS.rows("Commands") for span in spans(row[0])]
         found = dict(commands(service.cli))
         assert "user add" in found
         for words, command in found.items():
@@ -168,7 +170,7 @@ class TestAnswers:
     LOGIN = "When KSeF refuses the login"
 
     def test_the_sandbox_has_no_code_that_is_not_explained(self) -> None:
-        assert {code for _, code in SESSION_WORDS} | {*SESSION_FAILURES} <= self.codes(self.SESSION)
+        assert set().union(*SESSION_WORDS.values()) <= self.codes(self.SESSION)
         assert {*INVOICE_WORDS} <= self.codes(self.INVOICE)
 
     @pytest.mark.skipif("KSEF_OPENAPI" not in os.environ, reason="needs the official contract")
@@ -189,7 +191,7 @@ class TestAnswers:
         }
 
     def test_each_duty_is_told(self) -> None:
-        from app.services import wording
+        from app.api import wording
 
         told = {spans(row[0])[0] for row in ANSWERS.rows("By when offline invoices must be sent")}
         assert told == {duty or "null" for duty in wording._DUTIES["en"]}
@@ -236,7 +238,10 @@ class TestSandbox:
 
     def test_faults_are_those_that_there_are(self) -> None:
         instead, afterwards = SANDBOX.section("Faults").split("The true answer, spoilt")
-        for text, known in ((instead, faults.INSTEAD), (afterwards, faults.AFTERWARDS)):
+        for text, known in (
+            (instead, fault_answers.INSTEAD),
+            (afterwards, fault_answers.AFTERWARDS),
+        ):
             cells = re.findall(r"^\| (`[^|]*) \|", text.split("|---|---|---|")[1], re.MULTILINE)
             assert {name for cell in cells for name in spans(cell)} == known
 
@@ -284,10 +289,10 @@ class TestSandbox:
     def test_words_of_orders_are_those_that_are_understood(self) -> None:
         section = SANDBOX.section("The control plane")
         for words in (
-            control_plane.DOWN_MODES,
-            control_plane.LATARNIA_STATUSES,
-            seeding.STATES,
-            seeding._SESSION_MEMBERS,
-            seeding._INVOICE_MEMBERS,
+            get_args(orders.DownMode),
+            state.LATARNIA_STATUSES,
+            get_args(orders.State),
+            orders.SessionOrder.__struct_encode_fields__,
+            orders.InvoiceOrder.__struct_encode_fields__,
         ):
             assert [word for word in words if f"`{word}`" not in section] == []
