@@ -141,10 +141,13 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         self._give_threads()
 
     def set_accept_enabled(self, enabled: bool) -> None:
-        """Called with False, while `alive` is false, when the worker begins to shut down."""
+        """Called with False, while `alive` is false, when the worker begins to shut down.
+
+        It may be called so twice, if it had as many connections as it may have.
+        """
         super().set_accept_enabled(enabled)
         if not enabled and not self.alive:
-            for listener in self.sockets:
+            for listener in self.sockets if self.sockets[0].fileno() >= 0 else ():
                 while select.select([listener], [], [], 0)[0]:  # connected before the shutdown
                     self.accept(listener)
                 listener.close()  # a load balancer now sends others to another replica

@@ -269,7 +269,7 @@ def test_stopped_under_load(asker: Asker, victim: RunningService) -> None:
         for answer in asked:
             answer.result()
     begun = {call.path.split("/sessions/")[1].split("/")[0] for call in asker.control.calls("test")}
-    assert {sessions[number].reference_number for number in whole} == begun
+    assert {sessions[number].reference_number for number in whole} == begun, refused
     assert refused
     # requests says so where no byte of an answer has come; else "Connection broken".
     assert all("refused" in error or "Connection aborted" in error for error in refused)
