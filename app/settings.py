@@ -82,6 +82,9 @@ class Timing:
     unfit_most: float = 3600.0  # longest pause between lists of a final session that never fit
     look_every: float = 60.0  # a caller that has the answer of a big session is spared the look
     # for unlinked rows for so long after the last one
+    completed_within: float = 30 * 86400.0  # what version 0.1.0 kept of sessions begun within this
+    # is completed from a new list of their invoices …
+    completed_pause: float = 60.0  # … which is tried again after this at the earliest
     wanted: float = 300.0  # bulk refresh leaves out sessions that no caller asked for this long
     refusal_least: float = 5.0  # how long "not found" is kept; doubles each time, up to the most
     refusal_most: float = 60.0

@@ -76,14 +76,11 @@ class Answer(msgspec.Struct, kw_only=True, rename="camel", gc=False):
 # -- Sessions and invoices.
 
 
-class SessionStatusCode(Answer, kw_only=True):
+class StatusCode(Answer, kw_only=True):
     code: Annotated[
         int, Meta(description="KSeF's code: 100, 150, 170 still moving; from 200 on final")
     ]
     description: Annotated[str, Meta(description="KSeF's own words")]
-
-
-class InvoiceStatusCode(SessionStatusCode, kw_only=True):
     details: Annotated[Sequence[str], Meta(description="KSeF's details, maybe none")]
 
 
@@ -107,8 +104,20 @@ class SessionInvoice(Answer, kw_only=True):
         LocalTime | None,
         Meta(description="When KSeF gave the invoice its number"),
     ]
-    status: InvoiceStatusCode
+    status: StatusCode
     reference_number: Annotated[str, Meta(description="KSeF's own reference number of the invoice")]
+    invoice_hash: Annotated[
+        str | None,
+        Meta(
+            description="SHA-256 of the invoice's file, Base64: by it a rejected invoice is known,"
+            " whose number KSeF does not tell"
+        ),
+    ]
+    invoice_file_name: Annotated[
+        str | None, Meta(description="Name of the file in the package; only in a batch session")
+    ]
+    invoicing_date: Annotated[Moment | None, Meta(description="When KSeF took the invoice")]
+    invoicing_mode: Annotated[str | None, Meta(description="`Online` or `Offline`")]
     duplicate_of: Annotated[DuplicateOf | UnsetType, Meta(description="Only with code 440")] = UNSET
 
 
@@ -124,7 +133,7 @@ class SessionUpo(Answer, kw_only=True):
 
 class SessionAnswer(Answer, kw_only=True):
     reference_number: Annotated[str, Meta(description="The reference number asked for")]
-    status: SessionStatusCode
+    status: StatusCode
     date_created: Annotated[
         LocalTime,
         Meta(description="When the session was begun"),
@@ -142,6 +151,9 @@ class SessionAnswer(Answer, kw_only=True):
     ]
     final: Annotated[bool, Meta(description="Nothing of this answer will change any more")]
     upo: SessionUpo
+    valid_until: Annotated[
+        Moment | None, Meta(description="When KSeF closes the session by itself; only while open")
+    ]
     next_check_after: Annotated[
         Count | UnsetType,
         Meta(description="Seconds until asking again is worth it; only while moving"),

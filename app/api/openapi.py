@@ -113,7 +113,8 @@ HEADERS: dict[str, dict[str, Any]] = {
         "schema": _TEXT,
     },
     "Cache-Control": {
-        "description": "`no-store`, or `private, no-cache`: keep it, and ask with If-None-Match",
+        "description": "`no-store`; `private, no-cache`: keep it, and ask with If-None-Match; or,"
+        " of a session that is not final, `private, max-age=` and `nextCheckAfter`",
         "required": True,
         "schema": _TEXT,
     },

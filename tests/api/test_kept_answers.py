@@ -1,7 +1,9 @@
 """Kept answers as the ERP sees them: their age, when to ask again, and the search in them."""
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -47,7 +49,7 @@ def test_age_and_when_to_ask_again(company: Company, control: Any, database: Any
     assert second.json["nextCheckAfter"] in (19, 20)
     assert second.json["checkedAt"] < first.json["checkedAt"]
     assert second.headers["ETag"] == first.headers["ETag"]
-    assert second.headers["Cache-Control"] == "private, no-cache"
+    assert second.headers["Cache-Control"] == f"private, max-age={second.json['nextCheckAfter']}"
     assert second.headers["Vary"] == "Accept, Authorization"
 
     control.change_session("test", session.reference_number, state="finished")
@@ -55,12 +57,16 @@ def test_age_and_when_to_ask_again(company: Company, control: Any, database: Any
     third = company.get(path(session))
     assert third.json["final"] is True
     assert "nextCheckAfter" not in third.json
+    assert third.headers["Cache-Control"] == "private, no-cache"
     assert third.headers["ETag"] != first.headers["ETag"]
 
 
-@pytest.mark.parametrize("state", ["moving", "finished"])
+@pytest.mark.parametrize(
+    ("state", "caching"),
+    [("moving", r"private, max-age=2[45]"), ("finished", "private, no-cache")],
+)
 def test_unchanged_answer_is_304_also_from_the_store(
-    company: Company, control: Any, database: Any, state: str
+    company: Company, control: Any, database: Any, state: str, caching: str
 ) -> None:
     session = control.seed_session("test", NIP, state=state, invoices=1)
     tag = company.get(path(session)).headers["ETag"]
@@ -69,6 +75,8 @@ def test_unchanged_answer_is_304_also_from_the_store(
     again = company.get(path(session), headers={"If-None-Match": tag})
     assert (again.status_code, again.data) == (304, b"")
     assert again.headers["Age"] in ("5", "6")
+    assert re.fullmatch(caching, again.headers["Cache-Control"])
+    assert again.headers["Vary"] == "Accept, Authorization"
     assert control.calls() == []
 
 
@@ -119,6 +127,9 @@ def test_what_is_known_of_an_invoice(company: Company, control: Any, database: A
     assert found["sessionReferenceNumber"] == session.reference_number
     assert (found["status"]["code"], found["final"], found["upoArchived"]) == (200, True, True)
     assert found["invoiceNumber"] == "FV/7"
+    assert found["invoiceHash"] == session.invoices[0].invoice_hash
+    assert (found["invoiceFileName"], found["invoicingMode"]) == (None, "Online")
+    assert datetime.fromisoformat(found["invoicingDate"]).tzinfo
 
     by_number = company.get("/invoices/test?invoiceNumber=FV/7").json
     assert by_number["rows"] == []
