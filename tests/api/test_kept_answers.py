@@ -80,6 +80,60 @@ def test_unchanged_answer_is_304_also_from_the_store(
     assert control.calls() == []
 
 
+def test_an_answer_of_version_0_1_0_is_completed_when_ksef_can_be_asked(
+    company: Company, control: Any, database: Any
+) -> None:
+    """Till then it is given without what that version dropped, and not kept as it is sent."""
+    session = control.seed_session("test", NIP, invoices=2)
+    whole = company.get(path(session))
+    database.execute(
+        "UPDATE kept_invoices SET more = NULL; UPDATE kept_sessions SET body_form = '1 zone'"
+    )
+    make_older(database, 120)
+    control.set_api("test", available=False)
+
+    incomplete = company.get(path(session))
+
+    lacking = {
+        "invoiceHash": None,
+        "invoiceFileName": None,
+        "invoicingDate": None,
+        "invoicingMode": None,
+    }
+    assert incomplete.status_code == 200
+    assert incomplete.json["invoices"] == [i | lacking for i in whole.json["invoices"]]
+    assert incomplete.headers["Cache-Control"] == "private, no-cache"
+    assert incomplete.headers["ETag"] != whole.headers["ETag"]
+
+    control.set_api("test", available=True)
+    make_older(database, 120)
+    control.clear_calls()
+    tag = incomplete.headers["ETag"]
+    for asked in range(3):
+        completed = company.get(path(session), headers={"If-None-Match": tag})
+        assert completed.json["invoices"] == whole.json["invoices"], asked
+        assert completed.headers["ETag"] == whole.headers["ETag"]
+    assert [call.route for call in control.calls()] == [
+        "/{environment}/v2/sessions/{reference}/invoices"
+    ]
+
+
+def test_an_old_answer_of_version_0_1_0_is_kept_as_it_is_sent(
+    company: Company, control: Any, database: Any
+) -> None:
+    session = control.seed_session("test", NIP, date_created="2026-01-15T12:00:00Z")
+    company.get(path(session))
+    database.execute(
+        "UPDATE kept_invoices SET more = NULL; UPDATE kept_sessions SET body_form = '1 zone'"
+    )
+    control.clear_calls()
+    for _ in range(2):
+        [invoice] = company.get(path(session)).json["invoices"]
+        assert invoice["invoiceHash"] is None
+    assert database.execute("SELECT body_form FROM kept_sessions") == [("2 Europe/Warsaw",)]
+    assert control.calls() == []
+
+
 def test_rate_limit_without_an_earlier_answer(company: Company, control: Any) -> None:
     session = control.seed_session("test", NIP)
     control.fault("rate-limited", retryAfter=2680)

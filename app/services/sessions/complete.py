@@ -28,13 +28,18 @@ def completed(account: Account, kept: Snapshot) -> Snapshot:
     if not kept.incomplete or kept.asked_ago < account.timing.completed_pause:
         return kept
     try:
-        with (
-            leases.try_lease(account, "completing") as mine,
-            account.places.one(account.company_nip),
-        ):
-            return _listed_once_more(account, kept) if mine else kept
+        with leases.try_lease(account, "completing") as mine:
+            if not mine:
+                return kept
+            with account.places.one(account.company_nip):
+                return _listed_once_more(account, kept)
     except (errors.KsefFailure, errors.Missing, errors.Unavailable) as error:
-        telemetry.info("a kept answer could not be completed", code=error.code)
+        telemetry.info(
+            "a kept answer could not be completed",
+            **account.log_fields,
+            session=kept.reference_number,
+            code=error.code,
+        )
         with suppress(errors.Unavailable):  # then it is tried again at once
             store.mark_asked(account, kept.reference_number, account.db.now(), listed=False)
         return kept
@@ -51,10 +56,10 @@ def _listed_once_more(account: Account, earlier: Snapshot) -> Snapshot:
     told = account.ksef.session_invoices(
         kept.reference_number, expected=count, seconds=account.timing.ksef_call
     )
-    telemetry.answered_from("fresh")
     invoices = _merged(kept.invoices, told)
     whole = replace(kept, invoices=invoices, listed=False, incomplete=False)
     store.save(account, whole, kept)
+    telemetry.answered_from("fresh")
     return whole
 
 
