@@ -13,14 +13,22 @@ _ACCEPTED = {
     "acquisitionDate": "2026-09-15 10:00:04",
     "status": {"code": 200, "description": "Sukces", "details": []},
     "referenceNumber": "20260915-EE-1B1A52843C-4A334284DC-57",
+    "invoiceHash": "ICc98PLn6wIiyMrtaYjQnKeDlAkmFyF3lWJRGUcdQhM=",
+    "invoiceFileName": None,
+    "invoicingDate": "2026-09-15T10:00:02+02:00",
+    "invoicingMode": "Online",
 }
 _DUPLICATE = {
     "ordinalNumber": 2,
-    "invoiceNumber": "FV/2026/09/001",
+    "invoiceNumber": None,
     "ksefNumber": None,
     "acquisitionDate": None,
     "status": {"code": 440, "description": "Duplikat faktury", "details": []},
     "referenceNumber": "20260915-EE-E852E6C680-055A27E17B-42",
+    "invoiceHash": "rp7YfKwPFgWHPE0PvI5fMM7N1LlJqM0N8W7elTnzcHU=",
+    "invoiceFileName": None,
+    "invoicingDate": "2026-09-15T10:00:02+02:00",
+    "invoicingMode": "Online",
     "duplicateOf": {
         "ksefNumber": "5265877635-20260901-71CF780F031B-37",
         "referenceNumber": "20260901-SO-00000009F9-0000000007-01",
@@ -68,7 +76,11 @@ _SIMULATION = {
 ANSWERS: dict[str, dict[str, Any]] = {
     "finished-session": {
         "referenceNumber": SESSION,
-        "status": {"code": 200, "description": "Sesja interaktywna przetworzona pomyślnie"},
+        "status": {
+            "code": 200,
+            "description": "Sesja interaktywna przetworzona pomyślnie",
+            "details": [],
+        },
         "dateCreated": "2026-09-15 10:00:00",
         "dateUpdated": "2026-09-15 10:01:00",
         "totalInvoiceCount": 2,
@@ -77,11 +89,12 @@ ANSWERS: dict[str, dict[str, Any]] = {
         "invoices": [_ACCEPTED, _DUPLICATE],
         "final": True,
         "upo": {"pages": [{"referenceNumber": "20260915-EU-F5374C691D-A067A3CF99-DB"}]},
+        "validUntil": None,
         "checkedAt": "2026-09-15T10:05:00+02:00",
     },
     "moving-session": {
         "referenceNumber": "20260915-SB-00000001C3-0000000003-01",
-        "status": {"code": 150, "description": "Trwa przetwarzanie"},
+        "status": {"code": 150, "description": "Trwa przetwarzanie", "details": []},
         "dateCreated": "2026-09-15 10:00:00",
         "dateUpdated": "2026-09-15 10:00:30",
         "totalInvoiceCount": 0,
@@ -90,6 +103,7 @@ ANSWERS: dict[str, dict[str, Any]] = {
         "invoices": [],
         "final": False,
         "upo": {"pages": []},
+        "validUntil": None,
         "nextCheckAfter": 8,
         "checkedAt": "2026-09-15T10:00:32+02:00",
     },

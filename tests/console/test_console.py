@@ -322,6 +322,42 @@ class TestSessions:
         base = f"/console/test/sessions/{session.reference_number}/{session.ksef_numbers[0]}/upo"
         assert links == [f"{base}.pdf", f"{base}.xml"]
 
+    @pytest.mark.parametrize(
+        ("language", "file", "hash_of"),
+        [("en", "file", "SHA-256 of the file:"), ("pl", "plik", "Skrót SHA-256 pliku:")],
+    )
+    def test_a_rejected_invoice_is_known_by_its_file_and_hash(
+        self,
+        service: Service,
+        company: Company,
+        control: Control,
+        language: str,
+        file: str,
+        hash_of: str,
+    ) -> None:
+        session = asked(service, control, company, kind="batch", invoices=[{}, {"status": 430}])
+        accepted, refused = session.invoices
+        path = f"/console/test/sessions/{session.reference_number}?lang={language}"
+        text = text_of(company.get(path))
+        assert f"{file} faktura_00002.xml 430" in text
+        assert f"{hash_of} {refused.invoice_hash}" in text
+        assert accepted.invoice_number in text
+        assert accepted.invoice_hash not in text
+
+    def test_an_online_invoice_without_a_number_has_no_file_either(
+        self, service: Service, company: Company, control: Control
+    ) -> None:
+        session = asked(service, control, company, state="open", invoices=[{"status": 150}])
+        path = f"/console/test/sessions/{session.reference_number}"
+        text = text_of(company.get(f"{path}?lang=en"))
+        assert "no number from KSeF 150" in text
+        assert session.invoices[0].invoice_hash in text
+        assert "Open until" in text
+        assert "Otwarta do" in text_of(company.get(f"{path}?lang=pl"))
+        control.change_session("test", session.reference_number, state="finished")
+        check_session(company.account(), session.reference_number)
+        assert "Open until" not in text_of(company.get(f"{path}?lang=en"))
+
     def test_the_list_begins_with_what_changed_last(
         self, service: Service, company: Company, control: Control
     ) -> None:
