@@ -11,6 +11,7 @@ from app.ksef import limits
 from app.services.login import session as login
 from app.services.replicas.leases import try_lease
 from app.services.sessions import store
+from app.services.sessions.complete import completed
 from app.services.sessions.snapshot import Snapshot
 from tests.rows import add_offline, add_synced, stored
 from tests.services.conftest import LISTING, NIP, STATUS, Asking
@@ -188,8 +189,8 @@ def test_it_leaves_lists_of_the_minute_to_others(asking: Asking) -> None:
     """Of our 18 it takes 12: a session that has no answer yet can be listed beside them."""
     old = [of_0_1_0(asking) for _ in range(14)]
     new = asking.seed()
-    completed = [hashes(asking.check(session)) != [None] * 3 for session in old]
-    assert completed == [True] * 12 + [False] * 2
+    whole = [hashes(asking.check(session)) != [None] * 3 for session in old]
+    assert whole == [True] * 12 + [False] * 2
     assert asking.check(new).final
 
 
@@ -213,6 +214,16 @@ def test_a_session_that_still_moved_is_whole_when_it_is_final(asking: Asking) ->
     assert hashes(answer) == true_hashes(session)
     assert asking.counts() == {STATUS: 1, LISTING: 1}
     assert not asking.check(session).incomplete
+    assert asking.counts() == {}
+
+
+def test_one_that_another_request_has_just_completed_is_not_listed_again(asking: Asking) -> None:
+    session = of_0_1_0(asking)
+    earlier = store.load(asking.account, session.reference_number)
+    assert earlier is not None
+    asking.check(session)
+    assert asking.counts() == {LISTING: 1}
+    assert hashes(completed(asking.account, earlier)) == true_hashes(session)
     assert asking.counts() == {}
 
 
