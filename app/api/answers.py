@@ -4,7 +4,7 @@ Callers must ignore members that they do not know: new ones may be added at any 
 """
 
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
@@ -96,7 +96,10 @@ class SessionInvoice(Answer, kw_only=True):
     ordinal_number: Annotated[
         Count, Meta(description="Place of the invoice in the session, from 1")
     ]
-    invoice_number: Annotated[str | None, Meta(description="The seller's number of the invoice")]
+    invoice_number: Annotated[
+        str | None,
+        Meta(description="The seller's number; KSeF tells it of an accepted invoice only"),
+    ]
     ksef_number: Annotated[
         str | None, Meta(description="Null while the invoice is moving, or where it was rejected")
     ]
@@ -331,28 +334,3 @@ ALL = (
     Health,
     Problem,
 )
-
-
-def schemas() -> dict[str, Any]:
-    """The JSON Schemas of all answers, by name, for the components of an OpenAPI document."""
-    _, components = msgspec.json.schema_components(ALL, ref_template="#/components/schemas/{name}")
-    choices: dict[str, Any] = {}
-    found = {name: _hoisted(schema, choices) for name, schema in components.items()}
-    return {**choices, **found}
-
-
-def _hoisted(schema: Any, choices: dict[str, Any]) -> Any:
-    """The schema with every titled choice as a component of its own, put into `choices`.
-
-    So generated clients have one type for it.
-    """
-    if isinstance(schema, list):
-        return [_hoisted(one, choices) for one in schema]
-    if not isinstance(schema, dict):
-        return schema
-    if "title" in schema and schema.get("type") == "string":
-        named = {key: schema[key] for key in ("type", "enum") if key in schema}
-        choices[schema["title"]] = named
-        about = {key: schema[key] for key in ("description",) if key in schema}
-        return {"$ref": f"#/components/schemas/{schema['title']}", **about}
-    return {key: _hoisted(value, choices) for key, value in schema.items()}
