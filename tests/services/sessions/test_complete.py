@@ -136,6 +136,11 @@ def down(asking: Asking, _session: Any) -> Callable[[], object]:
     return lambda: asking.control.set_api("test", available=True)
 
 
+def hanging(asking: Asking, _session: Any) -> Callable[[], object]:
+    asking.control.set_api("test", available=False, mode="hang")
+    return lambda: asking.control.set_api("test", available=True)
+
+
 def logged_out(asking: Asking, _session: Any) -> Callable[[], object]:
     login.log_out(asking.account)
     return lambda: login.log_in(asking.account)
@@ -159,7 +164,16 @@ def another_is_completed(asking: Asking, _session: Any) -> Callable[[], object]:
 
 @pytest.mark.parametrize(
     "trouble",
-    [no_quota, blocked, down, logged_out, not_known_for_a_while, broken, another_is_completed],
+    [
+        no_quota,
+        blocked,
+        down,
+        hanging,
+        logged_out,
+        not_known_for_a_while,
+        broken,
+        another_is_completed,
+    ],
 )
 def test_until_ksef_can_be_asked_the_answer_is_given_as_it_is(
     asking: Asking, trouble: Callable[[Asking, Any], Callable[[], object]]
