@@ -98,6 +98,7 @@ class Timing:
     migration_tries: int = 30
     # Passwords.
     failed_logins: float = 900.0  # the window in which failed logins are counted (`throttle`)
+    known_login: float = 30 * 86400.0  # how long a user is known at an address after a login there
     password_cache: float = 60.0  # how long a verified password is remembered
     password_wait: float = 5.0  # wait for a turn at hashing
     # Outages.

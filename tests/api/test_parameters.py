@@ -89,12 +89,12 @@ def caller(make_company: Callable[..., Company]) -> Company:
 
 @pytest.fixture
 def locked(caller: Company, database: Any) -> Iterator[None]:
-    """Nobody may look into any table but `users` and `failed_logins`, which tell who asks."""
+    """Nobody may look into any table but `users` and `login_attempts`, which tell who asks."""
     with closing(psycopg2.connect(database.owner_dsn)) as connection, connection.cursor() as cursor:
         cursor.execute(
             "SELECT string_agg(oid::regclass::text, ', ') FROM pg_class"
             " WHERE relnamespace = 'public'::regnamespace AND relkind = 'r'"
-            " AND relname NOT IN ('users', 'failed_logins')"
+            " AND relname NOT IN ('users', 'login_attempts')"
         )
         cursor.execute(f"LOCK TABLE {cursor.fetchone()[0]} IN ACCESS EXCLUSIVE MODE")
         yield

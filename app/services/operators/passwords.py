@@ -5,6 +5,8 @@ import hmac
 import os
 import threading
 from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import argon2
 
@@ -41,22 +43,28 @@ class Passwords:
         """Whether this password was verified against this stored hash a short while ago."""
         return stored_hash is not None and self._is_remembered(self._proof(password, stored_hash))
 
-    def verify(self, password: str, stored_hash: str | None) -> bool:
-        """Whether the password matches the stored hash.
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """A turn at hashing, for the block, which must not take another.
 
-        None stands for an unknown user: it takes as long, so that time does not tell who exists.
-        Raises Unavailable if no turn at hashing comes in time.
+        Raises Unavailable if none comes in time.
         """
-        if self.remembers(password, stored_hash):
-            return True
         if not self._turns.acquire(timeout=self._wait):
             raise errors.Unavailable("Too many logins at once.", retry_after=round(self._wait) or 1)
+        try:
+            yield
+        finally:
+            self._turns.release()
+
+    def verify(self, password: str, stored_hash: str | None) -> bool:
+        """Whether the password matches the stored hash. It is hashed: take a `turn` before.
+
+        None stands for an unknown user: it takes as long, so that time does not tell who exists.
+        """
         try:
             self._hasher.verify(stored_hash or self._decoy, password)
         except (argon2.exceptions.VerificationError, argon2.exceptions.InvalidHashError):
             return False
-        finally:
-            self._turns.release()
         if stored_hash is None:
             return False
         self._keep(self._proof(password, stored_hash))
