@@ -96,6 +96,10 @@ def _end(response: Response) -> Response:
     response.headers["X-Request-ID"] = telemetry.request_id.get() or ""
     response.headers.setdefault("Cache-Control", "no-store")
     response.headers["X-Content-Type-Options"] = "nosniff"
+    response.headers["Cross-Origin-Opener-Policy"] = "same-origin"
+    response.headers["Cross-Origin-Resource-Policy"] = "same-origin"
+    # Not no-referrer: browsers would then send forms without the Origin that we check.
+    response.headers["Referrer-Policy"] = "same-origin"
     response.headers.setdefault(
         "Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'"
     )
