@@ -141,6 +141,7 @@ class Settings:
 
 
 _LAST_PORT = 65535
+_LEAST_DIFFERENT = 12  # bytes of a key; a random one has about thirty, and never fewer than this
 
 
 class _Reader:
@@ -226,6 +227,8 @@ def _secret_keys(text: str) -> tuple[bytes, ...]:
             raise ValueError("holds a key that is not Base64") from None
         if len(key) != 32:
             raise ValueError("holds a key that is not 32 bytes long")
+        if len(set(key)) < _LEAST_DIFFERENT:
+            raise ValueError("holds a key that is not random: openssl rand -base64 32 makes one")
         keys.append(key)
     return tuple(keys)
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from flask import Flask, Response, g, request
 from flask_smorest import Api
+from werkzeug.exceptions import NotFound
 
 from app import clock, errors, meters, telemetry
 from app.api import auth, docs, invoices, metrics, openapi, ops, outages, problems, status, upo
@@ -90,6 +91,18 @@ def _begin() -> None:
     if g.waited > timing.queue and request.blueprint not in _ALWAYS_ANSWERED:
         meters.refused.labels("waited").inc()
         raise errors.Busy("Too many requests are waiting.", retry_after=timing.retry_after)
+    if _is_another_path():
+        raise NotFound
+
+
+def _is_another_path() -> bool:
+    """Whether the path is none of ours, although Flask takes it for one.
+
+    It would begin with one slash for several, and has decoded those that stood for themselves.
+    """
+    environ = request.environ
+    as_sent = environ.get("RAW_URI", "").partition("?")[0].lower()
+    return "%2f" in as_sent or environ["PATH_INFO"].startswith("//")
 
 
 def _end(response: Response) -> Response:

@@ -291,3 +291,25 @@ def test_nobody_tells_us_our_own_path(client: Client) -> None:
     assert status == client.ask(head + b"\r\n")[0] != 200
     status, _ = client.ask(LIVEZ + b"SCRIPT_NAME: //evil.example\r\n\r\n")
     assert status == 200
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "//metrics",
+        "//livez",
+        "/%2flivez",
+        "http://x//livez",
+        "/auth%2Ftest",
+        "/invoices/test/status/20260115-SO-0123456789-ABCDEF0123-4F"
+        "%2f5265877635-20250826-0100001AF629-AF/upo",
+    ],
+)
+def test_slashes_that_are_none_and_slashes_too_many(
+    client: Client, company: Company, target: str
+) -> None:
+    header = company.authorization["Authorization"]
+    status, body = client.ask(
+        f"GET {target} HTTP/1.1\r\nHost: x\r\nAuthorization: {header}\r\n\r\n".encode()
+    )
+    assert (status, json.loads(body)["code"]) == (404, "not_found")
