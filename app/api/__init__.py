@@ -100,9 +100,8 @@ def _is_another_path() -> bool:
 
     It would begin with one slash for several, and has decoded those that stood for themselves.
     """
-    environ = request.environ
-    as_sent = environ.get("RAW_URI", "").partition("?")[0].lower()
-    return "%2f" in as_sent or environ["PATH_INFO"].startswith("//")
+    as_sent = request.environ.get("RAW_URI", "").partition("?")[0].lower()
+    return "%2f" in as_sent or request.environ["PATH_INFO"].startswith("//")
 
 
 def _end(response: Response) -> Response:
