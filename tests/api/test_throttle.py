@@ -262,6 +262,16 @@ def test_address_is_the_caller_s_behind_a_proxy_of_ours_only(company: Company) -
     assert "Retry-After" not in guess("198.51.100.2", "127.0.0.1").headers
 
 
+def test_right_passwords_pass_where_nothing_can_be_counted(company: Company, database: Any) -> None:
+    fail(company, company.email, ALLOWED - 1)
+    database.execute("REVOKE INSERT ON login_attempts FROM ksef_proxy")
+    try:
+        fail(company, company.email, 2)
+        assert ask(company, company.email, PASSWORD).status_code == 404
+    finally:
+        database.execute("GRANT INSERT ON login_attempts TO ksef_proxy")
+
+
 def test_nothing_that_was_typed_is_stored(company: Company, database: Any) -> None:
     fail(company, "my secret password", 1)
     rows = database.execute("SELECT who, name FROM login_attempts")
