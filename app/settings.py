@@ -101,6 +101,7 @@ class Timing:
     migration_tries: int = 30
     # Passwords.
     failed_logins: float = 900.0  # the window in which failed logins are counted (`throttle`)
+    known_login: float = 30 * 86400.0  # how long a user is known at an address after a login there
     password_cache: float = 60.0  # how long a verified password is remembered
     password_wait: float = 5.0  # wait for a turn at hashing
     # Outages.
@@ -143,6 +144,7 @@ class Settings:
 
 
 _LAST_PORT = 65535
+_LEAST_DIFFERENT = 12  # bytes of a key; a random one has about thirty, and never fewer than this
 
 
 class _Reader:
@@ -228,6 +230,8 @@ def _secret_keys(text: str) -> tuple[bytes, ...]:
             raise ValueError("holds a key that is not Base64") from None
         if len(key) != 32:
             raise ValueError("holds a key that is not 32 bytes long")
+        if len(set(key)) < _LEAST_DIFFERENT:
+            raise ValueError("holds a key that is not random: openssl rand -base64 32 makes one")
         keys.append(key)
     return tuple(keys)
 

@@ -8,6 +8,7 @@ from flask import g, request
 
 from app import callers, errors, telemetry
 from app.api.client_address import client_address
+from app.api.origin import is_of_another_site
 from app.context import caller, service, settings
 from app.services.operators import audit
 from app.services.operators.users import ROLES, authenticate
@@ -15,14 +16,17 @@ from app.services.operators.users import ROLES, authenticate
 View = TypeVar("View", bound=Callable[..., Any])
 
 
-def require_role() -> None:
+def require_role(*, linked: bool = False) -> None:
     """Authenticate the caller, before every view of a blueprint.
 
-    Raises Unauthorized, or Forbidden if its role is none that may use the service.
+    Raises Unauthorized, or Forbidden if its role is none that may use the service, or another
+    site's page sent the request; `linked`: other sites may lead browsers there.
     """
     _authenticate()
     if caller().role not in ROLES:
         raise errors.Forbidden("This needs the role admin or technical.")
+    if not linked and is_of_another_site(request):
+        raise errors.Forbidden("Another site's page sent this request.")
 
 
 def admins_only(view: View) -> View:

@@ -43,7 +43,8 @@ ADVICE: dict[type[errors.ProxyError], str] = {
         "The user name or password is missing or wrong. With `retryAfter` there were too many"
         " failed logins: for so long no further password is looked at."
     ),
-    errors.Forbidden: "The user's role is not enough for this call.",
+    errors.Forbidden: "The user's role is not enough for this call, or a browser sent it for"
+    " another site's page.",
     errors.SimulationForbidden: "An outage of `prod` cannot be simulated.",
     errors.NoActiveKsefSession: (
         "The company is not logged in to KSeF in this environment, or KSeF refuses its credential"

@@ -32,6 +32,7 @@ quota = _load("quota")
 rows = _load("rows")
 search = _load("search")
 sessions = _load("sessions")
+throttle = _load("throttle")
 upo = _load("upo")
 users = _load("users")
 

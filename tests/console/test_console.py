@@ -130,6 +130,11 @@ class TestErrors:
             ("/nowhere", 400, "invalid_parameter", "A number or value is wrong"),
             ("/test/sessions/abc", 400, "invalid_parameter", "A number or value is wrong"),
             ("/test/sessions?page=0", 400, "invalid_parameter", "A number or value is wrong"),
+            ("/test/sessions?page=١", 400, "invalid_parameter", "A number or value is wrong"),
+            ("/test/sessions?page=%2B1", 400, "invalid_parameter", "A number or value is wrong"),
+            ("/test/unlinked?page=1_0", 400, "invalid_parameter", "A number or value is wrong"),
+            ("/test/unlinked?page=+1", 400, "invalid_parameter", "A number or value is wrong"),
+            ("/search?number=%ff", 400, "invalid_parameter", "A number or value is wrong"),
             ("/test?a=b", 400, "invalid_parameter", "A number or value is wrong"),
             ("?lang=de", 400, "invalid_parameter", "A number or value is wrong"),
         ],
@@ -623,6 +628,37 @@ class TestForms:
 
 
 class TestSimulation:
+    @pytest.mark.parametrize(
+        "fields",
+        [
+            {"message": "x", "minutes": "١٥"},
+            {"message": "x", "minutes": " 15"},
+            {"message": "x", "minutes": ""},
+        ],
+        ids=str,
+    )
+    def test_fields_that_are_not_what_they_should_be(
+        self, company: Company, send: Any, database: Any, fields: Any
+    ) -> None:
+        assert send(company, "/demo/simulation", **fields).status_code == 400
+        assert database.execute("SELECT * FROM outage_simulations") == []
+
+    @pytest.mark.parametrize(("message", "status"), [("x%ff", 400), ("x\xff", 403)])
+    def test_a_message_that_is_no_utf_8(
+        self, company: Company, tokens: FormTokens, database: Any, message: str, status: int
+    ) -> None:
+        """Where the bytes are not even escaped, no token is found among them either."""
+        form = f"token={tokens.token(company.email)}&minutes=15&message={message}"
+        answer = company.request(
+            "POST",
+            "/console/demo/simulation",
+            headers=SAME_ORIGIN,
+            data=form.encode("latin-1"),
+            content_type="application/x-www-form-urlencoded",
+        )
+        assert answer.status_code == status
+        assert database.execute("SELECT * FROM outage_simulations") == []
+
     def test_on_and_off(self, company: Company, send: Any, database: Any) -> None:
         on = send(company, "/demo/simulation", message="Próba trybu", minutes="60")
         text = text_of(company.get(on.headers["Location"], headers={"Accept-Language": "en"}))
