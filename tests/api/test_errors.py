@@ -226,7 +226,17 @@ def test_502_ksef_error_tells_what_ksef_said(
     body = assert_problem(
         company.get(path(endpoint)), 502, "ksef_error", also=["ksef"], retry_after=blocked
     )
-    assert set(body["ksef"]) == {"httpStatus", "code", "description", "traceId"}
+    assert set(body["ksef"]) == {
+        "httpStatus",
+        "code",
+        "description",
+        "details",
+        "reasonCode",
+        "traceId",
+    }
+    assert body["ksef"]["reasonCode"] == options.get("reasonCode")
+    if "details" in options:
+        assert body["ksef"]["details"] == options["details"]
     assert (body["ksef"]["httpStatus"], body["ksef"]["code"]) == said
     assert str(said[0]) in body["detail"]
     assert control.call_counts() == {SESSION if endpoint == "status" else UPO: attempts}
@@ -239,6 +249,15 @@ def test_403_of_ksef_tells_its_reason(company: Company, control: Any, path: Any)
     body = company.get(path("status")).json
     assert body["ksef"]["description"].startswith("Żądanie pochodzi z adresu IP")
     assert body["ksef"]["description"] in body["detail"]
+    assert body["ksef"]["reasonCode"] == "ip-not-allowed"
+
+
+def test_410_of_ksef_will_not_pass(company: Company, control: Any, path: Any) -> None:
+    gone = {"title": "Gone", "status": 410, "detail": "Zasób nie jest już dostępny."}
+    control.fault("status", path="/sessions/", status=410, body=gone)
+    body = assert_problem(company.get(path("status")), 502, "ksef_error", also=["ksef"])
+    assert gone["detail"].rstrip(".") in body["detail"]
+    assert body["detail"].endswith("asking again will not help.")
 
 
 @BOTH
