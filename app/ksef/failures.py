@@ -274,7 +274,8 @@ def _short(value: Any) -> str | None:
     """The beginning of a text in one line, without control characters; None where there is none."""
     if not isinstance(value, str):
         return None
-    return "".join(char if char.isprintable() else " " for char in value[:500]).strip() or None
+    text = value[:500].replace("\0", "")
+    return "".join(char if char.isprintable() else " " for char in text).strip() or None
 
 
 def _retry_after(headers: Mapping[str, str]) -> int:

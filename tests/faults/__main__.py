@@ -49,6 +49,7 @@ ROWS = {
     32: "simulated outage, also of prod",
     33: "hostile paths and parameters",
     34: "PDF of odd texts and of 10,000 invoices",
+    44: "identifiers, times or keys of KSeF that cannot be",
 }
 PROJECT = Path(__file__).parents[2]
 LOG = PROJECT / ".test/faults.log"
