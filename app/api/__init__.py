@@ -4,6 +4,7 @@ import re
 import time
 import uuid
 from contextlib import ExitStack
+from http import HTTPStatus
 from typing import Any
 
 from flask import Flask, Response, g, request
@@ -11,7 +12,19 @@ from flask_smorest import Api
 from werkzeug.exceptions import NotFound
 
 from app import clock, errors, meters, telemetry
-from app.api import auth, docs, invoices, metrics, openapi, ops, outages, problems, status, upo
+from app.api import (
+    auth,
+    basic_auth,
+    docs,
+    invoices,
+    metrics,
+    openapi,
+    ops,
+    outages,
+    problems,
+    status,
+    upo,
+)
 from app.api.blueprint import LONGEST_BODY, refuse_query
 from app.api.responses import json_response
 from app.context import settings
@@ -124,6 +137,7 @@ def _close(_error: BaseException | None) -> None:
         meters.http_requests_in_progress.dec()
         time_given.close()
     audit.actor.set(audit.Actor())
+    telemetry.request_id.set(None)  # else this thread's lines of the time between would have it
 
 
 def _report(response: Response) -> None:
@@ -149,6 +163,8 @@ def _report(response: Response) -> None:
         masked = telemetry.masked_nip(caller.company_nip)
         line["company"] = masked
         line["user"] = caller.email.replace(caller.company_nip, masked)
+    if response.status_code == HTTPStatus.UNAUTHORIZED:
+        line.update(basic_auth.stranger())
     if code := g.get("error_code"):
         line["code"] = code
     telemetry.info("request", **line)

@@ -300,6 +300,16 @@ class KsefSaid(Answer, kw_only=True):
     http_status: Annotated[int, Meta(description="KSeF's HTTP status")]
     code: Annotated[int | None, Meta(description="KSeF's own code, if it gave one")]
     description: Annotated[str | None, Meta(description="KSeF's own words")]
+    details: Annotated[
+        list[str],
+        Meta(
+            description="What KSeF said beyond that, up to 16 KiB; or the rights of which one lacks"
+        ),
+    ]
+    reason_code: Annotated[
+        str | None,
+        Meta(description="Of a 403, such as `missing-permissions` or `ip-not-allowed`"),
+    ]
     trace_id: Annotated[str | None, Meta(description="KSeF's trace id, for its support")]
 
 

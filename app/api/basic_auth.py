@@ -11,7 +11,7 @@ from app.api.client_address import client_address
 from app.api.origin import is_of_another_site
 from app.context import caller, service, settings
 from app.services.operators import audit
-from app.services.operators.users import ROLES, authenticate
+from app.services.operators.users import ROLES, authenticate, hash_of_name
 
 View = TypeVar("View", bound=Callable[..., Any])
 
@@ -41,15 +41,27 @@ def admins_only(view: View) -> View:
     return cast(View, guarded)
 
 
-def _authenticate() -> None:
-    given = request.authorization
-    if given is None or given.type != "basic" or not given.username or given.password is None:
-        raise errors.Unauthorized
-    address = client_address(
+def stranger() -> dict[str, str]:
+    """Who was refused, for the log: the address, and a hash of the user name."""
+    told = {"address": _address()}
+    if request.authorization and (name := request.authorization.username):
+        told["userHash"] = hash_of_name(settings().secret_keys[0], name)
+    return told
+
+
+def _address() -> str:
+    return client_address(
         request.remote_addr or "",
         request.headers.get("X-Forwarded-For", ""),
         settings().forwarded_allow_ips,
     )
+
+
+def _authenticate() -> None:
+    given = request.authorization
+    if given is None or given.type != "basic" or not given.username or given.password is None:
+        raise errors.Unauthorized
+    address = _address()
     works = service()
     g.caller = authenticate(
         works.db, works.passwords, works.timing, given.username, given.password, address=address

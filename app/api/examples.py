@@ -176,6 +176,8 @@ EXTRA: dict[type[errors.ProxyError], dict[str, Any]] = {
             "httpStatus": 400,
             "code": 21001,
             "description": "Nieczytelna treść.",
+            "details": ["Pole nie ma wartości."],
+            "reasonCode": None,
             "traceId": "57ced5f5db1544a7a64eb2acf5e9ba9a",
         },
         "outage": _NO_OUTAGE,

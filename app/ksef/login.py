@@ -29,8 +29,17 @@ REFRESH = Route("POST", "/auth/token/refresh")
 TOKEN_ENCRYPTION = "KsefTokenEncryption"  # noqa: S105 - KSeF's name of a key usage
 IN_PROGRESS = 100
 DONE = 200
-# Codes that speak of the credential; others, of KSeF's own trouble or unknown, may pass.
-REFUSED = frozenset({415, 425, 450, 460, 480})
+# Codes that speak of the credential, and what helps; others, of KSeF's own trouble or unknown, may
+# pass.
+_REMEDIES = {
+    415: "Grant it rights for this company in KSeF.",
+    425: "Log in anew.",
+    450: "Store a valid token.",
+    460: "Store a valid certificate.",
+    470: "Store the credential of another person.",
+    480: "An operator must act: store it anew, or run `login`.",
+}
+REFUSED = frozenset(_REMEDIES)
 # … and those of the call itself that speak of the certificate.
 _CERTIFICATE_REFUSED = frozenset({failures.BAD_CERTIFICATE, failures.WRONG_SUBJECT})
 _LONGEST_POLL = 1.0
@@ -42,6 +51,11 @@ class LoginRefused(errors.KsefError):
     @property
     def may_pass(self) -> bool:
         return False
+
+
+def remedy(code: int | None) -> str:
+    """What helps against a refusal of the credential, as a sentence after a space; or nothing."""
+    return f" {_REMEDIES[code]}" if code in _REMEDIES else ""
 
 
 class TokensLost(errors.KsefUnreachable):
@@ -183,10 +197,10 @@ def _wait(http: Watched, login: StartedLogin, until: float, poll: float) -> None
         if status.code == DONE:
             return
         if status.code != IN_PROGRESS:
-            said = errors.KsefAnswer(200, status.code, status.description, status.details)
+            said = failures.of_status(status)
             kind = LoginRefused if status.code in REFUSED else errors.KsefError
-            words = status.description.rstrip(".")
-            raise kind(f"KSeF refused the login: {words}.", ksef=said)
+            words = (said.description or str(status.code)).rstrip(".")
+            raise kind(f"KSeF refused the login: {words}.{remedy(status.code)}", ksef=said)
         if clock.monotonic() + poll > until:
             raise errors.KsefUnreachable("KSeF did not finish the login in time.")
         clock.sleep(poll)

@@ -50,6 +50,7 @@ ROWS = {
     33: "hostile paths and parameters",
     34: "PDF of odd texts and of 10,000 invoices",
     40: "clients that send half, never close, guess passwords",
+    44: "identifiers, times or keys of KSeF that cannot be",
 }
 PROJECT = Path(__file__).parents[2]
 LOG = PROJECT / ".test/faults.log"

@@ -36,12 +36,12 @@ def prove(account: Account, certificate: Certificate) -> None:
         tokens = credentials.log_in_with(account, certificate)
     except LoginRefused as error:
         raise errors.OperatorError(
-            f"{error.detail} The certificate's subject is {_who(certificate)}: check that it has "
-            f"rights for {account.company_nip} in {account.environment}. Nothing was stored."
+            f"{error.in_full} The certificate's subject is {_who(certificate)}, the company "
+            f"{account.company_nip} in {account.environment}. Nothing was stored."
         ) from error
     except errors.KsefFailure as error:
         raise errors.OperatorError(
-            f"{error.detail} Nothing was stored; --no-verify stores it without asking KSeF."
+            f"{error.in_full} Nothing was stored; --no-verify stores it without asking KSeF."
         ) from error
     try:
         client_with(account, tokens.access.value).revoke()

@@ -1,10 +1,12 @@
 """Companies, and the users who make requests for them."""
 
+import hmac
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from app.crypto import derived_key
 from app.db.pool import Database
 from app.db.queries import users as queries
 from app.errors import OperatorError, Unauthorized
@@ -59,6 +61,15 @@ def authenticate(
         if user is None or not right:
             raise Unauthorized
     return Caller(user.email, user.company_nip, user.role)
+
+
+def hash_of_name(secret_key: bytes, name: str) -> str:
+    """A user name as it may be logged before it is known to be one: the same for the same name.
+
+    It may be a password, typed into the wrong field; so the hash has a key of ours.
+    """
+    key = derived_key(secret_key, "user names in the log")
+    return hmac.digest(key, name.encode("utf-8", "surrogatepass"), "sha256").hex()[:16]
 
 
 def add_company(db: Database, nip: str, name: str) -> None:

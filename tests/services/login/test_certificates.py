@@ -296,6 +296,17 @@ def test_a_certificate_without_rights_is_told_with_its_identifier(
     assert "Nothing was stored" in str(refusal.value)
 
 
+def test_a_suspended_certificate_is_told_so_and_nothing_of_rights(
+    service: Service, company: Company, control: Any, known: Any
+) -> None:
+    certificate = known()
+    control.set_certificate_outcome("demo", 460, nip=NIP, details=["Certyfikat zawieszony"])
+    with pytest.raises(errors.OperatorError) as refusal:
+        certificates.prove(here(service), certificate)
+    assert "Store a valid certificate. KSeF: Certyfikat zawieszony" in str(refusal.value)
+    assert "rights" not in str(refusal.value)
+
+
 def test_a_ksef_that_is_away_proves_nothing(
     service: Service, company: Company, control: Any, known: Any
 ) -> None:

@@ -188,7 +188,7 @@ def test_login_without_a_credential_is_refused_before_any_call(
     assert control.calls() == []
 
 
-@pytest.mark.parametrize("code", [415, 425, 450, 460, 480])
+@pytest.mark.parametrize("code", [415, 425, 450, 460, 470, 480])
 def test_refused_credential_is_told_with_ksef_s_own_words_and_stores_nothing(
     database: Any, control: Any, service: Service, ksef_token: str, code: int
 ) -> None:
@@ -202,7 +202,7 @@ def test_refused_credential_is_told_with_ksef_s_own_words_and_stores_nothing(
     assert REDEEM not in control.call_counts()
 
 
-@pytest.mark.parametrize("code", [470, 500, 550])
+@pytest.mark.parametrize("code", [500, 550])
 def test_failed_login_that_says_nothing_of_the_credential_is_no_refusal(
     control: Any, service: Service, ksef_token: str, code: int
 ) -> None:
@@ -411,7 +411,7 @@ def test_refresh_refused_for_good_leads_to_a_silent_login(
     assert control.call_counts()[LOGIN] == 1
 
 
-@pytest.mark.parametrize("code", [415, 425, 450, 460, 480])
+@pytest.mark.parametrize("code", [415, 425, 450, 460, 470, 480])
 def test_refused_credential_ends_the_session_and_is_not_tried_again(
     database: Any, control: Any, service: Service, company: Company, code: int
 ) -> None:
@@ -423,6 +423,7 @@ def test_refused_credential_ends_the_session_and_is_not_tried_again(
         ask()
     assert refusal.value.ksef is not None
     assert refusal.value.ksef.code == code
+    assert refusal.value.ksef.details
     assert row(database) is None
     assert control.call_counts()[LOGIN] == 1
 
@@ -430,7 +431,9 @@ def test_refused_credential_ends_the_session_and_is_not_tried_again(
     for _ in range(3):
         with pytest.raises(errors.NoActiveKsefSession, match="refused the company") as again:
             ask()
-        assert again.value.ksef == replace(refusal.value.ksef, details=(), trace_id=None)
+        assert again.value.ksef == replace(
+            refusal.value.ksef, details=list(refusal.value.ksef.details)
+        )
     assert control.calls() == []
 
 
@@ -778,7 +781,7 @@ def test_refused_credential_is_not_tried_again_for_a_while(
         words.add((refusal.value.ksef.description or "").rstrip("."))
     (words_of_ksef,) = words
     assert words_of_ksef
-    assert refusal.value.detail.endswith(f": {words_of_ksef}.")
+    assert refusal.value.detail.endswith(f": {words_of_ksef}. Store a valid token.")
     assert refusal.value.retry_after in range(50, 61)
     assert control.call_counts()[LOGIN] == 1
     control.set_token_outcome("test", 200, nip=NIP)
