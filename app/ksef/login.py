@@ -1,20 +1,18 @@
-"""Logging in to KSeF: challenge, answer, wait, redeem; and refreshing an access token."""
+"""Logging in to KSeF: challenge, answer, wait, redeem; refreshing an access token; logging out."""
 
 import base64
 from datetime import datetime
-from typing import Any
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
-from app import clock, errors, telemetry
-from app.ksef import failures, wire
+from app import clock, errors
+from app.ksef import failures, limits, wire
 from app.ksef.certificates import Certificate
-from app.ksef.failures import Answer
 from app.ksef.http import Route
-from app.ksef.watched import Watched
+from app.ksef.metered import Metered
 from app.ksef.wire import Challenge, PublicKey, StartedLogin, Token, Tokens
 from app.ksef.xades import login_request
 
@@ -25,6 +23,8 @@ LOGIN_WITH_CERTIFICATE = Route("POST", "/auth/xades-signature")
 LOGIN_STATUS = Route("GET", "/auth/{referenceNumber}")
 REDEEM = Route("POST", "/auth/token/redeem")
 REFRESH = Route("POST", "/auth/token/refresh")
+REVOKE = Route("DELETE", "/auth/sessions/current", limits.OTHER)
+RATE_LIMITS = Route("GET", "/rate-limits", limits.OTHER)
 
 TOKEN_ENCRYPTION = "KsefTokenEncryption"  # noqa: S105 - KSeF's name of a key usage
 IN_PROGRESS = 100
@@ -71,11 +71,11 @@ class TokensLost(errors.KsefUnreachable):
 
 
 def log_in_with_token(
-    http: Watched, *, nip: str, ksef_token: str, seconds: float, poll: float
+    http: Metered, *, nip: str, ksef_token: str, seconds: float, poll: float
 ) -> Tokens:
     """Log a company in with its KSeF token, in at most `seconds`, asking every `poll` seconds.
 
-    Raises LoginRefused where KSeF refuses the token, TokensLost, and what `Watched.send` raises.
+    Raises LoginRefused where KSeF refuses the token, TokensLost, and what `Metered.send` raises.
     """
     until = clock.monotonic() + seconds
     try:
@@ -90,11 +90,11 @@ def log_in_with_token(
 
 
 def log_in_with_certificate(
-    http: Watched, *, nip: str, certificate: Certificate, seconds: float, poll: float
+    http: Metered, *, nip: str, certificate: Certificate, seconds: float, poll: float
 ) -> Tokens:
     """Log a company in with a certificate, in at most `seconds`, asking every `poll` seconds.
 
-    Raises LoginRefused where KSeF refuses the certificate, TokensLost, and what `Watched.send`
+    Raises LoginRefused where KSeF refuses the certificate, TokensLost, and what `Metered.send`
     raises.
     """
     until = clock.monotonic() + seconds
@@ -110,31 +110,30 @@ def log_in_with_certificate(
     return _redeem(http, login)
 
 
-def refresh(http: Watched, refresh_token: str) -> Token:
+def refresh(http: Metered, refresh_token: str) -> Token:
     """A new access token. The refresh token stays as it is."""
-    answer = _send(http, REFRESH, bearer=refresh_token)
+    answer = http.send_twice(REFRESH, bearer=refresh_token)
     return wire.decode(wire.Refreshed, answer.body).access
 
 
-def _send(http: Watched, route: Route, *values: str, **request: Any) -> Answer:
-    """Send a call that may be sent twice, and once more where that may help."""
-    try:
-        return http.send(route, *values, **request)
-    except errors.KsefFailure as failure:
-        pause = http.retry.pause_after(failure)
-        if pause is None:
-            raise
-        telemetry.info("KSeF is asked once more", code=failure.code)
-    clock.sleep(pause)
-    return http.send(route, *values, **request)
+def revoke(http: Metered, token: str) -> None:
+    """End the KSeF session of an access or refresh token. KsefTokenRejected where there is none."""
+    http.send(REVOKE, bearer=token)
 
 
-def _challenge(http: Watched) -> Challenge:
+def rate_limits(http: Metered, access_token: str) -> dict[str, limits.Limits]:
+    """The company's own rate limits, by group."""
+    answer = http.send_twice(RATE_LIMITS, bearer=access_token)
+    found = wire.decode(limits.LimitsByGroup, answer.body)
+    return {group: own for group in limits.PUBLISHED if (own := getattr(found, group))}
+
+
+def _challenge(http: Metered) -> Challenge:
     return wire.decode(Challenge, http.send(CHALLENGE).body)
 
 
-def _answer_challenge(http: Watched, nip: str, ksef_token: str) -> StartedLogin:
-    keys = wire.decode(list[PublicKey], _send(http, PUBLIC_KEYS).body)
+def _answer_challenge(http: Metered, nip: str, ksef_token: str) -> StartedLogin:
+    keys = wire.decode(list[PublicKey], http.send_twice(PUBLIC_KEYS).body)
     challenge = _challenge(http)
     key_id, key = _token_encryption_key(keys, challenge.made_at)
     answer = http.send(
@@ -188,11 +187,11 @@ def _encrypt(key: rsa.RSAPublicKey, ksef_token: str, challenge: Challenge) -> by
         raise LoginRefused("The KSeF token is too long for KSeF's key: it is no token.") from None
 
 
-def _wait(http: Watched, login: StartedLogin, until: float, poll: float) -> None:
+def _wait(http: Metered, login: StartedLogin, until: float, poll: float) -> None:
     """Return once the login is done; `until` is a moment of `clock.monotonic`."""
     bearer = login.operation_token.value
     while True:
-        answer = _send(http, LOGIN_STATUS, login.reference_number, bearer=bearer)
+        answer = http.send_twice(LOGIN_STATUS, login.reference_number, bearer=bearer)
         status = wire.decode(wire.LoginStatus, answer.body).status
         if status.code == DONE:
             return
@@ -207,7 +206,7 @@ def _wait(http: Watched, login: StartedLogin, until: float, poll: float) -> None
         poll = min(2 * poll, _LONGEST_POLL)
 
 
-def _redeem(http: Watched, login: StartedLogin) -> Tokens:
+def _redeem(http: Metered, login: StartedLogin) -> Tokens:
     """The tokens of a finished login, which KSeF hands out only once."""
     try:
         answer = http.send(REDEEM, bearer=login.operation_token.value)

@@ -65,9 +65,6 @@ UPDATE ksef_sessions SET
     version = version + 1
 WHERE company_nip = :company_nip AND environment = :environment AND version = :version;
 
--- name: delete_session(company_nip, environment)!
-DELETE FROM ksef_sessions WHERE company_nip = :company_nip AND environment = :environment;
-
 -- name: end_session(company_nip, environment, version)!
 -- As renew_session: a session that was begun or renewed meanwhile is another one.
 DELETE FROM ksef_sessions

@@ -21,7 +21,7 @@ from app import clock, errors, telemetry
 from app.account import Account
 from app.db.pool import retried
 from app.db.queries import quota as queries
-from app.ksef.limits import ADDRESS, NO_LIMIT, PUBLISHED, WINDOWS, Limits
+from app.ksef.limits import ADDRESS, EACH_UNGROUPED, NO_LIMIT, PUBLISHED, WINDOWS, Limits
 from app.services.replicas.windows import Ledger, delays
 
 _LATE = 0.05  # seconds; a call that goes out later than reserved belongs to other windows
@@ -175,7 +175,8 @@ def limits_are_fresh(account: Account) -> bool:
 def own_limits(row: Any, group: str, share: float) -> Limits:
     """Our share of a group's limits: the company's own if its row has them, else the published."""
     own = (row.per_second, row.per_minute, row.per_hour) if row else (None,) * 3
-    return _share_of(Limits(*own) if None not in own else PUBLISHED[group], share)
+    known = Limits(*own) if None not in own else PUBLISHED.get(group, EACH_UNGROUPED)
+    return _share_of(known, share)
 
 
 def _share_of(limits: Limits, share: float) -> Limits:
