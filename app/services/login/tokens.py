@@ -234,7 +234,12 @@ def _silent_login(account: Account, lease: Lease) -> tuple[str, Tokens]:
     """A login that nobody asked for, by which method; at most one in a while, of all replicas."""
     credentials.stored(account)  # who cannot open it takes no turn from those who can
     wait = account.db.run(
-        queries.claim_silent_login, **account.columns, seconds=account.timing.silent_login
+        queries.claim_silent_login,
+        **account.columns,
+        seconds=account.timing.silent_login,
+        lease=lease.name,
+        holder=lease.holder,
+        lease_seconds=account.timing.lease_refresh,
     )
     if wait is not None and wait > 0:
         raise errors.KsefError(
