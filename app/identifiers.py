@@ -6,13 +6,13 @@ trailing newline, and Flask hands decoded CRLF, NUL and `..` to a view.
 
 import re
 
-_DATE = "2[0-9]{3}(0[1-9]|1[0-2])(0[1-9]|[12][0-9]|3[01])"
-# Wider than KSeF's own: numbers shortened in documentation have the shape, and pass.
+# Wider than KSeF's own: numbers shortened or made up in documentation have the shape, and pass.
+_DATE = "[0-9]{8}"
 REFERENCE_NUMBER = f"{_DATE}(-[0-9A-Z]{{1,12}}){{2,5}}"
 KSEF_NUMBER = f"[1-9][0-9]{{9}}-{_DATE}(-[0-9A-Z]{{1,12}}){{2,3}}"
-# The seller's own: any text that KSeF may show, also with blanks that do not break.
-_CONTROL = r"\u0000-\u001F\u007F-\u009F"
-INVOICE_NUMBER = f"[^{_CONTROL}]+"
+# The seller's own: any text that KSeF may show, also a tab and what is left of a wrong encoding.
+_BREAKS = r"\u0000\r\n"
+INVOICE_NUMBER = f"[^{_BREAKS}]+"
 INVOICE_NUMBER_LENGTH = 256
 _FULL_KSEF_NUMBER = 35
 _CRC_POLYNOMIAL = 0x07
@@ -41,8 +41,8 @@ def wrong_invoice_number(text: str) -> str | None:
     """Why a text is no seller's number of an invoice, in a sentence; None where it is one."""
     if len(text) > INVOICE_NUMBER_LENGTH:
         return f"Longer than {INVOICE_NUMBER_LENGTH} characters."
-    if not re.fullmatch(rf"[^{_CONTROL}\uD800-\uDFFF]+", text):
-        return "Holds control characters."
+    if not re.fullmatch(rf"[^{_BREAKS}\uD800-\uDFFF]+", text):
+        return "Holds a line break or a NUL."
     return None
 
 

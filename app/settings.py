@@ -185,7 +185,7 @@ def from_environment(environ: Mapping[str, str] | None = None) -> Settings:
         for name in ENVIRONMENTS
         if (
             url := reader.read(
-                f"LATARNIA_URL_{name.upper()}", _http_url, DEFAULT_LATARNIA_URLS.get(name)
+                f"LATARNIA_URL_{name.upper()}", _url_parser(name), DEFAULT_LATARNIA_URLS.get(name)
             )
         )
     }

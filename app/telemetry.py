@@ -82,6 +82,13 @@ def masked_nip(nip: str) -> str:
     return f"{nip[:3]}*****{nip[-2:]}"
 
 
+def _printable(text: str) -> str:
+    """The text without what a terminal could take for a command."""
+    if text.isprintable():
+        return text
+    return "".join(character if character.isprintable() else "�" for character in text)
+
+
 def _stack(error: BaseException | None) -> str:
     """The stack traces of an exception and its causes, the first cause first.
 
@@ -107,7 +114,7 @@ class _JsonLines(logging.Formatter):
         line.update(getattr(record, "fields", {}))
         if record.exc_info:
             line["exception"] = _stack(record.exc_info[1])
-        return msgspec.json.encode(line, enc_hook=str).decode()
+        return _printable(msgspec.json.encode(line, enc_hook=str).decode())
 
 
 _DIM, _RED, _YELLOW, _PLAIN = "\033[2m", "\033[31m", "\033[33m", "\033[0m"
@@ -120,8 +127,10 @@ class _TerminalLines(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         fields = dict(getattr(record, "fields", {}))
         plain = [fields.pop(name) for name in ("method", "route", "status") if name in fields]
-        words = [record.getMessage(), *map(str, plain)]
-        words += [f"{_DIM}{name}={_PLAIN}{value}" for name, value in fields.items()]
+        words = [_printable(str(word)) for word in (record.getMessage(), *plain)]
+        words += [
+            f"{_DIM}{name}={_PLAIN}{_printable(str(value))}" for name, value in fields.items()
+        ]
         time = datetime.fromtimestamp(record.created).astimezone().strftime("%H:%M:%S")
         colour = _COLOURS.get(record.levelno, _PLAIN)
         line = f"{_DIM}{time}{_PLAIN} {colour}{' '.join(words)}{_PLAIN}"

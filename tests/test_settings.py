@@ -198,6 +198,9 @@ def test_production_is_spoken_to_in_the_open_on_this_machine_only(url: str, acce
     else:
         assert problems(KSEF_URL_PROD=url) == "Settings: KSEF_URL_PROD must be https."
     assert read(KSEF_URL_TEST=url).ksef_urls["test"] == url
+    if not accepted:
+        assert problems(LATARNIA_URL_PROD=url) == "Settings: LATARNIA_URL_PROD must be https."
+    assert read(LATARNIA_URL_TEST=url).latarnia_urls["test"] == url
 
 
 def test_a_migration_lets_requests_go_before_their_own_patience_ends() -> None:

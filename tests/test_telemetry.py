@@ -136,3 +136,16 @@ def test_on_a_terminal_lines_are_for_a_person() -> None:
     assert "request GET /status 200" in written
     assert "\033[" in written
     assert "{" not in written
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_nothing_in_a_line_is_a_command_to_a_terminal(
+    monkeypatch: pytest.MonkeyPatch, terminal: bool
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal, raising=False)
+    record = logging.LogRecord("x", logging.INFO, "", 0, "request \x1b]0;owned\x07", None, None)
+    record.fields = {"path": "/\x1b[2J\u009b31m", "bidi": "\u202egpj", "polish": "Zażółć"}
+    line = telemetry.formatter().format(record)
+    for command in ("\x1b]", "\x1b[2J", "\x07", "\u009b", "\u202e"):
+        assert command not in line
+    assert "Zażółć" in line

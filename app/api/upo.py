@@ -15,6 +15,7 @@ from app.context import account
 from app.services.upo.fetch import DocType, UpoFile, fetch_session_upo, fetch_upo
 
 MEDIA_TYPES = {"xml": "application/xml", "pdf": "application/pdf"}
+_NAMES_OF_JSON = ("application/json", "application/*", "*/*")
 _BINARY = {"type": "string", "format": "binary"}
 _UNCHANGED = "The document is the one that If-None-Match names"
 _DOCUMENT = "The UPO: in JSON, or the document itself where `Accept` names its own type"
@@ -131,10 +132,11 @@ def _answer(file: UpoFile, reference_number: str, ksef_number: str) -> Response:
 
 
 def _document_is_wanted(media_type: str) -> bool:
-    """Whether Accept names the document's own media type, and does not prefer JSON.
+    """Whether Accept names the document's own media type, and JSON not as much or more.
 
-    A wildcard does not count.
+    Clients of HTTP often name everything that they could read: a wildcard stands for JSON, and
+    never for the document.
     """
-    qualities = {value.partition(";")[0].lower(): q for value, q in request.accept_mimetypes}
-    wanted = qualities.get(media_type, 0)
-    return wanted > 0 and wanted >= qualities.get("application/json", 0)
+    weights = {value.partition(";")[0].lower(): q for value, q in request.accept_mimetypes}
+    of_json = next((weights[name] for name in _NAMES_OF_JSON if name in weights), 0)
+    return weights.get(media_type, 0) > of_json

@@ -69,12 +69,14 @@ ON CONFLICT DO NOTHING;
 -- name: missing_upos(company_nip, environment, after, batch)^
 -- Of the next `batch` rows after the KSeF number `after`, in order: those that are linked and have no archived UPO.
 -- One row always; last: the last number looked at, null at the end. Each number is looked up in the archive by its
--- key: without statistics the planner would rather join, and read the whole archive for each batch.
+-- key: without statistics the planner would rather join, and read the whole archive for each batch. Nor does it know that
+-- `=` finds many rows, which it would then sort by another index; of a range it does.
 WITH looked_at AS MATERIALIZED (
     SELECT ksef_number, session_reference_number
     FROM synced_invoices
-    WHERE company_nip = :company_nip AND environment = :environment AND ksef_number > :after
-    ORDER BY ksef_number
+    WHERE (company_nip, environment, ksef_number) > (:company_nip, :environment, :after)
+      AND (company_nip, environment) <= (:company_nip, :environment)
+    ORDER BY company_nip, environment, ksef_number
     LIMIT :batch
 ), missing AS (
     SELECT ksef_number, session_reference_number

@@ -51,8 +51,6 @@ NO_SESSION = [
     SESSION.replace("0", "٠"),
     SESSION.replace("2026", "２０２６"),
     SESSION.replace("-", "–"),
-    SESSION.replace("20260115", "20261315"),
-    SESSION.replace("20260115", "20260132"),
     "20260115",
     "20260115-SO",
     "20260115-SO-",

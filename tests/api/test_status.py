@@ -621,7 +621,9 @@ def test_a_check_links_the_company_s_rows(company: Company, control: Any, databa
     account = company.account()
     add_synced(database, account, [accepted.ksef_number, ORIGINAL["originalKsefNumber"], NUMBER])
     add_offline(
-        database, account, [session.reference_number, duplicate.reference_number, "another"]
+        database,
+        account,
+        [session.reference_number, duplicate.reference_number, "20220110-SO-ANOTHER"],
     )
     control.clear_calls()
 
@@ -635,7 +637,7 @@ def test_a_check_links_the_company_s_rows(company: Company, control: Any, databa
     assert offline_sessions(database, account) == [
         (session.reference_number, session.reference_number),
         (duplicate.reference_number, session.reference_number),
-        ("another", None),
+        ("20220110-SO-ANOTHER", None),
     ]
     linked = stored(database)
     answer(company, session)

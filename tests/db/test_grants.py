@@ -3,8 +3,11 @@
 import re
 from typing import Any
 
+import psycopg2
 import pytest
 
+from app.db.migrate import migrate
+from tests.conftest import ROLES, DatabaseServer
 from tests.pages import OPERATORS
 
 RIGHTS = ("select", "insert", "update", "delete")
@@ -75,3 +78,35 @@ def test_neither_may_make_anything(database: Any, role: str) -> None:
         f" WHERE rolname = '{role}'"
     )
     assert owned == []
+
+
+def test_a_role_for_each_company_sees_its_own_rows_only(
+    database_server: DatabaseServer, empty_database: Any
+) -> None:
+    """As docs/operators.md has it; the service goes on seeing and linking all rows."""
+    migrate(empty_database.owner_dsn)
+    [lines] = re.findall(r"```sql\n(CREATE ROLE erp_5265877635.*?)```", OPERATORS.text, re.DOTALL)
+    numbers = {nip: f"{nip}-20250826-0100001AF629-AF" for nip in ("5265877635", "7812019453")}
+    for nip, number in numbers.items():
+        empty_database.execute(
+            f"INSERT INTO companies (nip, name) VALUES ('{nip}', 'x');"
+            " INSERT INTO synced_invoices (company_nip, environment, ksef_number, invoice_number)"
+            f" VALUES ('{nip}', 'test', '{number[:-2]}X1', 'FV')"
+        )
+    seen = "SELECT company_nip FROM synced_invoices ORDER BY 1"
+    update = "UPDATE synced_invoices SET session_reference_number = 'S' RETURNING company_nip"
+    try:
+        empty_database.execute(lines)
+        empty_database.execute(f"GRANT {', '.join(ROLES)} TO CURRENT_USER")
+        as_company = f"SET ROLE erp_5265877635; {seen}"
+        assert empty_database.execute(as_company) == [("5265877635",)]
+        assert empty_database.execute(f"SET ROLE erp; {seen}") == []
+        assert len(empty_database.execute(f"SET ROLE ksef_proxy; {update}")) == 2
+        with pytest.raises(psycopg2.errors.InsufficientPrivilege):
+            empty_database.execute(
+                "SET ROLE erp_5265877635; INSERT INTO synced_invoices"
+                " (company_nip, environment, ksef_number, invoice_number)"
+                " VALUES ('7812019453', 'test', '7812019453-20250826-1-1', 'FV')"
+            )
+    finally:
+        empty_database.execute("DROP OWNED BY erp_5265877635; DROP ROLE erp_5265877635")

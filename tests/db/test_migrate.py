@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from threading import Barrier
 from types import SimpleNamespace
 from typing import Any
@@ -264,6 +265,35 @@ def test_an_unreachable_server_is_an_operators_error(tmp_path: Path) -> None:
     assert f"host={tmp_path}" in str(failure.value)
     assert "No such file or directory" in str(failure.value)
     assert "Sec-ret" not in str(failure.value)
+
+
+def test_rows_that_can_never_be_linked_are_named_and_left(empty_database: Any) -> None:
+    older = sorted(MIGRATIONS.glob("*.sql"))[:12]
+    with TemporaryDirectory() as folder:
+        for file in older:
+            (Path(folder) / file.name).write_bytes(file.read_bytes())
+        migrate(empty_database.owner_dsn, Path(folder))
+    good = "5265877635-20250826-0100001AF629-AF"
+    empty_database.execute(
+        "INSERT INTO companies (nip, name) VALUES ('5265877635', 'x');"
+        "INSERT INTO synced_invoices (company_nip, environment, ksef_number, invoice_number)"
+        f" SELECT '5265877635', 'test', number, 'FV' FROM unnest(ARRAY['{good}', '{good} ',"
+        f" '{good.lower()}', E'{good}\\n']) AS number;"
+        "INSERT INTO offline_invoices (company_nip, environment, invoice_number,"
+        " ksef_reference_number) VALUES ('5265877635', 'test', 'FV', '20250826-so-1')"
+    )
+    told: list[str] = []
+    migrate(empty_database.owner_dsn, tell=told.append)
+    named = [line for line in told if "will never be linked" in line]
+    assert len(named) == 4
+    assert f"'{good} ' is no KSeF number (one of 3 such rows)" in "".join(named)
+    assert empty_database.execute("SELECT count(*) FROM synced_invoices") == [(4,)]
+    for number in (f"{good} ", good.lower(), f"{good}\n"):
+        with pytest.raises(psycopg2.errors.CheckViolation):
+            empty_database.execute(
+                "INSERT INTO synced_invoices (company_nip, environment, ksef_number,"
+                f" invoice_number) VALUES ('5265877635', 'demo', '{number}', 'FV')"
+            )
 
 
 def test_a_warning_of_a_migration_is_told(empty_database: Any, folder: Path) -> None:

@@ -84,10 +84,12 @@ def test_a_page_of_missing_upos_is_found_without_reading_the_whole_archive(
     migrate(empty_database.owner_dsn)
     empty_database.execute(
         "INSERT INTO companies (nip, name) VALUES ('5265877635', 'x');"
-        "INSERT INTO synced_invoices SELECT '5265877635', 'test', 'K' || n, 'FV/' || n, 'S' || n,"
+        "INSERT INTO synced_invoices"
+        " SELECT '5265877635', 'test', '5265877635-20250826-K-' || n, 'FV/' || n, 'S' || n,"
         " now() - n * interval '1 second' FROM generate_series(1, 20000) AS n;"
         "INSERT INTO upos (company_nip, environment, session_reference_number, ksef_number,"
-        " content, sha256) SELECT '5265877635', 'test', 'S' || n, 'K' || n, 'x', 'x'"
+        " content, sha256)"
+        " SELECT '5265877635', 'test', 'S' || n, '5265877635-20250826-K-' || n, 'x', 'x'"
         f" FROM generate_series(1, 19999) AS n; {statistics}"
     )
     plan = carried_out(empty_database, "upo.missing_upos", after="", batch=100)

@@ -63,7 +63,7 @@ def test_its_invoices_are_listed_once_more(asking: Asking, database: Any) -> Non
     session = of_0_1_0(asking)
     number, original = session.ksef_numbers[0], "5265877635-20250826-0100001AF629-AF"
     add_synced(database, asking.account, [number, original], session=session.reference_number)
-    add_offline(database, asking.account, ["another"], session="20220110-SO-0C00000000")
+    add_offline(database, asking.account, ["20220110-SO-ANOTHER"], session="20220110-SO-0C00000000")
     linked = stored(database)
 
     answer = asking.check(session)

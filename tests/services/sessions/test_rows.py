@@ -132,11 +132,14 @@ def test_each_company_and_environment_has_rows_of_its_own(
         (f"invoice_number,ksef_number\nFV/0,{NUMBER}\nFV/1\n", "Line 3: neither"),
         (f"invoice_number,ksef_number\nFV/0,{NUMBER}\nFV/1,{NUMBER},x\n", "Line 3: more values"),
         (f"invoice_number,ksef_number\n{'F' * 257},{NUMBER}\n", "Line 2: invoice_number: Longer"),
-        (f"invoice_number,ksef_number\nFV\x00,{NUMBER}\n", "Line 2: invoice_number: Holds control"),
+        (
+            f"invoice_number,ksef_number\nFV\x00,{NUMBER}\n",
+            "Line 2: invoice_number: Holds a line break or a NUL",
+        ),
         (f"invoice_number,ksef_number\nFV/1,{NUMBER}\x1b[2J\n", "Line 2: ksef_number: Not a KSeF"),
         (
             f'invoice_number,ksef_number\n"FV\n1",{NUMBER}\n',
-            "Line 3: invoice_number: Holds control",
+            "Line 3: invoice_number: Holds a line break or a NUL",
         ),
         (f"invoice_number,ksef_number\nFV/1,{'5' * 200_000}\n", "not a CSV file"),
         *(

@@ -293,7 +293,7 @@ def test_a_big_session_is_read_in_time_before_the_tables_have_statistics(asking:
     asking.check(session)
     asking.database.execute(
         "INSERT INTO synced_invoices (company_nip, environment, ksef_number, invoice_number)"
-        f" SELECT '{asking.account.company_nip}', 'test', 'K' || n, 'FV'"
+        f" SELECT '{asking.account.company_nip}', 'test', '5265877635-20250826-K-' || n, 'FV'"
         " FROM generate_series(1, 100000) AS n"
     )
     assert is_linked(asking, session)
