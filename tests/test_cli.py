@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import argon2
 import click
 import psycopg2
 import pytest
@@ -22,6 +23,7 @@ from flask import Flask
 from app import create_app, errors
 from app.context import EXTENSION
 from app.db.migrate import migrate
+from app.db.queries import users as user_queries
 from app.ksef import certificates
 from app.service import Service
 from app.services.login import credentials
@@ -208,6 +210,121 @@ def test_user_add_twice_keeps_the_first_password(run: Run, service: Service, com
     )
 
 
+def test_a_password_is_taken_as_it_is(run: Run, service: Service, company: None) -> None:
+    add = ("user", "add", EMAIL, "--nip", NIP, "--role", "admin", "--password-stdin")
+    password = " ósmy cud świata \t"
+    done(run(*add, given=f"{password}\r\n"))
+    known = (service.db, service.passwords, service.timing)
+    assert users.authenticate(*known, EMAIL, password).email == EMAIL
+    assert users.authenticate(*known, EMAIL.upper(), password).email == EMAIL
+    with pytest.raises(errors.Unauthorized):
+        users.authenticate(*known, EMAIL, password.strip())
+    refused(run(*add, given="first long line\nsecond line\n"), "standard input has 2")
+
+
+@pytest.mark.parametrize(
+    "password",
+    [
+        "eleven char",
+        "123456789012",
+        "qwertyuiop12345",
+        "zxcvbnmasdfghjkl",
+        "passwordpassword",
+        "aaaaaaaaaaaaaaaa",
+        "abcdefghijklmnop",
+        "098765432109876",
+        "anna-firma-anna",
+        "firma.example1",
+        "firma5265877635",
+        "password1234",
+        "Password12345",
+        "password123456!",
+        "1q2w3e4r5t6y",
+        "1qaz2wsx3edc",
+        "administrator",
+        "iloveyou1234",
+        "polska123456",
+    ],
+)
+def test_a_password_that_is_soon_guessed_is_refused(
+    run: Run, company: None, database: Any, password: str
+) -> None:
+    before = everything(database)
+    add = ("user", "add", "anna@firma.example", "--nip", NIP, "--role", "admin")
+    refused(run(*add, "--password-stdin", given=f"{password}\n"), "A password")
+    assert everything(database) == before
+
+
+def test_a_password_can_be_changed(
+    run: Run, service: Service, company: None, database: Any
+) -> None:
+    known = (service.db, service.passwords, service.timing)
+    users.add_user(
+        service.db, service.passwords, email=EMAIL, nip=NIP, role="admin", password=PASSWORD
+    )
+    users.authenticate(*known, EMAIL, PASSWORD)
+    made = done(run("user", "set-password", EMAIL)).splitlines()
+    assert made[0] == f"password of {EMAIL} changed"
+    assert users.authenticate(*known, EMAIL, made[1].removeprefix("password: ")).email == EMAIL
+    with pytest.raises(errors.Unauthorized):
+        users.authenticate(*known, EMAIL, PASSWORD)
+    given = "another long password"
+    done(run("user", "set-password", EMAIL.upper(), "--password-stdin", given=f"{given}\n"))
+    assert users.authenticate(*known, EMAIL, given).email == EMAIL
+    refused(run("user", "set-password", "b@firma.example"), "no user b@firma.example")
+    noted = database.execute("SELECT detail FROM audit WHERE what = 'user_password_set'")
+    assert noted == [(EMAIL,), (EMAIL,)]
+
+
+def test_a_user_is_locked_out_and_let_in_again(
+    run: Run, service: Service, company: None, database: Any
+) -> None:
+    known = (service.db, service.passwords, service.timing)
+    users.add_user(
+        service.db, service.passwords, email=EMAIL, nip=NIP, role="admin", password=PASSWORD
+    )
+    for _ in range(11):
+        with pytest.raises(errors.Unauthorized) as locked:
+            users.authenticate(*known, EMAIL, "wrong", address="192.0.2.1")
+    assert locked.value.retry_after
+    with pytest.raises(errors.Unauthorized):
+        users.authenticate(*known, EMAIL, PASSWORD, address="192.0.2.1")
+    assert done(run("user", "unlock", EMAIL)) == f"user {EMAIL} unlocked\n"
+    assert users.authenticate(*known, EMAIL, PASSWORD, address="192.0.2.1").email == EMAIL
+
+    done(run("user", "disable", EMAIL))
+    assert done(run("user", "enable", EMAIL)) == f"user {EMAIL} enabled\n"
+    assert done(run("user", "set-role", EMAIL, "technical")) == f"user {EMAIL} is technical\n"
+    assert users.authenticate(*known, EMAIL, PASSWORD).role == "technical"
+    for command in ("enable", "unlock"):
+        refused(run("user", command, "b@firma.example"), "no user b@firma.example")
+    whats = [row[0] for row in database.execute("SELECT what FROM audit ORDER BY at")]
+    assert whats[-4:] == ["user_unlocked", "user_disabled", "user_enabled", "user_role_set"]
+
+
+def test_a_hash_of_other_parameters_is_made_anew(service: Service, company: None) -> None:
+    users.add_user(
+        service.db, service.passwords, email=EMAIL, nip=NIP, role="admin", password=PASSWORD
+    )
+    weaker = argon2.PasswordHasher(time_cost=1, memory_cost=8 * 1024).hash(PASSWORD)
+    old = service.db.run(user_queries.get_user, email=EMAIL).password_hash
+    assert service.db.run(user_queries.replace_hash, email=EMAIL, old=old, new=weaker) == 1
+    known = (service.db, service.passwords, service.timing)
+    users.authenticate(*known, EMAIL, PASSWORD)
+    made = service.db.run(user_queries.get_user, email=EMAIL).password_hash
+    assert made != weaker
+    assert not service.passwords.is_outdated(made)
+    assert users.authenticate(*known, EMAIL, PASSWORD).email == EMAIL
+
+
+def test_companies_are_listed(run: Run, service: Service, company: None) -> None:
+    users.add_user(
+        service.db, service.passwords, email=EMAIL, nip=NIP, role="admin", password=PASSWORD
+    )
+    [row] = json.loads(done(run("company", "list", "--json")))
+    assert (row["nip"], row["users"], row["state"]) == (NIP, 1, None)
+
+
 def test_user_disable_shuts_out_and_shows_in_the_list(
     run: Run, service: Service, company: None
 ) -> None:
@@ -240,12 +357,36 @@ def test_user_disable_refuses_an_unknown_one(run: Run, database: Any) -> None:
 # -- credential -----------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("given", ["first\nsecond\n", '"quoted"\n', "", "a\x1bb"])
+def test_set_token_refuses_what_is_no_token(
+    run: Run, company: None, database: Any, control: Any, given: str
+) -> None:
+    before = everything(database)
+    told = run("credential", "set-token", "--nip", NIP, "--environment", "test", given=given)
+    refused(told, "A KSeF token is one line")
+    assert everything(database) == before
+    assert control.calls() == []
+
+
+def test_set_token_proves_it_by_a_login(
+    run: Run, company: None, database: Any, control: Any
+) -> None:
+    set_token = ("credential", "set-token", "--nip", NIP, "--environment", "test")
+    refused(
+        run(*set_token, given="unknown-token\n"), "KSeF refused the login", "Nothing was stored"
+    )
+    assert database.execute("SELECT * FROM ksef_credentials") == []
+    told = done(run(*set_token, "--no-verify", given="unknown-token\n"))
+    assert "not proved by a login" in told
+    assert database.execute("SELECT method FROM ksef_credentials") == [("token",)]
+
+
 def test_set_token_stores_it_sealed_and_the_company_can_log_in(
     run: Run, service: Service, company: None, control: Any, database: Any
 ) -> None:
     token = control.add_token("test", NIP)
     output = done(run("credential", "set-token", *PLACE, given=f"{token}\n"))
-    assert output == f"KSeF token of {NIP} stored for test\n"
+    assert output == f"KSeF token of {NIP} stored for test, proved by a login\n"
     assert token not in str(everything(database))
     assert login.log_in(service.account(NIP, "test")).method == "token"
 

@@ -1,12 +1,10 @@
 """`company` and `user`: who may use the service."""
 
-import sys
-
 import click
 from flask.cli import AppGroup
 
 from app import errors
-from app.cli.options import json_option, plain_errors
+from app.cli.options import json_option, line_from_stdin, plain_errors
 from app.cli.output import print_table
 from app.context import service
 from app.services.operators import companies, users
@@ -23,6 +21,19 @@ def add_company(nip: str, name: str) -> None:
     """Add a company by its NIP."""
     users.add_company(service().db, nip, name)
     click.echo(f"company {nip} added")
+
+
+@company.command("list")
+@json_option
+@plain_errors
+def list_companies(as_json: bool) -> None:
+    """Show all companies."""
+    rows = users.list_companies(service().db)
+    print_table(
+        ("nip", "name", "users", "state"),
+        [(r.nip, r.name, r.users, "removed" if r.removed_at else None) for r in rows],
+        as_json,
+    )
 
 
 @company.command("remove")
@@ -58,13 +69,39 @@ def add_user(email: str, nip: str, role: str, password_stdin: bool) -> None:
 
     Without --password-stdin a strong password is generated and shown once.
     """
-    given = sys.stdin.readline().strip() if password_stdin else None
+    given = line_from_stdin("The password") if password_stdin else None
     password = users.add_user(
         service().db, service().passwords, email=email, nip=nip, role=role, password=given
     )
     click.echo(f"user {email} added")
     if given is None:
         click.echo(f"password: {password}")
+
+
+@user.command("set-password")
+@click.argument("email")
+@click.option("--password-stdin", is_flag=True, help="Read the password from standard input")
+@plain_errors
+def set_password(email: str, password_stdin: bool) -> None:
+    """Give a user another password, from the next request on.
+
+    Without --password-stdin a strong password is generated and shown once.
+    """
+    given = line_from_stdin("The password") if password_stdin else None
+    password = users.set_password(service().db, service().passwords, email=email, password=given)
+    click.echo(f"password of {email} changed")
+    if given is None:
+        click.echo(f"password: {password}")
+
+
+@user.command("set-role")
+@click.argument("email")
+@click.argument("role", type=click.Choice(users.ROLES))
+@plain_errors
+def set_role(email: str, role: str) -> None:
+    """Change what a user may do, from the next request on."""
+    users.set_role(service().db, email, role)
+    click.echo(f"user {email} is {role}")
 
 
 @user.command("disable")
@@ -74,6 +111,24 @@ def disable_user(email: str) -> None:
     """Disable a user, from the next request on."""
     users.disable_user(service().db, email)
     click.echo(f"user {email} disabled")
+
+
+@user.command("enable")
+@click.argument("email")
+@plain_errors
+def enable_user(email: str) -> None:
+    """Let a disabled user in again, with the same password."""
+    users.enable_user(service().db, email)
+    click.echo(f"user {email} enabled")
+
+
+@user.command("unlock")
+@click.argument("email")
+@plain_errors
+def unlock_user(email: str) -> None:
+    """Forget a user's failed logins."""
+    users.unlock_user(service().db, email)
+    click.echo(f"user {email} unlocked")
 
 
 @user.command("list")

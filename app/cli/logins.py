@@ -7,7 +7,13 @@ import click
 from flask.cli import AppGroup, with_appcontext
 
 from app.account import Account
-from app.cli.options import EXISTING_FILE, for_account, json_option, plain_errors
+from app.cli.options import (
+    EXISTING_FILE,
+    for_account,
+    json_option,
+    line_from_stdin,
+    plain_errors,
+)
 from app.cli.output import print_table, utc
 from app.context import service
 from app.services.login import certificates, credentials, session
@@ -15,17 +21,29 @@ from app.services.login import certificates, credentials, session
 credential = AppGroup("credential", help="The credential with which a company logs in to KSeF.")
 
 
+no_verify_option = click.option(
+    "--no-verify", is_flag=True, help="Store it without trying a login first"
+)
+
+
 @credential.command("set-token")
+@no_verify_option
 @plain_errors
 @for_account
-def set_token(account: Account) -> None:
+def set_token(account: Account, no_verify: bool) -> None:
     """Store a KSeF token, encrypted.
 
-    The token is read from standard input; on a terminal you are asked for it.
+    The token is read from standard input; on a terminal you are asked for it. It is stored only
+    after a test login with it has succeeded, unless --no-verify is given.
     """
     given = click.prompt("KSeF token", hide_input=True) if sys.stdin.isatty() else None
-    credentials.store_token(account, given or sys.stdin.readline().strip())
-    click.echo(f"KSeF token of {account.company_nip} stored for {account.environment}")
+    token = (given or line_from_stdin("A KSeF token")).strip()
+    credentials.check_token(token)
+    if not no_verify:
+        credentials.prove(account, token)
+    credentials.store_token(account, token)
+    proof = "not proved by a login" if no_verify else "proved by a login"
+    click.echo(f"KSeF token of {account.company_nip} stored for {account.environment}, {proof}")
 
 
 @credential.command("set-certificate")
@@ -45,7 +63,7 @@ def set_token(account: Account) -> None:
 @click.option(
     "--passphrase-stdin", is_flag=True, help="Read the key's passphrase from standard input"
 )
-@click.option("--no-verify", is_flag=True, help="Store it without trying a login first")
+@no_verify_option
 @plain_errors
 @for_account
 def set_certificate(
@@ -62,7 +80,7 @@ def set_certificate(
         _passphrase() if passphrase_stdin else None,
     )
     if not no_verify:
-        certificates.prove(account, certificate)
+        credentials.prove(account, certificate, certificates.whose(account, certificate))
     credentials.store_certificate(account, certificate)
     for line in certificates.describe(account, certificate):
         click.echo(line)
@@ -133,4 +151,4 @@ def _passphrase() -> str:
     if sys.stdin.isatty():
         typed: str = click.prompt("Passphrase", hide_input=True)
         return typed
-    return sys.stdin.readline().rstrip("\r\n")
+    return line_from_stdin("The passphrase")

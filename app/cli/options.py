@@ -1,5 +1,6 @@
 """What several commands share: options, and how a failure is reported."""
 
+import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import partial, wraps
@@ -56,6 +57,17 @@ def plain_errors(command: Command) -> Command:
             raise click.ClickException("The input is not UTF-8.") from error
 
     return run
+
+
+def line_from_stdin(what: str) -> str:
+    """The one line of standard input, as it is but for the line's end.
+
+    OperatorError where there are more lines: `what` would be only a part of what was meant.
+    """
+    line, *more = sys.stdin.read().removesuffix("\n").removesuffix("\r").split("\n")
+    if more:
+        raise errors.OperatorError(f"{what} is one line; standard input has {1 + len(more)}.")
+    return line
 
 
 def for_account(command: Command, **how: Any) -> Command:

@@ -64,6 +64,9 @@ UPDATE login_attempts SET
     END
 WHERE who IN (SELECT who FROM mine);
 
+-- name: forget_name(name)!
+UPDATE login_attempts SET failed_at = '{}' WHERE name = :name;
+
 -- name: forget_attempts()!
 -- A few rows that tell nothing any more; each attempt adds three at most.
 DELETE FROM login_attempts

@@ -24,6 +24,26 @@ UPDATE users SET disabled_at = coalesce(disabled_at, now())
 WHERE email = :email
 RETURNING email, company_nip;
 
+-- name: enable_user(email)^
+UPDATE users SET disabled_at = NULL WHERE email = :email RETURNING email, company_nip;
+
+-- name: set_role(email, role)^
+UPDATE users SET role = :role WHERE email = :email RETURNING email, company_nip;
+
+-- name: set_password(email, password_hash)^
+UPDATE users SET password_hash = :password_hash WHERE email = :email RETURNING email, company_nip;
+
+-- name: find_user(email)^
+SELECT email, company_nip FROM users WHERE email = :email;
+
+-- name: replace_hash(email, old, new)!
+UPDATE users SET password_hash = :new WHERE email = :email AND password_hash = :old;
+
+-- name: list_companies()
+SELECT nip, name, (SELECT count(*) FROM users WHERE company_nip = nip) AS users, removed_at
+FROM companies
+ORDER BY nip;
+
 -- name: list_users()
 SELECT email, company_nip, role, created_at, disabled_at
 FROM users

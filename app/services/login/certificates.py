@@ -1,15 +1,12 @@
-"""A certificate before it is stored: read from the operator's files, checked, tried in a login."""
+"""A certificate before it is stored: read from the operator's files, checked, described."""
 
 from collections.abc import Iterator
 
-from app import errors, telemetry
+from app import errors
 from app.account import Account
 from app.db.pool import Database
-from app.ksef import certificates, login
+from app.ksef import certificates
 from app.ksef.certificates import Certificate, CertificateError
-from app.ksef.login import LoginRefused
-from app.services import outages
-from app.services.login import credentials
 
 
 def read(db: Database, content: bytes, key: bytes | None, passphrase: str | None) -> Certificate:
@@ -25,29 +22,6 @@ def read(db: Database, content: bytes, key: bytes | None, passphrase: str | None
     return certificate
 
 
-def prove(account: Account, certificate: Certificate) -> None:
-    """Try a login to KSeF with the certificate, and end that session at once.
-
-    Raises OutageSimulation, and OperatorError if KSeF refuses or cannot be asked.
-    """
-    outages.refuse_if_simulated(account)
-    try:
-        tokens = credentials.log_in_with(account, certificate)
-    except LoginRefused as error:
-        raise errors.OperatorError(
-            f"{error.in_full} The certificate's subject is {_who(certificate)}, the company "
-            f"{account.company_nip} in {account.environment}. Nothing was stored."
-        ) from error
-    except errors.KsefFailure as error:
-        raise errors.OperatorError(
-            f"{error.in_full} Nothing was stored; --no-verify stores it without asking KSeF."
-        ) from error
-    try:
-        login.revoke(account.http, tokens.access.value)
-    except errors.KsefFailure:
-        telemetry.info("a session made to prove a certificate was left to end by itself")
-
-
 def describe(account: Account, certificate: Certificate) -> Iterator[str]:
     """Lines about the certificate for the operator; a warning if it is not the company's own."""
     yield f"subject: {_who(certificate)}"
@@ -59,6 +33,14 @@ def describe(account: Account, certificate: Certificate) -> Iterator[str]:
             f"warning: it is not the certificate of {account.company_nip} itself; one of an "
             "employee or an accountant works only with the rights that they were given in KSeF"
         )
+
+
+def whose(account: Account, certificate: Certificate) -> str:
+    """A sentence that tells whose certificate it is, and for which company it is to be used."""
+    return (
+        f"The certificate's subject is {_who(certificate)}, the company {account.company_nip} "
+        f"in {account.environment}."
+    )
 
 
 def _who(certificate: Certificate) -> str:

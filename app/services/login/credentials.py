@@ -16,8 +16,9 @@ from app.account import Account
 from app.db.queries import login as queries
 from app.ksef.certificates import Certificate
 from app.ksef.login import LoginRefused as LoginRefused
-from app.ksef.login import TokensLost, log_in_with_certificate, log_in_with_token, remedy
+from app.ksef.login import TokensLost, log_in_with_certificate, log_in_with_token, remedy, revoke
 from app.ksef.wire import Tokens
+from app.services import outages
 from app.services.operators import audit
 from app.services.operators.audit import What
 from app.services.replicas.leases import Lease
@@ -26,10 +27,17 @@ BLOCKED = 480  # KSeF's security blocked the credential: trying again makes it w
 
 
 def store_token(account: Account, ksef_token: str) -> None:
-    """Store a KSeF token as the company's credential, sealed."""
-    if not ksef_token or not ksef_token.isprintable():
-        raise errors.OperatorError("A KSeF token is one line of printable characters.")
+    """Store a KSeF token as the company's credential, sealed; raises as `check_token`."""
+    check_token(ksef_token)
     _store(account, "token", ksef_token, None)
+
+
+def check_token(ksef_token: str) -> None:
+    """OperatorError where a text cannot be a KSeF token: with control characters, or in quotes."""
+    if not ksef_token or not ksef_token.isprintable() or ksef_token.strip("\"'") != ksef_token:
+        raise errors.OperatorError(
+            "A KSeF token is one line of printable characters, without quotes around it."
+        )
 
 
 def store_certificate(account: Account, certificate: Certificate) -> None:
@@ -90,24 +98,45 @@ def _log_in_once(account: Account) -> tuple[str, Tokens]:
     if credential.method == "certificate":
         _warn_of_its_end(account, credential.certificate_valid_until)
         return "certificate", log_in_with(account, Certificate.from_json(secret))
-    return "token", log_in_with_token(
-        account.http,
-        nip=account.company_nip,
-        ksef_token=secret,
-        seconds=account.timing.login,
-        poll=account.timing.login_poll,
-    )
+    return "token", log_in_with(account, secret)
 
 
-def log_in_with(account: Account, certificate: Certificate) -> Tokens:
-    """A login with a certificate, stored or not. Raises LoginRefused and KSeF's failures."""
-    return log_in_with_certificate(
-        account.http,
-        nip=account.company_nip,
-        certificate=certificate,
-        seconds=account.timing.login,
-        poll=account.timing.login_poll,
-    )
+def log_in_with(account: Account, credential: Certificate | str) -> Tokens:
+    """A login with a certificate or a KSeF token, stored or not.
+
+    Raises LoginRefused, TokensLost and KSeF's failures.
+    """
+    how: dict[str, Any] = {
+        "nip": account.company_nip,
+        "seconds": account.timing.login,
+        "poll": account.timing.login_poll,
+    }
+    if isinstance(credential, Certificate):
+        return log_in_with_certificate(account.http, certificate=credential, **how)
+    return log_in_with_token(account.http, ksef_token=credential, **how)
+
+
+def prove(account: Account, credential: Certificate | str, whose: str = "") -> None:
+    """Try a login to KSeF before a credential is stored, and end that session at once.
+
+    `whose`: a sentence for the operator whom KSeF's refusal puzzles. Raises OutageSimulation, and
+    OperatorError if KSeF refuses or cannot be asked.
+    """
+    outages.refuse_if_simulated(account)
+    try:
+        tokens = log_in_with(account, credential)
+    except LoginRefused as error:
+        raise errors.OperatorError(
+            " ".join(filter(None, (error.in_full, whose, "Nothing was stored.")))
+        ) from error
+    except errors.KsefFailure as error:
+        raise errors.OperatorError(
+            f"{error.in_full} Nothing was stored; --no-verify stores it without asking KSeF."
+        ) from error
+    try:
+        revoke(account.http, tokens.access.value)
+    except errors.KsefFailure:
+        telemetry.info("a session made to prove a credential was left to end by itself")
 
 
 def _warn_of_its_end(account: Account, valid_until: datetime) -> None:

@@ -33,7 +33,11 @@ class What(StrEnum):
     UPO_DOWNLOADED = "upo_downloaded"
     USER_PUT_OFF = "user_put_off"
     USER_ADDED = "user_added"
+    USER_PASSWORD_SET = "user_password_set"  # noqa: S105 - no password
+    USER_ROLE_SET = "user_role_set"
     USER_DISABLED = "user_disabled"
+    USER_ENABLED = "user_enabled"
+    USER_UNLOCKED = "user_unlocked"
     COMPANY_ADDED = "company_added"
     COMPANY_REMOVED = "company_removed"
     DOCUMENTS_PURGED = "documents_purged"

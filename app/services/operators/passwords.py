@@ -3,6 +3,7 @@
 import hashlib
 import hmac
 import os
+import re
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -16,6 +17,54 @@ from app import clock, errors
 _PARALLEL_HASHES = 2  # each takes 19 MiB
 _GIVES_WAY = 10  # to all other work: a "nice" value
 _MOST_REMEMBERED = 4096  # proofs
+
+
+_LEAST_LENGTH = 12
+_LEAST_DIFFERENT = 6  # characters
+# What the lists of common passwords are made of, beside digits.
+_WORDS = (
+    *("password", "passwort", "haslo", "hasło", "administrator", "admin", "welcome", "letmein"),
+    *("iloveyou", "kochamcie", "polska", "warszawa", "dragon", "monkey", "football", "sunshine"),
+    *("princess", "michael", "jordan", "master", "superman", "trustno1", "whatever", "starwars"),
+    *(
+        "1q2w3e4r5t6y7u8i9o0p",
+        "1q2w3e4r5t6y",
+        "1qaz2wsx3edc4rfv",
+        "1qaz2wsx3edc",
+        "ksef",
+        "faktura",
+    ),
+)
+_RUNS = ("01234567890", "qwertyuiop", "asdfghjkl", "zxcvbnm", "abcdefghijklmnopqrstuvwxyz")
+_LEAST_RUN = 5
+_LEAST_NAME = 4
+
+
+def weakness(password: str, email: str) -> str | None:
+    """Why a password is soon guessed, in a sentence; None where it is not.
+
+    Passwords of this length in lists of common ones are repetitions, runs of keys, or names.
+    """
+    text = password.casefold()
+    if len(password) < _LEAST_LENGTH:
+        return f"A password has at least {_LEAST_LENGTH} characters."
+    if len(set(text)) < _LEAST_DIFFERENT or text in (text + text)[1:-1]:
+        return f"A password has at least {_LEAST_DIFFERENT} different characters, and no pattern."
+    names = [part for part in re.split(r"\W+", email.casefold()) if len(part) >= _LEAST_NAME]
+    for known in (*names, *_WORDS, *_RUN_PIECES):
+        text = text.replace(known, "")
+    if len(re.sub(r"\d", "", text)) < _LEAST_LENGTH // 2:
+        return "A password is more than a name or a common word with digits, or a row of keys."
+    return None
+
+
+def _pieces(run: str) -> Iterator[str]:
+    for length in range(len(run), _LEAST_RUN - 1, -1):
+        for start in range(len(run) - length + 1):
+            yield run[start : start + length]
+
+
+_RUN_PIECES = [piece for run in _RUNS for row in (run, run[::-1]) for piece in _pieces(row)]
 
 
 class Passwords:
@@ -41,6 +90,10 @@ class Passwords:
     def hash(self, password: str) -> str:
         """The hash to store for a password."""
         return self._hasher.hash(password)
+
+    def is_outdated(self, stored_hash: str) -> bool:
+        """Whether a hash was made with other parameters than today's."""
+        return self._hasher.check_needs_rehash(stored_hash)
 
     def remembers(self, password: str, stored_hash: str | None) -> bool:
         """Whether this password was verified against this stored hash a short while ago."""

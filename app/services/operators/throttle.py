@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from app import errors, telemetry
-from app.db.pool import Database
+from app.db.pool import Connection, Database
 from app.db.queries import throttle as queries
 from app.services.operators import audit
 from app.settings import Timing
@@ -87,6 +87,11 @@ def end(
         with db.transaction() as connection:
             audit.note(connection, audit.What.USER_PUT_OFF, actor, company_nip=company_nip)
     db.run(queries.forget_attempts)
+
+
+def forget(connection: Connection, email: str) -> None:
+    """Forget a user's failures, from every address."""
+    queries.forget_name(connection, name=_hashed(b"name", email))
 
 
 def _keys(email: str, address: str) -> dict[str, bytes | None]:

@@ -3,21 +3,21 @@
 import hmac
 import secrets
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from app.crypto import derived_key
 from app.db.pool import Database
 from app.db.queries import users as queries
-from app.errors import OperatorError, Unauthorized
+from app.errors import OperatorError, Unauthorized, Unavailable
 from app.services.operators import audit, throttle
 from app.services.operators.audit import What
-from app.services.operators.passwords import Passwords
+from app.services.operators.passwords import Passwords, weakness
 from app.settings import Timing
 
 ROLES = ("admin", "technical")
 _NIP_WEIGHTS = (6, 5, 7, 2, 3, 4, 5, 6, 7)
-_MIN_PASSWORD = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +58,18 @@ def authenticate(
                 right = passwords.verify(password, stored)
                 nip = user.company_nip if user else None
                 throttle.end(db, timing, attempt, succeeded=right, company_nip=nip)
+                if user and right and passwords.is_outdated(user.password_hash):
+                    _hash_again(db, passwords, user, password)
         if user is None or not right:
             raise Unauthorized
     return Caller(user.email, user.company_nip, user.role)
+
+
+def _hash_again(db: Database, passwords: Passwords, user: Any, password: str) -> None:
+    """Store the hash as it is made today; one that was changed meanwhile stays."""
+    new = passwords.hash(password)
+    with suppress(Unavailable):
+        db.run(queries.replace_hash, email=user.email, old=user.password_hash, new=new)
 
 
 def hash_of_name(secret_key: bytes, name: str) -> str:
@@ -100,9 +109,7 @@ def add_user(
     email = _normal(email)
     if "@" not in email or ":" in email or not email.isprintable() or len(email) > 254:
         raise OperatorError(f"{email!r} is not an e-mail address that HTTP Basic can carry.")
-    if password is not None and len(password) < _MIN_PASSWORD:
-        raise OperatorError(f"A password has at least {_MIN_PASSWORD} characters.")
-    password = password or secrets.token_urlsafe(18)
+    password = _checked(email, password)
     require_company(db, nip)
     with db.transaction() as connection:
         added = queries.add_user(
@@ -118,13 +125,51 @@ def add_user(
     return password
 
 
+def set_password(db: Database, passwords: Passwords, email: str, password: str | None) -> str:
+    """Change a user's password and return it; one is generated if none was given.
+
+    Its failed logins are forgotten. OperatorError if there is no such user, or it will not do.
+    """
+    password = _checked(_normal(email), password)
+    hashed = passwords.hash(password)
+    _change(db, What.USER_PASSWORD_SET, email, queries.set_password, password_hash=hashed)
+    return password
+
+
+def set_role(db: Database, email: str, role: str) -> None:
+    """Change a user's role, from its next request on; OperatorError if there is no such user."""
+    _change(db, What.USER_ROLE_SET, email, queries.set_role, role=role)
+
+
 def disable_user(db: Database, email: str) -> None:
     """Disable a user, from its next request on; OperatorError if there is no such user."""
+    _change(db, What.USER_DISABLED, email, queries.disable_user)
+
+
+def enable_user(db: Database, email: str) -> None:
+    """Let a disabled user in again; OperatorError if there is no such user."""
+    _change(db, What.USER_ENABLED, email, queries.enable_user)
+
+
+def unlock_user(db: Database, email: str) -> None:
+    """Forget a user's failed logins, from everywhere; OperatorError if there is no such user."""
+    _change(db, What.USER_UNLOCKED, email, queries.find_user)
+
+
+def _change(db: Database, what: What, email: str, query: Any, **values: Any) -> None:
     with db.transaction() as connection:
-        user = queries.disable_user(connection, email=_normal(email))
+        user = query(connection, email=_normal(email), **values)
         if user is None:
             raise OperatorError(f"There is no user {email}.")
-        audit.note(connection, What.USER_DISABLED, company_nip=user.company_nip, detail=user.email)
+        detail = " ".join((user.email, *(values[name] for name in values if name == "role")))
+        audit.note(connection, what, company_nip=user.company_nip, detail=detail)
+        if what in (What.USER_PASSWORD_SET, What.USER_UNLOCKED):
+            throttle.forget(connection, user.email)
+
+
+def list_companies(db: Database) -> Sequence[Any]:
+    """All companies, also removed ones: nip, name, users, removed_at."""
+    return db.rows(queries.list_companies)
 
 
 def list_users(db: Database) -> Sequence[Any]:
@@ -144,6 +189,15 @@ def is_nip(text: str) -> bool:
         return False
     total = sum(weight * int(digit) for weight, digit in zip(_NIP_WEIGHTS, text, strict=False))
     return total % 11 == int(text[9])
+
+
+def _checked(email: str, password: str | None) -> str:
+    """The password; a strong one for None. OperatorError for one that is soon guessed."""
+    if password is None:
+        return secrets.token_urlsafe(18)
+    if wrong := weakness(password, email):
+        raise OperatorError(wrong)
+    return password
 
 
 def _normal(email: str) -> str:

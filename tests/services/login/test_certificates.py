@@ -263,7 +263,7 @@ def test_whether_it_is_valid_is_not_judged_by_our_clock(
 def test_proving_logs_in_and_out_and_stores_nothing(
     service: Service, company: Company, control: Any, database: Any, known: Any
 ) -> None:
-    certificates.prove(here(service), known())
+    credentials.prove(here(service), known())
     counts = control.call_counts()
     assert (counts[LOGIN], counts[REVOKE]) == (1, 1)
     assert stored(database) is None
@@ -276,7 +276,7 @@ def test_without_quota_the_session_is_left_to_end_by_itself(
     service: Service, company: Company, control: Any, known: Any
 ) -> None:
     here(service).calls.block("other", 60)
-    certificates.prove(here(service), known())
+    credentials.prove(here(service), known())
     assert REVOKE not in control.call_counts()
 
 
@@ -284,14 +284,16 @@ def test_a_session_that_cannot_be_ended_is_proof_enough(
     service: Service, company: Company, control: Any, known: Any
 ) -> None:
     control.fault("status", method="DELETE", status=500)
-    certificates.prove(here(service), known())
+    credentials.prove(here(service), known())
 
 
 def test_a_certificate_without_rights_is_told_with_its_identifier(
     service: Service, company: Company, known: Any
 ) -> None:
+    certificate = known(outcome=415, subject=PERSON)
+    whose = certificates.whose(here(service), certificate)
     with pytest.raises(errors.OperatorError) as refusal:
-        certificates.prove(here(service), known(outcome=415, subject=PERSON))
+        credentials.prove(here(service), certificate, whose)
     assert "PESEL 88102341294" in str(refusal.value)
     assert NIP in str(refusal.value)
     assert "Nothing was stored" in str(refusal.value)
@@ -303,7 +305,7 @@ def test_a_suspended_certificate_is_told_so_and_nothing_of_rights(
     certificate = known()
     control.set_certificate_outcome("demo", 460, nip=NIP, details=["Certyfikat zawieszony"])
     with pytest.raises(errors.OperatorError) as refusal:
-        certificates.prove(here(service), certificate)
+        credentials.prove(here(service), certificate)
     assert "Store a valid certificate. KSeF: Certyfikat zawieszony" in str(refusal.value)
     assert "rights" not in str(refusal.value)
 
@@ -313,7 +315,7 @@ def test_a_ksef_that_is_away_proves_nothing(
 ) -> None:
     control.set_api("demo", available=False)
     with pytest.raises(errors.OperatorError, match="--no-verify"):
-        certificates.prove(here(service), known())
+        credentials.prove(here(service), known())
 
 
 def test_no_call_is_made_in_a_simulated_outage(
@@ -322,5 +324,5 @@ def test_no_call_is_made_in_a_simulated_outage(
     outages.simulate(service.db, "demo", company_nip=NIP, message="Ćwiczenie", ends_at=None)
     control.clear_calls()
     with pytest.raises(errors.OutageSimulation):
-        certificates.prove(here(service), known())
+        credentials.prove(here(service), known())
     assert control.calls() == []
