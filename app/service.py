@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from app import meters
 from app.account import Account
 from app.crypto import Vault
 from app.db.pool import Database, PoolTiming
@@ -50,6 +51,7 @@ class Service:
             settings.web_threads, wait=timing.place_wait, retry_after=timing.retry_after
         )
         self._retry = Retry(timing.retry_left, timing.retry_least, timing.retry_most)
+        meters.signatures_counted(settings.ksef_urls)
         self._upstreams = {name: _upstream(settings, name) for name in settings.ksef_urls}
 
     def account(
@@ -80,6 +82,7 @@ class Service:
             http=Watched(upstream.calls, breaker, self._retry),
             quota_share=self.settings.quota_share * share,
             patience=timing.quota_patience if patience is None else patience,
+            upo_signers=self.settings.upo_signers[environment],
             live=live,
         )
         account.calls = Calls(account)

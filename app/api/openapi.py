@@ -10,7 +10,7 @@ from flask_smorest.spec.plugins import FlaskPlugin
 from marshmallow.fields import Field
 
 from app import errors
-from app.api import answers, examples
+from app.api import answers, examples, upo_answers
 
 PROBLEM = "application/problem+json"
 DESCRIPTION = """\
@@ -74,8 +74,8 @@ ADVICE: dict[type[errors.ProxyError], str] = {
     errors.KsefUnreachable: "There is no connection to KSeF, or no whole answer in time.",
     errors.KsefInvalidResponse: "KSeF's answer breaks its own contract.",
     errors.UpoIntegrity: (
-        "The document that KSeF sent is not the one asked for, or was damaged on its way. It was"
-        " not kept."
+        "The document that KSeF sent is not the one asked for, or was damaged on its way, or its"
+        " signature is broken. It was not kept."
     ),
     errors.Unavailable: (
         "The service itself cannot answer now: its database, or overload. Repeat after"
@@ -132,6 +132,10 @@ HEADERS: dict[str, dict[str, Any]] = {
         "description": "`attachment` with a file name, where the body is the document itself",
         "schema": _TEXT,
     },
+    "UPO-Signature": {
+        "description": "`signature.state`, where the body is the document itself",
+        "schema": {"$ref": "#/components/schemas/SignatureState"},
+    },
     "Retry-After": {
         "description": "Seconds until asking again is worth it; `retryAfter` in the body",
         "schema": _SECONDS,
@@ -175,7 +179,7 @@ def register(api: Api) -> None:
         "basic",
         {"type": "http", "scheme": "basic", "description": "E-mail address and password"},
     )
-    for name, schema in answers.schemas().items():
+    for name, schema in answers.schemas((*answers.ALL, *upo_answers.ALL)).items():
         spec.components.schema(name, schema)
     spec.components.schemas["ProblemCode"]["enum"] = CODES
     for name, header in HEADERS.items():

@@ -6,7 +6,7 @@
 WITH found AS MATERIALIZED (
     SELECT
         simulation.message, simulation.starts_at, simulation.ends_at,
-        upos.content,
+        upos.content, upos.signature, upos.signer, upos.signed_at, upos.certificate_sha256,
         refusal.code, refusal.detail, refusal.ksef,
         extract(epoch FROM refusal.until - clock_timestamp())::float8 AS left_for
     FROM (SELECT) AS always
@@ -32,8 +32,8 @@ WITH found AS MATERIALIZED (
 )
 SELECT found.*, set_config('synchronous_commit', 'off', true) FROM found;
 
--- name: get_upo(company_nip, environment, session_reference_number, ksef_number, page_reference_number)$
-SELECT content
+-- name: get_upo(company_nip, environment, session_reference_number, ksef_number, page_reference_number)^
+SELECT content, signature, signer, signed_at, certificate_sha256
 FROM upos
 WHERE company_nip = :company_nip
   AND environment = :environment
@@ -43,14 +43,14 @@ WHERE company_nip = :company_nip
 
 -- name: get_pages(company_nip, environment, session_reference_number)
 -- The archived pages of a session's collective UPO.
-SELECT page_reference_number, content
+SELECT page_reference_number, content, signature, signer, signed_at, certificate_sha256
 FROM upos
 WHERE company_nip = :company_nip
   AND environment = :environment
   AND session_reference_number = :session_reference_number
   AND ksef_number = '';
 
--- name: put_upo(company_nip, environment, session_reference_number, ksef_number, page_reference_number, question, content, sha256)!
+-- name: put_upo(company_nip, environment, session_reference_number, ksef_number, page_reference_number, question, content, sha256, signature, signer, signed_at, certificate_sha256)!
 -- A document that is archived already is never replaced. A 404 that is remembered for the question is forgotten.
 WITH forgotten AS (
     DELETE FROM kept_refusals
@@ -58,13 +58,22 @@ WITH forgotten AS (
 )
 INSERT INTO upos (
     company_nip, environment, session_reference_number, ksef_number, page_reference_number,
-    content, sha256
+    content, sha256, signature, signer, signed_at, certificate_sha256
 )
 VALUES (
     :company_nip, :environment, :session_reference_number, :ksef_number, :page_reference_number,
-    :content, :sha256
+    :content, :sha256, :signature, :signer, :signed_at, :certificate_sha256
 )
 ON CONFLICT DO NOTHING;
+
+-- name: set_signature(company_nip, environment, session_reference_number, ksef_number, page_reference_number, signature, signer, signed_at, certificate_sha256)!
+UPDATE upos
+SET signature = :signature, signer = :signer, signed_at = :signed_at, certificate_sha256 = :certificate_sha256
+WHERE company_nip = :company_nip
+  AND environment = :environment
+  AND session_reference_number = :session_reference_number
+  AND ksef_number = :ksef_number
+  AND page_reference_number = :page_reference_number;
 
 -- name: missing_upos(company_nip, environment, after, batch)^
 -- Of the next `batch` rows after the KSeF number `after`, in order: those that are linked and have no archived UPO.

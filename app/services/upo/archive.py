@@ -12,9 +12,18 @@ from app.db.queries import audit as audit_queries
 from app.db.queries import upo as queries
 from app.services import outages
 from app.services.operators import audit
+from app.upo.signature import Verdict
 from app.upo.xml import parse_upo
 
 _ROWS = 5000  # looked through by one statement
+
+
+@dataclass(frozen=True, slots=True)
+class ArchivedUpo:
+    """A document, and the verdict on its signature: None where it was not judged yet."""
+
+    content: bytes
+    signature: Verdict | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +66,9 @@ def find(account: Account, name: UpoName, doc_type: str) -> Any:
     except errors.NotWritable:
         _warn_not_audited(account)
         outages.refuse_if_simulated(account)
-        return SimpleNamespace(message=None, content=get(account, name), code=None)
+        row = account.db.run(queries.get_upo, **_where(account, name))
+        fields = row._asdict() if row else {"content": None}
+        return SimpleNamespace(**fields, message=None, code=None)
 
 
 def note_download(account: Account, name: UpoName, doc_type: str) -> None:
@@ -74,13 +85,21 @@ def note_download(account: Account, name: UpoName, doc_type: str) -> None:
         _warn_not_audited(account)
 
 
-def get(account: Account, name: UpoName) -> bytes | None:
+def get(account: Account, name: UpoName) -> ArchivedUpo | None:
     """The document from the archive; None if it is not there."""
-    content = account.db.run(queries.get_upo, **_where(account, name))
-    return bytes(content) if content is not None else None
+    row = account.db.run(queries.get_upo, **_where(account, name))
+    return archived(row) if row else None
 
 
-def put(account: Account, name: UpoName, document: bytes) -> None:
+def archived(row: Any) -> ArchivedUpo:
+    """The document of a row of `upos`."""
+    verdict = None
+    if row.signature is not None:
+        verdict = Verdict(row.signature, row.signer, row.signed_at, row.certificate_sha256)
+    return ArchivedUpo(bytes(row.content), verdict)
+
+
+def put(account: Account, name: UpoName, document: bytes, signature: Verdict) -> None:
     """Archive a checked document. If that fails, the caller still gets it."""
     try:
         account.db.run(
@@ -89,13 +108,22 @@ def put(account: Account, name: UpoName, document: bytes) -> None:
             question=name.question,
             content=document,
             sha256=hashlib.sha256(document).hexdigest(),
+            **_columns(signature),
         )
     except errors.Unavailable:
         telemetry.warning("a UPO could not be archived", environment=account.environment)
 
 
-def pages(account: Account, reference_number: str) -> list[tuple[str, bytes]]:
-    """(reference number, XML) of a collective UPO's pages, in order; empty unless all are in it.
+def set_signature(account: Account, name: UpoName, signature: Verdict) -> None:
+    """Store the verdict on a document. If that fails, it is judged again the next time."""
+    try:
+        account.db.run(queries.set_signature, **_where(account, name), **_columns(signature))
+    except errors.Unavailable:
+        telemetry.warning("the verdict on a UPO could not be stored", **account.log_fields)
+
+
+def pages(account: Account, reference_number: str) -> list[tuple[str, ArchivedUpo]]:
+    """(reference number, document) of a collective UPO's pages, in order; empty if one is missing.
 
     Each page says how many there are.
     """
@@ -103,8 +131,8 @@ def pages(account: Account, reference_number: str) -> list[tuple[str, bytes]]:
     for row in account.db.rows(
         queries.get_pages, **account.columns, session_reference_number=reference_number
     ):
-        document = bytes(row.content)
-        page = parse_upo(document).page
+        document = archived(row)
+        page = parse_upo(document.content).page
         number, total = (page.page, page.pages) if page else (1, 1)
         found[number] = (row.page_reference_number, document)
     return [found[number] for number in sorted(found)] if len(found) == total else []
@@ -125,6 +153,15 @@ def missing(account: Account) -> Iterator[UpoName]:
         ):
             yield UpoName(session, ksef_number=ksef_number)
         after = found.last
+
+
+def _columns(signature: Verdict) -> dict[str, Any]:
+    return {
+        "signature": signature.state,
+        "signer": signature.signer,
+        "signed_at": signature.signed_at,
+        "certificate_sha256": signature.certificate_sha256,
+    }
 
 
 def _detail(name: UpoName, doc_type: str) -> str:
