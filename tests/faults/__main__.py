@@ -49,6 +49,7 @@ ROWS = {
     32: "simulated outage, also of prod",
     33: "hostile paths and parameters",
     34: "PDF of odd texts and of 10,000 invoices",
+    42: "UPO whose signature is broken, a stranger's or missing",
 }
 PROJECT = Path(__file__).parents[2]
 LOG = PROJECT / ".test/faults.log"
