@@ -1,6 +1,7 @@
 """What one process works with: made once from the settings, connected to nothing."""
 
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
 from app import meters
 from app.account import Account
@@ -82,6 +83,7 @@ class Service:
             http=Watched(upstream.calls, breaker, self._retry),
             quota_share=self.settings.quota_share * share,
             patience=timing.quota_patience if patience is None else patience,
+            ksef_host=urlsplit(self.settings.ksef_urls[environment]).hostname or "",
             upo_signers=self.settings.upo_signers[environment],
             live=live,
         )

@@ -18,6 +18,7 @@ from typing import Any, Final, Literal
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.serialization import Encoding
 from lxml import etree
 from signxml.algorithms import DigestAlgorithm, SignatureMethod
 from signxml.xades.xades import XAdESSignatureConfiguration, XAdESVerifier
@@ -110,6 +111,14 @@ def verify_signature(content: bytes, signers: Collection[str]) -> Verdict:
     else:
         state, reason = "valid", "The signature fits, and is that of a trusted signer."
     return Verdict(state, _signer(certificate), signed_at, fingerprint, reason)
+
+
+def certificate_pem(content: bytes) -> bytes:
+    """The signer's certificate, for other programs. The document must have one (see `Verdict`)."""
+    signed = _inspected(content)
+    if signed is None:
+        raise ValueError("The document is not signed.")
+    return signed.certificate.public_bytes(Encoding.PEM)
 
 
 def _inspected(content: bytes) -> _Signed | None:

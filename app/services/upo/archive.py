@@ -108,6 +108,7 @@ def put(account: Account, name: UpoName, document: bytes, signature: Verdict) ->
             question=name.question,
             content=document,
             sha256=hashlib.sha256(document).hexdigest(),
+            ksef_host=account.ksef_host,
             **_columns(signature),
         )
     except errors.Unavailable:
@@ -162,6 +163,37 @@ def _columns(signature: Verdict) -> dict[str, Any]:
         "signed_at": signature.signed_at,
         "certificate_sha256": signature.certificate_sha256,
     }
+
+
+def walk(
+    account: Account,
+    *,
+    first_day: str = "",
+    last_day: str = "9",
+    unproven: bool = False,
+) -> Iterator[tuple[UpoName, Any]]:
+    """The archived documents of these days (YYYYMMDD), without their content: name and row.
+
+    The day is that in the KSeF number; for a page of a collective UPO, in the session's.
+    `unproven`: only those that are not known to be valid. Read by small statements.
+    """
+    after = {"reference_number": "", "ksef_number": "", "page": ""}
+    chosen = {"first_day": first_day, "last_day": last_day, "unproven": unproven}
+    while True:
+        rows = account.db.rows(
+            queries.archived_upos, **account.columns, **after, **chosen, batch=_ROWS
+        )
+        for row in rows:
+            if row.wanted:
+                yield UpoName(row.reference_number, row.ksef_number, row.page), row
+        if len(rows) < _ROWS:
+            return
+        after = {name: getattr(rows[-1], name) for name in after}
+
+
+def unknown_signers(account: Account) -> list[Any]:
+    """Rows with certificate_sha256, signer, and how many archived documents it has signed."""
+    return account.db.rows(queries.unknown_signers, **account.columns)
 
 
 def _detail(name: UpoName, doc_type: str) -> str:

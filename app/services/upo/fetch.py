@@ -2,7 +2,6 @@
 
 import hashlib
 from dataclasses import dataclass
-from itertools import chain
 from typing import Literal
 
 from app import errors, telemetry
@@ -15,9 +14,8 @@ from app.services.replicas import leases, not_found
 from app.services.sessions import store
 from app.services.upo import archive, signature
 from app.services.upo.archive import ArchivedUpo, UpoName
-from app.signers import DEFAULT_SIGNERS
 from app.upo.pdf import render_upo
-from app.upo.signature import Verdict, verify_signature
+from app.upo.signature import Verdict
 from app.upo.xml import Upo, parse_upo
 
 DocType = Literal["xml", "pdf"]
@@ -237,13 +235,15 @@ def _as_file(account: Account, name: UpoName, archived: ArchivedUpo, doc_type: D
         return UpoFile("pdf", document, sha256, verdict)
     if doc_type == "xml":
         return UpoFile("xml", document, sha256, verdict)
-    pdf = render_upo(
-        parse_upo(document),
-        xml_sha256=sha256,
-        signature=verdict,
-        environment=account.environment,
-    )
+    pdf = drawn(account, document, sha256, verdict)
     return UpoFile("pdf", pdf, hashlib.sha256(pdf).hexdigest(), verdict)
+
+
+def drawn(account: Account, xml: bytes, sha256: str, verdict: Verdict) -> bytes:
+    """The PDF of an archived UPO, with what was found out about its signature."""
+    return render_upo(
+        parse_upo(xml), xml_sha256=sha256, signature=verdict, environment=account.environment
+    )
 
 
 def render(xml: bytes, *, language: str) -> bytes:
@@ -254,6 +254,6 @@ def render(xml: bytes, *, language: str) -> bytes:
     return render_upo(
         parse_upo(xml),
         xml_sha256=hashlib.sha256(xml).hexdigest(),
-        signature=verify_signature(xml, {*chain(*DEFAULT_SIGNERS.values())}),
+        signature=signature.verify_file(xml, ()),
         language=language,
     )

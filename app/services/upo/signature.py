@@ -4,10 +4,15 @@ Only `broken` keeps a document from the caller. The Ministry may change its cert
 and nobody must be stopped by that: what a trusted signer did not sign is given, and marked.
 """
 
+from collections.abc import Collection
+from itertools import chain
+
 from app import errors, meters, telemetry
 from app.account import Account
+from app.services.operators.progress import Progress, Summary
 from app.services.upo import archive
 from app.services.upo.archive import UpoName
+from app.signers import DEFAULT_SIGNERS
 from app.upo.signature import Verdict, verify_signature
 
 
@@ -23,6 +28,29 @@ def of_archived(account: Account, name: UpoName, content: bytes) -> Verdict:
     verdict = _judged(account, content)
     archive.set_signature(account, name, verdict)
     return verdict
+
+
+def verify_archive(account: Account, progress: Progress) -> Summary:
+    """Judge every archived UPO that is not known to be valid; those that are valid now are done.
+
+    Safe to interrupt and run again: what was found valid is not looked at a second time.
+    """
+    total = sum(1 for _ in archive.walk(account, unproven=True))
+    summary = Summary()
+    for name, _ in archive.walk(account, unproven=True):
+        with summary.one(f"{name.reference_number} {name.key}"):
+            found = archive.get(account, name)
+            if found is not None:  # None: deleted in the meantime
+                verdict = of_archived(account, name, found.content)
+                if verdict.state != "valid":
+                    raise errors.UpoIntegrity(f"{verdict.state}. {verdict.reason}")
+        progress(summary.seen, total)
+    return summary
+
+
+def verify_file(content: bytes, signers: Collection[str]) -> Verdict:
+    """The verdict on a file, which nobody counts; without signers, by those known for any KSeF."""
+    return verify_signature(content, signers or {*chain(*DEFAULT_SIGNERS.values())})
 
 
 def refuse_if_broken(verdict: Verdict) -> None:
