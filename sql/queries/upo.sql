@@ -130,3 +130,12 @@ FROM upos
 WHERE company_nip = :company_nip AND environment = :environment AND signature = 'unknown_signer'
 GROUP BY certificate_sha256
 ORDER BY certificate_sha256;
+
+-- name: signatures(company_nip, environment, session_reference_number, ksef_numbers)
+-- The verdicts on a session's archived UPOs of these invoices.
+SELECT ksef_number, signature
+FROM upos
+WHERE company_nip = :company_nip
+  AND environment = :environment
+  AND session_reference_number = :session_reference_number
+  AND ksef_number = ANY (:ksef_numbers::text[]);

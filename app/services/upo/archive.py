@@ -1,7 +1,8 @@
 """The archive of UPOs: KSeF's signed bytes, and who was given them."""
 
 import hashlib
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -10,6 +11,7 @@ from app import errors, telemetry
 from app.account import Account
 from app.db.queries import audit as audit_queries
 from app.db.queries import upo as queries
+from app.ksef.wire import Invoice
 from app.services import outages
 from app.services.operators import audit
 from app.upo.signature import Verdict
@@ -194,6 +196,23 @@ def walk(
 def unknown_signers(account: Account) -> list[Any]:
     """Rows with certificate_sha256, signer, and how many archived documents it has signed."""
     return account.db.rows(queries.unknown_signers, **account.columns)
+
+
+def signatures(
+    account: Account, reference_number: str, invoices: Sequence[Invoice]
+) -> dict[str | None, str | None]:
+    """The verdict on the archived UPO of each of a session's invoices, by KSeF number.
+
+    None where there is none, or none in the archive.
+    """
+    numbers = [invoice.ksef_number for invoice in invoices if invoice.ksef_number]
+    rows = account.db.rows(
+        queries.signatures,
+        **account.columns,
+        session_reference_number=reference_number,
+        ksef_numbers=numbers,
+    )
+    return defaultdict(lambda: None, {row.ksef_number: row.signature for row in rows})
 
 
 def _detail(name: UpoName, doc_type: str) -> str:
