@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import ClassVar, Final
 
 from app.clock import WARSAW
-from app.upo.signature import Verdict
+from app.upo.verdict import Verdict
 
 
 class Labels:

@@ -20,8 +20,8 @@ from app.clock import WARSAW
 from app.upo.fonts import FILES, SAME_LOOK, Face, faces
 from app.upo.labels import LABELS, Labels, signature_sentence
 from app.upo.sheet import GREY, RED, WHITE, Page, Style, Text, wrap
-from app.upo.signature import Verdict
 from app.upo.table import HEADING, Table, measure_table
+from app.upo.verdict import Verdict
 from app.upo.xml import Upo
 
 # Compressed streams as plain bytes, not in ASCII85: a fifth smaller.
@@ -34,7 +34,7 @@ _PAGE_HEIGHT: Final = 595.28
 _LEFT: Final = 30.0
 _RIGHT: Final = _PAGE_WIDTH - 30.0
 _TOP: Final = 32.0
-_FOOT: Final = _PAGE_HEIGHT - 44.0
+_FOOT: Final = _PAGE_HEIGHT - 49.5
 _TABLE_BOTTOM: Final = _FOOT - 8.0
 
 # Thickness and grey (0 is black) of lines.

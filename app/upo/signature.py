@@ -11,9 +11,9 @@ A certificate is judged at the time of signing, never at today's: a UPO stays va
 import base64
 import re
 from collections.abc import Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -23,9 +23,8 @@ from lxml import etree
 from signxml.algorithms import DigestAlgorithm, SignatureMethod
 from signxml.xades.xades import XAdESSignatureConfiguration, XAdESVerifier
 
+from app.upo.verdict import State, Verdict
 from app.upo.xml import MAX_BYTES
-
-State = Literal["valid", "unknown_signer", "unverifiable", "unsigned", "broken"]
 
 # A tree costs memory for each element and attribute, however short, so they are counted before it
 # is built: a page of 10,000 documents has 180,000 tags, and a "=" at the end of each of its hashes.
@@ -49,26 +48,6 @@ _SHA256: Final = DigestAlgorithm.SHA256
 _METHODS: Final = frozenset({SignatureMethod.RSA_SHA256, SignatureMethod.ECDSA_SHA256})
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """What was found out about a signature.
-
-    `valid`: everything fits, and the certificate is a trusted signer's, valid at `signed_at` ·
-    `unknown_signer`: the same, but the certificate is none of the trusted ones, or had ended ·
-    `unverifiable`: signed in a way that is not known here · `unsigned` · `broken`: it does not fit.
-
-    `signer` is the common name of the certificate's subject and its organisation's identifier;
-    `certificate_sha256` is in capital hex digits. All three are set where the signature fits.
-    `reason` is a sentence for people, where it is not plain; it is not part of the verdict.
-    """
-
-    state: State
-    signer: str | None = None
-    signed_at: datetime | None = None
-    certificate_sha256: str | None = None
-    reason: str = field(default="", compare=False)
-
-
 class _Unverifiable(Exception):
     """Another profile than the Ministry's."""
 
@@ -82,6 +61,10 @@ class _Signed:
     """What the document claims to be signed with, and what is signed."""
 
     certificate: x509.Certificate
+    signer: str
+    valid_from: datetime
+    valid_until: datetime
+    sha256: str
     root_tag: str
     children: int  # of the root, without the signature
 
@@ -101,16 +84,14 @@ def verify_signature(content: bytes, signers: Collection[str]) -> Verdict:
         return Verdict("unverifiable", reason=str(found))
     except _Broken as found:
         return Verdict("broken", reason=str(found))
-    certificate = signed.certificate
-    fingerprint = certificate.fingerprint(hashes.SHA256()).hex().upper()
     state: State = "unknown_signer"
-    if fingerprint not in signers:
+    if signed.sha256 not in signers:
         reason = "The signature fits; its certificate is not one of the trusted signers'."
-    elif not certificate.not_valid_before_utc <= signed_at <= certificate.not_valid_after_utc:
+    elif not signed.valid_from <= signed_at <= signed.valid_until:
         reason = "The signature fits; the signer's certificate was not valid when it signed."
     else:
         state, reason = "valid", "The signature fits, and is that of a trusted signer."
-    return Verdict(state, _signer(certificate), signed_at, fingerprint, reason)
+    return Verdict(state, signed.signer, signed_at, signed.sha256, reason)
 
 
 def certificate_pem(content: bytes) -> bytes:
@@ -140,11 +121,19 @@ def _inspected(content: bytes) -> _Signed | None:
         der = base64.b64decode("".join((certificates[0].text or "").split()), validate=True)
         certificate = x509.load_der_x509_certificate(der)
         certificate.public_key()
+        return _Signed(
+            certificate,
+            _signer(certificate),
+            certificate.not_valid_before_utc,
+            certificate.not_valid_after_utc,
+            certificate.fingerprint(hashes.SHA256()).hex().upper(),
+            root.tag,
+            sum(1 for _ in root.iterchildren("{*}*")) - 1,
+        )
     except UnsupportedAlgorithm:
         raise _Unverifiable("The certificate's key is of an unknown kind.") from None
-    except ValueError:
+    except Exception:  # its parts are read when they are asked for, and fail in many ways
         raise _Broken("The signer's certificate cannot be read.") from None
-    return _Signed(certificate, root.tag, sum(1 for _ in root.iterchildren("{*}*")) - 1)
 
 
 def _parse(content: bytes) -> etree._Element:
@@ -216,7 +205,7 @@ def _verified(content: bytes, signed: _Signed) -> datetime:
         signature_methods=_METHODS,
         digest_algorithms=frozenset({_SHA256}),
         # Trust and the time of signing are judged afterwards, so that the library finds it valid.
-        verification_time=signed.certificate.not_valid_before_utc,
+        verification_time=signed.valid_from,
     )
     try:
         results = _Verifier().verify(

@@ -20,7 +20,8 @@ from lxml import etree
 
 from app.errors import KsefInvalidResponse
 from app.upo import signature
-from app.upo.signature import Verdict, verify_signature
+from app.upo.signature import verify_signature
+from app.upo.verdict import Verdict
 from app.upo.xml import parse_upo
 from sandbox.forgeries import FORGERIES
 from sandbox.keys import Signer
@@ -194,6 +195,17 @@ def test_another_certificate_of_the_same_key_is_broken() -> None:
     theirs = base64.b64encode(other.certificate.public_bytes(serialization.Encoding.DER))
     ours = base64.b64encode(current.certificate.public_bytes(serialization.Encoding.DER))
     assert verdict(signed().replace(ours, theirs)).state == "broken"
+
+
+def test_certificate_that_cannot_be_read_is_broken() -> None:
+    """Its parts are read late, and libraries raise what they like: an unknown version, a name."""
+    der = signers().current.certificate.public_bytes(serialization.Encoding.DER)
+    version = der.replace(b"\xa0\x03\x02\x01\x02", b"\xa0\x03\x02\x01\x0a", 1)
+    name = der.replace("Ministerstwo Finansów".encode(), b"\xff" * 22)
+    assert der not in (version, name)
+    for other in (version, name, der[:-1], b"", b"\x30\x00"):
+        content = signed().replace(base64.b64encode(der), base64.b64encode(other))
+        assert verdict(content).state == "broken"
 
 
 def test_attribute_of_xml_itself_is_not_judged() -> None:

@@ -14,7 +14,7 @@ from app.db.queries import upo as queries
 from app.ksef.wire import Invoice
 from app.services import outages
 from app.services.operators import audit
-from app.upo.signature import Verdict
+from app.upo.verdict import Verdict
 from app.upo.xml import parse_upo
 
 _ROWS = 5000  # looked through by one statement

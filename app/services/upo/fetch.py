@@ -15,7 +15,7 @@ from app.services.sessions import store
 from app.services.upo import archive, signature
 from app.services.upo.archive import ArchivedUpo, UpoName
 from app.upo.pdf import render_upo
-from app.upo.signature import Verdict
+from app.upo.verdict import Verdict
 from app.upo.xml import Upo, parse_upo
 
 DocType = Literal["xml", "pdf"]

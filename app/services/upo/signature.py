@@ -13,7 +13,8 @@ from app.services.operators.progress import Progress, Summary
 from app.services.upo import archive
 from app.services.upo.archive import UpoName
 from app.signers import DEFAULT_SIGNERS
-from app.upo.signature import Verdict, verify_signature
+from app.upo.signature import verify_signature
+from app.upo.verdict import Verdict
 
 
 def judge(account: Account, content: bytes) -> Verdict:

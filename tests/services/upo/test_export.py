@@ -5,6 +5,7 @@ import hashlib
 import json
 import shutil
 import subprocess
+import tracemalloc
 import zipfile
 from datetime import date
 from pathlib import Path
@@ -243,3 +244,36 @@ def test_another_company_s_archive_is_not_looked_at(asking: Asking, session: Any
     other = asking.service.account(NIP, "demo")
     assert signature.verify_archive(other, no_progress).seen == 0
     assert list(archive.walk(asking.service.account("7812019453", "test"))) == []
+
+
+# -- What it costs.
+
+
+def fill(asking: Asking, count: int) -> None:
+    """Archive copies of one document under other KSeF numbers."""
+    asking.database.execute(
+        "INSERT INTO upos (company_nip, environment, session_reference_number, ksef_number,"
+        " content, sha256, signature, signer, signed_at, certificate_sha256)"
+        " SELECT company_nip, environment, session_reference_number,"
+        " company_nip || '-20260329-' || upper(lpad(to_hex(n), 12, '0')) || '-00',"
+        " content, sha256, signature, signer, signed_at, certificate_sha256"
+        f" FROM upos CROSS JOIN generate_series(1, {count}) AS n WHERE ksef_number <> ''"
+    )
+
+
+def test_memory_grows_by_an_entry_of_the_manifest_only(asking: Asking, tmp_path: Path) -> None:
+    session = asking.seed(invoices=1)
+    fetch.fetch_upo(asking.account, session.reference_number, session.ksef_numbers[0], "xml")
+    fill(asking, 250)
+    exported(asking, tmp_path / "warm", date(2026, 3, 28), date(2026, 3, 28))
+    peaks: list[int] = []
+    tracemalloc.start()
+
+    def note(done: int, total: int | None) -> None:
+        if done in (50, total):
+            peaks.append(tracemalloc.get_traced_memory()[1])
+
+    export.export(asking.account, FIRST, LAST, tmp_path / "evidence", note)
+    tracemalloc.stop()
+    count = len(json.loads((tmp_path / "evidence/manifest.json").read_text()))
+    assert (peaks[1] - peaks[0]) / (count - 50) < 3000
