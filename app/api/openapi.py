@@ -118,7 +118,8 @@ HEADERS: dict[str, dict[str, Any]] = {
         "schema": _TEXT,
     },
     "ETag": {
-        "description": "For `If-None-Match`. Of a document: its SHA-256 (in JSON: and `-json`)",
+        "description": "For `If-None-Match`. Of a document: its SHA-256 (in JSON: and `-json`,"
+        " after any `signature.state` but valid)",
         "required": True,
         "schema": _TEXT,
     },

@@ -43,8 +43,9 @@ blueprint = Blueprint("upo", description="The UPO, KSeF's official receipt of an
 def invoice_upo(path: dict[str, str], query: dict[str, str], **_url: str) -> Response:
     """The UPO of an invoice: KSeF's signed XML, unchanged, or a PDF of it.
 
-    It is handed out only if KSeF's hash fits and it is of the session, the company and the KSeF
-    number asked for; then it is kept, and given from there ever after.
+    It is handed out only if KSeF's hash fits, it is of the session, the company and the KSeF
+    number asked for, and its signature is not broken (`signature` says what was found); then it is
+    kept, and given from there ever after.
 
     Without an `Accept` that names the document's own type (`application/pdf` with `docType=pdf`,
     `application/xml` with `docType=xml`; a wildcard does not) the answer is JSON, the document in

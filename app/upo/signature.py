@@ -223,8 +223,9 @@ def _verified(content: bytes, signed: _Signed) -> datetime:
         signed_at = datetime.fromisoformat(properties.findtext(path, "").strip())
     except ValueError:
         raise _Unverifiable("The time of signing cannot be read.") from None
-    if signed_at.tzinfo is None:
-        raise _Unverifiable("The time of signing has no offset.")
+    if signed_at.tzinfo is None or not 2000 <= signed_at.year < 3000:
+        # On the edge of the calendar it could not be converted to another zone.
+        raise _Unverifiable("The time of signing has no offset, or is far from today.")
     return signed_at
 
 

@@ -1,6 +1,7 @@
 """A verdict on each kind of document, and nothing but `valid` for what a trusted signer signed."""
 
 import base64
+import copy
 import os
 import re
 import shutil
@@ -159,7 +160,74 @@ def test_signature_within_another_element_is_broken() -> None:
     def deeper(root: Any, found: Any) -> None:
         root[-2].append(found)
 
-    assert verdict(changed(deeper)).state == "broken"
+    assert verdict(changed(deeper)).reason == (
+        "The signature does not stand directly in the document's root."
+    )
+
+
+def test_signature_that_covers_another_one_is_broken() -> None:
+    """Two of them, of which the first covers the whole document and fits."""
+    root = etree.fromstring(samples.upo(signature=samples.SIGNATURE).xml())
+    sign(root, seal())
+    other, own = root[-2:]
+    own.addnext(other)
+    assert verdict(etree.tostring(root)).reason == "The document has more than one signature."
+
+
+def _algorithm(path: str, value: str) -> Callable[[Any, Any], None]:
+    return lambda _root, found: found.find(path).set("Algorithm", value)
+
+
+def _third_reference(_root: Any, found: Any) -> None:
+    found[0].append(copy.deepcopy(found[0][-1]))
+
+
+def _tail(_root: Any, found: Any) -> None:
+    found.tail = "text"
+
+
+EXCLUSIVE = "http://www.w3.org/2001/10/xml-exc-c14n#"
+SHA512 = "http://www.w3.org/2001/04/xmlenc#sha512"
+OTHER_PROFILES = {
+    "exclusive": _algorithm("{*}SignedInfo/{*}CanonicalizationMethod", EXCLUSIVE),
+    "SHA-512": _algorithm("{*}SignedInfo/{*}Reference/{*}DigestMethod", SHA512),
+    "a third reference": _third_reference,
+    "text after it": _tail,
+    "no certificate": lambda _root, found: found.remove(found.find("{*}KeyInfo")),
+    "no properties": lambda _root, found: found.remove(found.find("{*}Object")),
+}
+
+
+@pytest.mark.parametrize("change", OTHER_PROFILES.values(), ids=OTHER_PROFILES)
+def test_other_profiles_are_not_judged(change: Callable[[Any, Any], None]) -> None:
+    assert verdict(changed(change)).state == "unverifiable"
+
+
+@pytest.mark.parametrize("kept", [[], [0], [1], [1, 1]])
+def test_what_was_covered_is_looked_at(kept: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the library says: the document and the properties must be among its results."""
+    really = signature._Verifier.verify
+
+    def verify(*arguments: Any, **options: Any) -> Any:
+        results = really(*arguments, **options)
+        return [results[number] for number in kept]
+
+    content = signed()
+    monkeypatch.setattr(signature._Verifier, "verify", verify)
+    assert verdict(content).reason == "The signature does not cover the whole document."
+
+
+def test_part_of_the_document_is_not_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    really = signature._Verifier.verify
+
+    def verify(*arguments: Any, **options: Any) -> Any:
+        results = really(*arguments, **options)
+        results[0].signed_xml.remove(results[0].signed_xml[-1])
+        return results
+
+    content = signed()
+    monkeypatch.setattr(signature._Verifier, "verify", verify)
+    assert verdict(content).reason == "The signature does not cover the whole document."
 
 
 @pytest.mark.parametrize("place", ["before", "after"])
@@ -220,6 +288,8 @@ def test_attribute_of_xml_itself_is_not_judged() -> None:
     [
         ("2026-11-27T14:00:00", "unverifiable"),
         ("2026-11-27T24:00:00Z", "unverifiable"),
+        ("0001-01-01T00:00:00+14:00", "unverifiable"),
+        ("9999-12-31T23:59:59-14:00", "unverifiable"),
         ("tomorrow", "broken"),
     ],
 )
