@@ -28,8 +28,8 @@ from app.upo.xml import MAX_BYTES
 
 # A tree costs memory for each element and attribute, however short, so they are counted before it
 # is built: a page of 10,000 documents has 180,000 tags, and a "=" at the end of each of its hashes.
-MAX_TAGS: Final = 400_000
-MAX_EQUALS: Final = 200_000
+MAX_TAGS: Final = 250_000
+MAX_EQUALS: Final = 100_000
 
 # UTF-8, which needs no declaration. libxml2 would read others, which cannot be counted like that.
 _UTF8: Final = re.compile(
