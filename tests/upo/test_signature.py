@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -398,6 +399,13 @@ def test_any_bytes_have_a_verdict(content: bytes) -> None:
 
 
 _GOOD = signed(samples.upo(count=1))
+
+
+def test_threads_do_not_mix_up_their_documents() -> None:
+    documents = [(signed(), "valid"), *((forged(kind), state) for kind, state in VERDICTS.items())]
+    with ThreadPoolExecutor(4) as pool:
+        found = pool.map(lambda each: verdict(each[0]).state, documents * 20)
+        assert list(found) == [state for _, state in documents * 20]
 
 
 # -- Another program agrees, in both directions.
