@@ -8,7 +8,7 @@ from app import telemetry
 from app.crypto import SealError, Vault
 from app.db.pool import Database
 from app.ksef.client import Client
-from app.ksef.watched import Watched
+from app.ksef.metered import Metered
 from app.services.replicas.places import Places
 from app.settings import Timing
 
@@ -33,13 +33,13 @@ class Account:
     vault: Vault
     timing: Timing
     places: Places
-    http: Watched
     quota_share: float
     patience: float
     upo_signers: Sequence[str]
     ksef_host: str
     live: bool = True
     calls: "Calls" = field(init=False)
+    http: Metered = field(init=False)
     ksef: Client = field(init=False)
     columns: dict[str, str] = field(init=False)
     """Its two columns, under the names that all tables and the vault use."""

@@ -48,6 +48,11 @@ class KsefAnswer:
     reason: str | None = None
     trace_id: str | None = None
 
+    @property
+    def rights(self) -> Sequence[str]:
+        """The rights of which one is needed, where KSeF refuses for the lack of one."""
+        return self.details if self.reason == "missing-permissions" else ()
+
 
 class KsefHealth(Enum):
     """What a failed call tells about KSeF as a whole, beyond this one call."""
@@ -85,6 +90,12 @@ class ProxyError(Exception):
         self.retry_after = retry_after
         self.ksef = ksef
         self.outage = outage
+
+    @property
+    def in_full(self) -> str:
+        """`detail` with KSeF's own details, for an operator at a terminal."""
+        details = self.ksef.details if self.ksef else ()
+        return " ".join([self.detail, *(["KSeF: " + "; ".join(details)] if details else [])])
 
 
 class InvalidParameter(ProxyError):
@@ -168,10 +179,11 @@ class KsefFailure(ProxyError):
     def may_pass(self) -> bool:
         """Whether asking again for the same, later, may be answered differently.
 
-        Not where KSeF refuses a right or an address; a block by its firewall ends by itself.
+        Not where KSeF refuses a right or an address (403) or no longer has what is asked for (410);
+        a block by its firewall ends by itself.
         """
-        forbidden = self.ksef is not None and self.ksef.http_status == 403
-        return self.retry_after is not None or not forbidden
+        lasting = self.ksef is not None and self.ksef.http_status in (403, 410)
+        return self.retry_after is not None or not lasting
 
 
 class KsefError(KsefFailure):

@@ -11,6 +11,7 @@ from app.ksef.client import Client
 from app.ksef.failures import Retry
 from app.ksef.http import Http
 from app.ksef.latarnia import Latarnia
+from app.ksef.metered import Metered
 from app.ksef.watched import Watched
 from app.services.login.tokens import AccessToken
 from app.services.operators.passwords import Passwords
@@ -80,7 +81,6 @@ class Service:
             vault=self.vault,
             timing=timing,
             places=self._places,
-            http=Watched(upstream.calls, breaker, self._retry),
             quota_share=self.settings.quota_share * share,
             patience=timing.quota_patience if patience is None else patience,
             ksef_host=urlsplit(self.settings.ksef_urls[environment]).hostname or "",
@@ -88,6 +88,7 @@ class Service:
             live=live,
         )
         account.calls = Calls(account)
+        account.http = Metered(Watched(upstream.calls, breaker, self._retry), account.calls)
         account.ksef = Client(account.http, AccessToken(account), account.calls)
         return account
 

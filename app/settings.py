@@ -32,10 +32,7 @@ DEFAULT_KSEF_URLS = {
 DEFAULT_LATARNIA_URLS = {"prod": "https://api-latarnia.ksef.mf.gov.pl"}
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
-LOOPBACK: tuple[Network, ...] = (
-    ipaddress.IPv4Network("127.0.0.1"),
-    ipaddress.IPv6Network("::1"),
-)
+LOOPBACK: tuple[Network, ...] = (ipaddress.IPv4Network("127.0.0.1"), ipaddress.IPv6Network("::1"))
 
 
 class SettingsError(Exception):
@@ -83,6 +80,9 @@ class Timing:
     unfit_most: float = 3600.0  # longest pause between lists of a final session that never fit
     look_every: float = 60.0  # a caller that has the answer of a big session is spared the look
     # for unlinked rows for so long after the last one
+    completed_within: float = 30 * 86400.0  # what version 0.1.0 kept of sessions begun within this
+    # is completed from a new list of their invoices …
+    completed_pause: float = 60.0  # … which is tried again after this at the earliest
     wanted: float = 300.0  # bulk refresh leaves out sessions that no caller asked for this long
     refusal_least: float = 5.0  # how long "not found" is kept; doubles each time, up to the most
     refusal_most: float = 60.0
@@ -99,6 +99,7 @@ class Timing:
     migration_tries: int = 30
     # Passwords.
     failed_logins: float = 900.0  # the window in which failed logins are counted (`throttle`)
+    known_login: float = 30 * 86400.0  # how long a user is known at an address after a login there
     password_cache: float = 60.0  # how long a verified password is remembered
     password_wait: float = 5.0  # wait for a turn at hashing
     # Outages.
@@ -142,6 +143,7 @@ class Settings:
 
 
 _LAST_PORT = 65535
+_LEAST_DIFFERENT = 12  # bytes of a key; a random one has about thirty, and never fewer than this
 
 
 class _Reader:
@@ -231,6 +233,8 @@ def _secret_keys(text: str) -> tuple[bytes, ...]:
             raise ValueError("holds a key that is not Base64") from None
         if len(key) != 32:
             raise ValueError("holds a key that is not 32 bytes long")
+        if len(set(key)) < _LEAST_DIFFERENT:
+            raise ValueError("holds a key that is not random: openssl rand -base64 32 makes one")
         keys.append(key)
     return tuple(keys)
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from msgspec import UNSET, Meta, Struct, UnsetType
+from msgspec import UNSET, Meta, Struct, UnsetType, field
 
 from sandbox import identifiers
 
 Nip = Annotated[str, Meta(pattern=rf"\A{identifiers.NIP}\Z")]
 KsefNumber = Annotated[str, Meta(pattern=rf"\A{identifiers.KSEF_NUMBER}\Z")]
+Sha256 = Annotated[str, Meta(pattern=r"\A[0-9A-Za-z+/]{43}=\Z")]
 Reference = Annotated[str, Meta(pattern=rf"\A{identifiers.REFERENCE}\Z")]
 State = Literal["finished", "moving", "open", "failed"]
 DownMode = Literal["503-html", "reset", "hang", "html-200", "waf-403"]
@@ -37,6 +38,7 @@ class InvoiceOrder(Order):
     details: list[str] | UnsetType | None = UNSET
     seller_nip: Nip | UnsetType = UNSET
     issue_date: str | UnsetType = UNSET
+    sha256: Sha256 | UnsetType = field(name="invoiceHash", default=UNSET)
     ksef_number: KsefNumber | None = None
     reference_number: str | None = None
     original_ksef_number: str | None = None
@@ -138,6 +140,7 @@ class SeededInvoice(Struct, frozen=True, rename="camel"):
     ordinal_number: int
     reference_number: str
     invoice_number: str | None
+    invoice_hash: str
     ksef_number: str | None
     status: int
     outcome: int

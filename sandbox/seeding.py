@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
-from typing import Final
 
 from msgspec import UNSET
 
@@ -20,9 +19,6 @@ from sandbox.state import (
     Session,
 )
 from sandbox.world import world
-
-# An invoice whose file could not be read has no number that KSeF could show.
-_UNREADABLE: Final = frozenset({405, 415, 430, 435, 500, 550})
 
 
 def seed_session(order: SessionOrder) -> Session:
@@ -121,7 +117,7 @@ def _make_invoice(session: Session, order: InvoiceOrder, now: datetime) -> Invoi
         received=received,
         sha256=identifiers.sha256_base64(seed.encode()),
         seller_nip=session.nip,
-        invoice_number=None if status in _UNREADABLE else number,
+        invoice_number=number,
         issue_date=day.isoformat(),
         code=status,
         starts=received,
@@ -148,7 +144,7 @@ def _make_invoice(session: Session, order: InvoiceOrder, now: datetime) -> Invoi
 
 
 def _change_members(invoice: Invoice, order: InvoiceOrder) -> None:
-    for name in ("invoice_number", "offline", "details", "seller_nip", "issue_date"):
+    for name in ("invoice_number", "offline", "details", "seller_nip", "issue_date", "sha256"):
         value = getattr(order, name)
         if value is not UNSET:
             setattr(invoice, name, value)
@@ -251,6 +247,7 @@ def describe_invoices(invoices: list[Invoice]) -> list[SeededInvoice]:
             ordinal_number=invoice.ordinal,
             reference_number=invoice.reference,
             invoice_number=invoice.invoice_number,
+            invoice_hash=invoice.sha256,
             ksef_number=invoice.ksef_number,
             status=invoice.code_at(now),
             outcome=invoice.code,

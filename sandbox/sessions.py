@@ -219,7 +219,8 @@ def describe_invoice(
         status["extensions"] = invoice.extensions
     return {
         "ordinalNumber": invoice.ordinal,
-        "invoiceNumber": invoice.invoice_number if final else None,
+        # KSeF names the number of an accepted invoice only; the hash always.
+        "invoiceNumber": invoice.invoice_number if code == 200 else None,
         "ksefNumber": invoice.ksef_number if code == 200 else None,
         "referenceNumber": invoice.reference,
         "invoiceHash": invoice.sha256,

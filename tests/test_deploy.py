@@ -55,6 +55,13 @@ def test_nginx_worker_and_application_take_bodies_of_the_same_length() -> None:
     assert worker.LONGEST == LONGEST_BODY * 2**10
 
 
+def test_nginx_keeps_browsers_to_https_in_every_answer() -> None:
+    """A header added in a location would take the place of those of the server."""
+    nginx = (DEPLOY / "nginx/ksef-proxy.conf").read_text("utf-8")
+    [added] = re.findall(r"^( *)add_header (.+);$", nginx, re.MULTILINE)
+    assert added == ("    ", 'Strict-Transport-Security "max-age=31536000" always')
+
+
 def test_image_is_made_of_files_that_are_let_in() -> None:
     dockerfile = (DEPLOY / "docker/Dockerfile").read_text("utf-8")
     ignored = (DEPLOY / "docker/Dockerfile.dockerignore").read_text("utf-8")

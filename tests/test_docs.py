@@ -18,8 +18,11 @@ import yaml
 from flask import Flask
 
 from app import create_app, settings
+from app.api import wording
 from app.api.openapi import ELSEWHERE
 from app.context import EXTENSION
+from app.ksef.login import REFUSED
+from app.services.login.credentials import BLOCKED
 from app.services.operators.audit import What
 from app.settings import Settings as ServiceSettings
 from sandbox import app as sandbox_app
@@ -190,9 +193,19 @@ class TestAnswers:
             200,
         }
 
-    def test_each_duty_is_told(self) -> None:
-        from app.api import wording
+    def test_what_helps_against_a_refused_login_is_told_for_each_code(self) -> None:
+        told = {
+            int(code): advice
+            for codes, _, advice in ANSWERS.rows("When KSeF refuses the login")
+            for code in codes.split(", ")
+        }
+        assert set(told) == REFUSED | {500, 550}
+        assert set(wording.REMEDIES) == REFUSED
+        asked_again = ANSWERS.section("When KSeF refuses the login").split("After ")[1]
+        pausing = re.findall(r"[45]\d\d", asked_again.split("for a minute")[0])
+        assert set(map(int, pausing)) == REFUSED - {BLOCKED}
 
+    def test_each_duty_is_told(self) -> None:
         told = {spans(row[0])[0] for row in ANSWERS.rows("By when offline invoices must be sent")}
         assert told == {duty or "null" for duty in wording._DUTIES["en"]}
 

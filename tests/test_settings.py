@@ -8,7 +8,8 @@ import pytest
 
 from app.settings import Settings, SettingsError, Timing, from_environment
 
-KEY = base64.b64encode(b"k" * 32).decode()
+KEY = base64.b64encode(bytes(range(32))).decode()
+NEWER = base64.b64encode(bytes(range(32, 64))).decode()
 NEEDED = {"DATABASE_URL": "postgresql://proxy:hunter2@db.example/ksef", "SECRET_KEYS": KEY}
 
 
@@ -25,7 +26,7 @@ def problems(**changes: str) -> str:
 def test_what_is_not_set_has_its_default() -> None:
     assert read() == Settings(
         database_url=NEEDED["DATABASE_URL"],
-        secret_keys=(b"k" * 32,),
+        secret_keys=(bytes(range(32)),),
         ksef_urls={
             "test": "https://api-test.ksef.mf.gov.pl/v2",
             "demo": "https://api-demo.ksef.mf.gov.pl/v2",
@@ -65,7 +66,7 @@ def test_everything_set(tmp_path: Path) -> None:
     bundle = tmp_path / "ca.pem"
     bundle.touch()
     settings = read(
-        SECRET_KEYS=f" {base64.b64encode(b'n' * 32).decode()} , {KEY}",
+        SECRET_KEYS=f" {NEWER} , {KEY}",
         KSEF_URL_TEST="http://127.0.0.1:8100/test/v2/",
         KSEF_URL_DEMO="https://demo.example/v2",
         KSEF_URL_PROD="https://prod.example/v2",
@@ -88,7 +89,7 @@ def test_everything_set(tmp_path: Path) -> None:
     }
     assert settings.message_language == "pl"
     assert settings.document_retention_days == 400
-    assert settings.secret_keys == (b"n" * 32, b"k" * 32)
+    assert settings.secret_keys == (bytes(range(32, 64)), bytes(range(32)))
     assert settings.ksef_urls == {
         "test": "http://127.0.0.1:8100/test/v2",
         "demo": "https://demo.example/v2",
@@ -101,7 +102,7 @@ def test_everything_set(tmp_path: Path) -> None:
     assert settings.web_concurrency == 3
     assert (settings.web_threads, settings.log_level) == (16, "WARNING")
     assert "hunter2" not in repr(settings)
-    assert "nnnn" not in repr(settings)
+    assert "!" not in repr(settings)  # of the newer key
 
 
 def test_a_blank_variable_is_one_that_is_not_set() -> None:
@@ -150,6 +151,9 @@ def test_all_problems_are_told_together() -> None:
         ("SECRET_KEYS", "Z2VoZWlt"),
         ("SECRET_KEYS", f"{KEY},"),
         ("SECRET_KEYS", "geheimż"),
+        ("SECRET_KEYS", base64.b64encode(bytes(32)).decode()),
+        ("SECRET_KEYS", f"{KEY},{base64.b64encode(bytes(32)).decode()}"),
+        ("SECRET_KEYS", base64.b64encode(b"changeme" * 4).decode()),
         ("KSEF_URL_TEST", "geheim.example/v2"),
         ("KSEF_URL_TEST", "https:///geheim"),
         ("KSEF_URL_TEST", "http://[::1/geheim"),

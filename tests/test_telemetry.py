@@ -1,11 +1,13 @@
 """The log: JSON for machines, short lines for a terminal."""
 
+import hashlib
 import json
 import logging
 import os
 import pty
 import subprocess
 import sys
+from base64 import b64encode
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +54,37 @@ def test_a_request_is_one_line(
     assert (second["source"], second["ksefCalls"], second["status"]) == ("store", 0, 200)
     assert (third["code"], third["status"]) == ("invalid_parameter", 400)
     assert "source" not in third
+
+
+def test_a_refused_caller_is_told_by_address_and_hash_only(
+    company: Company, capsys: pytest.CaptureFixture[str]
+) -> None:
+    telemetry.configure("INFO")
+    capsys.readouterr()
+    for name in ("secret-typed-as-a-name", "another", "secret-typed-as-a-name"):
+        given = {"Authorization": "Basic " + b64encode(f"{name}:x".encode()).decode()}
+        assert company.client.get("/auth/test", headers=given).status_code == 401
+    assert company.client.get("/auth/test").status_code == 401
+    told = capsys.readouterr().err
+    assert "secret-typed" not in told
+    requests = [one for one in map(json.loads, told.splitlines()) if one["event"] == "request"]
+    first, other, again, nameless = requests
+    assert {one["address"] for one in requests} == {"127.0.0.1"}
+    assert first["userHash"] == again["userHash"] != other["userHash"]
+    assert first["userHash"] != hashlib.sha256(b"secret-typed-as-a-name").hexdigest()[:16]
+    assert "userHash" not in nameless
+    assert len({one["requestId"] for one in requests}) == 4
+
+
+def test_between_requests_no_line_has_a_request_s_id(
+    company: Company, capsys: pytest.CaptureFixture[str]
+) -> None:
+    telemetry.configure("INFO")
+    company.get("/auth/test", headers={"X-Request-ID": "erp-17"})
+    capsys.readouterr()
+    telemetry.info("something else")
+    [line] = lines(capsys)
+    assert "requestId" not in line
 
 
 def test_an_answer_of_before_says_so(

@@ -4,13 +4,27 @@ import re
 import time
 import uuid
 from contextlib import ExitStack
+from http import HTTPStatus
 from typing import Any
 
 from flask import Flask, Response, g, request
 from flask_smorest import Api
+from werkzeug.exceptions import NotFound
 
 from app import clock, errors, meters, telemetry
-from app.api import auth, docs, invoices, metrics, openapi, ops, outages, problems, status, upo
+from app.api import (
+    auth,
+    basic_auth,
+    docs,
+    invoices,
+    metrics,
+    openapi,
+    ops,
+    outages,
+    problems,
+    status,
+    upo,
+)
 from app.api.blueprint import LONGEST_BODY, refuse_query
 from app.api.responses import json_response
 from app.context import settings
@@ -90,12 +104,27 @@ def _begin() -> None:
     if g.waited > timing.queue and request.blueprint not in _ALWAYS_ANSWERED:
         meters.refused.labels("waited").inc()
         raise errors.Busy("Too many requests are waiting.", retry_after=timing.retry_after)
+    if _is_another_path():
+        raise NotFound
+
+
+def _is_another_path() -> bool:
+    """Whether the path is none of ours, although Flask takes it for one.
+
+    It would begin with one slash for several, and has decoded those that stood for themselves.
+    """
+    as_sent = request.environ.get("RAW_URI", "").partition("?")[0].lower()
+    return "%2f" in as_sent or request.environ["PATH_INFO"].startswith("//")
 
 
 def _end(response: Response) -> Response:
     response.headers["X-Request-ID"] = telemetry.request_id.get() or ""
     response.headers.setdefault("Cache-Control", "no-store")
     response.headers["X-Content-Type-Options"] = "nosniff"
+    response.headers["Cross-Origin-Opener-Policy"] = "same-origin"
+    response.headers["Cross-Origin-Resource-Policy"] = "same-origin"
+    # Not no-referrer: browsers would then send forms without the Origin that we check.
+    response.headers["Referrer-Policy"] = "same-origin"
     response.headers.setdefault(
         "Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'"
     )
@@ -108,6 +137,7 @@ def _close(_error: BaseException | None) -> None:
         meters.http_requests_in_progress.dec()
         time_given.close()
     audit.actor.set(audit.Actor())
+    telemetry.request_id.set(None)  # else this thread's lines of the time between would have it
 
 
 def _report(response: Response) -> None:
@@ -133,6 +163,8 @@ def _report(response: Response) -> None:
         masked = telemetry.masked_nip(caller.company_nip)
         line["company"] = masked
         line["user"] = caller.email.replace(caller.company_nip, masked)
+    if response.status_code == HTTPStatus.UNAUTHORIZED:
+        line.update(basic_auth.stranger())
     if code := g.get("error_code"):
         line["code"] = code
     telemetry.info("request", **line)

@@ -4,7 +4,7 @@ Callers must ignore members that they do not know: new ones may be added at any 
 """
 
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
@@ -67,14 +67,11 @@ class Answer(msgspec.Struct, kw_only=True, rename="camel", gc=False):
 # -- Sessions and invoices.
 
 
-class SessionStatusCode(Answer, kw_only=True):
+class StatusCode(Answer, kw_only=True):
     code: Annotated[
         int, Meta(description="KSeF's code: 100, 150, 170 still moving; from 200 on final")
     ]
     description: Annotated[str, Meta(description="KSeF's own words")]
-
-
-class InvoiceStatusCode(SessionStatusCode, kw_only=True):
     details: Annotated[Sequence[str], Meta(description="KSeF's details, maybe none")]
 
 
@@ -90,7 +87,10 @@ class SessionInvoice(Answer, kw_only=True):
     ordinal_number: Annotated[
         Count, Meta(description="Place of the invoice in the session, from 1")
     ]
-    invoice_number: Annotated[str | None, Meta(description="The seller's number of the invoice")]
+    invoice_number: Annotated[
+        str | None,
+        Meta(description="The seller's number; KSeF tells it of an accepted invoice only"),
+    ]
     ksef_number: Annotated[
         str | None, Meta(description="Null while the invoice is moving, or where it was rejected")
     ]
@@ -98,8 +98,20 @@ class SessionInvoice(Answer, kw_only=True):
         LocalTime | None,
         Meta(description="When KSeF gave the invoice its number"),
     ]
-    status: InvoiceStatusCode
+    status: StatusCode
     reference_number: Annotated[str, Meta(description="KSeF's own reference number of the invoice")]
+    invoice_hash: Annotated[
+        str | None,
+        Meta(
+            description="SHA-256 of the invoice's file, Base64: by it a rejected invoice is known,"
+            " whose number KSeF does not tell"
+        ),
+    ]
+    invoice_file_name: Annotated[
+        str | None, Meta(description="Name of the file in the package; only in a batch session")
+    ]
+    invoicing_date: Annotated[Moment | None, Meta(description="When KSeF took the invoice")]
+    invoicing_mode: Annotated[str | None, Meta(description="`Online` or `Offline`")]
     duplicate_of: Annotated[DuplicateOf | UnsetType, Meta(description="Only with code 440")] = UNSET
 
 
@@ -115,7 +127,7 @@ class SessionUpo(Answer, kw_only=True):
 
 class SessionAnswer(Answer, kw_only=True):
     reference_number: Annotated[str, Meta(description="The reference number asked for")]
-    status: SessionStatusCode
+    status: StatusCode
     date_created: Annotated[
         LocalTime,
         Meta(description="When the session was begun"),
@@ -133,6 +145,9 @@ class SessionAnswer(Answer, kw_only=True):
     ]
     final: Annotated[bool, Meta(description="Nothing of this answer will change any more")]
     upo: SessionUpo
+    valid_until: Annotated[
+        Moment | None, Meta(description="When KSeF closes the session by itself; only while open")
+    ]
     next_check_after: Annotated[
         Count | UnsetType,
         Meta(description="Seconds until asking again is worth it; only while moving"),
@@ -251,6 +266,16 @@ class KsefSaid(Answer, kw_only=True):
     http_status: Annotated[int, Meta(description="KSeF's HTTP status")]
     code: Annotated[int | None, Meta(description="KSeF's own code, if it gave one")]
     description: Annotated[str | None, Meta(description="KSeF's own words")]
+    details: Annotated[
+        list[str],
+        Meta(
+            description="What KSeF said beyond that, up to 16 KiB; or the rights of which one lacks"
+        ),
+    ]
+    reason_code: Annotated[
+        str | None,
+        Meta(description="Of a 403, such as `missing-permissions` or `ip-not-allowed`"),
+    ]
     trace_id: Annotated[str | None, Meta(description="KSeF's trace id, for its support")]
 
 
@@ -283,30 +308,3 @@ ALL = (
     Health,
     Problem,
 )
-
-
-def schemas(kinds: Sequence[type[Answer]]) -> dict[str, Any]:
-    """The JSON Schemas of answers, by name, for the components of an OpenAPI document."""
-    _, components = msgspec.json.schema_components(
-        kinds, ref_template="#/components/schemas/{name}"
-    )
-    choices: dict[str, Any] = {}
-    found = {name: _hoisted(schema, choices) for name, schema in components.items()}
-    return {**choices, **found}
-
-
-def _hoisted(schema: Any, choices: dict[str, Any]) -> Any:
-    """The schema with every titled choice as a component of its own, put into `choices`.
-
-    So generated clients have one type for it.
-    """
-    if isinstance(schema, list):
-        return [_hoisted(one, choices) for one in schema]
-    if not isinstance(schema, dict):
-        return schema
-    if "title" in schema and schema.get("type") == "string":
-        named = {key: schema[key] for key in ("type", "enum") if key in schema}
-        choices[schema["title"]] = named
-        about = {key: schema[key] for key in ("description",) if key in schema}
-        return {"$ref": f"#/components/schemas/{schema['title']}", **about}
-    return {key: _hoisted(value, choices) for key, value in schema.items()}

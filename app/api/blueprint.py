@@ -4,6 +4,7 @@ import codecs
 import json
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn, TypeVar, cast
+from urllib.parse import unquote_to_bytes
 
 import flask
 import msgspec
@@ -21,6 +22,7 @@ View = TypeVar("View", bound=Callable[..., Any])
 
 LONGEST_BODY = 64  # KiB
 TOO_LONG = f"Is longer than {LONGEST_BODY} KiB."
+_NOT_UTF8 = "Must be UTF-8."
 
 
 class StrictParser(FlaskParser):
@@ -33,11 +35,19 @@ class StrictParser(FlaskParser):
     }
 
     def load_querystring(self, req: flask.Request, schema: Schema) -> Any:
-        """The query parameters; ValidationError if one is given twice."""
+        """The query parameters; ValidationError if one is given twice or is not UTF-8."""
+        if broken := _not_utf8(req.query_string):
+            raise ValidationError({name: [_NOT_UTF8] for name in broken})
         repeated = [name for name, values in req.args.lists() if len(values) > 1]
         if repeated:
             raise ValidationError({name: ["Given more than once."] for name in repeated})
         return super().load_querystring(req, schema)
+
+    def load_form(self, req: flask.Request, schema: Schema) -> Any:
+        """The fields of a form; ValidationError if one is not UTF-8."""
+        if broken := _not_utf8(req.get_data()):
+            raise ValidationError({name: [_NOT_UTF8] for name in broken})
+        return super().load_form(req, schema)
 
     def load_json(self, req: flask.Request, schema: Schema) -> Any:  # noqa: ARG002 - webargs' own
         """The body, a JSON object; what else it is, is told as what is wrong with `body`."""
@@ -154,6 +164,17 @@ def refuse_query() -> None:
     Blueprint.ARGUMENTS_PARSER.parse(NoQuery(), location="query")
 
 
+def _not_utf8(urlencoded: bytes) -> list[str]:
+    """The names of values that Flask would take for others, since they are no UTF-8."""
+    broken = []
+    for part in urlencoded.split(b"&"):
+        try:
+            unquote_to_bytes(part).decode()
+        except UnicodeDecodeError:
+            broken.append(unquote_to_bytes(part.partition(b"=")[0]).decode(errors="replace"))
+    return broken
+
+
 def _wrong_body(sentence: str) -> ValidationError:
     return ValidationError({"body": [sentence]})
 
@@ -166,7 +187,7 @@ def _parsed(body: bytes) -> Any:
     try:
         return msgspec.json.decode(body.decode())
     except UnicodeDecodeError:
-        raise _wrong_body("Must be UTF-8.") from None
+        raise _wrong_body(_NOT_UTF8) from None
     except (msgspec.DecodeError, RecursionError) as error:
         raise _wrong_body(f"Cannot be read as JSON: {_where_it_breaks(body) or error}.") from None
 

@@ -5,10 +5,12 @@ believed only as far as our own proxies (FORWARDED_ALLOW_IPS) have written it.
 """
 
 import ipaddress
+import re
 from collections.abc import Sequence
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+_WITH_PORT = re.compile(r"([\d.]+):\d+|\[([^]]+)\](?::\d+)?", re.ASCII)
 
 
 def client_address(peer: str, forwarded_for: str, proxies: Sequence[Network]) -> str:
@@ -33,8 +35,12 @@ def client_address(peer: str, forwarded_for: str, proxies: Sequence[Network]) ->
 
 
 def _parsed(text: str) -> Address | None:
+    """The address in an entry; some proxies add the port, and put IPv6 in brackets."""
+    text = text.strip()
+    if with_port := _WITH_PORT.fullmatch(text):
+        text = with_port[1] or with_port[2]
     try:
-        address = ipaddress.ip_address(text.strip())
+        address = ipaddress.ip_address(text)
     except ValueError:
         return None
     if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped:

@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from typing import Any
 
+import msgspec
 from apispec import APISpec
 from flask_smorest import Api
 from flask_smorest.spec.plugins import FlaskPlugin
@@ -42,7 +43,8 @@ ADVICE: dict[type[errors.ProxyError], str] = {
         "The user name or password is missing or wrong. With `retryAfter` there were too many"
         " failed logins: for so long no further password is looked at."
     ),
-    errors.Forbidden: "The user's role is not enough for this call.",
+    errors.Forbidden: "The user's role is not enough for this call, or a browser sent it for"
+    " another site's page.",
     errors.SimulationForbidden: "An outage of `prod` cannot be simulated.",
     errors.NoActiveKsefSession: (
         "The company is not logged in to KSeF in this environment, or KSeF refuses its credential"
@@ -113,7 +115,8 @@ HEADERS: dict[str, dict[str, Any]] = {
         "schema": _TEXT,
     },
     "Cache-Control": {
-        "description": "`no-store`, or `private, no-cache`: keep it, and ask with If-None-Match",
+        "description": "`no-store`; `private, no-cache`: keep it, and ask with If-None-Match; or,"
+        " of a session that is not final, `private, max-age=` and `nextCheckAfter`",
         "required": True,
         "schema": _TEXT,
     },
@@ -180,7 +183,7 @@ def register(api: Api) -> None:
         "basic",
         {"type": "http", "scheme": "basic", "description": "E-mail address and password"},
     )
-    for name, schema in answers.schemas((*answers.ALL, *upo_answers.ALL)).items():
+    for name, schema in _schemas().items():
         spec.components.schema(name, schema)
     spec.components.schemas["ProblemCode"]["enum"] = CODES
     for name, header in HEADERS.items():
@@ -191,6 +194,33 @@ def register(api: Api) -> None:
         spec.components.example(name, {"value": value})
     for kind, advice in ADVICE.items():
         spec.components.example(kind.code, {"summary": kind.title, "value": _problem(kind, advice)})
+
+
+def _schemas() -> dict[str, Any]:
+    """The JSON Schemas of all answers, by name, for the components of an OpenAPI document."""
+    _, components = msgspec.json.schema_components(
+        (*answers.ALL, *upo_answers.ALL), ref_template="#/components/schemas/{name}"
+    )
+    choices: dict[str, Any] = {}
+    found = {name: _hoisted(schema, choices) for name, schema in components.items()}
+    return {**choices, **found}
+
+
+def _hoisted(schema: Any, choices: dict[str, Any]) -> Any:
+    """The schema with every titled choice as a component of its own, put into `choices`.
+
+    So generated clients have one type for it.
+    """
+    if isinstance(schema, list):
+        return [_hoisted(one, choices) for one in schema]
+    if not isinstance(schema, dict):
+        return schema
+    if "title" in schema and schema.get("type") == "string":
+        named = {key: schema[key] for key in ("type", "enum") if key in schema}
+        choices[schema["title"]] = named
+        about = {key: schema[key] for key in ("description",) if key in schema}
+        return {"$ref": f"#/components/schemas/{schema['title']}", **about}
+    return {key: _hoisted(value, choices) for key, value in schema.items()}
 
 
 def _example(_converter: Any, field: Field[Any], **_: Any) -> dict[str, Any]:

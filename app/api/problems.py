@@ -58,6 +58,8 @@ def _proxy_error(error: errors.ProxyError, language: str) -> Told:
             http_status=error.ksef.http_status,
             code=error.ksef.code,
             description=error.ksef.description,
+            details=list(error.ksef.details),
+            reason_code=error.ksef.reason,
             trace_id=error.ksef.trace_id,
         )
     if outage:

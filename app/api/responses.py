@@ -44,13 +44,7 @@ def local_time(moment: datetime | None, zone: ZoneInfo) -> str | None: ...
 
 def local_time(moment: datetime | None, zone: ZoneInfo) -> str | None:
     """A time like `2026-01-31 12:00:00` in the zone, fractions cut: the form of KSeF's dates."""
-    # Of 10,000 invoices many have the same second, and converting one takes 1.5 µs.
-    return _local_second(moment.timestamp() // 1, zone) if moment else None
-
-
-@lru_cache(maxsize=10_000)
-def _local_second(second: float, zone: ZoneInfo) -> str:
-    return datetime.fromtimestamp(second, zone).isoformat(" ", "seconds")[:19]
+    return _second(moment.timestamp() // 1, zone)[0] if moment else None
 
 
 @overload
@@ -63,4 +57,12 @@ def rfc3339(moment: datetime | None, zone: ZoneInfo) -> str | None: ...
 
 def rfc3339(moment: datetime | None, zone: ZoneInfo) -> str | None:
     """A time as RFC 3339 with offset, in the zone, fractions cut: the form of all other times."""
-    return moment.astimezone(zone).isoformat(timespec="seconds") if moment else None
+    return _second(moment.timestamp() // 1, zone)[1] if moment else None
+
+
+# Of 10,000 invoices many have the same second, and converting one takes 1.5 µs.
+@lru_cache(maxsize=10_000)
+def _second(second: float, zone: ZoneInfo) -> tuple[str, str]:
+    """A second of Unix time in both forms."""
+    local = datetime.fromtimestamp(second, zone)
+    return local.isoformat(" ")[:19], local.isoformat()

@@ -11,11 +11,10 @@ from app import errors
 from app.api import openapi
 from app.api.answers import (
     DuplicateOf,
-    InvoiceStatusCode,
     SessionAnswer,
     SessionInvoice,
-    SessionStatusCode,
     SessionUpo,
+    StatusCode,
     UpoPageReference,
 )
 from app.api.blueprint import Blueprint
@@ -24,10 +23,10 @@ from app.api.schemas import SessionPath
 from app.context import account, settings
 from app.services.sessions import store
 from app.services.sessions.check import check_session
-from app.services.sessions.snapshot import Invoice, Snapshot
+from app.services.sessions.snapshot import Invoice, Snapshot, Status
 from app.services.sessions.store import Written
 
-FORM = 1
+FORM = 2
 """The version of what `written` writes: answers that were kept in another one are written anew."""
 
 blueprint = Blueprint("status", description="What became of a session sent to KSeF")
@@ -62,18 +61,23 @@ def session_status(path: dict[str, str], _query: dict[str, str], **_url: str) ->
     form = f"{FORM} {zone.key}"
     answer = check_session(company, reference_number, form=form, tags=_known_tags())
     if isinstance(answer, Written):
-        return _response(answer.body, answer.tag, answer.age)
+        return _response(answer.body, answer.tag, answer.age, None)
     body, tag = written(answer, zone)
-    if answer.final:
+    if answer.final and not answer.incomplete:
         store.keep(company, reference_number, form, tag, body)
-    return conditional(_response(body, tag, answer.age))
+    return conditional(_response(body, tag, answer.age, answer.next_check_after))
 
 
-def _response(body: bytes | None, tag: str, age: float) -> Response:
-    """The answer, or a 304 where there is no body because the caller has it."""
+def _response(body: bytes | None, tag: str, age: float, next_check_after: int | None) -> Response:
+    """The answer, or a 304 where there is no body because the caller has it.
+
+    `next_check_after` is None for a final answer, which costs next to nothing to ask for again.
+    """
     response = Response(body, 304 if body is None else 200, mimetype="application/json")
     response.headers["Age"] = str(int(age))
-    response.headers["Cache-Control"] = "private, no-cache"
+    response.headers["Cache-Control"] = (
+        "private, no-cache" if next_check_after is None else f"private, max-age={next_check_after}"
+    )
     response.headers["Vary"] = "Accept, Authorization"
     response.set_etag(tag, weak=True)
     return response
@@ -90,7 +94,7 @@ def written(snapshot: Snapshot, zone: ZoneInfo) -> tuple[bytes, str]:
     session = snapshot.session
     lasting = SessionAnswer(
         reference_number=snapshot.reference_number,
-        status=SessionStatusCode(code=session.status.code, description=session.status.description),
+        status=_status(session.status),
         date_created=local_time(session.date_created, zone),
         date_updated=local_time(session.date_updated, zone),
         total_invoice_count=session.invoice_count,
@@ -104,6 +108,7 @@ def written(snapshot: Snapshot, zone: ZoneInfo) -> tuple[bytes, str]:
                 for page in session.upo_pages
             ]
         ),
+        valid_until=rfc3339(snapshot.open_until, zone),
         checked_at="",
     )
     tag = hashlib.sha256(msgspec.json.encode(lasting)).hexdigest()[:32]
@@ -116,18 +121,24 @@ def written(snapshot: Snapshot, zone: ZoneInfo) -> tuple[bytes, str]:
     return msgspec.json.encode(answer), tag
 
 
+def _status(status: Status) -> StatusCode:
+    return StatusCode(code=status.code, description=status.description, details=status.details)
+
+
 def invoice_answer(invoice: Invoice, zone: ZoneInfo) -> SessionInvoice:
     """One invoice of a session."""
-    status, original = invoice.status, invoice.duplicate_of
+    original = invoice.duplicate_of
     return SessionInvoice(
         ordinal_number=invoice.ordinal_number,
         invoice_number=invoice.invoice_number,
         ksef_number=invoice.ksef_number,
         acquisition_date=local_time(invoice.acquisition_date, zone),
-        status=InvoiceStatusCode(
-            code=status.code, description=status.description, details=status.details
-        ),
+        status=_status(invoice.status),
         reference_number=invoice.reference_number,
+        invoice_hash=invoice.invoice_hash,
+        invoice_file_name=invoice.invoice_file_name,
+        invoicing_date=rfc3339(invoice.invoicing_date, zone),
+        invoicing_mode=invoice.invoicing_mode,
         duplicate_of=DuplicateOf(
             ksef_number=original.ksef_number,
             reference_number=original.session_reference_number,

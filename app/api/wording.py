@@ -10,7 +10,7 @@ from datetime import datetime
 from app import errors
 from app.api.responses import rfc3339
 from app.context import settings
-from app.services.login.credentials import BLOCKED, LoginRefused
+from app.services.login.credentials import LoginRefused
 from app.services.outages import Evidence
 
 _DUTIES = {
@@ -70,7 +70,14 @@ _AN_OUTAGE = {
     "pl": "Niezależnie od tego stwierdzono awarię KSeF.",
 }
 _REFUSED = "KSeF odrzucił poświadczenie firmy."
-_BLOCKED = "Musi zadziałać operator: zapisać poświadczenie na nowo albo wykonać polecenie `login`."
+REMEDIES = {
+    415: "Nadaj mu w KSeF uprawnienia dla tej firmy.",
+    425: "Zaloguj firmę na nowo.",
+    450: "Zapisz ważny token.",
+    460: "Zapisz ważny certyfikat.",
+    470: "Zapisz poświadczenie innej osoby.",
+    480: "Musi zadziałać operator: zapisać poświadczenie na nowo albo wykonać polecenie `login`.",
+}
 _POLISH = {
     errors.KsefError.code: "KSeF odmówił albo zawiódł.",
     errors.KsefRateLimited.code: "Limit zapytań tej firmy do KSeF jest wyczerpany.",
@@ -116,8 +123,10 @@ def _in_polish(error: errors.ProxyError) -> str:
     sentences = [_REFUSED if refused else _POLISH[error.code]]
     if error.ksef and error.ksef.description:
         sentences.append(f"KSeF: {error.ksef.description.rstrip('.')}.")
-    if refused and error.ksef and error.ksef.code == BLOCKED:
-        sentences.append(_BLOCKED)
+    if error.ksef and error.ksef.rights:
+        sentences.append(f"Potrzebne jest jedno z uprawnień: {', '.join(error.ksef.rights)}.")
+    if refused and error.ksef and error.ksef.code in REMEDIES:
+        sentences.append(REMEDIES[error.ksef.code])
     return " ".join(sentences)
 
 

@@ -46,7 +46,7 @@ def plain_errors(command: Command) -> Command:
                 " ".join(f"{name}: {' '.join(sentences)}" for name, sentences in found)
             ) from error
         except errors.ProxyError as error:
-            raise click.ClickException(error.detail) from error
+            raise click.ClickException(error.in_full) from error
         except BrokenPipeError:
             raise  # the reader of the output has gone away: click ends without a word
         except OSError as error:

@@ -66,8 +66,6 @@ def finish(response: Response) -> Response:
     """Add the headers of all console answers, and the cookie for a language that was chosen."""
     response.headers.setdefault("Cache-Control", "no-store")
     response.headers.setdefault("Content-Security-Policy", _POLICY)
-    # Not no-referrer: browsers would then send forms without the Origin that we check.
-    response.headers["Referrer-Policy"] = "same-origin"
     chosen = request.args.get("lang")
     if chosen in TEXTS:
         response.set_cookie(

@@ -1,14 +1,13 @@
 """Protection against cross-site request forgery for the console's forms.
 
 A browser sends HTTP Basic credentials with every request, even if another site's page caused it.
-So a form must come from this origin, as the browser states, and carry a token for its user.
+So a form must come from this origin, as the browser states (`api.origin`), and carry a token for
+its user.
 """
 
 import hashlib
 from collections.abc import Sequence
-from urllib.parse import urlsplit
 
-from flask import Request
 from itsdangerous import BadData, URLSafeTimedSerializer
 
 FIELD = "token"
@@ -35,15 +34,3 @@ class FormTokens:
             return bool(self._signer.loads(token, max_age=_DAY) == email)
         except BadData:
             return False
-
-
-def is_same_origin(request: Request) -> bool:
-    """Whether the browser states that the request comes from one of our own pages.
-
-    Browsers send Sec-Fetch-Site with https and to localhost; without it Origin is compared with
-    Host. False if they send neither.
-    """
-    site = request.headers.get("Sec-Fetch-Site")
-    if site is not None:
-        return site == "same-origin"
-    return urlsplit(request.headers.get("Origin", "")).netloc == request.host != ""

@@ -13,11 +13,12 @@ from app import errors
 from app.api import basic_auth
 from app.api.basic_auth import admins_only
 from app.api.blueprint import StrictParser, View
+from app.api.origin import is_of_our_own
 from app.api.schemas import EnvironmentPath, SessionPath, UpoPath
 from app.api.upo import MEDIA_TYPES, cacheable
 from app.console import problems
 from app.console.context import SHOWN_ENVIRONMENTS, finish, form_tokens, render
-from app.console.forms import FIELD, is_same_origin
+from app.console.forms import FIELD
 from app.console.schemas import (
     MINUTES,
     Form,
@@ -40,6 +41,20 @@ PAGE = 100
 _SESSIONS_PAGE = 50
 _SHORT = 8  # rows of the lists on an environment's page
 _ON_A_CARD = 3  # sessions on an environment's card
+# Other sites may link to these: they show what is stored, and never ask KSeF.
+_LINKED = {
+    f"console.{page}"
+    for page in (
+        "overview",
+        "with_slash",
+        "find",
+        "environment",
+        "sessions",
+        "unlinked",
+        "session",
+        "nowhere",
+    )
+}
 
 blueprint = Blueprint("console", __name__, template_folder="templates")
 _parser = StrictParser()
@@ -47,13 +62,14 @@ _parser = StrictParser()
 
 @blueprint.before_request
 def _guard() -> None:
-    basic_auth.require_role()
+    basic_auth.require_role(linked=request.endpoint in _LINKED)
     if request.method == "POST":
         _require_own_form()
 
 
 def _require_own_form() -> None:
-    if not is_same_origin(request):
+    request.get_data()  # before the form is parsed, or the parser of `_takes` finds no bytes left
+    if not is_of_our_own(request):
         raise errors.Forbidden("The form was not sent from the console.")
     if not form_tokens().is_good(request.form.get(FIELD, ""), caller().email):
         raise errors.Forbidden("The form's token is missing, too old, or another user's.")

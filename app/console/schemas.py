@@ -1,5 +1,8 @@
 """The schemas that validate the console's query parameters and forms."""
 
+import re
+from typing import Any
+
 from marshmallow import fields, validate
 
 from app.api.fields import refusing
@@ -19,13 +22,22 @@ def _may_be_looked_for(number: str) -> None:
         refusing(wrong_invoice_number)(number)
 
 
+class _Whole(fields.Integer):
+    """A whole number in plain digits: `int` takes signs, blanks and the digits of all scripts."""
+
+    def _validated(self, value: Any) -> int:
+        if not re.fullmatch("[0-9]{1,9}", value):
+            raise self.make_error("invalid")
+        return int(value)
+
+
 class Looking(Strict):
     lang = fields.String(validate=validate.OneOf(TEXTS))
     done = fields.String(load_default=None, validate=validate.OneOf(NOTICES))
 
 
 class Paging(Looking):
-    page = fields.Integer(load_default=1, validate=validate.Range(1, NEWEST // 50))
+    page = _Whole(load_default=1, validate=validate.Range(1, NEWEST // 50))
 
 
 class InvoicesPaging(Paging):
@@ -42,4 +54,4 @@ class Form(Strict):
 
 class SimulationForm(Form):
     message = fields.String(required=True, validate=refusing(wrong_message))
-    minutes = fields.Integer(required=True, validate=validate.OneOf(MINUTES))
+    minutes = _Whole(required=True, validate=validate.OneOf(MINUTES))

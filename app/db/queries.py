@@ -32,9 +32,17 @@ quota = _load("quota")
 rows = _load("rows")
 search = _load("search")
 sessions = _load("sessions")
+throttle = _load("throttle")
 upo = _load("upo")
 users = _load("users")
 
 # Writes that do nothing more the second time, and say the same: the pool sends them again where the
 # connection was lost before the answer came.
-REPEATABLE = frozenset({leases.take_lease, leases.extend_lease, leases.release_lease})
+REPEATABLE = frozenset(
+    {
+        leases.take_lease,
+        leases.extend_lease,
+        leases.release_lease,
+        login.claim_silent_login,
+    }
+)

@@ -9,11 +9,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Protocol, TypeVar
 
-from app import clock, errors, telemetry
+from app import clock, errors
 from app.ksef import failures, limits, wire
 from app.ksef.failures import Answer, KsefTokenRejected
 from app.ksef.http import LONG_LIMIT, Document, Route, TooLong
-from app.ksef.watched import Watched
+from app.ksef.metered import Metered, Quota
 
 P = TypeVar("P", wire.InvoicePage, wire.SessionPage)
 
@@ -25,8 +25,6 @@ LARGEST_SESSION = 10_000
 SESSION_TYPES = {"Online": "-SO-", "Batch": "-SB-"}
 """KSeF's session types, each with the mark in the reference numbers of its sessions."""
 
-REVOKE = Route("DELETE", "/auth/sessions/current", limits.OTHER)
-RATE_LIMITS = Route("GET", "/rate-limits", limits.OTHER)
 SESSIONS = Route("GET", "/sessions", limits.SESSION_LIST)
 SESSION = Route("GET", "/sessions/{referenceNumber}", limits.SESSION)
 SESSION_INVOICES = Route("GET", "/sessions/{referenceNumber}/invoices", limits.INVOICE_LIST)
@@ -68,40 +66,6 @@ class TokenStore(Protocol):
         """Replace a token that KSeF refused: by a refresh, or by a new login."""
 
 
-class GivenToken:
-    """A token that was just obtained, and is not replaced."""
-
-    def __init__(self, value: str) -> None:
-        self._value = value
-
-    def access_token(self) -> str:
-        """The token."""
-        return self._value
-
-    def renew(self, *, by_login: bool) -> None:  # noqa: ARG002 - as TokenStore has it
-        """Raises KsefTokenRejected."""
-        raise KsefTokenRejected("KSeF does not accept the company's session.")
-
-
-class Quota(Protocol):
-    """KSeF's quota, for the calls of one request."""
-
-    def require(self, group: str) -> None:
-        """KsefRateLimited where a call of the group could not go soon; reserves nothing."""
-
-    def reserve(self, group: str, units: int) -> None:
-        """Set quota aside for so many calls; KsefRateLimited where that would take long."""
-
-    def wait_for_turn(self, group: str) -> None:
-        """Take a reserved call, or reserve one, and return at its moment."""
-
-    def block(self, group: str, seconds: int) -> None:
-        """Send nothing more of the group for so many seconds."""
-
-    def give_back(self) -> None:
-        """Give back what was reserved and not sent."""
-
-
 def is_ksef_reference(text: str) -> bool:
     """Whether a reference number has the exact shape of KSeF's own.
 
@@ -118,11 +82,11 @@ def pages_of(invoice_count: int) -> int:
 class Client:
     """KSeF for the calls of one company in one request.
 
-    Beside what each call names, all raise what `Watched.send` and the tokens raise, and
-    KsefRateLimited where there is not enough quota.
+    Beside what each call names, all raise what `Metered.send` and the tokens raise. Lists reserve
+    their calls in `quota` before they begin.
     """
 
-    def __init__(self, http: Watched, tokens: TokenStore, quota: Quota) -> None:
+    def __init__(self, http: Metered, tokens: TokenStore, quota: Quota) -> None:
         self._http = http
         self._tokens = tokens
         self._quota = quota
@@ -197,11 +161,6 @@ class Client:
                 if not may_restart or failures.code_of(error) != failures.BAD_CONTINUATION_TOKEN:
                     raise
 
-    def rate_limits(self) -> dict[str, limits.Limits]:
-        """The company's own rate limits, by group."""
-        found = wire.decode(limits.LimitsByGroup, self._send(RATE_LIMITS).body)
-        return {group: own for group in limits.PUBLISHED if (own := getattr(found, group))}
-
     def upo(self, reference_number: str, ksef_number: str) -> Document:
         """The UPO of an invoice of a session. UpoNotAvailable if KSeF has none (yet)."""
         missing = _NO_UPO
@@ -224,10 +183,6 @@ class Client:
         """
         answer = self._http.download(url)
         return Document.of(answer) if answer else None
-
-    def revoke(self) -> None:
-        """End the company's KSeF session."""
-        self._send(REVOKE)
 
     def require_session(self) -> None:
         """NoActiveKsefSession unless the company is logged in to KSeF."""
@@ -316,24 +271,16 @@ class Client:
 
         `missing`: KSeF's codes that are our 404s; `request`: see `Http.send`.
         """
-        group = route.quota_group
         repeated = False
         while True:
             bearer = self._tokens.access_token()
-            self._http.check()  # a KSeF that is down costs no quota
-            if group:
-                self._quota.wait_for_turn(group)
             try:
                 answer = self._http.send(route, *values, bearer=bearer, **request)
                 self._renewed = self._logged_in_anew = False
                 return answer
-            except errors.KsefRateLimited as error:
-                if group:
-                    self._quota.block(group, error.retry_after or failures.DEFAULT_RETRY_AFTER)
-                raise
             except KsefTokenRejected:
-                # First a refresh, for a second refusal a login; for a session to be ended no login.
-                if self._logged_in_anew or (self._renewed and route is REVOKE):
+                # First a refresh, for a second refusal a login.
+                if self._logged_in_anew:
                     raise
                 self._logged_in_anew = self._renewed
                 self._tokens.renew(by_login=self._renewed)
@@ -341,22 +288,9 @@ class Client:
             except errors.KsefFailure as failure:
                 if kind := missing.get(failures.code_of(failure) or 0):
                     raise kind(_WORDS[kind], ksef=failure.ksef) from failure
-                pause = None
-                if route.method == "GET" and not repeated:
-                    pause = self._http.retry.pause_after(failure)
-                if pause is None or not self._may_reserve(group):
+                if repeated or route.method != "GET" or not self._http.repeats(route, failure):
                     raise
-                telemetry.info("KSeF is asked once more", code=failure.code)
-                clock.sleep(pause)
                 repeated = True
-
-    def _may_reserve(self, group: str | None) -> bool:
-        try:
-            if group:
-                self._quota.reserve(group, 1)
-        except errors.KsefRateLimited:
-            return False
-        return True
 
 
 def _continuation(token: str | None) -> dict[str, str] | None:

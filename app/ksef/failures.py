@@ -7,7 +7,7 @@ import email.utils
 import http.client
 import random
 import ssl
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, TypeVar
@@ -18,7 +18,7 @@ import urllib3
 
 from app import clock, errors
 from app.errors import KsefHealth
-from app.ksef.wire import BOM, UNREADABLE
+from app.ksef.wire import BOM, UNREADABLE, Status
 
 K = TypeVar("K", dict[str, Any], list[Any])
 
@@ -99,6 +99,16 @@ def code_of(error: errors.ProxyError) -> int | None:
     return error.ksef.code if error.ksef else None
 
 
+def of_status(status: Status) -> errors.KsefAnswer:
+    """What KSeF said in the status of a login that failed."""
+    return errors.KsefAnswer(
+        http_status=200,
+        code=status.code,
+        description=_short(status.description),
+        details=_details(status.details),
+    )
+
+
 def of_answer(answer: Answer) -> errors.KsefFailure | None:
     """The error that an answer is, with what it tells about KSeF's health; None if it is none."""
     status = answer.status
@@ -132,8 +142,8 @@ def of_answer(answer: Answer) -> errors.KsefFailure | None:
         )
     reason = said.description or said.reason
     words = f": {reason.rstrip('.')}" if reason else ""
-    if said.reason == "missing-permissions" and said.details:
-        words += f" (any of {', '.join(said.details)})"
+    if said.rights:
+        words += f" (any of {', '.join(said.rights)})"
     refused = errors.KsefError(f"KSeF refused with HTTP {status}{words}.", ksef=said)
     if html:
         return refused.with_health(KsefHealth.DOWN)
@@ -249,15 +259,23 @@ def _what_ksef_said(answer: Answer) -> errors.KsefAnswer:
         http_status=answer.status,
         code=code if type(code) is int and abs(code) < 2**31 else None,
         description=_short(description or body.get("detail") or body.get("title")),
-        details=tuple(filter(None, map(_short, details[:_MOST_DETAILS]))),
+        details=_details(details),
         reason=_short(body.get("reasonCode")),
         trace_id=_short(body.get("traceId")),
     )
 
 
+def _details(texts: Sequence[Any]) -> Sequence[str]:
+    """The first of the texts, each cut, 16 KiB at most: the last entry says what is left out."""
+    return Status(0, details=tuple(filter(None, map(_short, texts[:_MOST_DETAILS])))).details
+
+
 def _short(value: Any) -> str | None:
-    """The beginning of a text, as PostgreSQL can store it; None where there is none."""
-    return value[:500].replace("\0", "") or None if isinstance(value, str) else None
+    """The beginning of a text in one line, without control characters; None where there is none."""
+    if not isinstance(value, str):
+        return None
+    text = value[:500].replace("\0", "")
+    return "".join(char if char.isprintable() else " " for char in text).strip() or None
 
 
 def _retry_after(headers: Mapping[str, str]) -> int:

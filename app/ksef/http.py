@@ -12,7 +12,7 @@ import requests
 import urllib3
 
 from app import clock, errors, meters, telemetry
-from app.ksef import deadline, failures
+from app.ksef import deadline, failures, limits
 from app.ksef.failures import Answer
 from app.ksef.wire import BOM
 from app.version import VERSION
@@ -29,14 +29,11 @@ BROKEN = (requests.RequestException, urllib3.exceptions.HTTPError, OSError)
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """A call of KSeF's API: method, path template, and the quota group in which it counts.
-
-    None: KSeF counts it by IP address only, not for the company.
-    """
+    """A call of KSeF's API: method, path template, and the quota group in which it counts."""
 
     method: str
     template: str
-    quota_group: str | None = None
+    quota_group: str = limits.UNGROUPED
 
     def path(self, *values: str) -> str:
         """The path with these values, escaped, in place of its parameters."""

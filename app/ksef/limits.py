@@ -19,6 +19,8 @@ INVOICE_LIST = "sessionInvoiceList"
 INVOICE = "invoiceStatus"
 SESSION_LIST = "sessionList"
 OTHER = "other"
+UNGROUPED = "login"
+"""Our name for the calls that KSeF counts by IP address only: logins, refreshes, public keys."""
 
 
 Calls = Annotated[int, msgspec.Meta(ge=-(2**31), le=2**31 - 1)]
@@ -53,6 +55,9 @@ LimitsByGroup: Any = msgspec.defstruct(
     "LimitsByGroup", [(group, Limits | None, None) for group in PUBLISHED]
 )
 """The answer of GET /rate-limits: the groups that we know; others are ignored."""
+
+EACH_UNGROUPED = Limits(60, NO_LIMIT, NO_LIMIT)
+"""For each of these calls, from one IP address."""
 
 ADDRESS = Limits(75, NO_LIMIT, NO_LIMIT)
 """For all companies together. All replicas are assumed to call from the same IP address."""

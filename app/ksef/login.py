@@ -1,20 +1,18 @@
-"""Logging in to KSeF: challenge, answer, wait, redeem; and refreshing an access token."""
+"""Logging in to KSeF: challenge, answer, wait, redeem; refreshing an access token; logging out."""
 
 import base64
 from datetime import datetime
-from typing import Any
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
-from app import clock, errors, telemetry
-from app.ksef import failures, wire
+from app import clock, errors
+from app.ksef import failures, limits, wire
 from app.ksef.certificates import Certificate
-from app.ksef.failures import Answer
 from app.ksef.http import Route
-from app.ksef.watched import Watched
+from app.ksef.metered import Metered
 from app.ksef.wire import Challenge, PublicKey, StartedLogin, Token, Tokens
 from app.ksef.xades import login_request
 
@@ -25,12 +23,23 @@ LOGIN_WITH_CERTIFICATE = Route("POST", "/auth/xades-signature")
 LOGIN_STATUS = Route("GET", "/auth/{referenceNumber}")
 REDEEM = Route("POST", "/auth/token/redeem")
 REFRESH = Route("POST", "/auth/token/refresh")
+REVOKE = Route("DELETE", "/auth/sessions/current", limits.OTHER)
+RATE_LIMITS = Route("GET", "/rate-limits", limits.OTHER)
 
 TOKEN_ENCRYPTION = "KsefTokenEncryption"  # noqa: S105 - KSeF's name of a key usage
 IN_PROGRESS = 100
 DONE = 200
-# Codes that speak of the credential; others, of KSeF's own trouble or unknown, may pass.
-REFUSED = frozenset({415, 425, 450, 460, 480})
+# Codes that speak of the credential, and what helps; others, of KSeF's own trouble or unknown, may
+# pass.
+_REMEDIES = {
+    415: "Grant it rights for this company in KSeF.",
+    425: "Log in anew.",
+    450: "Store a valid token.",
+    460: "Store a valid certificate.",
+    470: "Store the credential of another person.",
+    480: "An operator must act: store it anew, or run `login`.",
+}
+REFUSED = frozenset(_REMEDIES)
 # … and those of the call itself that speak of the certificate.
 _CERTIFICATE_REFUSED = frozenset({failures.BAD_CERTIFICATE, failures.WRONG_SUBJECT})
 _LONGEST_POLL = 1.0
@@ -42,6 +51,11 @@ class LoginRefused(errors.KsefError):
     @property
     def may_pass(self) -> bool:
         return False
+
+
+def remedy(code: int | None) -> str:
+    """What helps against a refusal of the credential, as a sentence after a space; or nothing."""
+    return f" {_REMEDIES[code]}" if code in _REMEDIES else ""
 
 
 class TokensLost(errors.KsefUnreachable):
@@ -57,11 +71,11 @@ class TokensLost(errors.KsefUnreachable):
 
 
 def log_in_with_token(
-    http: Watched, *, nip: str, ksef_token: str, seconds: float, poll: float
+    http: Metered, *, nip: str, ksef_token: str, seconds: float, poll: float
 ) -> Tokens:
     """Log a company in with its KSeF token, in at most `seconds`, asking every `poll` seconds.
 
-    Raises LoginRefused where KSeF refuses the token, TokensLost, and what `Watched.send` raises.
+    Raises LoginRefused where KSeF refuses the token, TokensLost, and what `Metered.send` raises.
     """
     until = clock.monotonic() + seconds
     try:
@@ -76,11 +90,11 @@ def log_in_with_token(
 
 
 def log_in_with_certificate(
-    http: Watched, *, nip: str, certificate: Certificate, seconds: float, poll: float
+    http: Metered, *, nip: str, certificate: Certificate, seconds: float, poll: float
 ) -> Tokens:
     """Log a company in with a certificate, in at most `seconds`, asking every `poll` seconds.
 
-    Raises LoginRefused where KSeF refuses the certificate, TokensLost, and what `Watched.send`
+    Raises LoginRefused where KSeF refuses the certificate, TokensLost, and what `Metered.send`
     raises.
     """
     until = clock.monotonic() + seconds
@@ -96,31 +110,30 @@ def log_in_with_certificate(
     return _redeem(http, login)
 
 
-def refresh(http: Watched, refresh_token: str) -> Token:
+def refresh(http: Metered, refresh_token: str) -> Token:
     """A new access token. The refresh token stays as it is."""
-    answer = _send(http, REFRESH, bearer=refresh_token)
+    answer = http.send_twice(REFRESH, bearer=refresh_token)
     return wire.decode(wire.Refreshed, answer.body).access
 
 
-def _send(http: Watched, route: Route, *values: str, **request: Any) -> Answer:
-    """Send a call that may be sent twice, and once more where that may help."""
-    try:
-        return http.send(route, *values, **request)
-    except errors.KsefFailure as failure:
-        pause = http.retry.pause_after(failure)
-        if pause is None:
-            raise
-        telemetry.info("KSeF is asked once more", code=failure.code)
-    clock.sleep(pause)
-    return http.send(route, *values, **request)
+def revoke(http: Metered, token: str) -> None:
+    """End the KSeF session of an access or refresh token. KsefTokenRejected where there is none."""
+    http.send(REVOKE, bearer=token)
 
 
-def _challenge(http: Watched) -> Challenge:
+def rate_limits(http: Metered, access_token: str) -> dict[str, limits.Limits]:
+    """The company's own rate limits, by group."""
+    answer = http.send_twice(RATE_LIMITS, bearer=access_token)
+    found = wire.decode(limits.LimitsByGroup, answer.body)
+    return {group: own for group in limits.PUBLISHED if (own := getattr(found, group))}
+
+
+def _challenge(http: Metered) -> Challenge:
     return wire.decode(Challenge, http.send(CHALLENGE).body)
 
 
-def _answer_challenge(http: Watched, nip: str, ksef_token: str) -> StartedLogin:
-    keys = wire.decode(list[PublicKey], _send(http, PUBLIC_KEYS).body)
+def _answer_challenge(http: Metered, nip: str, ksef_token: str) -> StartedLogin:
+    keys = wire.decode(list[PublicKey], http.send_twice(PUBLIC_KEYS).body)
     challenge = _challenge(http)
     key_id, key = _token_encryption_key(keys, challenge.made_at)
     answer = http.send(
@@ -174,26 +187,26 @@ def _encrypt(key: rsa.RSAPublicKey, ksef_token: str, challenge: Challenge) -> by
         raise LoginRefused("The KSeF token is too long for KSeF's key: it is no token.") from None
 
 
-def _wait(http: Watched, login: StartedLogin, until: float, poll: float) -> None:
+def _wait(http: Metered, login: StartedLogin, until: float, poll: float) -> None:
     """Return once the login is done; `until` is a moment of `clock.monotonic`."""
     bearer = login.operation_token.value
     while True:
-        answer = _send(http, LOGIN_STATUS, login.reference_number, bearer=bearer)
+        answer = http.send_twice(LOGIN_STATUS, login.reference_number, bearer=bearer)
         status = wire.decode(wire.LoginStatus, answer.body).status
         if status.code == DONE:
             return
         if status.code != IN_PROGRESS:
-            said = errors.KsefAnswer(200, status.code, status.description, status.details)
+            said = failures.of_status(status)
             kind = LoginRefused if status.code in REFUSED else errors.KsefError
-            words = status.description.rstrip(".")
-            raise kind(f"KSeF refused the login: {words}.", ksef=said)
+            words = (said.description or str(status.code)).rstrip(".")
+            raise kind(f"KSeF refused the login: {words}.{remedy(status.code)}", ksef=said)
         if clock.monotonic() + poll > until:
             raise errors.KsefUnreachable("KSeF did not finish the login in time.")
         clock.sleep(poll)
         poll = min(2 * poll, _LONGEST_POLL)
 
 
-def _redeem(http: Watched, login: StartedLogin) -> Tokens:
+def _redeem(http: Metered, login: StartedLogin) -> Tokens:
     """The tokens of a finished login, which KSeF hands out only once."""
     try:
         answer = http.send(REDEEM, bearer=login.operation_token.value)

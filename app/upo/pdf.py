@@ -90,22 +90,18 @@ def render_upo(
     issuer but production's. None if only the issuer is known.
     """
     is_test = environment not in (None, "prod") or upo.issuer != PRODUCTION_ISSUER
-    return _Drawing(upo, xml_sha256, signature, LABELS[language], is_test).pdf()
+    sentence = signature_sentence(signature) if signature else None
+    return _Drawing(upo, xml_sha256, sentence, LABELS[language], is_test).pdf()
 
 
 class _Drawing:
     """The PDF of one UPO, while it is drawn."""
 
     def __init__(
-        self,
-        upo: Upo,
-        xml_sha256: str,
-        signature: Verdict | None,
-        labels: type[Labels],
-        is_test: bool,
+        self, upo: Upo, xml_sha256: str, signature: str | None, labels: type[Labels], is_test: bool
     ) -> None:
         self._upo = upo
-        self._signature = signature_sentence(signature) if signature else None
+        self._signature = signature
         self._labels = labels
         self._xml_sha256 = xml_sha256
         self._faces = faces()

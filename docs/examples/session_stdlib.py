@@ -52,7 +52,8 @@ def main(environment: str, reference_number: str) -> None:
     print(session["status"]["code"], session["status"]["description"])
     for invoice in session["invoices"]:
         number, status = invoice["ksefNumber"], invoice["status"]
-        print(invoice["invoiceNumber"], status["code"], status["description"], number)
+        name = invoice["invoiceNumber"] or invoice["invoiceHash"]  # a refused one has no number
+        print(name, status["code"], status["description"], number)
         if status["code"] == 200:
             upo = get(f"{path}/{number}/upo?docType=pdf", accept="application/pdf")
             Path(f"{number}-upo.pdf").write_bytes(upo)

@@ -65,9 +65,6 @@ UPDATE ksef_sessions SET
     version = version + 1
 WHERE company_nip = :company_nip AND environment = :environment AND version = :version;
 
--- name: delete_session(company_nip, environment)!
-DELETE FROM ksef_sessions WHERE company_nip = :company_nip AND environment = :environment;
-
 -- name: end_session(company_nip, environment, version)!
 -- As renew_session: a session that was begun or renewed meanwhile is another one.
 DELETE FROM ksef_sessions
@@ -77,13 +74,18 @@ WHERE company_nip = :company_nip AND environment = :environment AND version = :v
 UPDATE ksef_sessions SET renewal_failed_at = clock_timestamp()
 WHERE company_nip = :company_nip AND environment = :environment AND version = :version;
 
--- name: claim_silent_login(company_nip, environment, seconds)$
+-- name: claim_silent_login(company_nip, environment, seconds, lease, holder, lease_seconds)$
 -- Seconds until a silent login may be tried; 0: now, and the next ones have to wait. No row where
--- there is no credential.
+-- there is no credential. A claim that is younger than the lease, which lasts for `lease_seconds`, is the holder's own.
 WITH before AS (
-    SELECT greatest(
-        0, extract(epoch FROM silent_login_at - clock_timestamp())::float8 + :seconds
-    ) AS wait
+    SELECT CASE
+        WHEN silent_login_at >= (
+            SELECT expires_at - make_interval(secs => :lease_seconds)
+            FROM leases
+            WHERE name = :lease AND leases.holder = :holder::uuid
+        ) THEN 0
+        ELSE greatest(0, extract(epoch FROM silent_login_at - clock_timestamp())::float8 + :seconds)
+    END AS wait
     FROM ksef_credentials
     WHERE company_nip = :company_nip AND environment = :environment
     FOR UPDATE

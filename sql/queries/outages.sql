@@ -83,13 +83,18 @@ SET paused_until = greatest(outages.paused_until, excluded.paused_until);
 
 -- name: take_probe(environment, failures, after, every)$
 -- Whether the caller, alone among all replicas, is to probe KSeF now: if enough calls have failed for
--- `after` seconds, and the last probe was `every` seconds ago.
-UPDATE outages SET probed_at = clock_timestamp()
-WHERE environment = :environment
-  AND consecutive_failures >= :failures
-  AND failing_since <= clock_timestamp() - make_interval(secs => :after)
-  AND (probed_at IS NULL OR probed_at <= clock_timestamp() - make_interval(secs => :every))
-RETURNING true;
+-- `after` seconds, and the last probe was `every` seconds ago. The probe counts as a call from our address.
+WITH taken AS (
+    UPDATE outages SET probed_at = clock_timestamp()
+    WHERE environment = :environment
+      AND consecutive_failures >= :failures
+      AND failing_since <= clock_timestamp() - make_interval(secs => :after)
+      AND (probed_at IS NULL OR probed_at <= clock_timestamp() - make_interval(secs => :every))
+    RETURNING environment
+), counted AS (
+    INSERT INTO address_calls (environment, reserved_at) SELECT environment, clock_timestamp() FROM taken
+)
+SELECT true FROM taken;
 
 -- name: open_breaker(environment, failures)!
 -- Does nothing if KSeF has answered meanwhile.

@@ -103,10 +103,12 @@ WHERE company_nip = :company_nip
   AND reference_number = :reference_number
   AND looked_at < clock_timestamp() - make_interval(secs => :look_every);
 
--- name: get_session(company_nip, environment, reference_number, asked_since)^
+-- name: get_session(company_nip, environment, reference_number, asked_since, completed_within)^
 -- A session with its invoices, in one statement: between two statements a newer answer could be
 -- stored. Ages are by the database's clock, which is the same for every replica.
 -- asked_since: no row unless KSeF was asked after that moment; null: any.
+-- incomplete: the session was begun within the last `completed_within` seconds, and version 0.1.0 kept some of its
+-- invoices: it wrote nothing to `more`.
 SELECT
     session::text AS session,
     checked_at,
@@ -117,6 +119,13 @@ SELECT
     extract(epoch FROM clock_timestamp() - changed_at)::float8 AS unchanged_for,
     extract(epoch FROM clock_timestamp() - listed_at)::float8 AS listed_for,
     extract(epoch FROM clock_timestamp() - wanted_at)::float8 AS wanted_ago,
+    (session ->> 'dateCreated')::timestamptz > clock_timestamp() - make_interval(secs => :completed_within) AND EXISTS (
+        SELECT FROM kept_invoices AS invoice
+        WHERE invoice.company_nip = kept.company_nip
+          AND invoice.environment = kept.environment
+          AND invoice.session_reference_number = kept.reference_number
+          AND invoice.more IS NULL
+    ) AS incomplete,
     (
         SELECT json_agg(told ORDER BY ordinal_number)::text
         FROM told_invoices
@@ -165,10 +174,11 @@ WHERE company_nip = :company_nip
   AND environment = :environment
   AND reference_number = :reference_number;
 
--- name: put_session(company_nip, environment, reference_number, question, session, links, final, checked_at, is_known, changed, listed, invoices, invoice_links, gone)$
+-- name: put_session(company_nip, environment, reference_number, question, session, links, final, checked_at, is_known, completes, changed, listed, invoices, invoice_links, gone)$
 -- Stores an answer with its invoices, unless a newer or final one is stored. Newer: its content is. An answer that was on
 -- its way while the older one was confirmed replaces it.
 -- is_known: it is the next one to an answer that was loaded; nothing is stored where that was purged meanwhile.
+-- completes: it is the stored final answer itself, with more of its invoices.
 -- Returns how many sessions were stored: one or none.
 -- changed, listed: whether it differs from the stored one, and whether its invoices were listed.
 -- invoices: those that are new or differ, as a JSON list, as KSeF told them; invoice_links: the sealed download link of
@@ -200,7 +210,8 @@ WITH forgotten AS (
         asked_at = greatest(kept.asked_at, excluded.asked_at),
         changed_at = CASE WHEN :changed THEN excluded.checked_at ELSE kept.changed_at END,
         listed_at = coalesce(excluded.listed_at, kept.listed_at)
-    WHERE kept.changed_at <= excluded.checked_at AND NOT kept.final
+    WHERE kept.changed_at <= excluded.checked_at
+      AND (NOT kept.final OR (:completes AND kept.checked_at = excluded.checked_at))
     RETURNING kept.reference_number
 ), dropped AS (
     DELETE FROM kept_invoices AS invoice USING stored

@@ -28,27 +28,3 @@ RETURNING email, company_nip;
 SELECT email, company_nip, role, created_at, disabled_at
 FROM users
 ORDER BY company_nip, email;
-
--- name: throttled_for(who, before, seconds)$
--- In how many seconds the oldest failure that is one too many no longer counts; no row if there are
--- not too many.
-SELECT extract(epoch FROM failed_at - clock_timestamp())::float8 + :seconds
-FROM failed_logins
-WHERE who = :who
-ORDER BY failed_at DESC
-OFFSET :before
-LIMIT 1;
-
--- name: note_failed_login(who, seconds)!
--- Failures that are too old to count are deleted, a few at a time.
-WITH forgotten AS (
-    DELETE FROM failed_logins
-    WHERE ctid = ANY (ARRAY(
-        SELECT ctid
-        FROM failed_logins
-        WHERE failed_at < statement_timestamp() - make_interval(secs => :seconds)
-        ORDER BY failed_at
-        LIMIT 100
-    ))
-)
-INSERT INTO failed_logins (who) VALUES (:who);

@@ -226,7 +226,17 @@ def test_502_ksef_error_tells_what_ksef_said(
     body = assert_problem(
         company.get(path(endpoint)), 502, "ksef_error", also=["ksef"], retry_after=blocked
     )
-    assert set(body["ksef"]) == {"httpStatus", "code", "description", "traceId"}
+    assert set(body["ksef"]) == {
+        "httpStatus",
+        "code",
+        "description",
+        "details",
+        "reasonCode",
+        "traceId",
+    }
+    assert body["ksef"]["reasonCode"] == options.get("reasonCode")
+    if "details" in options:
+        assert body["ksef"]["details"] == options["details"]
     assert (body["ksef"]["httpStatus"], body["ksef"]["code"]) == said
     assert str(said[0]) in body["detail"]
     assert control.call_counts() == {SESSION if endpoint == "status" else UPO: attempts}
@@ -239,6 +249,64 @@ def test_403_of_ksef_tells_its_reason(company: Company, control: Any, path: Any)
     body = company.get(path("status")).json
     assert body["ksef"]["description"].startswith("Żądanie pochodzi z adresu IP")
     assert body["ksef"]["description"] in body["detail"]
+    assert body["ksef"]["reasonCode"] == "ip-not-allowed"
+
+
+@pytest.mark.fault(44)
+@pytest.mark.parametrize(
+    ("call", "field", "value"),
+    [
+        ("/invoices", "invoices.0.referenceNumber", "../../auth/prod"),
+        ("/invoices", "invoices.0.ksefNumber", "5265877635/../../x"),
+        ("/invoices", "invoices.0.ordinalNumber", 2**63),
+        ("/invoices", "invoices.0.status.code", "200"),
+        ("/sessions/[^/]*$", "dateCreated", "yesterday"),
+        ("/sessions/[^/]*$", "invoiceCount", -(2**40)),
+    ],
+)
+def test_502_for_a_value_that_cannot_be(
+    company: Company, control: Any, path: Any, call: str, field: str, value: Any
+) -> None:
+    control.fault("set-field", path=call, field=field, value=value, times=None)
+    body = assert_problem(company.get(path("status")), 502, "ksef_invalid_response")
+    assert field.rsplit(".", 1)[-1] in body["detail"]
+    assert str(value) not in body["detail"]
+
+
+@pytest.mark.fault(44)
+@pytest.mark.parametrize(
+    ("call", "field", "value"),
+    [
+        ("/auth/challenge", "challenge", "a\nb"),
+        ("/auth/challenge", "timestampMs", 10**40),
+    ],
+)
+def test_502_for_a_login_with_what_cannot_be(
+    company: Company, control: Any, database: Any, call: str, field: str, value: Any
+) -> None:
+    database.execute("DELETE FROM ksef_sessions")
+    control.fault("set-field", path=call, field=field, value=value, times=None)
+    assert_problem(company.request("POST", "/auth/test"), 502, "ksef_invalid_response")
+
+
+@pytest.mark.fault(44)
+def test_502_for_a_login_where_no_key_can_be_used(
+    company: Company, control: Any, database: Any
+) -> None:
+    database.execute("DELETE FROM ksef_sessions")
+    key = {"certificate": "AAAA", "publicKeyId": "k", "usage": ["KsefTokenEncryption"]}
+    times = {"validFrom": "2020-01-01T00:00:00+00:00", "validTo": "2090-01-01T00:00:00+00:00"}
+    body = [{**key, **times}]
+    control.fault("status", path="/public-key-certificates", status=200, body=body, times=None)
+    assert_problem(company.request("POST", "/auth/test"), 502, "ksef_invalid_response")
+
+
+def test_410_of_ksef_will_not_pass(company: Company, control: Any, path: Any) -> None:
+    gone = {"title": "Gone", "status": 410, "detail": "Zasób nie jest już dostępny."}
+    control.fault("status", path="/sessions/", status=410, body=gone)
+    body = assert_problem(company.get(path("status")), 502, "ksef_error", also=["ksef"])
+    assert gone["detail"].rstrip(".") in body["detail"]
+    assert body["detail"].endswith("asking again will not help.")
 
 
 @BOTH

@@ -1,7 +1,9 @@
 """Kept answers as the ERP sees them: their age, when to ask again, and the search in them."""
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -47,7 +49,7 @@ def test_age_and_when_to_ask_again(company: Company, control: Any, database: Any
     assert second.json["nextCheckAfter"] in (19, 20)
     assert second.json["checkedAt"] < first.json["checkedAt"]
     assert second.headers["ETag"] == first.headers["ETag"]
-    assert second.headers["Cache-Control"] == "private, no-cache"
+    assert second.headers["Cache-Control"] == f"private, max-age={second.json['nextCheckAfter']}"
     assert second.headers["Vary"] == "Accept, Authorization"
 
     control.change_session("test", session.reference_number, state="finished")
@@ -55,12 +57,16 @@ def test_age_and_when_to_ask_again(company: Company, control: Any, database: Any
     third = company.get(path(session))
     assert third.json["final"] is True
     assert "nextCheckAfter" not in third.json
+    assert third.headers["Cache-Control"] == "private, no-cache"
     assert third.headers["ETag"] != first.headers["ETag"]
 
 
-@pytest.mark.parametrize("state", ["moving", "finished"])
+@pytest.mark.parametrize(
+    ("state", "caching"),
+    [("moving", r"private, max-age=2[45]"), ("finished", "private, no-cache")],
+)
 def test_unchanged_answer_is_304_also_from_the_store(
-    company: Company, control: Any, database: Any, state: str
+    company: Company, control: Any, database: Any, state: str, caching: str
 ) -> None:
     session = control.seed_session("test", NIP, state=state, invoices=1)
     tag = company.get(path(session)).headers["ETag"]
@@ -69,6 +75,62 @@ def test_unchanged_answer_is_304_also_from_the_store(
     again = company.get(path(session), headers={"If-None-Match": tag})
     assert (again.status_code, again.data) == (304, b"")
     assert again.headers["Age"] in ("5", "6")
+    assert re.fullmatch(caching, again.headers["Cache-Control"])
+    assert again.headers["Vary"] == "Accept, Authorization"
+    assert control.calls() == []
+
+
+def test_an_answer_of_version_0_1_0_is_completed_when_ksef_can_be_asked(
+    company: Company, control: Any, database: Any
+) -> None:
+    """Till then it is given without what that version dropped, and not kept as it is sent."""
+    session = control.seed_session("test", NIP, invoices=2)
+    whole = company.get(path(session))
+    database.execute(
+        "UPDATE kept_invoices SET more = NULL; UPDATE kept_sessions SET body_form = '1 zone'"
+    )
+    make_older(database, 120)
+    control.set_api("test", available=False)
+
+    incomplete = company.get(path(session))
+
+    lacking = {
+        "invoiceHash": None,
+        "invoiceFileName": None,
+        "invoicingDate": None,
+        "invoicingMode": None,
+    }
+    assert incomplete.status_code == 200
+    assert incomplete.json["invoices"] == [i | lacking for i in whole.json["invoices"]]
+    assert incomplete.headers["Cache-Control"] == "private, no-cache"
+    assert incomplete.headers["ETag"] != whole.headers["ETag"]
+
+    control.set_api("test", available=True)
+    make_older(database, 120)
+    control.clear_calls()
+    tag = incomplete.headers["ETag"]
+    for asked in range(3):
+        completed = company.get(path(session), headers={"If-None-Match": tag})
+        assert completed.json["invoices"] == whole.json["invoices"], asked
+        assert completed.headers["ETag"] == whole.headers["ETag"]
+    assert [call.route for call in control.calls()] == [
+        "/{environment}/v2/sessions/{reference}/invoices"
+    ]
+
+
+def test_an_old_answer_of_version_0_1_0_is_kept_as_it_is_sent(
+    company: Company, control: Any, database: Any
+) -> None:
+    session = control.seed_session("test", NIP, date_created="2026-01-15T12:00:00Z")
+    company.get(path(session))
+    database.execute(
+        "UPDATE kept_invoices SET more = NULL; UPDATE kept_sessions SET body_form = '1 zone'"
+    )
+    control.clear_calls()
+    for _ in range(2):
+        [invoice] = company.get(path(session)).json["invoices"]
+        assert invoice["invoiceHash"] is None
+    assert database.execute("SELECT body_form FROM kept_sessions") == [("2 Europe/Warsaw",)]
     assert control.calls() == []
 
 
@@ -119,6 +181,9 @@ def test_what_is_known_of_an_invoice(company: Company, control: Any, database: A
     assert found["sessionReferenceNumber"] == session.reference_number
     assert (found["status"]["code"], found["final"], found["upoArchived"]) == (200, True, True)
     assert found["invoiceNumber"] == "FV/7"
+    assert found["invoiceHash"] == session.invoices[0].invoice_hash
+    assert (found["invoiceFileName"], found["invoicingMode"]) == (None, "Online")
+    assert datetime.fromisoformat(found["invoicingDate"]).tzinfo
 
     by_number = company.get("/invoices/test?invoiceNumber=FV/7").json
     assert by_number["rows"] == []

@@ -89,12 +89,12 @@ def caller(make_company: Callable[..., Company]) -> Company:
 
 @pytest.fixture
 def locked(caller: Company, database: Any) -> Iterator[None]:
-    """Nobody may look into any table but `users` and `failed_logins`, which tell who asks."""
+    """Nobody may look into any table but `users` and `login_attempts`, which tell who asks."""
     with closing(psycopg2.connect(database.owner_dsn)) as connection, connection.cursor() as cursor:
         cursor.execute(
             "SELECT string_agg(oid::regclass::text, ', ') FROM pg_class"
             " WHERE relnamespace = 'public'::regnamespace AND relkind = 'r'"
-            " AND relname NOT IN ('users', 'failed_logins')"
+            " AND relname NOT IN ('users', 'login_attempts')"
         )
         cursor.execute(f"LOCK TABLE {cursor.fetchone()[0]} IN ACCESS EXCLUSIVE MODE")
         yield
@@ -186,6 +186,25 @@ def test_unknown_parameters(refused: Refused, subtests: Any) -> None:
         with subtests.test(query=query):
             for path in (upo_path(), status_path(), "/auth/test", "/outages/test"):
                 refused(f"{path}?{query}", named)
+
+
+def test_a_query_that_is_no_utf_8(refused: Refused, subtests: Any) -> None:
+    for query, named in (
+        ("invoiceNumber=%ff", "invoiceNumber"),
+        ("invoiceNumber=FV%2F1%c5", "invoiceNumber"),
+        ("invoiceNumber=%ed%a0%80", "invoiceNumber"),  # half of a pair of UTF-16
+        ("invoiceNumber=%c0%af", "invoiceNumber"),
+        ("%ff=x", "?"),
+    ):
+        with subtests.test(query=query):
+            refused(f"/invoices/test?{query}", named)
+    refused(f"{upo_path()}?docType=xml%ff", "docType")
+    raw = {"QUERY_STRING": "invoiceNumber=\xff"}
+    refused("/invoices/test", "invoiceNumber", environ_overrides=raw)
+
+
+def test_the_replacement_character_itself_is_a_character(caller: Company) -> None:
+    assert caller.get("/invoices/test?invoiceNumber=%ef%bf%bd").status_code == 200
 
 
 def test_the_contract_and_its_page_take_no_parameters(caller: Company) -> None:
@@ -289,6 +308,11 @@ def test_what_is_no_path_of_ours_is_not_found(
         f"/invoices/test/status/%2e%2e%2f{SESSION}",
         f"/invoices/test%2Fstatus%2F{SESSION}%2Fx",
         f"/invoices/test/status/{SESSION}/{KSEF_NUMBER}%2fx/upo",
+        f"/invoices/test/status/{SESSION}%2f{KSEF_NUMBER}/upo",
+        f"/invoices/test/status/{SESSION}%2F{KSEF_NUMBER}%2Fupo?docType=xml",
+        f"/invoices%2ftest/status/{SESSION}",
+        "/auth%2ftest",
+        "%2fstatus",
         f"/invoices/test/status/{SESSION}/",
         f"/invoices//test/status/{SESSION}",
         "/invoices/test/status/",
@@ -299,6 +323,12 @@ def test_what_is_no_path_of_ours_is_not_found(
             answer = caller.get(path)
             assert (answer.status_code, answer.get_json()["code"]) == (404, "not_found")
     assert control.calls() == []
+
+
+@pytest.mark.parametrize("path", ["//metrics", "//auth/test", "///status", "//console"])
+def test_slashes_too_many_lead_nowhere(caller: Company, path: str) -> None:
+    answer = caller.get("/", environ_overrides={"PATH_INFO": path, "RAW_URI": path})
+    assert answer.status_code == 404
 
 
 def test_numbers_of_ksef_and_of_its_documentation_pass(caller: Company, subtests: Any) -> None:

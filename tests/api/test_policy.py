@@ -36,6 +36,17 @@ ADMINS_ONLY = {
     ("POST", "/console/<environment>/simulation"),
     ("POST", "/console/<environment>/simulation/end"),
 }
+SAFE = {"GET", "HEAD", "OPTIONS"}
+LINKED = {
+    "/console",
+    "/console/",
+    "/console/search",
+    "/console/<environment>",
+    "/console/<environment>/sessions",
+    "/console/<environment>/unlinked",
+    "/console/<environment>/sessions/<referenceNumber>",
+    "/console/<path:rest>",
+}
 PLACEHOLDERS = {
     "rest": "no/such/page",
     "environment": "test",
@@ -130,6 +141,59 @@ class TestRoutes:
         assert {route for route, status in found.items() if status == 403} == ADMINS_ONLY
         assert 401 not in found.values()
 
+    @pytest.mark.parametrize("site", ["cross-site", "same-site"])
+    def test_other_sites_may_only_lead_to_pages_that_ask_ksef_nothing(
+        self, app: Flask, company: Company, control: Control, site: str
+    ) -> None:
+        with app.app_context():
+            form = {"token": form_tokens().token(company.email)}
+        headers = {**company.authorization, "Sec-Fetch-Site": site}
+        found = answers(app, control, headers, form)
+        let_in = {rule for (method, rule), status in found.items() if status != 403}
+        assert let_in == LINKED
+        assert {m for (m, _), status in found.items() if status not in (403, 405)} <= SAFE
+
+    @pytest.mark.parametrize(
+        "origin",
+        ["http://elsewhere.example", "http://localhost:8081", "null", "http://[", "localhost", ""],
+    )
+    def test_other_origins_change_nothing(
+        self, app: Flask, make_company: Any, control: Control, origin: str
+    ) -> None:
+        company = make_company("5265877635", logged_in=False)
+        with app.app_context():
+            form = {"token": form_tokens().token(company.email)}
+        headers = {**company.authorization, "Origin": origin}
+        found = answers(app, control, headers, form)
+        unsafe = {route: status for route, status in found.items() if route[0] not in SAFE}
+        assert unsafe
+        assert unsafe == dict.fromkeys(unsafe, 403)
+
+    def test_programs_and_our_own_pages_are_let_in(
+        self, app: Flask, make_company: Any, control: Control
+    ) -> None:
+        """What no browser sends, /docs, an address that was typed."""
+        company = make_company("5265877635", logged_in=False)
+        for stated in (
+            {},
+            {"Sec-Fetch-Site": "same-origin"},
+            {"Sec-Fetch-Site": "none"},
+            {"Origin": "http://localhost"},
+            {"Origin": "https://LOCALHOST"},  # its TLS ends at a proxy
+            {"Sec-Fetch-Site": "same-origin", "Origin": "http://localhost"},
+        ):
+            found = answers(app, control, {**company.authorization, **stated})
+            refused = {route for route, status in found.items() if status == 403}
+            assert {rule.startswith("/console") for _, rule in refused} == {True}, stated
+            assert {method for method, _ in refused} == {"POST"}, stated
+
+    def test_who_asks_is_asked_before_from_where(self, app: Flask, company: Company) -> None:
+        client, path = app.test_client(), "/auth/x?y=z"
+        headers = {"Sec-Fetch-Site": "cross-site"}
+        assert client.post(path, headers=headers).status_code == 401
+        assert company.request("POST", path, headers=headers).status_code == 403
+        assert company.request("POST", path).status_code == 400
+
     @pytest.mark.parametrize("credentials", [False, True])
     def test_every_answer_has_its_protective_headers(
         self, app: Flask, company: Company, credentials: bool
@@ -142,6 +206,9 @@ class TestRoutes:
         for method, path in asked:
             response = client.open(path, method=method, headers=headers)
             assert response.headers["X-Content-Type-Options"] == "nosniff", path
+            for name in ("Cross-Origin-Opener-Policy", "Cross-Origin-Resource-Policy"):
+                assert response.headers[name] == "same-origin", (name, path)
+            assert response.headers["Referrer-Policy"] == "same-origin", path
             policy = response.headers["Content-Security-Policy"].split("; ")
             assert {"default-src 'none'", "frame-ancestors 'none'"} <= set(policy), path
             if not path.startswith(("/console", "/docs")):
@@ -227,7 +294,7 @@ def test_no_variable_is_read_elsewhere() -> None:
     readers = [
         path.relative_to(PROJECT).as_posix()
         for path in (PROJECT / "app").rglob("*.py")
-        if re.search(r"\benviron\b|\bgetenv\b", path.read_text("utf-8"))
+        if re.search(r"(?<!request\.)\benviron\b|\bgetenv\b", path.read_text("utf-8"))
     ]
     # The other two hand some on to gunicorn and to prometheus-client.
     assert sorted(readers) == ["app/gunicorn.py", "app/serve.py", "app/settings.py"]

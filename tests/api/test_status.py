@@ -28,6 +28,16 @@ NIP, OTHER_NIP = "5265877635", "7812019453"
 SESSION = "GET /{environment}/v2/sessions/{reference}"
 LISTING = "GET /{environment}/v2/sessions/{reference}/invoices"
 NUMBER = "5265877635-20260329-0100001AF629-4F"
+HASH = "gRvzW8nHkQyRiyBSc4Sd7Dz6Z1hXBqv0XWkqbXW5rNk="
+OPTIONAL = (
+    "invoiceNumber",
+    "ksefNumber",
+    "acquisitionDate",
+    "invoiceHash",
+    "invoiceFileName",
+    "invoicingDate",
+    "invoicingMode",
+)
 ORIGINAL = {
     "originalKsefNumber": "5265877635-20250826-0100001AF629-AF",
     "originalSessionReferenceNumber": "20250826-SO-0123456789-0123456789-01",
@@ -67,13 +77,16 @@ def test_finished_session_is_told_field_by_field(company: Company, control: Any)
         kind="batch",
         date_created="2026-03-29T00:59:58Z",
         invoices=[
-            {"invoiceNumber": "FV/2026/03/001 zażółć", "ksefNumber": NUMBER},
-            {"status": 450, "invoiceNumber": "FV/2026/03/002", "details": ["P_2", "brak pola"]},
-            {"status": 440, "invoiceNumber": "FV/2026/03/003", "details": ["Duplikat"], **ORIGINAL},
+            {"invoiceNumber": "FV/2026/03/001 zażółć", "ksefNumber": NUMBER, "invoiceHash": HASH},
+            {"status": 450, "details": ["P_2", "brak pola"], "offline": True},
+            {"status": 440, "details": ["Duplikat"], **ORIGINAL},
             {"status": 430, "details": ["Zły plik"]},
         ],
     )
     references = [invoice.reference_number for invoice in session.invoices]
+    hashes = [invoice.invoice_hash for invoice in session.invoices]
+    assert hashes[0] == HASH
+    assert len({*hashes}) == 4
 
     response = company.get(status_path(session))
 
@@ -84,7 +97,11 @@ def test_finished_session_is_told_field_by_field(company: Company, control: Any)
     )
     assert body == {
         "referenceNumber": session.reference_number,
-        "status": {"code": 200, "description": "Sesja wsadowa przetworzona pomyślnie"},
+        "status": {
+            "code": 200,
+            "description": "Sesja wsadowa przetworzona pomyślnie",
+            "details": [],
+        },
         "dateCreated": "2026-03-29 01:59:58",
         "dateUpdated": "2026-03-29 03:00:58",
         "totalInvoiceCount": 4,
@@ -98,10 +115,14 @@ def test_finished_session_is_told_field_by_field(company: Company, control: Any)
                 "acquisitionDate": "2026-03-29 03:00:02",
                 "status": {"code": 200, "description": "Sukces", "details": []},
                 "referenceNumber": references[0],
+                "invoiceHash": hashes[0],
+                "invoiceFileName": "faktura_00001.xml",
+                "invoicingDate": "2026-03-29T03:00:00+02:00",
+                "invoicingMode": "Online",
             },
             {
                 "ordinalNumber": 2,
-                "invoiceNumber": "FV/2026/03/002",
+                "invoiceNumber": None,
                 "ksefNumber": None,
                 "acquisitionDate": None,
                 "status": {
@@ -110,10 +131,14 @@ def test_finished_session_is_told_field_by_field(company: Company, control: Any)
                     "details": ["P_2", "brak pola"],
                 },
                 "referenceNumber": references[1],
+                "invoiceHash": hashes[1],
+                "invoiceFileName": "faktura_00002.xml",
+                "invoicingDate": "2026-03-29T03:00:00+02:00",
+                "invoicingMode": "Offline",
             },
             {
                 "ordinalNumber": 3,
-                "invoiceNumber": "FV/2026/03/003",
+                "invoiceNumber": None,
                 "ksefNumber": None,
                 "acquisitionDate": None,
                 "status": {
@@ -122,6 +147,10 @@ def test_finished_session_is_told_field_by_field(company: Company, control: Any)
                     "details": ["Duplikat"],
                 },
                 "referenceNumber": references[2],
+                "invoiceHash": hashes[2],
+                "invoiceFileName": "faktura_00003.xml",
+                "invoicingDate": "2026-03-29T03:00:00+02:00",
+                "invoicingMode": "Online",
                 "duplicateOf": {
                     "ksefNumber": ORIGINAL["originalKsefNumber"],
                     "referenceNumber": ORIGINAL["originalSessionReferenceNumber"],
@@ -138,10 +167,15 @@ def test_finished_session_is_told_field_by_field(company: Company, control: Any)
                     "details": ["Zły plik"],
                 },
                 "referenceNumber": references[3],
+                "invoiceHash": hashes[3],
+                "invoiceFileName": "faktura_00004.xml",
+                "invoicingDate": "2026-03-29T03:00:00+02:00",
+                "invoicingMode": "Online",
             },
         ],
         "final": True,
         "upo": {"pages": [{"referenceNumber": page} for page in session.upo_pages]},
+        "validUntil": None,
     }
     assert len(session.upo_pages) == 1
     assert control.call_counts() == {SESSION: 1, LISTING: 1}
@@ -249,8 +283,8 @@ def test_invoices_stand_in_the_order_of_their_numbers(company: Company, control:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"invoiceNumber": None, "ksefNumber": None, "acquisitionDate": None},
-        {"drop": ("invoiceNumber", "ksefNumber", "acquisitionDate")},
+        dict.fromkeys(OPTIONAL),
+        {"drop": OPTIONAL},
     ],
     ids=["null", "missing"],
 )
@@ -261,7 +295,7 @@ def test_what_ksef_does_not_say_is_null(
     moving = {"code": 150, "description": "Trwa przetwarzanie"}
     invoice = invoice_body(status=moving, **changes)
     for name in invoice.pop("drop", ()):
-        del invoice[name]
+        invoice.pop(name, None)
     ksef_says(control, False, session_body(status=moving, successfulInvoiceCount=0))
     ksef_says(control, True, {"invoices": [invoice], "continuationToken": None})
     assert answer(company, session)["invoices"] == [
@@ -272,6 +306,10 @@ def test_what_ksef_does_not_say_is_null(
             "acquisitionDate": None,
             "status": {"code": 150, "description": "Trwa przetwarzanie", "details": []},
             "referenceNumber": "20260115-EE-0000000000-0000000001-00",
+            "invoiceHash": None,
+            "invoiceFileName": None,
+            "invoicingDate": None,
+            "invoicingMode": None,
         }
     ]
 
@@ -311,7 +349,7 @@ def test_moving_session_is_an_answer_and_no_error(
     response = company.get(status_path(session))
     body = response.json
     assert response.status_code == 200
-    assert body["status"] == {"code": code, "description": description}
+    assert body["status"] == {"code": code, "description": description, "details": []}
     assert body["final"] is False
     assert 1 <= body["nextCheckAfter"] <= 30
     assert isinstance(body["nextCheckAfter"], int)
@@ -348,11 +386,68 @@ def test_failed_session_is_final_with_ksef_s_own_words(company: Company, control
     assert body["status"] == {
         "code": 430,
         "description": "Błąd dekompresji pierwotnego archiwum",
+        "details": [],
     }
     assert body["final"] is True
     assert body["invoices"] == []
     assert body["upo"] == {"pages": []}
     assert control.call_counts() == {SESSION: 1}
+
+
+@pytest.mark.parametrize("cause", ["Nie przesłano faktur", "Przekroczono czas wysyłki"])
+def test_details_tell_the_causes_of_a_cancelled_session_apart(
+    company: Company, control: Any, database: Any, cause: str
+) -> None:
+    session = control.seed_session("test", NIP, state="failed", code=440, details=[cause])
+    status = {"code": 440, "description": "Sesja anulowana", "details": [cause]}
+    assert answer(company, session)["status"] == status
+    assert answer(company, session)["status"] == status  # as it was written
+    database.execute("UPDATE kept_sessions SET body_form = 'another'")
+    assert answer(company, session)["status"] == status  # from its row
+    assert control.call_counts() == {SESSION: 1}
+
+
+def test_an_open_session_says_until_when_it_is_open(company: Company, control: Any) -> None:
+    session = control.seed_session("test", NIP, state="open", invoices=0)
+    open_until = {"validUntil": "2026-01-15T23:00:00.5+00:00"}
+    opened = {"code": 100, "description": "Sesja interaktywna otwarta"}
+    closed = {"code": 170, "description": "Sesja interaktywna zamknięta"}
+    counts = {"invoiceCount": 0, "successfulInvoiceCount": 0}
+    ksef_says(control, False, session_body(status=opened, **counts, **open_until))
+    assert answer(company, session)["validUntil"] == "2026-01-16T00:00:00+01:00"
+    # Not the moment at which a closed one would have ended.
+    ksef_says(control, False, session_body(status=closed, **counts, **open_until))
+    assert answer(company, session)["validUntil"] is None
+
+
+@pytest.mark.parametrize("code", [405, 410, 415, 430, 435, 440, 450, 550])
+def test_a_refused_invoice_is_known_by_its_hash(
+    company: Company, control: Any, database: Any, code: int
+) -> None:
+    """KSeF does not name its number, and the file's name in a batch only."""
+    session = control.seed_session("test", NIP, kind="batch", invoices=[{}, {"status": code}])
+
+    def refused() -> dict[str, Any]:
+        told: dict[str, Any] = answer(company, session)["invoices"][1]
+        return {name: told[name] for name in OPTIONAL}
+
+    told = refused()
+    assert told == {
+        "invoiceNumber": None,
+        "ksefNumber": None,
+        "acquisitionDate": None,
+        "invoiceHash": session.invoices[1].invoice_hash,
+        "invoiceFileName": "faktura_00002.xml",
+        "invoicingDate": told["invoicingDate"],
+        "invoicingMode": "Online",
+    }
+    assert re.fullmatch(
+        r"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\d\+0[12]:00", told["invoicingDate"], re.ASCII
+    )
+    assert refused() == told  # as it was written
+    database.execute("UPDATE kept_sessions SET body_form = 'another'")
+    assert refused() == told  # from its row
+    assert control.call_counts() == {SESSION: 1, LISTING: 1}
 
 
 def test_session_of_rejected_invoices_only(company: Company, control: Any) -> None:
@@ -466,6 +561,20 @@ def test_headers_of_an_answer(company: Company, control: Any) -> None:
     assert headers["Age"] == "0"
     assert headers["Cache-Control"] == "private, no-cache"
     assert headers["Vary"] == "Accept, Authorization"
+
+
+def test_a_moving_answer_says_for_how_long_it_is_good(company: Company, control: Any) -> None:
+    session = control.seed_session("test", NIP, state="moving", invoices=1)
+    response = company.get(status_path(session))
+    pace = response.json["nextCheckAfter"]
+    assert response.headers["Cache-Control"] == f"private, max-age={pace}"
+    tag = response.headers["ETag"]
+    unchanged = company.get(status_path(session), headers={"If-None-Match": tag})
+    assert unchanged.status_code == 304
+    assert re.fullmatch(r"private, max-age=[1-9]\d*", unchanged.headers["Cache-Control"])
+    assert unchanged.headers["Vary"] == "Accept, Authorization"
+    assert unchanged.headers["ETag"] == tag
+    assert unchanged.headers["Age"] == "0"
 
 
 def test_tag_does_not_change_with_the_time_of_the_check(company: Company, control: Any) -> None:

@@ -130,6 +130,11 @@ class TestErrors:
             ("/nowhere", 400, "invalid_parameter", "A number or value is wrong"),
             ("/test/sessions/abc", 400, "invalid_parameter", "A number or value is wrong"),
             ("/test/sessions?page=0", 400, "invalid_parameter", "A number or value is wrong"),
+            ("/test/sessions?page=١", 400, "invalid_parameter", "A number or value is wrong"),
+            ("/test/sessions?page=%2B1", 400, "invalid_parameter", "A number or value is wrong"),
+            ("/test/unlinked?page=1_0", 400, "invalid_parameter", "A number or value is wrong"),
+            ("/test/unlinked?page=+1", 400, "invalid_parameter", "A number or value is wrong"),
+            ("/search?number=%ff", 400, "invalid_parameter", "A number or value is wrong"),
             ("/test?a=b", 400, "invalid_parameter", "A number or value is wrong"),
             ("?lang=de", 400, "invalid_parameter", "A number or value is wrong"),
         ],
@@ -321,6 +326,42 @@ class TestSessions:
         links = lxml_html.document_fromstring(answer.text).xpath("//td//a/@href")
         base = f"/console/test/sessions/{session.reference_number}/{session.ksef_numbers[0]}/upo"
         assert links == [f"{base}.pdf", f"{base}.xml"]
+
+    @pytest.mark.parametrize(
+        ("language", "file", "hash_of"),
+        [("en", "file", "SHA-256 of the file:"), ("pl", "plik", "Skrót SHA-256 pliku:")],
+    )
+    def test_a_rejected_invoice_is_known_by_its_file_and_hash(
+        self,
+        service: Service,
+        company: Company,
+        control: Control,
+        language: str,
+        file: str,
+        hash_of: str,
+    ) -> None:
+        session = asked(service, control, company, kind="batch", invoices=[{}, {"status": 430}])
+        accepted, refused = session.invoices
+        path = f"/console/test/sessions/{session.reference_number}?lang={language}"
+        text = text_of(company.get(path))
+        assert f"{file} faktura_00002.xml 430" in text
+        assert f"{hash_of} {refused.invoice_hash}" in text
+        assert accepted.invoice_number in text
+        assert accepted.invoice_hash not in text
+
+    def test_an_online_invoice_without_a_number_has_no_file_either(
+        self, service: Service, company: Company, control: Control
+    ) -> None:
+        session = asked(service, control, company, state="open", invoices=[{"status": 150}])
+        path = f"/console/test/sessions/{session.reference_number}"
+        text = text_of(company.get(f"{path}?lang=en"))
+        assert "no number from KSeF 150" in text
+        assert session.invoices[0].invoice_hash in text
+        assert "Open until" in text
+        assert "Otwarta do" in text_of(company.get(f"{path}?lang=pl"))
+        control.change_session("test", session.reference_number, state="finished")
+        check_session(company.account(), session.reference_number)
+        assert "Open until" not in text_of(company.get(f"{path}?lang=en"))
 
     def test_the_list_begins_with_what_changed_last(
         self, service: Service, company: Company, control: Control
@@ -615,6 +656,37 @@ class TestForms:
 
 
 class TestSimulation:
+    @pytest.mark.parametrize(
+        "fields",
+        [
+            {"message": "x", "minutes": "١٥"},
+            {"message": "x", "minutes": " 15"},
+            {"message": "x", "minutes": ""},
+        ],
+        ids=str,
+    )
+    def test_fields_that_are_not_what_they_should_be(
+        self, company: Company, send: Any, database: Any, fields: Any
+    ) -> None:
+        assert send(company, "/demo/simulation", **fields).status_code == 400
+        assert database.execute("SELECT * FROM outage_simulations") == []
+
+    @pytest.mark.parametrize(("message", "status"), [("x%ff", 400), ("x\xff", 403)])
+    def test_a_message_that_is_no_utf_8(
+        self, company: Company, tokens: FormTokens, database: Any, message: str, status: int
+    ) -> None:
+        """Where the bytes are not even escaped, no token is found among them either."""
+        form = f"token={tokens.token(company.email)}&minutes=15&message={message}"
+        answer = company.request(
+            "POST",
+            "/console/demo/simulation",
+            headers=SAME_ORIGIN,
+            data=form.encode("latin-1"),
+            content_type="application/x-www-form-urlencoded",
+        )
+        assert answer.status_code == status
+        assert database.execute("SELECT * FROM outage_simulations") == []
+
     def test_on_and_off(self, company: Company, send: Any, database: Any) -> None:
         on = send(company, "/demo/simulation", message="Próba trybu", minutes="60")
         text = text_of(company.get(on.headers["Location"], headers={"Accept-Language": "en"}))

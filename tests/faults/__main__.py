@@ -49,7 +49,12 @@ ROWS = {
     32: "simulated outage, also of prod",
     33: "hostile paths and parameters",
     34: "PDF of odd texts and of 10,000 invoices",
+    38: "outage announced while a renewal, a login or a bulk list fails",
+    39: "PostgreSQL's answer lost after its commit",
+    40: "clients that send half, never close, guess passwords",
+    41: "logout beside a login, a renewal, a status check",
     42: "UPO whose signature is broken, a stranger's or missing",
+    44: "identifiers, times or keys of KSeF that cannot be",
 }
 PROJECT = Path(__file__).parents[2]
 LOG = PROJECT / ".test/faults.log"

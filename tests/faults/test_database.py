@@ -350,6 +350,27 @@ def test_stored_answers_are_served_and_ksef_is_not_asked(
 
 
 @pytest.mark.fault(27)
+@pytest.mark.parametrize("trouble", [read_only, full_disk])
+def test_a_stored_answer_that_is_still_to_be_completed_is_served(
+    asker: Asker, trouble: Any
+) -> None:
+    asker.keep_answers()
+    asker.database.execute(
+        "UPDATE kept_invoices SET more = NULL;"
+        " UPDATE kept_sessions SET body_form = NULL, asked_at = asked_at - interval '1 hour'"
+    )
+    stored = asker.stored()
+    with trouble(asker):
+        for _ in asker.replicas:
+            answer = asker.ask("status")
+            assert (answer.status_code, answer.json["final"]) == (200, True)
+            assert {invoice["invoiceHash"] for invoice in answer.json["invoices"]} == {None}
+    assert asker.control.calls() == []
+    assert asker.stored() == stored
+    assert None not in {i["invoiceHash"] for i in asker.ask("status").json["invoices"]}
+
+
+@pytest.mark.fault(27)
 @pytest.mark.parametrize("doc_type", ["xml", "pdf"])
 def test_archive_that_cannot_be_written_does_not_fail_the_answer(
     asker: Asker, doc_type: str

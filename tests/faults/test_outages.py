@@ -366,3 +366,66 @@ def flood(
     for thread in threads:
         thread.join()
     return answers
+
+
+# -- 38: announced, while KSeF answers what matters ------------------------------------------
+
+
+@pytest.fixture
+def announced(
+    services: dict[bool, str],
+    http: requests.Session,
+    make_company: Callable[..., Company],
+    control: Control,
+) -> Iterator[Callable[..., HttpAnswer]]:
+    """A logged-in company's questions, while Latarnia announces an outage."""
+    company = make_company(NIP, environments=("test",))
+    set_latarnia(control, "test", "FAILURE now")
+    with asking(http, company, services[True]) as get:
+        yield get
+
+
+def status_path(session: Any) -> str:
+    return f"/invoices/test/status/{session.reference_number}"
+
+
+@pytest.mark.fault(38)
+def test_early_renewal_that_fails_leaves_the_good_token_in_use(
+    announced: Any, control: Control, database: Any
+) -> None:
+    session = control.seed_session("test", NIP)
+    database.execute(
+        "UPDATE ksef_sessions SET access_token_valid_until = now() + interval '20 seconds'"
+    )
+    control.fault("html-503", path="/auth/token/refresh", times=None)
+    answers = [announced(status_path(control.seed_session("test", NIP))) for _ in range(3)]
+    answers.append(announced(status_path(session)))
+    assert [answer.status_code for answer in answers] == [200] * 4
+    assert control.call_counts()["POST /{environment}/v2/auth/token/refresh"] >= 1
+
+
+@pytest.mark.fault(38)
+def test_lost_redeem_is_followed_by_a_second_login(announced: Any, control: Control) -> None:
+    session = control.seed_session("test", NIP)
+    control.expire_bearers("test", nip=NIP)
+    control.fault("reset-after", path="/auth/token/redeem")
+    assert announced(status_path(session)).status_code == 200
+    assert control.call_counts()["POST /{environment}/v2/auth/token/redeem"] == 2
+
+
+@pytest.mark.fault(38)
+def test_bulk_list_that_fails_leaves_the_single_call(
+    announced: Any, control: Control, database: Any
+) -> None:
+    sessions = [control.seed_session("test", NIP, state="moving", invoices=[{}]) for _ in range(16)]
+    for session in sessions:
+        assert announced(status_path(session)).status_code == 200
+    database.execute("UPDATE kept_sessions SET asked_at = asked_at - interval '1 hour'")
+    control.clear_calls()
+    control.fault("html-503", path="/v2/sessions$", times=None)
+    answer = announced(status_path(sessions[0]))
+    assert answer.status_code == 200
+    counts = control.call_counts()
+    assert counts["GET /{environment}/v2/sessions"] >= 1
+    assert counts["GET /{environment}/v2/sessions/{reference}"] == 1
+    assert answer.headers["Age"] == "0"

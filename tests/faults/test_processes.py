@@ -243,16 +243,18 @@ def test_stopped_under_load(asker: Asker, victim: RunningService) -> None:
     """What was begun is answered whole, what was not has no byte; KSeF is slow all the while."""
     asker.control.fault("delay", path="/sessions/", times=None, seconds=0.2)
     sessions = [asker.control.seed_session("test", NIP, invoices=3) for _ in range(60)]
-    whole, refused = [], []
+    whole: list[int] = []
+    refused: dict[int, str] = {}
 
     def ask(number: int) -> None:
         endpoint = ENDPOINTS[number % 2]
         url = victim.url + asker.path(endpoint, sessions[number])
-        headers = {**asker.company.authorization, "Connection": "close"}
+        name = {"Connection": "close", "X-Request-ID": f"stopped-{number}"}
+        headers = {**asker.company.authorization, **name}
         try:
             answer = requests.get(url, headers=headers, timeout=30)
         except requests.ConnectionError as error:
-            refused.append(str(error))
+            refused[number] = str(error)
             return
         assert answer.status_code == 200, answer.text
         body = answer.json()
@@ -269,7 +271,12 @@ def test_stopped_under_load(asker: Asker, victim: RunningService) -> None:
         for answer in asked:
             answer.result()
     begun = {call.path.split("/sessions/")[1].split("/")[0] for call in asker.control.calls("test")}
-    assert {sessions[number].reference_number for number in whole} == begun, refused
+    lost = [n for n in refused if sessions[n].reference_number in begun]
+    log = victim.log.read_text().splitlines()
+    # What the caller saw, and what the service says of it.
+    assert [(refused[n], [line for line in log if f'"stopped-{n}"' in line]) for n in lost] == []
+    assert {sessions[number].reference_number for number in whole} == begun
     assert refused
     # requests says so where no byte of an answer has come; else "Connection broken".
-    assert all("refused" in error or "Connection aborted" in error for error in refused)
+    errors = refused.values()
+    assert all("refused" in error or "Connection aborted" in error for error in errors)

@@ -10,4 +10,4 @@ def test_every_row_has_a_test(request: pytest.FixtureRequest) -> None:
     if not {"api", "journeys", "services", "upo"} <= {item.path.parent.name for item in items}:
         pytest.skip("only a part of the tests runs")
     proved = {row for item in items for mark in item.iter_markers("fault") for row in mark.args}
-    assert proved == set(ROWS) == {*range(1, 35), 42}
+    assert proved == set(ROWS)

@@ -1,102 +1,25 @@
-"""Clients that would hold a server's threads, and requests that are none; without nginx.
+"""Requests that come in pieces, or are none; without nginx.
 
-This is row 40 of the faults: a remembered caller is answered as ever beside each kind of them,
-`/livez` answers, and in the end all of them are closed.
+Clients that would hold a server's threads: tests/faults/test_clients.py.
 """
 
-import itertools
 import json
 import select
 import socket
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, suppress
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
-import psutil
 import pytest
-import requests
 
-from tests.faults.conftest import serve
 from tests.journeys.conftest import RunningService
-from tests.journeys.test_load import status_path
-from tests.journeys.test_tokens_end_together import workers
-from tests.service import Company, basic
+from tests.service import Company
 
 pytestmark = pytest.mark.slow
 
-CONNECTIONS = 30  # of each kind
-CALLS = 40
 LIVEZ = b"GET /livez HTTP/1.1\r\nHost: x\r\n"
 POST = b"POST /auth/test HTTP/1.1\r\nHost: x\r\n"
-
-
-def half_a_head(client: socket.socket) -> None:
-    client.sendall(LIVEZ)
-
-
-def a_dripping_head(client: socket.socket) -> None:
-    client.sendall(LIVEZ + b"X-Part: ")
-    for _ in range(30):
-        client.sendall(b"x")
-        time.sleep(0.3)
-
-
-def no_body(client: socket.socket) -> None:
-    client.sendall(POST + b"Content-Length: 9\r\n\r\n")
-
-
-def no_expected_body(client: socket.socket) -> None:
-    client.sendall(POST + b"Content-Length: 9\r\nExpect: 100-continue\r\n\r\n")
-
-
-def a_chunk_of_a_body(client: socket.socket) -> None:
-    client.sendall(POST + b"Transfer-Encoding: chunked\r\n\r\n1\r\nx\r\n")
-
-
-def part_of_a_long_body(client: socket.socket) -> None:
-    client.sendall(POST + b"Content-Length: 9999999\r\n\r\nx")
-
-
-def never_closes(client: socket.socket) -> None:
-    client.sendall(LIVEZ + b"Connection: close\r\n\r\n")
-
-
-def never_reads(client: socket.socket) -> None:
-    client.sendall(b"GET /docs/swagger-ui-bundle.js HTTP/1.1\r\nHost: x\r\n\r\n" * 4)
-
-
-numbers = itertools.count()
-
-
-def wrong_logins(client: socket.socket) -> None:
-    """All together 50 a second or as many as are answered, each with a new name."""
-    for _ in range(5):
-        header = basic(f"{next(numbers)}@example.com", "a wrong password")["Authorization"]
-        client.sendall(POST + f"Authorization: {header}\r\n\r\n".encode())
-        client.recv(4096)
-        time.sleep(CONNECTIONS / 50)
-
-
-KINDS: tuple[Callable[[socket.socket], None], ...] = (
-    half_a_head,
-    a_dripping_head,
-    no_body,
-    no_expected_body,
-    a_chunk_of_a_body,
-    part_of_a_long_body,
-    never_closes,
-    never_reads,
-    wrong_logins,
-)
-
-
-def behave(client: socket.socket, kind: Callable[[socket.socket], None]) -> None:
-    with suppress(OSError):  # it has been closed by now
-        kind(client)
 
 
 def connect(server: RunningService, receiving: int = 2**16) -> socket.socket:
@@ -105,65 +28,6 @@ def connect(server: RunningService, receiving: int = 2**16) -> socket.socket:
     client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receiving)
     client.connect(("127.0.0.1", urlsplit(server.url).port))
     return client
-
-
-def slowest(server: RunningService, path: str, company: Company) -> float:
-    """Seconds that the slowest of some calls took."""
-    taken = []
-    with requests.Session() as http:
-        http.trust_env = False
-        http.headers.update(company.authorization)
-        for _ in range(CALLS):
-            began = time.monotonic()
-            assert http.get(server.url + path, timeout=30).status_code == 200
-            taken.append(time.monotonic() - began)
-    return max(taken)
-
-
-def connections(server: RunningService) -> int:
-    [worker] = workers(server)
-    listed = psutil.Process(worker).net_connections("tcp")
-    return sum(one.laddr.port == urlsplit(server.url).port for one in listed)
-
-
-@pytest.fixture
-def one_worker(
-    database: Any, sandbox: Any, secret_key: bytes, tmp_path: Path
-) -> Iterator[RunningService]:
-    log = tmp_path / "log"
-    with serve(database, sandbox, secret_key, log, WEB_THREADS="8") as running:
-        yield running
-    assert "Traceback" not in log.read_text()
-
-
-def test_bad_clients_keep_nobody_waiting(
-    one_worker: RunningService, make_company: Any, control: Any
-) -> None:
-    company = make_company("5265877635")
-    path = status_path(control, company)
-    slowest(one_worker, path, company)
-    # Each kind costs seconds where it holds threads, so that a busy machine may cost some as well.
-    bound = 5 * max(slowest(one_worker, path, company), 0.1)
-    took = {}
-    with ExitStack() as still_open:
-        for kind in KINDS:
-            for _ in range(CONNECTIONS):
-                client = still_open.enter_context(connect(one_worker, receiving=4096))
-                threading.Thread(target=behave, args=(client, kind), daemon=True).start()
-            time.sleep(0.3)
-            took[kind.__name__] = slowest(one_worker, path, company)
-            with closing(connect(one_worker)) as health:
-                health.settimeout(bound)
-                health.sendall(LIVEZ + b"\r\n")
-                assert health.recv(4096).startswith(b"HTTP/1.1 200 "), kind
-        assert {kind: seconds for kind, seconds in took.items() if seconds > bound} == {}
-        deadline = time.monotonic() + 30
-        while connections(one_worker) > 1:  # which is the one that listens
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
-
-
-# -- Requests that come in pieces, or are none ------------------------------------------------
 
 
 class Client:
@@ -291,3 +155,25 @@ def test_nobody_tells_us_our_own_path(client: Client) -> None:
     assert status == client.ask(head + b"\r\n")[0] != 200
     status, _ = client.ask(LIVEZ + b"SCRIPT_NAME: //evil.example\r\n\r\n")
     assert status == 200
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "//metrics",
+        "//livez",
+        "/%2flivez",
+        "http://x//livez",
+        "/auth%2Ftest",
+        "/invoices/test/status/20260115-SO-0123456789-ABCDEF0123-4F"
+        "%2f5265877635-20250826-0100001AF629-AF/upo",
+    ],
+)
+def test_slashes_that_are_none_and_slashes_too_many(
+    client: Client, company: Company, target: str
+) -> None:
+    header = company.authorization["Authorization"]
+    status, body = client.ask(
+        f"GET {target} HTTP/1.1\r\nHost: x\r\nAuthorization: {header}\r\n\r\n".encode()
+    )
+    assert (status, json.loads(body)["code"]) == (404, "not_found")

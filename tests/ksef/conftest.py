@@ -11,6 +11,7 @@ from app import errors
 from app.ksef.client import Client
 from app.ksef.failures import Retry
 from app.ksef.http import Http
+from app.ksef.metered import Metered
 from app.ksef.watched import Watched
 from tests.ksef.answers import URL
 
@@ -89,5 +90,10 @@ def watched(http: Http, company: Company) -> Watched:
 
 
 @pytest.fixture
-def client(watched: Watched, company: Company) -> Client:
-    return Client(watched, company, company)
+def metered(watched: Watched, company: Company) -> Metered:
+    return Metered(watched, company)
+
+
+@pytest.fixture
+def client(metered: Metered, company: Company) -> Client:
+    return Client(metered, company, company)

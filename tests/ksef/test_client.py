@@ -14,9 +14,9 @@ from responses.matchers import header_matcher, query_param_matcher
 from app import clock, errors
 from app.ksef import wire
 from app.ksef.client import UPO, Client, is_ksef_reference
-from app.ksef.failures import KsefTokenRejected, Retry
+from app.ksef.failures import Retry
 from app.ksef.http import JSON_LIMIT, LONG_LIMIT, Http
-from app.ksef.limits import Limits
+from app.ksef.metered import Metered
 from app.ksef.watched import Watched
 from tests.ksef import answers
 from tests.ksef.answers import KSEF_NUMBER, SESSION, URL
@@ -107,16 +107,6 @@ def test_one_invoice(ksef: responses.RequestsMock, client: Client) -> None:
         client.session_invoice(SESSION, reference)
     with pytest.raises(errors.KsefError):  # it is said of the invoice
         client.session_invoice(SESSION, reference)
-
-
-def test_limits_of_the_groups_that_are_known(ksef: responses.RequestsMock, client: Client) -> None:
-    body = {
-        "sessionMisc": {"perSecond": 1, "perMinute": 2, "perHour": -1},
-        "other": None,
-        "inventedGroup": {"perSecond": "many"},
-    }
-    ksef.get(f"{URL}/rate-limits", json=body, match=[BEARER])
-    assert client.rate_limits() == {"sessionMisc": Limits(1, 2, -1)}
 
 
 class TestUpo:
@@ -246,19 +236,6 @@ class TestOneCall:
         renewals = [noted for noted in company.noted if noted in ("refresh", "login")]
         assert renewals == ["refresh", "refresh"]
 
-    def test_to_end_a_session_nobody_logs_in(
-        self, ksef: responses.RequestsMock, client: Client, company: Company
-    ) -> None:
-        for _ in range(2):
-            ksef.delete(f"{URL}/auth/sessions/current", status=401)
-        with pytest.raises(KsefTokenRejected):
-            client.revoke()
-        assert company.noted == ["other", "answered", "refresh", "other", "answered"]
-
-    def test_a_session_is_ended(self, ksef: responses.RequestsMock, client: Client) -> None:
-        ksef.delete(f"{URL}/auth/sessions/current", status=204, match=[BEARER])
-        client.revoke()
-
     @pytest.mark.parametrize("failure", [503, requests.ConnectionError(ConnectionResetError())])
     def test_a_failure_that_looks_temporary_is_repeated_once(
         self, ksef: responses.RequestsMock, client: Client, company: Company, failure: Any
@@ -286,13 +263,6 @@ class TestOneCall:
         with pytest.raises(errors.KsefFailure):
             client.session_status(SESSION)
 
-    def test_nor_is_a_call_that_changes_something(
-        self, ksef: responses.RequestsMock, client: Client
-    ) -> None:
-        ksef.delete(f"{URL}/auth/sessions/current", status=503)
-        with pytest.raises(errors.KsefError):
-            client.revoke()
-
     def test_nor_one_that_finds_no_quota(
         self, ksef: responses.RequestsMock, client: Client, company: Company
     ) -> None:
@@ -305,7 +275,7 @@ class TestOneCall:
         self, ksef: responses.RequestsMock, http: Http, company: Company
     ) -> None:
         watched = Watched(http, company, Retry(left=5, least=0.1, most=0.4))
-        client = Client(watched, company, company)
+        client = Client(Metered(watched, company), company, company)
         ksef.get(self.url, status=503)
         with clock.within(5), pytest.raises(errors.KsefError):
             client.session_status(SESSION)

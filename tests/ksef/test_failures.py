@@ -52,12 +52,17 @@ class TestRefusals:
         [
             (problem(9105), ("Szczegół.",)),
             ({"errors": [{"code": 1, "details": ["a", "", None, 5, "b\0"]}]}, ("a", "b")),
+            ({"errors": [{"details": ["a\n\x1b[31mb\u202e"]}]}, ("a  [31mb",)),
             ({"errors": [{"details": ["a"]}, {"details": ["b"]}, 7]}, ("a", "b")),
             ({"exception": {"exceptionDetailList": [{"details": ["old"]}]}}, ("old",)),
             ({"status": {"code": 429, "details": ["of a 429"]}}, ("of a 429",)),
             ({"security": {"requiredAnyOfPermissions": ["InvoiceWrite"]}}, ("InvoiceWrite",)),
             ({"errors": [{"details": ["x" * 1000]}]}, ("x" * 500,)),
             ({"errors": [{"details": ["x"] * 1000}]}, ("x",) * 20),
+            (
+                {"errors": [{"details": ["\U0001f600" * 500] * 20}]},
+                ("\U0001f600" * 500,) * 8 + ("… (12 more)",),
+            ),
         ],
         ids=lambda value: str(value)[:40],
     )

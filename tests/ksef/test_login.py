@@ -16,11 +16,15 @@ from cryptography.x509.oid import NameOID
 from responses.matchers import header_matcher
 
 from app import clock, errors
-from app.ksef.login import LoginRefused, TokensLost, log_in_with_token
-from app.ksef.watched import Watched
+from app.ksef import limits, login
+from app.ksef.failures import KsefTokenRejected
+from app.ksef.limits import Limits
+from app.ksef.login import REFUSED, LoginRefused, TokensLost, log_in_with_token, remedy
+from app.ksef.metered import Metered
 from app.ksef.wire import Tokens
 from tests.ksef import answers
 from tests.ksef.answers import URL
+from tests.ksef.conftest import Company
 
 NIP = "5265877635"
 KSEF_TOKEN = "20260115-EC-0123456789-ABCDEF0123-4F|nip-5265877635|" + "0123456789abcdef" * 4
@@ -84,9 +88,9 @@ def public_key(
 class Dance:
     """Prepares KSeF's part of a login, step by step."""
 
-    def __init__(self, ksef: responses.RequestsMock, watched: Watched) -> None:
+    def __init__(self, ksef: responses.RequestsMock, metered: Metered) -> None:
         self.ksef = ksef
-        self._watched = watched
+        self._metered = metered
 
     def keys(self, *keys: Any) -> "Dance":
         self.ksef.get(f"{URL}/security/public-key-certificates", json=list(keys))
@@ -117,7 +121,7 @@ class Dance:
 
     def log_in(self, seconds: float = 5, ksef_token: str = KSEF_TOKEN) -> Tokens:
         return log_in_with_token(
-            self._watched, nip=NIP, ksef_token=ksef_token, seconds=seconds, poll=0.001
+            self._metered, nip=NIP, ksef_token=ksef_token, seconds=seconds, poll=0.001
         )
 
     @property
@@ -131,8 +135,8 @@ class Dance:
 
 
 @pytest.fixture
-def dance(ksef: responses.RequestsMock, watched: Watched) -> Dance:
-    return Dance(ksef, watched)
+def dance(ksef: responses.RequestsMock, metered: Metered) -> Dance:
+    return Dance(ksef, metered)
 
 
 @pytest.fixture
@@ -283,15 +287,17 @@ class TestKeys:
 
 
 class TestStatus:
-    @pytest.mark.parametrize("code", [415, 425, 450, 460, 480])
+    @pytest.mark.parametrize("code", sorted(REFUSED))
     def test_a_refused_credential(self, begun: Dance, code: int) -> None:
         begun.status(code, "Błąd uwierzytelnienia.")
         with pytest.raises(LoginRefused) as caught:
             begun.log_in()
-        assert caught.value.detail == "KSeF refused the login: Błąd uwierzytelnienia."
+        assert caught.value.detail == (
+            f"KSeF refused the login: Błąd uwierzytelnienia.{remedy(code)}"
+        )
         assert caught.value.ksef == errors.KsefAnswer(200, code, "Błąd uwierzytelnienia.")
 
-    @pytest.mark.parametrize("code", [470, 500, 550, 999])
+    @pytest.mark.parametrize("code", [500, 550, 999])
     def test_any_other_failure_says_nothing_about_the_credential(
         self, begun: Dance, code: int
     ) -> None:
@@ -302,11 +308,11 @@ class TestStatus:
         assert caught.value.ksef.code == code
 
     def test_a_login_in_progress_for_ever_is_left_in_time(
-        self, watched: Watched, ksefs_key: rsa.RSAPrivateKey
+        self, metered: Metered, ksefs_key: rsa.RSAPrivateKey
     ) -> None:
         # The default registry gives the last answer again and again.
         with responses.RequestsMock() as ksef:
-            begun = Dance(ksef, watched).keys(public_key(ksefs_key)).challenge().accept()
+            begun = Dance(ksef, metered).keys(public_key(ksefs_key)).challenge().accept()
             begun.status(100)
             began = clock.monotonic()
             with pytest.raises(errors.KsefUnreachable, match="did not finish the login in time"):
@@ -324,3 +330,47 @@ class TestStatus:
         with pytest.raises(TokensLost):
             begun.log_in()
         assert len([call for call in ksef.calls if "redeem" in call.request.url]) == 1
+
+
+def test_limits_of_the_groups_that_are_known(
+    ksef: responses.RequestsMock, metered: Metered
+) -> None:
+    body = {
+        "sessionMisc": {"perSecond": 1, "perMinute": 2, "perHour": -1},
+        "other": None,
+        "inventedGroup": {"perSecond": "many"},
+    }
+    bearer = header_matcher({"Authorization": "Bearer access"})
+    ksef.get(f"{URL}/rate-limits", json=body, match=[bearer])
+    assert login.rate_limits(metered, "access") == {"sessionMisc": Limits(1, 2, -1)}
+
+
+class TestRevoke:
+    url = f"{URL}/auth/sessions/current"
+
+    def test_a_session_is_ended(self, ksef: responses.RequestsMock, metered: Metered) -> None:
+        bearer = header_matcher({"Authorization": "Bearer refresh"})
+        ksef.delete(self.url, status=204, match=[bearer])
+        login.revoke(metered, "refresh")
+
+    def test_one_that_ksef_knows_no_more(
+        self, ksef: responses.RequestsMock, metered: Metered
+    ) -> None:
+        ksef.delete(self.url, status=401)
+        with pytest.raises(KsefTokenRejected):
+            login.revoke(metered, "refresh")
+
+    def test_a_failure_is_not_repeated(
+        self, ksef: responses.RequestsMock, metered: Metered
+    ) -> None:
+        ksef.delete(self.url, status=503)
+        with pytest.raises(errors.KsefError):
+            login.revoke(metered, "refresh")
+
+
+def test_every_call_of_a_login_counts(
+    dance: Dance, company: Company, ksefs_key: rsa.RSAPrivateKey
+) -> None:
+    dance.keys(public_key(ksefs_key)).challenge().accept().status(100).status(200).redeem()
+    dance.log_in()
+    assert company.noted.count(limits.UNGROUPED) == 6

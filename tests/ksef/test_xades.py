@@ -17,7 +17,7 @@ from signxml.xades import XAdESVerifier
 from app import errors
 from app.ksef.certificates import Certificate
 from app.ksef.login import LoginRefused, log_in_with_certificate
-from app.ksef.watched import Watched
+from app.ksef.metered import Metered
 from app.ksef.wire import Challenge
 from app.ksef.xades import NAMESPACE, login_request
 from tests.certificates import KINDS, NIP, NOBODY, PERSON, Made, make
@@ -121,10 +121,10 @@ def test_the_key_is_not_in_the_document() -> None:
 # -- the login ------------------------------------------------------------------------------
 
 
-def log_in(watched: Watched) -> Any:
+def log_in(metered: Metered) -> Any:
     made = make()
     return log_in_with_certificate(
-        watched,
+        metered,
         nip=NIP,
         certificate=Certificate(made.certificate, made.key),
         seconds=5,
@@ -133,7 +133,7 @@ def log_in(watched: Watched) -> Any:
 
 
 def test_the_challenge_is_answered_with_the_document(
-    ksef: responses.RequestsMock, watched: Watched
+    ksef: responses.RequestsMock, metered: Metered
 ) -> None:
     ksef.post(f"{URL}/auth/challenge", json=answers.challenge())
     ksef.post(f"{URL}/auth/xades-signature", status=202, json=answers.started_login())
@@ -143,7 +143,7 @@ def test_the_challenge_is_answered_with_the_document(
         ksef.get(f"{URL}/auth/{reference}", json=body)
     ksef.post(f"{URL}/auth/token/redeem", json=answers.tokens())
 
-    assert log_in(watched).access.value == "access-token"
+    assert log_in(metered).access.value == "access-token"
     request = ksef.calls[1].request
     assert request.headers["Content-Type"] == "application/xml"
     assert "Authorization" not in request.headers
@@ -156,12 +156,12 @@ def test_the_challenge_is_answered_with_the_document(
     ("code", "refused"), [(21115, True), (21117, True), (21111, False), (9105, False)]
 )
 def test_a_call_refused_for_the_certificate_refuses_the_login(
-    ksef: responses.RequestsMock, watched: Watched, code: int, refused: bool
+    ksef: responses.RequestsMock, metered: Metered, code: int, refused: bool
 ) -> None:
     ksef.post(f"{URL}/auth/challenge", json=answers.challenge())
     ksef.post(f"{URL}/auth/xades-signature", status=400, json=answers.problem(code))
     with pytest.raises(errors.KsefError) as caught:
-        log_in(watched)
+        log_in(metered)
     assert isinstance(caught.value, LoginRefused) is refused
     assert caught.value.ksef is not None
     assert caught.value.ksef.code == code

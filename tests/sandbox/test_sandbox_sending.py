@@ -2,6 +2,7 @@
 
 import os
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
 
 import pytest
 from lxml import etree
@@ -71,6 +72,8 @@ def test_the_second_invoice_of_the_same_number_is_a_duplicate(client, control):
     assert duplicate["status"]["code"] == 440
     assert duplicate["ksefNumber"] is None
     assert duplicate["upoDownloadUrl"] is None
+    assert (accepted["invoiceNumber"], duplicate["invoiceNumber"]) == ("FV/7", None)
+    assert duplicate["invoiceHash"] == accepted["invoiceHash"] == sha256(invoice_xml("FV/7"))
     assert duplicate["status"]["extensions"] == {
         "originalKsefNumber": accepted["ksefNumber"],
         "originalSessionReferenceNumber": first.reference,
@@ -124,7 +127,9 @@ def test_what_is_no_invoice_of_the_company_is_rejected(client, control, content,
     invoice = session.invoice(reference)
     assert invoice["status"]["code"] == code
     assert invoice["status"]["details"]
-    assert invoice["ksefNumber"] is None
+    assert (invoice["ksefNumber"], invoice["invoiceNumber"]) == (None, None)
+    assert (invoice["invoiceHash"], invoice["invoiceFileName"]) == (sha256(content), None)
+    assert (invoice["invoicingMode"], invoice["invoicingDate"] is None) == ("Online", False)
 
 
 def test_self_billed_invoices_are_the_buyers_to_send(client, control):
@@ -222,7 +227,10 @@ def test_an_open_session_closes_by_itself_after_twelve_hours(client, control):
     ]["token"]
 
     control.advance(12 * 3600 - 5)
-    assert client.session(session.reference)["status"]["code"] == 100
+    told = client.session(session.reference)
+    assert told["status"]["code"] == 100
+    left = datetime.fromisoformat(told["validUntil"]) - datetime.fromisoformat(control.now())
+    assert 0 < left.total_seconds() <= 5
     assert session.invoice(reference)["status"]["code"] == 200
     control.advance(10)
     assert client.session(session.reference)["status"]["code"] == 200

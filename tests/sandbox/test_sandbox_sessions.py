@@ -91,6 +91,7 @@ def test_invoices_of_every_kind_can_be_ordered(client, control):
                 "invoiceNumber": "FV/1",
                 "ksefNumber": "5265877635-20250826-0100001AF629-AF",
                 "offline": True,
+                "invoiceHash": "gRvzW8nHkQyRiyBSc4Sd7Dz6Z1hXBqv0XWkqbXW5rNk=",
             },
             {"status": 440, "invoiceNumber": "FV/2", **original},
             {"status": 440},
@@ -120,7 +121,11 @@ def test_invoices_of_every_kind_can_be_ordered(client, control):
     )
     assert invoices[3]["status"]["details"] == ["Brak pola P_1"]
     assert [invoice["ksefNumber"] for invoice in invoices[1:]] == [None] * 6
-    assert [invoice["invoiceNumber"] for invoice in invoices[4:]] == [None] * 3
+    assert [invoice["invoiceNumber"] for invoice in invoices] == ["FV/1"] + [None] * 6
+    hashes = [invoice["invoiceHash"] for invoice in invoices]
+    assert hashes[0] == "gRvzW8nHkQyRiyBSc4Sd7Dz6Z1hXBqv0XWkqbXW5rNk="
+    assert len({*hashes}) == 7
+    assert hashes == [invoice.invoice_hash for invoice in seeded.invoices]
     session = client.session(seeded.reference_number)
     assert (session["status"]["code"], session["invoiceCount"]) == (170, 7)
     assert (session["successfulInvoiceCount"], session["failedInvoiceCount"]) == (1, 4)

@@ -5,12 +5,11 @@ from collections.abc import Iterator
 from app import errors, telemetry
 from app.account import Account
 from app.db.pool import Database
-from app.ksef import certificates
+from app.ksef import certificates, login
 from app.ksef.certificates import Certificate, CertificateError
 from app.ksef.login import LoginRefused
 from app.services import outages
 from app.services.login import credentials
-from app.services.login.tokens import client_with
 
 
 def read(db: Database, content: bytes, key: bytes | None, passphrase: str | None) -> Certificate:
@@ -36,15 +35,15 @@ def prove(account: Account, certificate: Certificate) -> None:
         tokens = credentials.log_in_with(account, certificate)
     except LoginRefused as error:
         raise errors.OperatorError(
-            f"{error.detail} The certificate's subject is {_who(certificate)}: check that it has "
-            f"rights for {account.company_nip} in {account.environment}. Nothing was stored."
+            f"{error.in_full} The certificate's subject is {_who(certificate)}, the company "
+            f"{account.company_nip} in {account.environment}. Nothing was stored."
         ) from error
     except errors.KsefFailure as error:
         raise errors.OperatorError(
-            f"{error.detail} Nothing was stored; --no-verify stores it without asking KSeF."
+            f"{error.in_full} Nothing was stored; --no-verify stores it without asking KSeF."
         ) from error
     try:
-        client_with(account, tokens.access.value).revoke()
+        login.revoke(account.http, tokens.access.value)
     except errors.KsefFailure:
         telemetry.info("a session made to prove a certificate was left to end by itself")
 

@@ -16,7 +16,7 @@ from app.account import Account
 from app.db.queries import login as queries
 from app.ksef.certificates import Certificate
 from app.ksef.login import LoginRefused as LoginRefused
-from app.ksef.login import TokensLost, log_in_with_certificate, log_in_with_token
+from app.ksef.login import TokensLost, log_in_with_certificate, log_in_with_token, remedy
 from app.ksef.wire import Tokens
 from app.services.operators import audit
 from app.services.operators.audit import What
@@ -142,9 +142,14 @@ def refusal_noted(account: Account, lease: Lease, *, repeat: bool) -> Iterator[N
                         **account.columns,
                         updated_at=row.updated_at,
                         code=error.ksef.code,
-                        words=(error.ksef.description or "").rstrip("."),
+                        words="\n".join(_words(error.ksef)),
                     )
         raise
+
+
+def _words(said: errors.KsefAnswer) -> list[str]:
+    """What is stored of a refusal, a line for each: KSeF's description, then its details."""
+    return [(said.description or "").rstrip("."), *said.details]
 
 
 def stored_refusal(account: Account) -> LoginRefused | None:
@@ -157,10 +162,10 @@ def _refusal(account: Account, row: Any) -> LoginRefused | None:
     if row is None or row.code is None:
         return None
     blocked = row.code == BLOCKED
-    then = " An operator must act: store it anew, or run `login`." if blocked else ""
+    description, *details = row.words.split("\n")
     left = 0.0 if blocked else account.timing.refused_pause - row.refused_for
     return LoginRefused(
-        f"KSeF refused the company's credential: {row.words}.{then}",
-        ksef=errors.KsefAnswer(200, row.code, row.words),
+        f"KSeF refused the company's credential: {description}.{remedy(row.code)}",
+        ksef=errors.KsefAnswer(200, row.code, description, details),
         retry_after=math.ceil(left) if left > 0 else None,
     )

@@ -9,12 +9,14 @@ from app import clock, errors, telemetry
 from app.account import Account
 from app.db.pool import Database
 from app.db.queries import login as queries
+from app.ksef import login
 from app.ksef.failures import KsefTokenRejected
 from app.services.login import credentials
 from app.services.login.tokens import (
     LEASE,
     active_row,
     attempts,
+    end_unstored,
     learn_limits,
     live_refresh_token,
     sealed_columns,
@@ -61,12 +63,15 @@ def _log_in(account: Account, lease: Lease, by_operator: bool) -> None:
         method, tokens = credentials.log_in(account)
     with account.db.transaction() as connection:
         audit.note(connection, What.KSEF_LOGIN, **account.columns, detail=method)
-        if not lease.holds(connection):
-            return
-        queries.put_session(
-            connection, **account.columns, method=method, **sealed_columns(account, tokens)
-        )
-        queries.clear_refusal(connection, **account.columns)
+        stored = lease.holds(connection)
+        if stored:
+            queries.put_session(
+                connection, **account.columns, method=method, **sealed_columns(account, tokens)
+            )
+            queries.clear_refusal(connection, **account.columns)
+    if not stored:
+        end_unstored(account, tokens)
+        return
     telemetry.info("logged in to KSeF", **account.log_fields)
     learn_limits(account)
 
@@ -85,23 +90,37 @@ def current_session(account: Account) -> KsefSession:
 def log_out(account: Account) -> None:
     """Revoke the session at KSeF, then forget it; one that KSeF knows no more is only forgotten.
 
-    Raises Unavailable where its tokens do not open: it stays, and nobody logs in to log out.
+    Logins and renewals come before or after it, never beside it. Raises NoActiveKsefSession, what
+    a call to KSeF raises, and Unavailable where the tokens do not open: the session stays.
     """
+    active_row(account)
+    with clock.within(account.timing.request), account.places.one(account.company_nip):
+        for _ in attempts(account):
+            with try_lease(account, LEASE) as lease:
+                if lease:
+                    _log_out(account)
+                    return
+
+
+def _log_out(account: Account) -> None:
     row = active_row(account)
-    if row.refresh_token_left.total_seconds() <= 0:
-        _forget(account)
-        return
-    if live_refresh_token(account, row) is None:
+    if row.refresh_token_left.total_seconds() > 0:
+        _revoke(account, live_refresh_token(account, row))
+    with account.db.transaction() as connection:
+        queries.end_session(connection, **account.columns, version=row.version)
+        audit.note(connection, What.KSEF_LOGOUT, **account.columns)
+
+
+def _revoke(account: Account, refresh_token: str | None) -> None:
+    if refresh_token is None:
         raise errors.Unavailable(
             "The stored KSeF session cannot be opened, and so not be revoked: the key that sealed "
             "it is missing in SECRET_KEYS. Put it back, or log in anew and then out."
         )
     try:
-        with account.places.one(account.company_nip):
-            account.ksef.revoke()
+        login.revoke(account.http, refresh_token)
     except KsefTokenRejected:
         telemetry.info("KSeF had ended the session before its logout", **account.log_fields)
-    _forget(account)
 
 
 def _live(account: Account) -> KsefSession | None:
@@ -118,9 +137,3 @@ def _session(row: Any) -> KsefSession:
         refresh_token_valid_until=row.refresh_token_valid_until,
         certificate_valid_until=row.certificate_valid_until,
     )
-
-
-def _forget(account: Account) -> None:
-    with account.db.transaction() as connection:
-        queries.delete_session(connection, **account.columns)
-        audit.note(connection, What.KSEF_LOGOUT, **account.columns)

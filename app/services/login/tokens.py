@@ -10,7 +10,6 @@ Tokens that do not open are renewed like ended ones, but never forgotten: while 
 or where they are wrong in one place, other replicas may have the key.
 """
 
-import dataclasses
 import math
 import random
 from collections.abc import Iterator
@@ -20,7 +19,6 @@ from app import clock, errors, telemetry
 from app.account import Account
 from app.db.queries import login as queries
 from app.ksef import login
-from app.ksef.client import Client, GivenToken
 from app.ksef.failures import KsefTokenRejected
 from app.ksef.login import LoginRefused
 from app.ksef.wire import Tokens
@@ -29,7 +27,6 @@ from app.services.operators import audit
 from app.services.operators.audit import What
 from app.services.replicas import leases, quota
 from app.services.replicas.leases import Lease, try_lease
-from app.services.replicas.quota import Calls
 
 LEASE = "auth"
 # Replicas and workers must not find a token ending at the same moment.
@@ -153,20 +150,32 @@ def _renew_once(
     if row.version != known_version:
         return
     _refuse_if_failed(account, row, waited)
+    tokens = None
     try:
-        refreshed = None if by_login else _refreshed(account, row)
-        renewed = refreshed or _logged_in_again(account, row, lease)
+        renewed = None if by_login else _refreshed(account, row)
+        if renewed is None:
+            method, tokens = _logged_in_again(account, row, lease)
+            renewed = {"method": method, **sealed_columns(account, tokens)}
     except errors.KsefFailure:
         account.db.run(queries.note_failed_renewal, **account.columns, version=row.version)
         raise
     with account.db.transaction() as connection:
-        if refreshed is None:
-            audit.note(
-                connection, What.KSEF_SILENT_LOGIN, **account.columns, detail=renewed["method"]
-            )
-        if lease.holds(connection):
-            queries.renew_session(connection, **account.columns, version=row.version, **renewed)
+        if tokens:
+            audit.note(connection, What.KSEF_SILENT_LOGIN, **account.columns, detail=method)
+        stored = lease.holds(connection) and queries.renew_session(
+            connection, **account.columns, version=row.version, **renewed
+        )
+    if tokens and not stored:
+        end_unstored(account, tokens)
     learn_limits(account)
+
+
+def end_unstored(account: Account, tokens: Tokens) -> None:
+    """Revoke a session that came too late to be stored, since nobody else knows of it."""
+    try:
+        login.revoke(account.http, tokens.refresh.value)
+    except errors.KsefFailure:
+        telemetry.warning("a KSeF session that was not stored lives on", **account.log_fields)
 
 
 def _refreshed(account: Account, row: Any) -> dict[str, Any] | None:
@@ -203,10 +212,10 @@ def _has_ended(row: Any) -> bool:
     return bool(row.refresh_token_left.total_seconds() <= 0)
 
 
-def _logged_in_again(account: Account, row: Any, lease: Lease) -> dict[str, Any]:
-    """The columns after a silent login in place of an ended session; refused, it is over."""
+def _logged_in_again(account: Account, row: Any, lease: Lease) -> tuple[str, Tokens]:
+    """A silent login in place of an ended session: method and tokens; refused, it is over."""
     try:
-        method, tokens = _silent_login(account, lease)
+        made = _silent_login(account, lease)
     except (LoginRefused, errors.NoKsefCredential) as error:
         # What only does not open here may be alive for replicas that have its key.
         if _has_ended(row) or live_refresh_token(account, row):
@@ -218,14 +227,19 @@ def _logged_in_again(account: Account, row: Any, lease: Lease) -> dict[str, Any]
             f"The KSeF session ended and could not be renewed. {error.detail}", ksef=error.ksef
         ) from error
     telemetry.info("logged in to KSeF again", **account.log_fields)
-    return {"method": method, **sealed_columns(account, tokens)}
+    return made
 
 
 def _silent_login(account: Account, lease: Lease) -> tuple[str, Tokens]:
     """A login that nobody asked for, by which method; at most one in a while, of all replicas."""
     credentials.stored(account)  # who cannot open it takes no turn from those who can
     wait = account.db.run(
-        queries.claim_silent_login, **account.columns, seconds=account.timing.silent_login
+        queries.claim_silent_login,
+        **account.columns,
+        seconds=account.timing.silent_login,
+        lease=lease.name,
+        holder=lease.holder,
+        lease_seconds=account.timing.lease_refresh,
     )
     if wait is not None and wait > 0:
         raise errors.KsefError(
@@ -247,17 +261,11 @@ def learn_limits(account: Account) -> None:
     try:
         token = _opened(account, active_row(account))
         if token is not None:
-            quota.store_limits(account, client_with(account, token).rate_limits())
+            quota.store_limits(account, login.rate_limits(account.http, token))
     except errors.ProxyError as error:
         telemetry.warning(
             "KSeF's limits could not be read", reason=error.detail, **account.log_fields
         )
-
-
-def client_with(account: Account, access_token: str) -> Client:
-    """A client that uses this token and no other, and does not wait for quota."""
-    impatient = dataclasses.replace(account, patience=0.0)
-    return Client(account.http, GivenToken(access_token), Calls(impatient))
 
 
 def sealed_columns(account: Account, tokens: Tokens) -> dict[str, Any]:

@@ -5,12 +5,16 @@ import hmac
 import os
 import threading
 from collections import OrderedDict
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 
 import argon2
 
 from app import clock, errors
 
 _PARALLEL_HASHES = 2  # each takes 19 MiB
+_GIVES_WAY = 10  # to all other work: a "nice" value
 _MOST_REMEMBERED = 4096  # proofs
 
 
@@ -30,6 +34,7 @@ class Passwords:
         self._remember = remember
         self._wait = wait
         self._turns = threading.BoundedSemaphore(_PARALLEL_HASHES)
+        self._threads = ThreadPoolExecutor(_PARALLEL_HASHES, initializer=_give_way)
         self._lock = threading.Lock()
         self._proved: OrderedDict[bytes, float] = OrderedDict()
 
@@ -41,22 +46,29 @@ class Passwords:
         """Whether this password was verified against this stored hash a short while ago."""
         return stored_hash is not None and self._is_remembered(self._proof(password, stored_hash))
 
-    def verify(self, password: str, stored_hash: str | None) -> bool:
-        """Whether the password matches the stored hash.
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """A turn at hashing, for the block, which must not take another.
 
-        None stands for an unknown user: it takes as long, so that time does not tell who exists.
-        Raises Unavailable if no turn at hashing comes in time.
+        Raises Unavailable if none comes in time.
         """
-        if self.remembers(password, stored_hash):
-            return True
         if not self._turns.acquire(timeout=self._wait):
             raise errors.Unavailable("Too many logins at once.", retry_after=round(self._wait) or 1)
         try:
-            self._hasher.verify(stored_hash or self._decoy, password)
-        except (argon2.exceptions.VerificationError, argon2.exceptions.InvalidHashError):
-            return False
+            yield
         finally:
             self._turns.release()
+
+    def verify(self, password: str, stored_hash: str | None) -> bool:
+        """Whether the password matches the stored hash. It is hashed: take a `turn` before.
+
+        None stands for an unknown user: it takes as long, so that time does not tell who exists.
+        """
+        hashing = self._threads.submit(self._hasher.verify, stored_hash or self._decoy, password)
+        try:
+            hashing.result()
+        except (argon2.exceptions.VerificationError, argon2.exceptions.InvalidHashError):
+            return False
         if stored_hash is None:
             return False
         self._keep(self._proof(password, stored_hash))
@@ -76,3 +88,9 @@ class Passwords:
             self._proved.move_to_end(proof)
             while len(self._proved) > _MOST_REMEMBERED:
                 self._proved.popitem(last=False)
+
+
+def _give_way() -> None:
+    """Let all other threads go before this one, where threads have priorities of their own."""
+    with suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _GIVES_WAY)

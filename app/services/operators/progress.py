@@ -27,6 +27,6 @@ class Summary:
             yield
         except errors.ProxyError as error:
             self.failed += 1
-            self.reason = f"{name}: {error.detail}"
+            self.reason = f"{name}: {error.in_full}"
         else:
             self.done += 1

@@ -1,10 +1,12 @@
 """Companies, and the users who make requests for them."""
 
+import hmac
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from app.crypto import derived_key
 from app.db.pool import Database
 from app.db.queries import users as queries
 from app.errors import OperatorError, Unauthorized
@@ -39,8 +41,8 @@ def authenticate(
     """The caller with this user name and password; Unauthorized, with one text for all causes.
 
     The user is read on every request, so that disabling one takes effect at once. After too many
-    failures from one `address` ("" if unknown) the password is not even looked at for a while,
-    unless the same password was verified a moment ago.
+    failures (see `throttle`; `address` is "" if unknown) the password is not even looked at for a
+    while, unless the same password was verified a moment ago.
     """
     email = _normal(email)
     user = db.run(queries.get_user, email=email) if "\0" not in email else None
@@ -48,12 +50,26 @@ def authenticate(
         user = None
     stored = user.password_hash if user else None
     if user is None or not passwords.remembers(password, stored):
-        throttle.refuse_if_throttled(db, timing, email, address)
-        right = passwords.verify(password, stored)
+        with passwords.turn():
+            # Another call may have proved it meanwhile: of many at once, few are attempts.
+            right = passwords.remembers(password, stored)
+            if not right:
+                attempt = throttle.begin(db, timing, email, address)
+                right = passwords.verify(password, stored)
+                nip = user.company_nip if user else None
+                throttle.end(db, timing, attempt, succeeded=right, company_nip=nip)
         if user is None or not right:
-            throttle.note_failure(db, timing, email, address, user.company_nip if user else None)
             raise Unauthorized
     return Caller(user.email, user.company_nip, user.role)
+
+
+def hash_of_name(secret_key: bytes, name: str) -> str:
+    """A user name as it may be logged before it is known to be one: the same for the same name.
+
+    It may be a password, typed into the wrong field; so the hash has a key of ours.
+    """
+    key = derived_key(secret_key, "user names in the log")
+    return hmac.digest(key, name.encode("utf-8", "surrogatepass"), "sha256").hex()[:16]
 
 
 def add_company(db: Database, nip: str, name: str) -> None:

@@ -21,7 +21,7 @@ from app import clock, errors, telemetry
 from app.account import Account
 from app.db.pool import retried
 from app.db.queries import quota as queries
-from app.ksef.limits import ADDRESS, NO_LIMIT, PUBLISHED, WINDOWS, Limits
+from app.ksef.limits import ADDRESS, EACH_UNGROUPED, NO_LIMIT, PUBLISHED, WINDOWS, Limits
 from app.services.replicas.windows import Ledger, delays
 
 _LATE = 0.05  # seconds; a call that goes out later than reserved belongs to other windows
@@ -53,14 +53,15 @@ class Calls:
         self._account = account
         self._slots: dict[str, deque[Slot]] = defaultdict(deque)
 
-    def require(self, group: str) -> None:
-        """Raise KsefRateLimited where a call of the group could not go soon; reserves nothing.
+    def require(self, group: str, units: int = 1, *, part: float = 1.0) -> None:
+        """Raise KsefRateLimited where so many calls could not go soon; reserves nothing.
 
-        For work that is not worth beginning unless the call can follow.
+        For work that is not worth beginning unless the calls can follow; or, with a `part` of our
+        quota, that is not worth more than this part of each limit.
         """
         account = self._account
         found = account.db.run(queries.outlook, **_outlook(account, group))
-        [delay] = delays(_ledgers(account, group, found), 1, found.blocked_for)
+        delay = delays(_ledgers(account, group, found, part), units, found.blocked_for)[-1]
         if delay > account.patience:
             raise _used_up(delay)
 
@@ -174,7 +175,8 @@ def limits_are_fresh(account: Account) -> bool:
 def own_limits(row: Any, group: str, share: float) -> Limits:
     """Our share of a group's limits: the company's own if its row has them, else the published."""
     own = (row.per_second, row.per_minute, row.per_hour) if row else (None,) * 3
-    return _share_of(Limits(*own) if None not in own else PUBLISHED[group], share)
+    known = Limits(*own) if None not in own else PUBLISHED.get(group, EACH_UNGROUPED)
+    return _share_of(known, share)
 
 
 def _share_of(limits: Limits, share: float) -> Limits:
@@ -191,10 +193,10 @@ def _used_up(seconds: float) -> errors.KsefRateLimited:
     )
 
 
-def _ledgers(account: Account, group: str, found: Any) -> Sequence[Ledger]:
+def _ledgers(account: Account, group: str, found: Any, part: float = 1.0) -> Sequence[Ledger]:
     """The two ledgers in which a call counts: the company's for the group, and the address's."""
-    own = own_limits(found, group, account.quota_share)
-    address = _share_of(ADDRESS, account.quota_share)
+    share = account.quota_share * part
+    own, address = own_limits(found, group, share), _share_of(ADDRESS, share)
     return Ledger(found.own, _windows(account, own)), Ledger(
         found.address, _windows(account, address)
     )

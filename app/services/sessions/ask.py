@@ -52,6 +52,7 @@ def _needs_list(known: Snapshot, session: Session) -> bool:
     """Whether it would not do to fetch the moving invoices one by one."""
     return (
         known.session.status.is_final
+        or known.incomplete
         or len(known.moving) > MOST_ONE_BY_ONE
         or session.invoice_count != len(known.invoices)
     )

@@ -14,6 +14,7 @@ from app.services import outages
 from app.services.replicas import leases, not_found, quota
 from app.services.sessions import bulk, linking, store
 from app.services.sessions.ask import ask
+from app.services.sessions.complete import completed
 from app.services.sessions.snapshot import Snapshot
 from app.services.sessions.store import Written
 
@@ -38,6 +39,8 @@ def check_session(
     if kept is None:
         not_found.raise_again(account, known.not_found)
     snapshot = _if_fresh(account, kept) or _asked_once(account, reference_number, kept)
+    if snapshot.final:
+        snapshot = completed(account, snapshot)
     if known.unlinked or kept is None or snapshot.invoices is not kept.invoices:
         linking.link(account, reference_number, snapshot.invoices)
     if snapshot.final or snapshot.next_check_after is not None:

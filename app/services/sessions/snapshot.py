@@ -8,7 +8,10 @@ from functools import cached_property
 
 from app.ksef.wire import SUCCESS, Session
 from app.ksef.wire import Invoice as Invoice
+from app.ksef.wire import Status as Status
 from app.settings import Timing
+
+_OPEN = 100  # a session that takes invoices: batches stand at it until they are uploaded
 
 
 @dataclass(frozen=True)
@@ -20,6 +23,7 @@ class Snapshot:
     Seconds when it was loaded: `age` since `checked_at`, `asked_ago` since KSeF was last asked
     (maybe in vain), `unchanged_for` since anything in it changed, `listed_for` since the last list
     (None: never listed), `wanted_ago` since a caller asked for it (noted only now and then).
+    `incomplete`: version 0.1.0 kept some of the invoices, and dropped what they are sent with now.
     `next_check_after`: seconds until asking again is worthwhile; None if nothing will change.
     """
 
@@ -34,12 +38,18 @@ class Snapshot:
     unchanged_for: float = 0.0
     listed_for: float | None = None
     wanted_ago: float = 0.0
+    incomplete: bool = False
     next_check_after: int | None = None
 
     @cached_property
     def final(self) -> bool:
         """Whether nothing in it will change: its code is final, and counts and list agree."""
         return self.session.status.is_final and self.fits
+
+    @property
+    def open_until(self) -> datetime | None:
+        """When KSeF closes the session by itself; None unless it is open."""
+        return self.session.valid_until if self.session.status.code == _OPEN else None
 
     @cached_property
     def fits(self) -> bool:

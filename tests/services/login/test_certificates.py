@@ -268,7 +268,8 @@ def test_proving_logs_in_and_out_and_stores_nothing(
     assert (counts[LOGIN], counts[REVOKE]) == (1, 1)
     assert stored(database) is None
     assert database.execute("SELECT * FROM ksef_sessions") == []
-    assert database.execute("SELECT quota_group FROM quota_calls") == [("other",)]
+    ledgers = "SELECT (SELECT count(*) FROM quota_calls), (SELECT count(*) FROM address_calls)"
+    assert database.execute(ledgers) == [(sum(counts.values()),) * 2], "every call counts"
 
 
 def test_without_quota_the_session_is_left_to_end_by_itself(
@@ -294,6 +295,17 @@ def test_a_certificate_without_rights_is_told_with_its_identifier(
     assert "PESEL 88102341294" in str(refusal.value)
     assert NIP in str(refusal.value)
     assert "Nothing was stored" in str(refusal.value)
+
+
+def test_a_suspended_certificate_is_told_so_and_nothing_of_rights(
+    service: Service, company: Company, control: Any, known: Any
+) -> None:
+    certificate = known()
+    control.set_certificate_outcome("demo", 460, nip=NIP, details=["Certyfikat zawieszony"])
+    with pytest.raises(errors.OperatorError) as refusal:
+        certificates.prove(here(service), certificate)
+    assert "Store a valid certificate. KSeF: Certyfikat zawieszony" in str(refusal.value)
+    assert "rights" not in str(refusal.value)
 
 
 def test_a_ksef_that_is_away_proves_nothing(

@@ -188,7 +188,7 @@ def test_login_without_a_credential_is_refused_before_any_call(
     assert control.calls() == []
 
 
-@pytest.mark.parametrize("code", [415, 425, 450, 460, 480])
+@pytest.mark.parametrize("code", [415, 425, 450, 460, 470, 480])
 def test_refused_credential_is_told_with_ksef_s_own_words_and_stores_nothing(
     database: Any, control: Any, service: Service, ksef_token: str, code: int
 ) -> None:
@@ -202,7 +202,7 @@ def test_refused_credential_is_told_with_ksef_s_own_words_and_stores_nothing(
     assert REDEEM not in control.call_counts()
 
 
-@pytest.mark.parametrize("code", [470, 500, 550])
+@pytest.mark.parametrize("code", [500, 550])
 def test_failed_login_that_says_nothing_of_the_credential_is_no_refusal(
     control: Any, service: Service, ksef_token: str, code: int
 ) -> None:
@@ -411,7 +411,7 @@ def test_refresh_refused_for_good_leads_to_a_silent_login(
     assert control.call_counts()[LOGIN] == 1
 
 
-@pytest.mark.parametrize("code", [415, 425, 450, 460, 480])
+@pytest.mark.parametrize("code", [415, 425, 450, 460, 470, 480])
 def test_refused_credential_ends_the_session_and_is_not_tried_again(
     database: Any, control: Any, service: Service, company: Company, code: int
 ) -> None:
@@ -423,6 +423,7 @@ def test_refused_credential_ends_the_session_and_is_not_tried_again(
         ask()
     assert refusal.value.ksef is not None
     assert refusal.value.ksef.code == code
+    assert refusal.value.ksef.details
     assert row(database) is None
     assert control.call_counts()[LOGIN] == 1
 
@@ -430,7 +431,9 @@ def test_refused_credential_ends_the_session_and_is_not_tried_again(
     for _ in range(3):
         with pytest.raises(errors.NoActiveKsefSession, match="refused the company") as again:
             ask()
-        assert again.value.ksef == replace(refusal.value.ksef, details=(), trace_id=None)
+        assert again.value.ksef == replace(
+            refusal.value.ksef, details=list(refusal.value.ksef.details)
+        )
     assert control.calls() == []
 
 
@@ -466,7 +469,7 @@ def test_trouble_of_the_refresh_keeps_the_session(
     assert LOGIN not in control.call_counts()
 
     control.clear_faults()
-    database.execute("UPDATE outages SET paused_until = NULL")
+    database.execute("UPDATE outages SET paused_until = NULL; DELETE FROM quota_groups")
     assert ask() == 200
 
 
@@ -732,6 +735,8 @@ def test_late_holder_of_a_lease_writes_nothing(
     late.join(20)
     assert row(database) == before
     assert len(failed) == 1
+    if work == "login":
+        assert control.call_counts()[REVOKE] == 1, "no session lives on at KSeF that nobody knows"
 
 
 def test_renewal_whose_worker_died_is_taken_over_within_its_own_lease(
@@ -778,7 +783,7 @@ def test_refused_credential_is_not_tried_again_for_a_while(
         words.add((refusal.value.ksef.description or "").rstrip("."))
     (words_of_ksef,) = words
     assert words_of_ksef
-    assert refusal.value.detail.endswith(f": {words_of_ksef}.")
+    assert refusal.value.detail.endswith(f": {words_of_ksef}. Store a valid token.")
     assert refusal.value.retry_after in range(50, 61)
     assert control.call_counts()[LOGIN] == 1
     control.set_token_outcome("test", 200, nip=NIP)
@@ -1053,7 +1058,8 @@ def metered(settings: Any, company: Company) -> Iterator[Service]:
 def set_aside(database: Any) -> dict[str, int]:
     return dict(
         database.execute(
-            "SELECT quota_group, count(*) FROM quota_calls WHERE quota_group <> 'other' GROUP BY 1"
+            "SELECT quota_group, count(*) FROM quota_calls"
+            " WHERE quota_group NOT IN ('login', 'other') GROUP BY 1"
         )
     )
 
@@ -1102,12 +1108,12 @@ def test_a_call_that_comes_late_is_counted_where_it_is_sent(
     account = here(metered)
     account.calls.reserve(limits.SESSION, 1)
     [before] = database.execute(
-        "SELECT id, reserved_at FROM quota_calls WHERE quota_group <> 'other'"
+        "SELECT id, reserved_at FROM quota_calls WHERE quota_group NOT IN ('login', 'other')"
     )
     clock.sleep(0.1)
     account.ksef.session_status(reference)
     [after] = database.execute(
-        "SELECT id, reserved_at FROM quota_calls WHERE quota_group <> 'other'"
+        "SELECT id, reserved_at FROM quota_calls WHERE quota_group NOT IN ('login', 'other')"
     )
     assert after[0] > before[0]
     assert after[1] - before[1] >= timedelta(seconds=0.1)
@@ -1211,7 +1217,7 @@ def test_session_that_ksef_had_ended_is_forgotten_by_a_logout(
     control.fault("unauthorized", method="DELETE", times=None)
     login.log_out(here(service))
     assert row(database) is None
-    assert control.call_counts() == {REVOKE: 2, REFRESH: 1}, "nobody logs in to log out"
+    assert control.call_counts() == {REVOKE: 1}, "nobody logs in to log out"
 
 
 def test_logout_without_a_session_is_told(control: Any, service: Service, ksef_token: str) -> None:
@@ -1240,6 +1246,82 @@ def test_logout_beside_a_renewal_is_not_undone_by_it(
     assert told == "no_active_ksef_session"
     assert control.call_counts() == {REFRESH: 1}
     assert row(database) is None
+
+
+def live_at_ksef(control: Any) -> int:
+    """How many sessions were begun at KSeF since the calls were cleared, and not revoked."""
+    counts = control.call_counts()
+    return int(counts.get(REDEEM, 0) - counts.get(REVOKE, 0))
+
+
+@pytest.mark.fault(41)
+@pytest.mark.parametrize("path", ["/auth/challenge", "/auth/token/redeem"])
+def test_login_beside_a_logout_comes_after_it(
+    database: Any, control: Any, service: Service, company: Company, path: str
+) -> None:
+    """Who logs in while KSeF ends the session gets a new one, which is stored."""
+    control.clear_calls()
+    logged_in: list[Any] = []
+
+    def log_out_then_in() -> None:
+        login.log_out(here(service))
+
+    control.fault("delay", path=path, seconds=0.3)
+    beside = threading.Thread(target=lambda: logged_in.append(login.log_in(here(service))))
+
+    def begin() -> None:
+        database.execute("SELECT pg_sleep(0.05)")
+        beside.start()
+
+    while_ksef_thinks(control, "/auth/sessions/current", log_out_then_in, begin)
+    beside.join(20)
+    if row(database) is None:  # it was told of the session before that was ended
+        assert live_at_ksef(control) == -1
+    else:
+        assert live_at_ksef(control) == 0
+    assert len(logged_in) == 1
+
+
+@pytest.mark.fault(41)
+@pytest.mark.parametrize("end", ["access", "refresh"])
+def test_logout_beside_a_renewal_comes_after_it(
+    database: Any, control: Any, service: Service, company: Company, end: str
+) -> None:
+    """A refresh, or a silent login: what it began at KSeF is what the logout ends."""
+    ask = ask_after(control, service)
+    path = "/auth/token/refresh"
+    let_access_token_end(database)
+    if end == "refresh":
+        let_refresh_token_end(database)
+        path = "/auth/ksef-token"
+    control.clear_calls()
+    logged_out = threading.Thread(target=lambda: login.log_out(here(service)))
+    told = while_ksef_thinks(control, path, ask, logged_out.start)
+    logged_out.join(20)
+    assert told in (200, "no_active_ksef_session")
+    assert row(database) is None
+    assert live_at_ksef(control) == (0 if end == "refresh" else -1)
+
+
+@pytest.mark.fault(41)
+def test_status_check_beside_a_logout_is_answered_or_told(
+    database: Any, control: Any, service: Service, company: Company
+) -> None:
+    """Its access token lives on at KSeF for a while; it begins no new session."""
+    ask = ask_after(control, service)
+    control.clear_calls()
+    told = while_ksef_thinks(control, "/sessions/", ask, lambda: login.log_out(here(service)))
+    assert told == 200
+    assert row(database) is None
+    assert live_at_ksef(control) == -1
+    assert ask_told(ask) == "no_active_ksef_session"
+
+
+def ask_told(ask: Callable[[], Any]) -> Any:
+    try:
+        return ask()
+    except errors.ProxyError as error:
+        return error.code
 
 
 def test_late_renewal_does_not_overwrite_a_newer_one(

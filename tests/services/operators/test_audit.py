@@ -1,7 +1,7 @@
 """Who did what, when: each act leaves its row, with the act or not at all."""
 
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -35,6 +35,17 @@ def company(make_company: Callable[..., Company], database: Any) -> Company:
     company = make_company(NIP, environments=("test",))
     database.execute("DELETE FROM audit")
     return company
+
+
+@contextmanager
+def taking_nothing(database: Any) -> Iterator[None]:
+    """The service has no right to add to the audit."""
+    columns = COLUMNS.replace("::text", "")
+    database.execute(f"REVOKE INSERT ({columns}) ON audit FROM ksef_proxy")
+    try:
+        yield
+    finally:
+        database.execute(f"GRANT INSERT ({columns}) ON audit TO ksef_proxy")
 
 
 @pytest.fixture
@@ -195,11 +206,8 @@ def test_archived_one_is_handed_out_where_the_audit_alone_takes_nothing(
     reference, number = receipt
     path = f"/invoices/test/status/{reference}/{number}/upo"
     first = company.get(path)
-    database.execute("REVOKE INSERT ON audit FROM ksef_proxy")
-    try:
+    with taking_nothing(database):
         assert company.get(path).json == first.json
-    finally:
-        database.execute("GRANT INSERT ON audit TO ksef_proxy")
 
 
 def test_archived_one_is_handed_out_while_somebody_works_on_the_audit(
@@ -268,12 +276,9 @@ def test_what_is_refused_is_not_written_down(
 
 
 def test_act_is_undone_where_its_row_cannot_be_written(company: Company, database: Any) -> None:
-    database.execute("REVOKE INSERT ON audit FROM ksef_proxy")
-    try:
+    with taking_nothing(database):
         answer = company.request("PUT", "/outages/test/simulation", json={"message": "drill"})
         assert (answer.status_code, answer.json["code"]) == (503, "unavailable")
-    finally:
-        database.execute("GRANT INSERT ON audit TO ksef_proxy")
     assert database.execute("SELECT count(*) FROM outage_simulations") == [(0,)]
 
 
@@ -310,9 +315,15 @@ def run(dsn: str, statement: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "statement", ["UPDATE audit SET who = 'x'", "DELETE FROM audit", "TRUNCATE audit"]
+    "statement",
+    [
+        "UPDATE audit SET who = 'x'",
+        "DELETE FROM audit",
+        "TRUNCATE audit",
+        "INSERT INTO audit (at, who, what) VALUES ('2020-01-01', 'x', 'ksef_login')",
+    ],
 )
-def test_service_can_take_nothing_back(database: Any, statement: str) -> None:
+def test_service_can_take_nothing_back_and_choose_no_time(database: Any, statement: str) -> None:
     with pytest.raises(sqlstates.InsufficientPrivilege):
         run(database.service_dsn, statement)
 

@@ -12,6 +12,7 @@ from app import clock, create_app, errors
 from app.context import EXTENSION
 from app.db.queries import outages as queries
 from app.ksef.latarnia import Event
+from app.ksef.login import CHALLENGE
 from app.services import outages
 from app.services.outages import Evidence
 from app.settings import Settings
@@ -278,7 +279,7 @@ def test_turn_to_probe_is_left_to_somebody_with_time_for_it(
         clock.within(SCALED["outage_probe"]),
         pytest.raises(errors.KsefUnreachable, match="KSeF is down: it was not asked"),
     ):
-        company.account().http.check()
+        company.account().http.send(CHALLENGE)
     assert control.calls() == []
     assert ask() == "ok"
 
@@ -292,7 +293,7 @@ def test_probe_that_meets_our_own_trouble_changes_nothing(
     before = evidence(lost)
     database.execute("UPDATE outages SET probed_at = probed_at - interval '1 hour'")
     with pytest.raises(errors.KsefUnreachable, match="KSeF is down: it was not asked"):
-        lost.account().http.check()
+        lost.account().http.send(CHALLENGE)
     assert evidence(lost) == before
 
 
@@ -321,7 +322,7 @@ def test_blocked_environment_is_left_alone_by_all_replicas(
     control.clear_calls()
     other = replica()
     with pytest.raises(errors.KsefError) as caught:
-        other.account().http.check()
+        other.account().http.send(CHALLENGE)
     assert caught.value.retry_after in (60, 61)
     assert ask(of=other) == "ksef_error"
     assert control.calls() == []
