@@ -1,5 +1,6 @@
 """A company in one environment of KSeF, with all that works for it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,7 @@ class Account:
     `quota_share` is the part of KSeF's quota that its calls may use, from 0 to 1; a call waits for
     quota for at most `patience` seconds. `calls` are its calls in KSeF's quota; `http` sends calls
     without its token, `ksef` with it.
+    `upo_signers`: see `verify_signature`. `ksef_host`: which UPOs are fetched from.
     `live`: a caller waits for the answer, who may ask for other sessions as well.
     """
 
@@ -33,6 +35,8 @@ class Account:
     places: Places
     quota_share: float
     patience: float
+    upo_signers: Sequence[str]
+    ksef_host: str
     live: bool = True
     calls: "Calls" = field(init=False)
     http: Metered = field(init=False)

@@ -5,7 +5,7 @@ each of them can report the sums. Figures that all replicas have in common come 
 instead (`app.services.operators.figures`). No label names a company, an invoice or a user.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from time import perf_counter
 
@@ -80,6 +80,13 @@ linked_rows = Counter(
     namespace=PREFIX,
     registry=OF_THIS_PROCESS,
 )
+upo_signatures = Counter(
+    "upo_signatures_total",
+    "UPOs whose signature was judged, by the verdict",
+    ("environment", "verdict"),
+    namespace=PREFIX,
+    registry=OF_THIS_PROCESS,
+)
 lease_wait_seconds = Counter(
     "lease_wait_seconds_total",
     "Seconds that requests spent waiting for another one that asks KSeF the same (question), or"
@@ -126,6 +133,13 @@ def pool_opened(size: int) -> None:
     pool_size.set(size)
     for outcome in ("connected", "refused"):
         pool_waits.labels(outcome)
+
+
+def signatures_counted(environments: Iterable[str]) -> None:
+    """Report all verdicts of these environments as 0 from the start (see `pool_opened`)."""
+    for environment in environments:
+        for verdict in ("valid", "unknown_signer", "unverifiable", "unsigned", "broken"):
+            upo_signatures.labels(environment, verdict)
 
 
 @contextmanager

@@ -1,7 +1,9 @@
 """What one process works with: made once from the settings, connected to nothing."""
 
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
+from app import meters
 from app.account import Account
 from app.crypto import Vault
 from app.db.pool import Database, PoolTiming
@@ -51,6 +53,7 @@ class Service:
             settings.web_threads, wait=timing.place_wait, retry_after=timing.retry_after
         )
         self._retry = Retry(timing.retry_left, timing.retry_least, timing.retry_most)
+        meters.signatures_counted(settings.ksef_urls)
         self._upstreams = {name: _upstream(settings, name) for name in settings.ksef_urls}
 
     def account(
@@ -80,6 +83,8 @@ class Service:
             places=self._places,
             quota_share=self.settings.quota_share * share,
             patience=timing.quota_patience if patience is None else patience,
+            ksef_host=urlsplit(self.settings.ksef_urls[environment]).hostname or "",
+            upo_signers=self.settings.upo_signers[environment],
             live=live,
         )
         account.calls = Calls(account)

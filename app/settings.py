@@ -15,6 +15,7 @@ import psycopg2
 import psycopg2.extensions
 
 from app.clock import WARSAW
+from app.signers import DEFAULT_SIGNERS, fingerprints
 
 T = TypeVar("T")
 D = TypeVar("D")
@@ -31,10 +32,7 @@ DEFAULT_KSEF_URLS = {
 DEFAULT_LATARNIA_URLS = {"prod": "https://api-latarnia.ksef.mf.gov.pl"}
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
-LOOPBACK: tuple[Network, ...] = (
-    ipaddress.IPv4Network("127.0.0.1"),
-    ipaddress.IPv6Network("::1"),
-)
+LOOPBACK: tuple[Network, ...] = (ipaddress.IPv4Network("127.0.0.1"), ipaddress.IPv6Network("::1"))
 
 
 class SettingsError(Exception):
@@ -138,6 +136,7 @@ class Settings:
     log_level: str = "INFO"
     metrics_public: bool = False
     latarnia_urls: Mapping[str, str] = field(default_factory=dict)
+    upo_signers: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: DEFAULT_SIGNERS)
     message_language: str = "en"
     document_retention_days: int | None = None  # None: documents are kept for ever
     timing: Timing = field(default_factory=Timing)
@@ -205,6 +204,10 @@ def from_environment(environ: Mapping[str, str] | None = None) -> Settings:
         metrics_public=reader.read("METRICS_PUBLIC", _switch, False),
         log_level=reader.read("LOG_LEVEL", _log_level, "INFO"),
         latarnia_urls=latarnia_urls,
+        upo_signers={
+            name: reader.read(f"UPO_SIGNERS_{name.upper()}", fingerprints, default)
+            for name, default in DEFAULT_SIGNERS.items()
+        },
         message_language=reader.read("MESSAGE_LANGUAGE", _language, "en"),
         document_retention_days=reader.read("DOCUMENT_RETENTION_DAYS", _days, None),
     )

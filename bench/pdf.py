@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from functools import partial
 from io import BytesIO
 from pathlib import Path
@@ -14,9 +15,14 @@ from reportlab.pdfbase.ttfonts import TTFont
 from reportlab.pdfgen.canvas import Canvas
 
 from app.upo.pdf import render_upo
+from app.upo.verdict import Verdict
 from app.upo.xml import Upo, parse_upo
 from bench.table import MIB, Row, at_most, interleaved, milliseconds
 from tests.upo import memory, samples
+
+_SIGNED = Verdict(
+    "valid", "Ministerstwo Finansów, VATPL-5260250274", datetime(2026, 9, 15, tzinfo=UTC)
+)
 
 
 def rows(_folder: Path) -> Iterator[Row]:
@@ -42,7 +48,7 @@ def rows(_folder: Path) -> Iterator[Row]:
 
 
 def _draw(upo: Upo) -> None:
-    render_upo(upo, xml_sha256="0" * 64)
+    render_upo(upo, xml_sha256="0" * 64, signature=_SIGNED)
 
 
 def _empty_page() -> bytes:

@@ -165,6 +165,10 @@ class Rig:
             "DATABASE_URL": self.server.dsn(),
             "SECRET_KEYS": base64.b64encode(secrets.token_bytes(32)).decode(),
             **{f"KSEF_URL_{name.upper()}": self.ksef_url(name) for name in ENVIRONMENTS},
+            **{
+                f"UPO_SIGNERS_{name.upper()}": ",".join(self.control.signers(name))
+                for name in ENVIRONMENTS
+            },
             "BENCH_TIMING": msgspec.json.encode(self.timing).decode(),
         }
         quiet = from_environment(self.environment | {"LOG_LEVEL": "ERROR"})

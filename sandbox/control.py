@@ -187,9 +187,20 @@ class Control(AbstractContextManager["Control"]):
         """Empties the log."""
         self._send("DELETE", "calls")
 
-    def signer_certificate(self) -> str:
-        """The certificate, PEM, that UPO signatures verify against."""
-        return str(self._send("GET", "signer")["certificate"])
+    def signers(self, environment: str) -> list[str]:
+        """The SHA-256 of the certificates that UPOs are signed with, oldest first."""
+        answer = self._send("GET", f"{environment}/signers")
+        return [signer["sha256"] for signer in answer["signers"]]
+
+    def signer_certificates(self, environment: str) -> list[str]:
+        """These certificates, PEM; the first one signs until `rotate_signers`."""
+        answer = self._send("GET", f"{environment}/signers")
+        return [signer["certificate"] for signer in answer["signers"]]
+
+    def rotate_signers(self, environment: str) -> str:
+        """Lets a new one sign from now on; its certificate's SHA-256."""
+        answer = self._send("POST", f"{environment}/signers/rotate")
+        return str(answer["signers"][-1]["sha256"])
 
     def _send(
         self,

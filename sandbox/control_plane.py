@@ -16,7 +16,6 @@ from typing import Any, Final, TypeVar
 import msgspec
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.serialization import Encoding
 from flask import Response, request
 from werkzeug.exceptions import NotFound
 
@@ -141,11 +140,17 @@ def clear_faults(fault_id: int | None = None) -> Response:
     return Response(status=204)
 
 
-@control.get("/signer")
-def show_signer() -> Response:
-    """The certificate that UPO signatures verify against, PEM."""
-    certificate = world().signer.certificate
-    return json_response({"certificate": certificate.public_bytes(Encoding.PEM).decode()})
+@control.get(f"{_ENV}/signers")
+def show_signers() -> Response:
+    """The certificates that UPOs are signed with, oldest first."""
+    return json_response({"signers": [signer.as_json() for signer in environment().signers.known]})
+
+
+@control.post(f"{_ENV}/signers/rotate")
+def rotate_signers() -> Response:
+    """From now on another one signs."""
+    environment().signers.rotate()
+    return show_signers()
 
 
 @control.put(f"/latarnia{_ENV}")

@@ -14,6 +14,7 @@ from sandbox.access import check_reference, environment, find_session, own_sessi
 from sandbox.blueprints import ksef, storage
 from sandbox.clock import stamp
 from sandbox.problems import BadRequest
+from sandbox.signing import Seal
 from sandbox.state import Session
 from sandbox.world import world
 
@@ -63,8 +64,12 @@ def _invoice_upo(session: Session | None, name: str) -> bytes | None:
         if invoice.code_at(world().clock.now()) != 200:
             return None
         if invoice.upo is None:
-            invoice.upo = upo.build(session, [invoice], world().signer)
+            invoice.upo = upo.build(session, [invoice], _seal())
         return invoice.upo
+
+
+def _seal() -> Seal:
+    return Seal(environment().signers.current, world().clock.now())
 
 
 def _page(session: Session | None, upo_reference: str) -> bytes | None:
@@ -75,7 +80,7 @@ def _page(session: Session | None, upo_reference: str) -> bytes | None:
         for page in session.pages(world().clock.now(), world().settings.upo_page_size):
             if page.reference == upo_reference:
                 if page.content is None:
-                    page.content = upo.build(session, page.invoices, world().signer, page)
+                    page.content = upo.build(session, page.invoices, _seal(), page)
                 return page.content
     return None
 

@@ -16,6 +16,8 @@ from lxml import etree
 
 from sandbox import identifiers, problems, upo
 from sandbox.faults import Fault
+from sandbox.forgeries import FORGERIES
+from sandbox.signing import Seal
 from sandbox.world import world
 
 Options = dict[str, Any]
@@ -175,7 +177,19 @@ def _upo_other(element: str, default: str) -> Callable[[Response, Options], None
             for found in root.iter(f"{{{upo.NAMESPACE}}}{element}"):
                 found.text = options.get("value", default)
 
-        _replace_document(answer, upo.resign(answer.get_data(), world().signer, change))
+        seal = Seal(g.environment.signers.current, world().clock.now())
+        _replace_document(answer, upo.resign(answer.get_data(), seal, change))
+
+    return spoil
+
+
+def _upo_forged(name: str) -> Callable[[Response, Options], None]:
+    """A fault that gives the UPO another signature: see `sandbox.forgeries`."""
+
+    def spoil(answer: Response, _options: Options) -> None:
+        seal = Seal(g.environment.signers.current, world().clock.now())
+        document = FORGERIES[name](answer.get_data(), seal, g.environment.signers)
+        _replace_document(answer, document)
 
     return spoil
 
@@ -209,6 +223,7 @@ _OF_ANSWER: Final[dict[str, Callable[[Response, Options], object]]] = {
     "upo-other-ksef-number": _upo_other("NumerKSeFDokumentu", _OTHER_KSEF_NUMBER),
     "upo-doctype": _upo_doctype,
     "upo-pdf": _upo_pdf,
+    **{f"upo-{name}": _upo_forged(name) for name in FORGERIES},
 }
 
 

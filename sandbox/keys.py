@@ -1,4 +1,4 @@
-"""The Ministry's keys: RSA pairs for what clients encrypt, and the key that signs UPOs."""
+"""The Ministry's keys: RSA pairs for what clients encrypt, and those that sign UPOs."""
 
 from __future__ import annotations
 
@@ -87,16 +87,78 @@ class KeyRing:
 
 @dataclass(frozen=True)
 class Signer:
-    """The key that signs UPOs, one for all environments; an elliptic one, as signing is fast."""
+    """A key that signs UPOs, with its certificate."""
 
-    private_key: ec.EllipticCurvePrivateKey
+    private_key: rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey
     certificate: x509.Certificate
 
-    @classmethod
-    def make(cls) -> Signer:
-        """A new key with its self-signed certificate."""
-        key = ec.generate_private_key(ec.SECP256R1())
-        return cls(key, _certify(key, _own_name("Ministerstwo Finansów - SANDBOX - UPO")))
+    @property
+    def sha256(self) -> str:
+        """By which a service knows the certificate: in capital hex digits."""
+        return self.certificate.fingerprint(hashes.SHA256()).hex().upper()
+
+    def as_json(self) -> dict[str, str]:
+        """The certificate, PEM, and its SHA-256."""
+        pem = self.certificate.public_bytes(serialization.Encoding.PEM).decode()
+        return {"sha256": self.sha256, "certificate": pem}
+
+
+class Signers:
+    """Who signs the UPOs of one environment: certificates of a CA of the environment's own.
+
+    `current` is an RSA key, as the Ministry's is; `elliptic` signs on demand only. Both are known
+    from the start; one that `rotate` makes is known to nobody yet.
+    """
+
+    def __init__(self, environment: str) -> None:
+        self._authority = ec.generate_private_key(ec.SECP256R1())
+        self._issuer = _own_name(f"SANDBOX SMIME CA {environment}")
+        self._at_start = [
+            _GENERATORS.submit(self._make, True),
+            _GENERATORS.submit(self._make, False),
+        ]
+        self.reset()
+
+    def reset(self) -> None:
+        """Back to the signers from the start."""
+        self._signers = list(self._at_start)
+
+    @property
+    def known(self) -> list[Signer]:
+        """All of them, oldest first."""
+        return [signer.result() for signer in self._signers]
+
+    @property
+    def current(self) -> Signer:
+        """The one that signs now."""
+        return next(s for s in reversed(self.known) if isinstance(s.private_key, rsa.RSAPrivateKey))
+
+    @property
+    def elliptic(self) -> Signer:
+        """The one with an elliptic key."""
+        return next(s for s in self.known if isinstance(s.private_key, ec.EllipticCurvePrivateKey))
+
+    def rotate(self) -> None:
+        """From now on another one signs."""
+        self._signers.append(_GENERATORS.submit(self._make, True))
+
+    def stranger(self) -> Signer:
+        """Somebody whom the CA knows, but who does not sign UPOs."""
+        return self._make(False)
+
+    def _make(self, is_rsa: bool) -> Signer:
+        key: rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey
+        if is_rsa:
+            key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+        else:
+            key = ec.generate_private_key(ec.SECP256R1())
+        name = _name(
+            ORGANIZATION_IDENTIFIER="VATPL-5260250274",
+            COUNTRY_NAME="PL",
+            ORGANIZATION_NAME="Ministerstwo Finansów (SANDBOX)",
+            COMMON_NAME="Ministerstwo Finansów (SANDBOX)",
+        )
+        return Signer(key, _certify(key, name, (self._authority, self._issuer)))
 
 
 def make_seal(nip: str, organization: str) -> bytes:
@@ -131,16 +193,20 @@ def _name(**attributes: str) -> x509.Name:
 
 
 def _certify(
-    key: rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey, name: x509.Name
+    key: rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey,
+    name: x509.Name,
+    authority: tuple[ec.EllipticCurvePrivateKey, x509.Name] | None = None,
 ) -> x509.Certificate:
+    """A certificate of an authority (its key and name), or a self-signed one."""
     now = datetime.now(UTC)
+    issuing_key, issuer = authority or (key, name)
     return (
         x509.CertificateBuilder()
         .subject_name(name)
-        .issuer_name(name)
+        .issuer_name(issuer)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - timedelta(hours=1))
         .not_valid_after(now + timedelta(days=730))
-        .sign(key, hashes.SHA256())
+        .sign(issuing_key, hashes.SHA256())
     )

@@ -82,6 +82,10 @@ def _run(stack: ExitStack, port: int) -> None:
     _say("sandbox KSeF")
     ksef = stack.enter_context(server.start(port=0 if _is_taken(port + 10) else port + 10))
     environment = _environment(databases, kept["secret_key"], ksef.url, port)
+    with Control(ksef.url) as control:
+        environment |= {
+            f"UPO_SIGNERS_{name.upper()}": ",".join(control.signers(name)) for name in ENVIRONMENTS
+        }
     exports = [f"export {name}={shlex.quote(value)}\n" for name, value in environment.items()]
     _write_private(KEPT / "env", "".join(exports))
     _say("demo data")

@@ -15,7 +15,7 @@ from typing import Any, Final
 from sandbox import identifiers
 from sandbox.bodies import BatchFile
 from sandbox.clock import stamp
-from sandbox.keys import KeyRing
+from sandbox.keys import KeyRing, Signers
 
 ENVIRONMENTS: Final = ("test", "demo", "prod")
 LATARNIA_STATUSES: Final = ("AVAILABLE", "MAINTENANCE", "FAILURE", "TOTAL_FAILURE")
@@ -298,12 +298,14 @@ class Environment:
         self.name = name
         self.lock = threading.RLock()
         self.keys = KeyRing(name)
+        self.signers = Signers(name)
         self.secret = secrets.token_bytes(32)
         self.clear()
 
     def clear(self) -> None:
         """Forgets everything but the keys."""
         with self.lock:
+            self.signers.reset()
             self.sessions: dict[str, Session] = {}
             self.logins: dict[str, Login] = {}
             self.bearers: dict[str, Bearer] = {}

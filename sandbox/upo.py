@@ -1,4 +1,4 @@
-"""Makes UPO documents (v4-3), signed with the sandbox's own key.
+"""Makes UPO documents (v4-3), signed by one of the sandbox's own signers.
 
 As KSeF's test environments do, they name an issuer that the schema does not allow and carry an
 enveloped signature that it has no place for; in everything else they are valid.
@@ -12,21 +12,18 @@ from typing import Final
 from zoneinfo import ZoneInfo
 
 from lxml import etree
-from signxml.algorithms import DigestAlgorithm, SignatureMethod
-from signxml.xades.xades import XAdESDataObjectFormat, XAdESSigner
 
 from sandbox import xml
-from sandbox.keys import Signer
+from sandbox.signing import SIGNATURE, Seal, sign
 from sandbox.state import Invoice, Session, UpoPage
 
 NAMESPACE: Final = "http://upo.schematy.mf.gov.pl/KSeF/v4-3"
 ISSUER: Final = "Ministerstwo Finansów - środowisko testowe (SANDBOX)"
-_SIGNATURE: Final = "{http://www.w3.org/2000/09/xmldsig#}Signature"
 _WARSAW: Final = ZoneInfo("Europe/Warsaw")
 
 
 def build(
-    session: Session, invoices: Sequence[Invoice], signer: Signer, page: UpoPage | None = None
+    session: Session, invoices: Sequence[Invoice], seal: Seal, page: UpoPage | None = None
 ) -> bytes:
     """The signed UPO of one invoice, or with `page` one page of a session's collective UPO."""
     root = etree.Element(f"{{{NAMESPACE}}}Potwierdzenie", nsmap={None: NAMESPACE})
@@ -63,27 +60,16 @@ def build(
         _add(document, "DataNadaniaNumeruKSeF", _local(invoice.finishes or invoice.received))
         _add(document, "SkrotDokumentu", invoice.sha256)
         _add(document, "TrybWysylki", "Offline" if invoice.offline else "Online")
-    return _sign(root, signer)
+    return sign(root, seal)
 
 
-def resign(content: bytes, signer: Signer, change: Callable[[etree._Element], None]) -> bytes:
+def resign(content: bytes, seal: Seal, change: Callable[[etree._Element], None]) -> bytes:
     """The document after `change`, with a fresh and right signature in place of the old one."""
     root = xml.parse(content)
-    for signature in root.findall(_SIGNATURE):
+    for signature in root.findall(SIGNATURE):
         root.remove(signature)
     change(root)
-    return _sign(root, signer)
-
-
-def _sign(root: etree._Element, signer: Signer) -> bytes:
-    # Exclusive C14N would not verify: the default, inclusive one stays.
-    signed = XAdESSigner(
-        signature_algorithm=SignatureMethod.ECDSA_SHA256,
-        digest_algorithm=DigestAlgorithm.SHA256,
-        data_object_format=XAdESDataObjectFormat(Description="UPO", MimeType="text/xml"),
-    ).sign(root, key=signer.private_key, cert=[signer.certificate])
-    document: bytes = etree.tostring(signed, xml_declaration=True, encoding="utf-8")
-    return document
+    return sign(root, seal)
 
 
 def _add(parent: etree._Element, name: str, text: str | None = None) -> etree._Element:

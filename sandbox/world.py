@@ -11,7 +11,6 @@ from flask import current_app
 from sandbox.calls import CallLog
 from sandbox.clock import Clock
 from sandbox.faults import Faults
-from sandbox.keys import Signer
 from sandbox.quota import Quota
 from sandbox.settings import Settings
 from sandbox.state import ENVIRONMENTS, Environment
@@ -25,7 +24,6 @@ class World:
     settings: Settings = field(default_factory=Settings)
     faults: Faults = field(default_factory=Faults)
     quota: Quota = field(default_factory=Quota)
-    signer: Signer = field(default_factory=Signer.make)
     environments: dict[str, Environment] = field(
         default_factory=lambda: {name: Environment(name) for name in ENVIRONMENTS}
     )

@@ -104,13 +104,26 @@ def control(sandbox: Any) -> Control:
 
 
 @pytest.fixture
-def settings(database: Any, sandbox: Any, secret_key: bytes) -> Settings:
+def settings(
+    database: Any,
+    sandbox: Any,
+    secret_key: bytes,
+    _upo_signers: dict[str, tuple[str, ...]],
+) -> Settings:
     return Settings(
         database_url=database.service_dsn,
         secret_keys=(secret_key,),
         ksef_urls={name: f"{sandbox.url}/{name}/v2" for name in ENVIRONMENTS},
+        upo_signers=_upo_signers,
         timing=QUICK,
     )
+
+
+@pytest.fixture(scope="session")
+def _upo_signers(running_sandbox: Any) -> dict[str, tuple[str, ...]]:
+    """Those of the sandbox, by environment."""
+    with Control(running_sandbox.url) as control:
+        return {name: tuple(control.signers(name)) for name in ENVIRONMENTS}
 
 
 @pytest.fixture(scope="session")

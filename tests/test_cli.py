@@ -33,6 +33,7 @@ from tests.api.test_policy import commands
 from tests.certificates import make
 from tests.rows import SYNCED
 from tests.upo import samples
+from tests.upo.signed import forged, signed, signers
 
 PROJECT = Path(__file__).parents[1]
 
@@ -704,6 +705,45 @@ def test_upo_is_drawn_without_settings_and_database(tmp_path: Path) -> None:
     assert refused.returncode == 1
     assert refused.stderr.startswith("Error: ")
     assert not pdf.exists()
+
+
+def test_upo_is_verified_without_settings_and_database(tmp_path: Path) -> None:
+    good, bad = tmp_path / "good.xml", tmp_path / "bad.xml"
+    good.write_bytes(signed())
+    bad.write_bytes(forged("tampered-value"))
+    signer = signers().current.sha256
+    plain = without_settings("upo", "verify", str(good))
+    assert plain.returncode == 1
+    assert "unknown_signer  Ministerstwo Finansów (SANDBOX), VATPL-5260250274  " in plain.stdout
+    assert signer in plain.stdout
+    assert plain.stderr == "Error: 1 of 1 are not valid.\n"
+    trusted = without_settings("upo", "verify", str(good), "--signer", signer.lower(), "--json")
+    assert trusted.returncode == 0, trusted.stderr
+    [told] = json.loads(trusted.stdout)
+    assert (told["file"], told["signature"]) == (str(good), "valid")
+    both = without_settings("upo", "verify", str(good), str(bad), "--signer", signer)
+    assert (both.returncode, both.stderr) == (1, "Error: 1 of 2 are not valid.\n")
+    assert "broken" in both.stdout
+
+
+def test_upo_verify_needs_files_or_an_archive(run: Run, tmp_path: Path) -> None:
+    file = tmp_path / "upo.xml"
+    file.write_bytes(b"<a/>")
+    refused(run("upo", "verify"), "either FILEs, or", code=2)
+    refused(run("upo", "verify", "--nip", NIP), "either FILEs, or", code=2)
+    refused(run("upo", "verify", str(file), *PLACE), "either FILEs, or", code=2)
+    refused(run("upo", "verify", str(file), "--signer", "xy"), "64 hex digits", code=2)
+    refused(run("upo", "verify", *PLACE), "There is no company")
+
+
+def test_archive_is_verified_and_exported(run: Run, company: None, tmp_path: Path) -> None:
+    days = ("--from", "2026-01-01", "--to", "2026-12-31")
+    assert done(run("upo", "verify", *PLACE)) == "0 of 0 UPOs that were not known to be valid are\n"
+    target = tmp_path / "evidence"
+    told = done(run("upo", "export", *PLACE, *days, str(target)))
+    assert told == f"0 of 0 UPOs written to {target}\n"
+    assert (target / "manifest.json").read_text() == "[]\n"
+    refused(run("upo", "export", *PLACE, *days, str(target)), "not empty")
 
 
 def test_file_that_cannot_be_written_is_told(tmp_path: Path) -> None:

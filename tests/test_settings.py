@@ -42,8 +42,24 @@ def test_what_is_not_set_has_its_default() -> None:
         log_level="INFO",
         latarnia_urls={"prod": "https://api-latarnia.ksef.mf.gov.pl"},
         message_language="en",
+        upo_signers={
+            "test": ("2059EA4C85501DE54D2B4B1863D927FE8DE14F6146215E94EE47A25B4CE3FC88",),
+            "demo": ("2059EA4C85501DE54D2B4B1863D927FE8DE14F6146215E94EE47A25B4CE3FC88",),
+            "prod": ("6B8192E9BEBCA9465E624D8750F76E6064D70A94609C52ED00BED9DEB70A2D39",),
+        },
         timing=Timing(),
     )
+
+
+def test_signers_are_given_as_openssl_writes_them_or_plain() -> None:
+    first, second = "0a" * 32, ":".join(["B1"] * 32)
+    read_ones = read(UPO_SIGNERS_PROD=f"{first}, {second}").upo_signers
+    assert read_ones["prod"] == ("0A" * 32, "B1" * 32)
+    assert read_ones["test"] == read().upo_signers["test"]
+    for wrong in ("0a", "0a" * 33, "xy" * 32, f"{first},"):
+        assert problems(UPO_SIGNERS_TEST=wrong) == (
+            "Settings: UPO_SIGNERS_TEST is not a list of SHA-256 fingerprints: 64 hex digits each."
+        )
 
 
 def test_everything_set(tmp_path: Path) -> None:

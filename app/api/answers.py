@@ -18,21 +18,12 @@ Moment = Annotated[str, Meta(extra_json_schema={"format": "date-time"})]
 """RFC 3339, in the response time zone."""
 LocalTime = Annotated[str, Meta(pattern=r"^\d{4}-\d{2}-\d{2} \d{2}:\d{2}:\d{2}$")]
 """YYYY-MM-DD HH:MM:SS in the response time zone."""
-Base64 = Annotated[str, Meta(extra_json_schema={"format": "byte", "contentEncoding": "base64"})]
 Environment = Annotated[str, Meta(title="Environment", extra_json_schema={"enum": [*ENVIRONMENTS]})]
 EnvironmentState = Annotated[
     str,
     Meta(
         title="EnvironmentState",
         extra_json_schema={"enum": ["available", "outage", "simulation", "unknown"]},
-    ),
-]
-DocType = Annotated[str, Meta(title="DocType", extra_json_schema={"enum": ["xml", "pdf"]})]
-DocumentMediaType = Annotated[
-    str,
-    Meta(
-        title="DocumentMediaType",
-        extra_json_schema={"enum": ["application/xml", "application/pdf"]},
     ),
 ]
 RowTable = Annotated[
@@ -192,31 +183,6 @@ class FoundAnswer(Answer, kw_only=True):
     ]
 
 
-# -- UPOs.
-
-
-class UpoAnswer(Answer, kw_only=True):
-    ksef_number: Annotated[str, Meta(description="The KSeF number asked for")]
-    reference_number: Annotated[str, Meta(description="The session asked for")]
-    doc_type: Annotated[DocType, Meta(description="The document's format")]
-    content_type: Annotated[DocumentMediaType, Meta(description="Its media type")]
-    content: Annotated[Base64, Meta(description="The document, Base64")]
-    file_name: Annotated[str, Meta(description="A name to store it under")]
-
-
-class UpoPageAnswer(Answer, kw_only=True):
-    reference_number: Annotated[str, Meta(description="Reference number of the page")]
-    file_name: Annotated[str, Meta(description="A name to store it under")]
-    content: Annotated[Base64, Meta(description="The document, Base64")]
-
-
-class SessionUpoAnswer(Answer, kw_only=True):
-    reference_number: Annotated[str, Meta(description="The session asked for")]
-    doc_type: Annotated[DocType, Meta(description="The document's format")]
-    content_type: Annotated[DocumentMediaType, Meta(description="Its media type")]
-    pages: Annotated[list[UpoPageAnswer], Meta(description="Its pages, in order")]
-
-
 # -- The company's KSeF session.
 
 
@@ -336,8 +302,6 @@ class Problem(Answer, kw_only=True):
 ALL = (
     SessionAnswer,
     FoundAnswer,
-    UpoAnswer,
-    SessionUpoAnswer,
     KsefSessionAnswer,
     OutageAnswer,
     ServiceStatus,

@@ -34,6 +34,12 @@ _DUPLICATE = {
         "referenceNumber": "20260901-SO-00000009F9-0000000007-01",
     },
 }
+_SIGNATURE = {
+    "state": "valid",
+    "signer": "Ministerstwo Finansów (SANDBOX), VATPL-5260250274",
+    "signedAt": "2026-09-15T10:00:05+02:00",
+    "certificateSha256": "2059EA4C85501DE54D2B4B1863D927FE8DE14F6146215E94EE47A25B4CE3FC88",
+}
 _NO_OUTAGE: dict[str, Any] = {
     "established": False,
     "since": None,
@@ -114,6 +120,7 @@ ANSWERS: dict[str, dict[str, Any]] = {
         "contentType": "application/pdf",
         "content": "JVBERi0xLjQK",
         "fileName": f"{INVOICE}-upo.pdf",
+        "signature": _SIGNATURE,
     },
     "session-upo-xml": {
         "referenceNumber": SESSION,
@@ -124,6 +131,7 @@ ANSWERS: dict[str, dict[str, Any]] = {
                 "referenceNumber": "20260915-EU-F5374C691D-A067A3CF99-DB",
                 "fileName": "20260915-EU-F5374C691D-A067A3CF99-DB-upo.xml",
                 "content": "PD94bWwgdmVyc2lvbj0iMS4wIj8+",
+                "signature": _SIGNATURE,
             }
         ],
     },

@@ -11,7 +11,7 @@ from flask_smorest.spec.plugins import FlaskPlugin
 from marshmallow.fields import Field
 
 from app import errors
-from app.api import answers, examples
+from app.api import answers, examples, upo_answers
 
 PROBLEM = "application/problem+json"
 DESCRIPTION = """\
@@ -76,8 +76,8 @@ ADVICE: dict[type[errors.ProxyError], str] = {
     errors.KsefUnreachable: "There is no connection to KSeF, or no whole answer in time.",
     errors.KsefInvalidResponse: "KSeF's answer breaks its own contract.",
     errors.UpoIntegrity: (
-        "The document that KSeF sent is not the one asked for, or was damaged on its way. It was"
-        " not kept."
+        "The document that KSeF sent is not the one asked for, or was damaged on its way, or its"
+        " signature is broken. It was not kept."
     ),
     errors.Unavailable: (
         "The service itself cannot answer now: its database, or overload. Repeat after"
@@ -121,7 +121,8 @@ HEADERS: dict[str, dict[str, Any]] = {
         "schema": _TEXT,
     },
     "ETag": {
-        "description": "For `If-None-Match`. Of a document: its SHA-256 (in JSON: and `-json`)",
+        "description": "For `If-None-Match`. Of a document: its SHA-256 (in JSON: and `-json`,"
+        " after any `signature.state` but valid)",
         "required": True,
         "schema": _TEXT,
     },
@@ -134,6 +135,10 @@ HEADERS: dict[str, dict[str, Any]] = {
     "Content-Disposition": {
         "description": "`attachment` with a file name, where the body is the document itself",
         "schema": _TEXT,
+    },
+    "UPO-Signature": {
+        "description": "`signature.state`, where the body is the document itself",
+        "schema": {"$ref": "#/components/schemas/SignatureState"},
     },
     "Retry-After": {
         "description": "Seconds until asking again is worth it; `retryAfter` in the body",
@@ -194,7 +199,7 @@ def register(api: Api) -> None:
 def _schemas() -> dict[str, Any]:
     """The JSON Schemas of all answers, by name, for the components of an OpenAPI document."""
     _, components = msgspec.json.schema_components(
-        answers.ALL, ref_template="#/components/schemas/{name}"
+        (*answers.ALL, *upo_answers.ALL), ref_template="#/components/schemas/{name}"
     )
     choices: dict[str, Any] = {}
     found = {name: _hoisted(schema, choices) for name, schema in components.items()}

@@ -7,11 +7,11 @@ from flask import Response, request
 
 from app import errors
 from app.api import openapi
-from app.api.answers import SessionUpoAnswer, UpoAnswer, UpoPageAnswer
 from app.api.blueprint import Blueprint
-from app.api.responses import conditional, json_response
+from app.api.responses import conditional, json_response, rfc3339
 from app.api.schemas import SessionPath, UpoPath, UpoQuery
-from app.context import account
+from app.api.upo_answers import SessionUpoAnswer, UpoAnswer, UpoPageAnswer, UpoSignature
+from app.context import account, service
 from app.services.upo.fetch import DocType, UpoFile, fetch_session_upo, fetch_upo
 
 MEDIA_TYPES = {"xml": "application/xml", "pdf": "application/pdf"}
@@ -19,6 +19,7 @@ _NAMES_OF_JSON = ("application/json", "application/*", "*/*")
 _BINARY = {"type": "string", "format": "binary"}
 _UNCHANGED = "The document is the one that If-None-Match names"
 _DOCUMENT = "The UPO: in JSON, or the document itself where `Accept` names its own type"
+_RAW = ("Content-Disposition", "UPO-Signature")
 _PROBLEMS = (
     errors.NoActiveKsefSession,
     errors.SessionNotFound,
@@ -36,15 +37,16 @@ blueprint = Blueprint("upo", description="The UPO, KSeF's official receipt of an
 )
 @blueprint.takes(UpoPath, UpoQuery)
 @blueprint.answers(UpoAnswer, _DOCUMENT, *openapi.CACHED, examples=("upo-pdf",))
-@blueprint.answers(_BINARY, _DOCUMENT, "Content-Disposition", content_type="application/pdf")
-@blueprint.answers(_BINARY, _DOCUMENT, "Content-Disposition", content_type="application/xml")
+@blueprint.answers(_BINARY, _DOCUMENT, *_RAW, content_type="application/pdf")
+@blueprint.answers(_BINARY, _DOCUMENT, *_RAW, content_type="application/xml")
 @blueprint.answers(None, _UNCHANGED, *openapi.CACHED, status=304)
 @blueprint.problems(errors.InvoiceNotFound, *_PROBLEMS)
 def invoice_upo(path: dict[str, str], query: dict[str, str], **_url: str) -> Response:
     """The UPO of an invoice: KSeF's signed XML, unchanged, or a PDF of it.
 
-    It is handed out only if KSeF's hash fits and it is of the session, the company and the KSeF
-    number asked for; then it is kept, and given from there ever after.
+    It is handed out only if KSeF's hash fits, it is of the session, the company and the KSeF
+    number asked for, and its signature is not broken (`signature` says what was found); then it is
+    kept, and given from there ever after.
 
     Without an `Accept` that names the document's own type (`application/pdf` with `docType=pdf`,
     `application/xml` with `docType=xml`; a wildcard does not) the answer is JSON, the document in
@@ -80,7 +82,8 @@ def session_upo(path: dict[str, str], query: dict[str, str], **_url: str) -> Res
     reference_number = path["reference_number"]
     doc_type = _doc_type(query)
     pages = fetch_session_upo(account(path["environment"]), reference_number, doc_type)
-    tag = hashlib.sha256("".join(file.sha256 for _, file in pages).encode()).hexdigest()
+    tags = "".join(file.sha256 + _verdict_tag(file) for _, file in pages)
+    tag = hashlib.sha256(tags.encode()).hexdigest()
     response = json_response(
         SessionUpoAnswer(
             reference_number=reference_number,
@@ -91,6 +94,7 @@ def session_upo(path: dict[str, str], query: dict[str, str], **_url: str) -> Res
                     reference_number=page,
                     file_name=f"{page}-upo.{doc_type}",
                     content=base64.b64encode(file.content).decode(),
+                    signature=_signature(file),
                 )
                 for page, file in pages
             ],
@@ -117,6 +121,7 @@ def _answer(file: UpoFile, reference_number: str, ksef_number: str) -> Response:
     if _document_is_wanted(media_type):
         response = Response(file.content, content_type=media_type)
         response.headers["Content-Disposition"] = f'attachment; filename="{name}"'
+        response.headers["UPO-Signature"] = file.signature.state
         return cacheable(response, file.sha256)
     response = json_response(
         UpoAnswer(
@@ -126,9 +131,26 @@ def _answer(file: UpoFile, reference_number: str, ksef_number: str) -> Response:
             content_type=media_type,
             content=base64.b64encode(file.content).decode(),
             file_name=name,
+            signature=_signature(file),
         )
     )
-    return cacheable(response, f"{file.sha256}-json")
+    return cacheable(response, f"{file.sha256}{_verdict_tag(file)}-json")
+
+
+def _verdict_tag(file: UpoFile) -> str:
+    """What a verdict other than `valid` adds to the tag of an answer that tells it."""
+    state = file.signature.state
+    return "" if state == "valid" else f"-{state}"
+
+
+def _signature(file: UpoFile) -> UpoSignature:
+    found = file.signature
+    return UpoSignature(
+        state=found.state,
+        signer=found.signer,
+        signed_at=rfc3339(found.signed_at, service().settings.response_timezone),
+        certificate_sha256=found.certificate_sha256,
+    )
 
 
 def _document_is_wanted(media_type: str) -> bool:

@@ -1,14 +1,21 @@
-"""`upo`: archiving and drawing UPOs."""
+"""`upo`: archiving, drawing, verifying and exporting UPOs."""
 
+from datetime import datetime
 from pathlib import Path
 
 import click
 from flask.cli import AppGroup
 
+from app import errors
 from app.account import Account
-from app.cli.options import EXISTING_FILE, for_long_work, plain_errors
-from app.cli.output import print_summary, progress
-from app.services.upo import fetch
+from app.cli.options import EXISTING_FILE, for_long_work, json_option, plain_errors
+from app.cli.output import print_summary, print_table, progress, utc
+from app.context import service
+from app.services.operators import users
+from app.services.upo import export, fetch, signature
+from app.settings import ENVIRONMENTS
+from app.signers import fingerprints
+from app.upo.xml import MAX_BYTES
 
 upos = AppGroup("upo", help="UPOs.")
 
@@ -51,3 +58,73 @@ def render(file: Path, output: Path, language: str) -> None:
     """
     output.write_bytes(fetch.render(file.read_bytes(), language=language))
     click.echo(f"{output} written")
+
+
+@upos.command("verify")
+@click.argument("files", nargs=-1, type=EXISTING_FILE, metavar="[FILE]...")
+@click.option("--signer", "signers", multiple=True, metavar="SHA256", help="A trusted certificate")
+@click.option("--nip", help="NIP of the company whose archive is verified")
+@click.option("--environment", type=click.Choice(ENVIRONMENTS), help="KSeF environment of it")
+@json_option
+@plain_errors
+def verify(
+    files: tuple[Path, ...],
+    signers: tuple[str, ...],
+    nip: str | None,
+    environment: str | None,
+    as_json: bool,
+) -> None:
+    """Verify the Ministry's signature on UPOs.
+
+    FILEs need neither settings nor the database; without --signer the certificates are trusted that
+    the Ministry was known to use. With --nip and --environment all UPOs in the archive are
+    verified that are not known to be valid, by the signers in the settings. Exit code 0 only if
+    all are valid.
+    """
+    if bool(files) == bool(nip and environment):
+        raise click.UsageError("Give either FILEs, or --nip and --environment.")
+    if nip and environment:
+        users.require_company(service().db, nip)
+        account = service().account(nip, environment, live=False)
+        with progress("UPOs") as show:
+            summary = signature.verify_archive(account, show)
+        print_summary(summary, "UPOs that were not known to be valid are")
+        return
+    trusted = _fingerprints(signers)
+    verdicts = []
+    for file in files:
+        with file.open("rb") as opened:
+            verdicts.append(signature.verify_file(opened.read(MAX_BYTES + 1), trusted))
+    header = ("file", "signature", "signer", "signed at", "certificate", "reason")
+    rows = [
+        (str(file), v.state, v.signer, utc(v.signed_at), v.certificate_sha256, v.reason)
+        for file, v in zip(files, verdicts, strict=True)
+    ]
+    print_table(header, rows, as_json)
+    bad = sum(verdict.state != "valid" for verdict in verdicts)
+    if bad:
+        raise errors.OperatorError(f"{bad} of {len(files)} are not valid.")
+
+
+def _fingerprints(signers: tuple[str, ...]) -> tuple[str, ...]:
+    try:
+        return fingerprints(",".join(signers)) if signers else ()
+    except ValueError as error:
+        raise click.UsageError(f"--signer {error}") from None
+
+
+@upos.command("export")
+@click.option("--from", "first", required=True, type=click.DateTime(["%Y-%m-%d"]), help="First day")
+@click.option("--to", "last", required=True, type=click.DateTime(["%Y-%m-%d"]), help="Last day")
+@click.argument("target", type=click.Path(path_type=Path))
+@plain_errors
+@for_long_work
+def export_upos(account: Account, first: datetime, last: datetime, target: Path) -> None:
+    """Write archived UPOs for an auditor: XML, PDF and a manifest.
+
+    TARGET is a directory, or a file that ends in .zip. The days are those in the KSeF numbers. Safe
+    to interrupt and run again: what was written is kept.
+    """
+    with progress("UPOs") as show:
+        summary = export.export(account, first.date(), last.date(), target, show)
+    print_summary(summary, f"UPOs written to {target}")

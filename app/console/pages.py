@@ -34,6 +34,7 @@ from app.services import outages
 from app.services.operators import overview as console
 from app.services.sessions import search
 from app.services.sessions.check import check_session
+from app.services.upo import archive
 from app.services.upo.fetch import DocType, fetch_upo
 
 PAGE = 100
@@ -155,6 +156,7 @@ def environment(path: dict[str, str], query: dict[str, Any], **_url: str) -> Res
         state=console.overview(where),
         sessions=sessions,
         unlinked=unlinked,
+        unknown_signers=archive.unknown_signers(where),
         newest=console.NEWEST,
         may_simulate=caller().role == "admin" and where.environment != outages.PRODUCTION,
         minutes=MINUTES,
@@ -214,6 +216,7 @@ def session(path: dict[str, str], query: dict[str, Any], **_url: str) -> Respons
     return render(
         "session.html",
         environment=where.environment,
+        signatures=archive.signatures(where, reference_number, invoices),
         reference_number=reference_number,
         kept=kept,
         invoices=invoices,

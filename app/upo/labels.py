@@ -3,6 +3,9 @@
 from collections.abc import Mapping
 from typing import ClassVar, Final
 
+from app.clock import WARSAW
+from app.upo.verdict import Verdict
+
 
 class Labels:
     """All texts, in Polish. Those with braces are templates for str.format."""
@@ -107,3 +110,28 @@ class EnglishLabels(Labels):
 
 
 LABELS: Final[Mapping[str, type[Labels]]] = {"pl": Labels, "en": EnglishLabels}
+
+
+# In Polish and English.
+_SIGNATURES: Final = {
+    "valid": ("prawidłowy", "valid"),
+    "unknown_signer": (
+        "zgodny, podpisujący spoza listy zaufanych",
+        "fits, signer not among the trusted ones",
+    ),
+    "unverifiable": ("w nieznanej postaci, niesprawdzony", "in an unknown form, not verified"),
+    "unsigned": ("brak", "none"),
+    "broken": ("NIEZGODNY Z DOKUMENTEM", "DOES NOT FIT THE DOCUMENT"),
+}
+
+
+def signature_sentence(found: Verdict) -> str:
+    """What was found out about the signature, and who signed when, in Polish time.
+
+    In both languages, whatever that of the rest: anybody may have to read the PDF of a receipt.
+    """
+    polish, english = _SIGNATURES[found.state]
+    text = f"Podpis elektroniczny: {polish}. Electronic signature: {english}."
+    if found.signer and found.signed_at:
+        text += f" {found.signer}, {found.signed_at.astimezone(WARSAW):%Y-%m-%d %H:%M:%S}."
+    return text

@@ -18,9 +18,10 @@ from reportlab.pdfgen.canvas import Canvas
 
 from app.clock import WARSAW
 from app.upo.fonts import FILES, SAME_LOOK, Face, faces
-from app.upo.labels import LABELS, Labels
+from app.upo.labels import LABELS, Labels, signature_sentence
 from app.upo.sheet import GREY, RED, WHITE, Page, Style, Text, wrap
 from app.upo.table import HEADING, Table, measure_table
+from app.upo.verdict import Verdict
 from app.upo.xml import Upo
 
 # Compressed streams as plain bytes, not in ASCII85: a fifth smaller.
@@ -33,7 +34,7 @@ _PAGE_HEIGHT: Final = 595.28
 _LEFT: Final = 30.0
 _RIGHT: Final = _PAGE_WIDTH - 30.0
 _TOP: Final = 32.0
-_FOOT: Final = _PAGE_HEIGHT - 44.0
+_FOOT: Final = _PAGE_HEIGHT - 49.5
 _TABLE_BOTTOM: Final = _FOOT - 8.0
 
 # Thickness and grey (0 is black) of lines.
@@ -73,24 +74,34 @@ PDF_VERSION: Final = _version()
 
 
 def render_upo(
-    upo: Upo, *, xml_sha256: str, language: str = "pl", environment: str | None = None
+    upo: Upo,
+    *,
+    xml_sha256: str,
+    signature: Verdict | None = None,
+    language: str = "pl",
+    environment: str | None = None,
 ) -> bytes:
     """The PDF of a UPO. Equal arguments give equal bytes, in any thread and process.
 
-    `xml_sha256` is the hexadecimal SHA-256 of the XML, printed on each page.
+    `xml_sha256` is the hexadecimal SHA-256 of the XML, `signature` the verdict on it or None: both
+    are printed on each page.
     `language` is "pl" or "en"; KeyError for any other.
     `environment` is where the UPO comes from: all but "prod" are marked as a test, and so is each
     issuer but production's. None if only the issuer is known.
     """
     is_test = environment not in (None, "prod") or upo.issuer != PRODUCTION_ISSUER
-    return _Drawing(upo, xml_sha256, LABELS[language], is_test=is_test).pdf()
+    sentence = signature_sentence(signature) if signature else None
+    return _Drawing(upo, xml_sha256, sentence, LABELS[language], is_test).pdf()
 
 
 class _Drawing:
     """The PDF of one UPO, while it is drawn."""
 
-    def __init__(self, upo: Upo, xml_sha256: str, labels: type[Labels], *, is_test: bool) -> None:
+    def __init__(
+        self, upo: Upo, xml_sha256: str, signature: str | None, labels: type[Labels], is_test: bool
+    ) -> None:
         self._upo = upo
+        self._signature = signature
         self._labels = labels
         self._xml_sha256 = xml_sha256
         self._faces = faces()
@@ -140,7 +151,7 @@ class _Drawing:
         canvas.setSubject(labels.subject.format(hash=self._xml_sha256))
         canvas.setAuthor("ksef-proxy")
         canvas.setCreator("ksef-proxy")
-        moment = _pdf_date(max([document.ksef_number_assigned_at for document in upo.documents]))
+        moment = _pdf_date(max(document.ksef_number_assigned_at for document in upo.documents))
         canvas.setDateFormatter(lambda *_: moment)
         canvas.setViewerPreference("DisplayDocTitle", "true")
         if len(self._pages) > 1:
@@ -279,6 +290,9 @@ class _Drawing:
         statement = f"{labels.visualisation} {labels.xml_hash} "
         page.write(Text(words, _SMALL, [statement]), _LEFT, top)
         page.write_on(Text(self._faces.code, _SMALL, [self._xml_sha256]))
+        if self._signature:
+            line = self._text(self._signature, _SMALL, _RIGHT - _LEFT, words)
+            page.write(line._replace(lines=line.lines[:1]), _LEFT, top + 2 * _SMALL.leading)
         notes = labels.time_zone
         if self._has_replacements:
             notes = f"{notes} {labels.replaced}"

@@ -6,7 +6,7 @@
 WITH found AS MATERIALIZED (
     SELECT
         simulation.message, simulation.starts_at, simulation.ends_at,
-        upos.content,
+        upos.content, upos.signature, upos.signer, upos.signed_at, upos.certificate_sha256,
         refusal.code, refusal.detail, refusal.ksef,
         extract(epoch FROM refusal.until - clock_timestamp())::float8 AS left_for
     FROM (SELECT) AS always
@@ -32,8 +32,8 @@ WITH found AS MATERIALIZED (
 )
 SELECT found.*, set_config('synchronous_commit', 'off', true) FROM found;
 
--- name: get_upo(company_nip, environment, session_reference_number, ksef_number, page_reference_number)$
-SELECT content
+-- name: get_upo(company_nip, environment, session_reference_number, ksef_number, page_reference_number)^
+SELECT content, signature, signer, signed_at, certificate_sha256
 FROM upos
 WHERE company_nip = :company_nip
   AND environment = :environment
@@ -43,14 +43,14 @@ WHERE company_nip = :company_nip
 
 -- name: get_pages(company_nip, environment, session_reference_number)
 -- The archived pages of a session's collective UPO.
-SELECT page_reference_number, content
+SELECT page_reference_number, content, signature, signer, signed_at, certificate_sha256
 FROM upos
 WHERE company_nip = :company_nip
   AND environment = :environment
   AND session_reference_number = :session_reference_number
   AND ksef_number = '';
 
--- name: put_upo(company_nip, environment, session_reference_number, ksef_number, page_reference_number, question, content, sha256)!
+-- name: put_upo(company_nip, environment, session_reference_number, ksef_number, page_reference_number, question, content, sha256, ksef_host, signature, signer, signed_at, certificate_sha256)!
 -- A document that is archived already is never replaced. A 404 that is remembered for the question is forgotten.
 WITH forgotten AS (
     DELETE FROM kept_refusals
@@ -58,13 +58,22 @@ WITH forgotten AS (
 )
 INSERT INTO upos (
     company_nip, environment, session_reference_number, ksef_number, page_reference_number,
-    content, sha256
+    content, sha256, ksef_host, signature, signer, signed_at, certificate_sha256
 )
 VALUES (
     :company_nip, :environment, :session_reference_number, :ksef_number, :page_reference_number,
-    :content, :sha256
+    :content, :sha256, :ksef_host, :signature, :signer, :signed_at, :certificate_sha256
 )
 ON CONFLICT DO NOTHING;
+
+-- name: set_signature(company_nip, environment, session_reference_number, ksef_number, page_reference_number, signature, signer, signed_at, certificate_sha256)!
+UPDATE upos
+SET signature = :signature, signer = :signer, signed_at = :signed_at, certificate_sha256 = :certificate_sha256
+WHERE company_nip = :company_nip
+  AND environment = :environment
+  AND session_reference_number = :session_reference_number
+  AND ksef_number = :ksef_number
+  AND page_reference_number = :page_reference_number;
 
 -- name: missing_upos(company_nip, environment, after, batch)^
 -- Of the next `batch` rows after the KSeF number `after`, in order: those that are linked and have no archived UPO.
@@ -97,3 +106,38 @@ SELECT
     coalesce(array_agg(ksef_number ORDER BY ksef_number), '{}') AS ksef_numbers,
     coalesce(array_agg(session_reference_number ORDER BY ksef_number), '{}') AS session_reference_numbers
 FROM missing;
+
+-- name: archived_upos(company_nip, environment, first_day, last_day, unproven, reference_number, ksef_number, page, batch)
+-- The next `batch` archived documents after a key, in order. wanted: of these days (YYYYMMDD), which are those of the KSeF
+-- number, or of the session for a page of its collective UPO; and where only unproven ones are: not found valid yet.
+SELECT
+    session_reference_number AS reference_number,
+    ksef_number,
+    page_reference_number AS page,
+    sha256, fetched_at, ksef_host, signature,
+    CASE ksef_number WHEN '' THEN left(session_reference_number, 8) ELSE split_part(ksef_number, '-', 2) END
+        BETWEEN :first_day AND :last_day
+        AND NOT (:unproven AND signature IS NOT DISTINCT FROM 'valid') AS wanted
+FROM upos
+WHERE company_nip = :company_nip
+  AND environment = :environment
+  AND (session_reference_number, ksef_number, page_reference_number) > (:reference_number, :ksef_number, :page)
+ORDER BY session_reference_number, ksef_number, page_reference_number
+LIMIT :batch;
+
+-- name: unknown_signers(company_nip, environment)
+-- The certificates of signers that were not trusted, with how many documents each has signed (by upos_unknown_signers).
+SELECT certificate_sha256, min(signer) AS signer, count(*) AS documents
+FROM upos
+WHERE company_nip = :company_nip AND environment = :environment AND signature = 'unknown_signer'
+GROUP BY certificate_sha256
+ORDER BY certificate_sha256;
+
+-- name: signatures(company_nip, environment, session_reference_number, ksef_numbers)
+-- The verdicts on a session's archived UPOs of these invoices.
+SELECT ksef_number, signature
+FROM upos
+WHERE company_nip = :company_nip
+  AND environment = :environment
+  AND session_reference_number = :session_reference_number
+  AND ksef_number = ANY (:ksef_numbers::text[]);

@@ -22,7 +22,7 @@ from tests.service import Company
 
 LABELS = {
     *("method", "route", "status", "source", "le"),
-    *("environment", "group", "outcome", "table", "what", "version", "reason"),
+    *("environment", "group", "outcome", "table", "what", "version", "reason", "verdict"),
 }
 STATUS = "/invoices/<environment>/status/<referenceNumber>"
 

@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import io
+import re
 from collections.abc import Callable
 from datetime import date
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pypdf
 import pytest
 import requests
+from lxml import etree
 
 from app.service import Service
 from app.services.login.tokens import AccessToken
@@ -59,6 +61,19 @@ def text_of(pdf: bytes) -> str:
     return " ".join(" ".join(page.extract_text() for page in pages).split())
 
 
+def signature_of(original: bytes, state: str = "valid") -> dict[str, str]:
+    """What is told of the sandbox's signature."""
+    root = etree.fromstring(original)
+    [certificate] = root.iter("{*}X509Certificate")
+    [signed_at] = root.iter("{*}SigningTime")
+    return {
+        "state": state,
+        "signer": "Ministerstwo Finansów (SANDBOX), VATPL-5260250274",
+        "signedAt": re.sub(r"\.[0-9]+", "", signed_at.text),
+        "certificateSha256": hashlib.sha256(base64.b64decode(certificate.text)).hexdigest().upper(),
+    }
+
+
 # -- the answers ----------------------------------------------------------------------------
 
 
@@ -80,6 +95,7 @@ def test_xml_in_an_envelope_holds_ksef_s_bytes_unchanged(
         "contentType": "application/xml",
         "content": base64.b64encode(original).decode(),
         "fileName": f"{number}-upo.xml",
+        "signature": signature_of(original),
     }
     assert response.headers["ETag"] == f'"{hashlib.sha256(original).hexdigest()}-json"'
     assert "Content-Disposition" not in response.headers
@@ -87,7 +103,9 @@ def test_xml_in_an_envelope_holds_ksef_s_bytes_unchanged(
     assert response.headers["Vary"] == "Accept, Authorization"
 
 
-def test_pdf_in_an_envelope_is_drawn_from_ksef_s_xml(company: Company, session: Any) -> None:
+def test_pdf_in_an_envelope_is_drawn_from_ksef_s_xml(
+    company: Company, service: Service, sandbox: Any, session: Any
+) -> None:
     number = session.ksef_numbers[1]
     response = company.get(path(session, number, "pdf"))
     content = base64.b64decode(response.json["content"], validate=True)
@@ -97,6 +115,7 @@ def test_pdf_in_an_envelope_is_drawn_from_ksef_s_xml(company: Company, session: 
         "docType": "pdf",
         "contentType": "application/pdf",
         "fileName": f"{number}-upo.pdf",
+        "signature": signature_of(upo_of_ksef(service, sandbox, session, number)),
     }
     assert response.headers["ETag"] == f'"{hashlib.sha256(content).hexdigest()}-json"'
     text = text_of(content)

@@ -442,6 +442,34 @@ class TestUpo:
         again = company.get(f"{upo}.pdf", headers={"If-None-Match": pdf.headers["ETag"]})
         assert again.status_code == 304
 
+    def test_an_archived_one_has_its_verdict(
+        self, company: Company, service: Service, control: Control
+    ) -> None:
+        session = asked(service, control, company, invoices=3)
+        page = f"/console/test/sessions/{session.reference_number}"
+        assert "signature" not in text_of(company.get(f"{page}?lang=en"))
+        assert "signer" not in text_of(company.get("/console/test?lang=en"))
+        control.fault(
+            "upo-other-signer", service="storage", path=session.invoices[1].reference_number
+        )
+        for number in session.ksef_numbers[:2]:
+            company.get(f"{page}/{number}/upo.xml")
+        shown = text_of(company.get(f"{page}?lang=en"))
+        assert (shown.count("signature valid"), shown.count("unknown signer")) == (1, 1)
+
+    def test_an_unknown_signer_is_shown_with_what_to_add(
+        self, company: Company, service: Service, control: Control
+    ) -> None:
+        newest = control.rotate_signers("test")
+        session = asked(service, control, company, invoices=2)
+        for number in session.ksef_numbers:
+            company.get(f"/console/test/sessions/{session.reference_number}/{number}/upo.xml")
+        shown = text_of(company.get("/console/test?lang=en"))
+        assert "UPO_SIGNERS_TEST" in shown
+        signer = "Ministerstwo Finansów (SANDBOX), VATPL-5260250274"
+        assert f"{newest} {signer} (2 UPOs)" in shown
+        assert newest not in text_of(company.get("/console/demo"))
+
     def test_simulation_comes_before_the_archive(
         self, company: Company, upo: str, send: Any
     ) -> None:

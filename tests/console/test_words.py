@@ -23,6 +23,7 @@ SOURCES = "\n".join(
 )
 PREFIXES = (
     "env_", "state_", "login_by_", "group_", "row_", "for_", "done_", "error_", "why_",
+    "signature_",
 )  # fmt: skip
 
 ENGLISH, POLISH = TEXTS["en"], TEXTS["pl"]

@@ -53,6 +53,7 @@ ROWS = {
     39: "PostgreSQL's answer lost after its commit",
     40: "clients that send half, never close, guess passwords",
     41: "logout beside a login, a renewal, a status check",
+    42: "UPO whose signature is broken, a stranger's or missing",
     44: "identifiers, times or keys of KSeF that cannot be",
 }
 PROJECT = Path(__file__).parents[2]

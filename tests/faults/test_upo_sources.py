@@ -1,4 +1,4 @@
-"""Rows 10 and 13 to 17 of the fault matrix: documents that are not the one asked for, or not there.
+"""Rows 10, 13 to 17 and 42 of the fault matrix: documents that are not there, or not the right one.
 
 A UPO comes by a download link, where the session was checked before, or by KSeF's API.
 """
@@ -37,6 +37,11 @@ DOCUMENTS = [
     (14, "upo-other-ksef-number", {}, INTEGRITY),
     (14, "oversize", {}, INVALID),
     (14, "gzip-bomb", {"bytes": 33 * 2**20}, INVALID),
+    (42, "upo-tampered-value", {}, INTEGRITY),
+    (42, "upo-tampered-signature", {}, INTEGRITY),
+    (42, "upo-wrapped", {}, INTEGRITY),
+    (42, "upo-two-signatures", {}, INTEGRITY),
+    (42, "upo-pretty-printed", {}, INTEGRITY),
 ]
 EACH = pytest.mark.parametrize(
     ("kind", "options", "code"),
@@ -155,6 +160,14 @@ def test_without_a_hash_it_is_archived(linked: Asker, source: str) -> None:
     assert_given(linked)
     assert sources(linked) == [f"GET 200 {source}"]
     assert linked.control.waiting_faults() == []
+
+
+@pytest.mark.fault(42)
+@pytest.mark.parametrize("kind", ["upo-other-signer", "upo-unsigned", "upo-sha1"])
+def test_link_that_gives_what_is_not_trusted_is_enough(linked: Asker, kind: str) -> None:
+    linked.control.fault(kind, service="storage")
+    assert_given(linked)
+    assert sources(linked) == [STORAGE]
 
 
 # -- 15, 16: links --------------------------------------------------------------------------

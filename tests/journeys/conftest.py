@@ -16,6 +16,8 @@ from typing import Any
 import pytest
 import requests
 
+from sandbox.control import Control
+
 PROJECT = Path(__file__).parents[2]
 
 
@@ -57,6 +59,7 @@ def running_service(
         "DATABASE_URL": database.service_dsn,
         "SECRET_KEYS": base64.b64encode(secret_key).decode(),
         **{f"KSEF_URL_{name.upper()}": f"{sandbox.url}/{name}/v2" for name in _ENVIRONMENTS},
+        **_upo_signers(sandbox.url),
         "PORT": str(port),
         "WEB_CONCURRENCY": "2",
         "WEB_THREADS": "4",
@@ -84,6 +87,13 @@ def running_service(
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+
+
+def _upo_signers(sandbox_url: str) -> dict[str, str]:
+    with Control(sandbox_url) as control:
+        return {
+            f"UPO_SIGNERS_{name.upper()}": ",".join(control.signers(name)) for name in _ENVIRONMENTS
+        }
 
 
 _ENVIRONMENTS = ("test", "demo", "prod")

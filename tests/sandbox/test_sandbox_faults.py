@@ -11,8 +11,8 @@ from urllib.parse import urlsplit
 import pytest
 import requests
 from lxml import etree
-from signxml.xades import XAdESVerifier
 
+from app.upo.signature import verify_signature
 from sandbox import fault_answers, server
 from sandbox.control import Control, ControlError
 from tests.sandbox.ksef_client import NIP, OTHER_NIP, sha256
@@ -258,10 +258,30 @@ def test_upos_of_something_else_are_signed_and_hashed_all_the_same(
     )
     assert etree.fromstring(answer.content).xpath(f"string(//{steps})") == default
     assert answer.headers["x-ms-meta-hash"] == sha256(answer.content)
-    verified = XAdESVerifier().verify(
-        answer.content, x509_cert=control.signer_certificate(), expect_references=3
-    )
-    assert len(verified) == 3
+    assert verify_signature(answer.content, control.signers("test")).state == "valid"
+
+
+@pytest.mark.parametrize(
+    ("kind", "state"),
+    [
+        ("upo-tampered-value", "broken"),
+        ("upo-tampered-signature", "broken"),
+        ("upo-wrapped", "broken"),
+        ("upo-two-signatures", "broken"),
+        ("upo-pretty-printed", "broken"),
+        ("upo-extra-transform", "unverifiable"),
+        ("upo-sha1", "unverifiable"),
+        ("upo-other-signer", "unknown_signer"),
+        ("upo-expired-signer", "unknown_signer"),
+        ("upo-unsigned", "unsigned"),
+        ("upo-ecdsa", "valid"),
+    ],
+)
+def test_upos_with_another_signature(client, control, seeded, kind, state):
+    control.fault(kind)
+    answer = client.get(upo_path(seeded))
+    assert verify_signature(answer.content, control.signers("test")).state == state
+    assert answer.headers["x-ms-meta-hash"] == sha256(answer.content)
 
 
 def test_upos_in_a_wrong_form(client, control, seeded):

@@ -5,10 +5,8 @@ from urllib.parse import urlsplit
 
 import pytest
 from lxml import etree
-from signxml import XMLVerifier
-from signxml.exceptions import InvalidSignature
-from signxml.xades import XAdESVerifier
 
+from app.upo.signature import verify_signature
 from tests.sandbox.ksef_client import NIP, OTHER_NIP, invoice_xml, sha256
 
 ISSUER = "Ministerstwo Finansów - środowisko testowe (SANDBOX)"
@@ -58,17 +56,26 @@ def test_it_is_valid_but_for_issuer_and_signature(client, control, schema):
 
 def test_its_signature_verifies_and_protects_it(client, control):
     content = client.get(upo_path(control.seed_session("test", NIP))).content
-    certificate = control.signer_certificate()
+    known = control.signers("test")
+    assert verify_signature(content, known).state == "valid"
+    assert verify_signature(content, control.signers("prod")).state == "unknown_signer"
+    changed = content.replace(NIP.encode(), OTHER_NIP.encode())
+    assert verify_signature(changed, known).state == "broken"
 
-    results = XAdESVerifier().verify(content, x509_cert=certificate, expect_references=3)
-    signed = next(r.signed_xml for r in results if r.signed_xml.tag.endswith("Potwierdzenie"))
-    assert signed.findtext("{*}NazwaPodmiotuPrzyjmujacego") == ISSUER
-    with pytest.raises(InvalidSignature):
-        XMLVerifier().verify(
-            content.replace(NIP.encode(), OTHER_NIP.encode()),
-            x509_cert=certificate,
-            expect_references=3,
-        )
+
+def test_another_signer_signs_after_a_rotation_until_reset(client, control):
+    seeded = control.seed_session("test", NIP, invoices=2)
+    known, others = control.signers("test"), control.signers("demo")
+    assert verify_signature(client.get(upo_path(seeded)).content, known[:1]).state == "valid"
+    newest = control.rotate_signers("test")
+    content = client.get(upo_path(seeded, 1)).content
+    assert verify_signature(content, known).state == "unknown_signer"
+    assert verify_signature(content, [newest]).state == "valid"
+    assert control.signers("test") == [*known, newest]
+    assert control.signers("demo") == others
+    assert len(control.signer_certificates("test")) == 3
+    control.reset()
+    assert control.signers("test") == known
 
 
 def test_it_names_what_was_asked_for(client, control):

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from io import BytesIO
 from pathlib import Path
 
@@ -16,14 +17,22 @@ from pypdf.generic import DictionaryObject
 
 from app.upo.pdf import PDF_VERSION, render_upo
 from app.upo.sheet import wrap
+from app.upo.verdict import Verdict
 from app.upo.xml import parse_upo
 from tests.upo import samples
 
 DIGEST = "0123456789abcdef" * 4
 
 
+SIGNED = Verdict(
+    "unknown_signer", "W" * 128, datetime(2026, 6, 29, 18, 12, 27, 656000, UTC), "A" * 64
+)
+
+
 def render(sample: samples.UpoSample, language: str = "pl") -> bytes:
-    return render_upo(parse_upo(sample.xml()), xml_sha256=DIGEST, language=language)
+    return render_upo(
+        parse_upo(sample.xml()), xml_sha256=DIGEST, signature=SIGNED, language=language
+    )
 
 
 def reader(sample: samples.UpoSample, language: str = "pl") -> PdfReader:
@@ -71,9 +80,11 @@ def test_other_arguments_give_another_file() -> None:
         render_upo(upo, xml_sha256=DIGEST),
         render_upo(upo, xml_sha256=DIGEST[::-1]),
         render_upo(upo, xml_sha256=DIGEST, language="en"),
+        render_upo(upo, xml_sha256=DIGEST, signature=Verdict("valid")),
+        render_upo(upo, xml_sha256=DIGEST, signature=Verdict("unsigned")),
     }
 
-    assert len(files) == 3
+    assert len(files) == 5
     with pytest.raises(KeyError):
         render_upo(upo, xml_sha256=DIGEST, language="de")
 
@@ -275,8 +286,8 @@ def test_values_at_the_limits_of_the_parser_give_a_pdf_of_whole_pages() -> None:
     assert re.findall(r"^([0-9]) MMM", text, re.MULTILINE) == ["1", "2", "3"]
     for page in pages:
         baselines = [baseline for _, _, baseline in _pieces(page)]
-        # Nothing between the foot, whose rule is at 44, and the table.
-        assert not [baseline for baseline in baselines if 34 < baseline < 50]
+        # Nothing between the foot, whose rule is at 49.5, and the table.
+        assert not [baseline for baseline in baselines if 39.5 < baseline < 55.5]
         assert min(baselines) > 20
         assert max(baselines) < 595 - 20
 

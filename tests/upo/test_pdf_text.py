@@ -10,9 +10,10 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import UTC, datetime
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 from zoneinfo import ZoneInfo
 
@@ -21,6 +22,7 @@ from pypdf import PdfReader
 
 from app.upo.labels import EnglishLabels, Labels
 from app.upo.pdf import render_upo
+from app.upo.verdict import Verdict
 from app.upo.xml import parse_upo
 from tests.upo import samples
 
@@ -186,6 +188,51 @@ def test_english_has_the_same_values_and_no_polish_label() -> None:
     for words in ("Session reference number", "Sending mode", "The official document is the XML"):
         assert without_space(words) in text
     assert "1of1" in text
+
+
+@pytest.mark.parametrize("language", ["pl", "en"])
+@pytest.mark.parametrize(
+    ("state", "polish", "english"),
+    [
+        ("valid", "prawidłowy", "valid"),
+        (
+            "unknown_signer",
+            "zgodny, podpisujący spoza listy zaufanych",
+            "fits, signer not among the trusted ones",
+        ),
+        ("unverifiable", "w nieznanej postaci, niesprawdzony", "in an unknown form, not verified"),
+        ("unsigned", "brak", "none"),
+        ("broken", "NIEZGODNY Z DOKUMENTEM", "DOES NOT FIT THE DOCUMENT"),
+    ],
+)
+def test_each_page_says_in_both_languages_what_the_signature_is(
+    language: str, state: Any, polish: str, english: str
+) -> None:
+    upo = parse_upo(samples.kinds()["page break"].xml())
+    found = Verdict(state)
+    who = ""
+    if state in ("valid", "unknown_signer"):
+        found = Verdict(
+            state,
+            "Ministerstwo Finansów, VATPL-5260250274",
+            datetime.fromisoformat("2026-12-31T23:30:00.999+00:00"),
+        )
+        who = " Ministerstwo Finansów, VATPL-5260250274, 2027-01-01 00:30:00."
+    pages = page_texts(render_upo(upo, xml_sha256="0" * 64, signature=found, language=language))
+    assert len(pages) > 1
+    sentence = f"Podpis elektroniczny: {polish}. Electronic signature: {english}.{who}"
+    assert all(sentence in page.splitlines() for page in pages)
+    plain = page_texts(render_upo(upo, xml_sha256="0" * 64, language=language))
+    assert not any("signature" in page for page in plain)
+
+
+def test_name_of_an_unknown_signer_is_cut_to_the_line() -> None:
+    upo = parse_upo(samples.upo().xml())
+    found = Verdict("unknown_signer", "Wielka Firma " * 40, datetime.now(UTC))
+    [page] = page_texts(render_upo(upo, xml_sha256="0" * 64, signature=found))
+    [line] = [line for line in page.splitlines() if "Electronic signature" in line]
+    assert "Electronic signature: fits, signer not among the trusted ones. Wielka" in line
+    assert len(line) < 300
 
 
 def test_each_label_but_the_names_is_in_english_too() -> None:

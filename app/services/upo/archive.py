@@ -1,7 +1,8 @@
 """The archive of UPOs: KSeF's signed bytes, and who was given them."""
 
 import hashlib
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -10,11 +11,21 @@ from app import errors, telemetry
 from app.account import Account
 from app.db.queries import audit as audit_queries
 from app.db.queries import upo as queries
+from app.ksef.wire import Invoice
 from app.services import outages
 from app.services.operators import audit
+from app.upo.verdict import Verdict
 from app.upo.xml import parse_upo
 
 _ROWS = 5000  # looked through by one statement
+
+
+@dataclass(frozen=True, slots=True)
+class ArchivedUpo:
+    """A document, and the verdict on its signature: None where it was not judged yet."""
+
+    content: bytes
+    signature: Verdict | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +68,9 @@ def find(account: Account, name: UpoName, doc_type: str) -> Any:
     except errors.NotWritable:
         _warn_not_audited(account)
         outages.refuse_if_simulated(account)
-        return SimpleNamespace(message=None, content=get(account, name), code=None)
+        row = account.db.run(queries.get_upo, **_where(account, name))
+        fields = row._asdict() if row else {"content": None}
+        return SimpleNamespace(**fields, message=None, code=None)
 
 
 def note_download(account: Account, name: UpoName, doc_type: str) -> None:
@@ -74,13 +87,21 @@ def note_download(account: Account, name: UpoName, doc_type: str) -> None:
         _warn_not_audited(account)
 
 
-def get(account: Account, name: UpoName) -> bytes | None:
+def get(account: Account, name: UpoName) -> ArchivedUpo | None:
     """The document from the archive; None if it is not there."""
-    content = account.db.run(queries.get_upo, **_where(account, name))
-    return bytes(content) if content is not None else None
+    row = account.db.run(queries.get_upo, **_where(account, name))
+    return archived(row) if row else None
 
 
-def put(account: Account, name: UpoName, document: bytes) -> None:
+def archived(row: Any) -> ArchivedUpo:
+    """The document of a row of `upos`."""
+    verdict = None
+    if row.signature is not None:
+        verdict = Verdict(row.signature, row.signer, row.signed_at, row.certificate_sha256)
+    return ArchivedUpo(bytes(row.content), verdict)
+
+
+def put(account: Account, name: UpoName, document: bytes, signature: Verdict) -> None:
     """Archive a checked document. If that fails, the caller still gets it."""
     try:
         account.db.run(
@@ -89,13 +110,23 @@ def put(account: Account, name: UpoName, document: bytes) -> None:
             question=name.question,
             content=document,
             sha256=hashlib.sha256(document).hexdigest(),
+            ksef_host=account.ksef_host,
+            **_columns(signature),
         )
     except errors.Unavailable:
         telemetry.warning("a UPO could not be archived", environment=account.environment)
 
 
-def pages(account: Account, reference_number: str) -> list[tuple[str, bytes]]:
-    """(reference number, XML) of a collective UPO's pages, in order; empty unless all are in it.
+def set_signature(account: Account, name: UpoName, signature: Verdict) -> None:
+    """Store the verdict on a document. If that fails, it is judged again the next time."""
+    try:
+        account.db.run(queries.set_signature, **_where(account, name), **_columns(signature))
+    except errors.Unavailable:
+        telemetry.warning("the verdict on a UPO could not be stored", **account.log_fields)
+
+
+def pages(account: Account, reference_number: str) -> list[tuple[str, ArchivedUpo]]:
+    """(reference number, document) of a collective UPO's pages, in order; empty if one is missing.
 
     Each page says how many there are.
     """
@@ -103,8 +134,8 @@ def pages(account: Account, reference_number: str) -> list[tuple[str, bytes]]:
     for row in account.db.rows(
         queries.get_pages, **account.columns, session_reference_number=reference_number
     ):
-        document = bytes(row.content)
-        page = parse_upo(document).page
+        document = archived(row)
+        page = parse_upo(document.content).page
         number, total = (page.page, page.pages) if page else (1, 1)
         found[number] = (row.page_reference_number, document)
     return [found[number] for number in sorted(found)] if len(found) == total else []
@@ -125,6 +156,63 @@ def missing(account: Account) -> Iterator[UpoName]:
         ):
             yield UpoName(session, ksef_number=ksef_number)
         after = found.last
+
+
+def _columns(signature: Verdict) -> dict[str, Any]:
+    return {
+        "signature": signature.state,
+        "signer": signature.signer,
+        "signed_at": signature.signed_at,
+        "certificate_sha256": signature.certificate_sha256,
+    }
+
+
+def walk(
+    account: Account,
+    *,
+    first_day: str = "",
+    last_day: str = "9",
+    unproven: bool = False,
+) -> Iterator[tuple[UpoName, Any]]:
+    """The archived documents of these days (YYYYMMDD), without their content: name and row.
+
+    The day is that in the KSeF number; for a page of a collective UPO, in the session's.
+    `unproven`: only those that are not known to be valid. Read by small statements.
+    """
+    after = {"reference_number": "", "ksef_number": "", "page": ""}
+    chosen = {"first_day": first_day, "last_day": last_day, "unproven": unproven}
+    while True:
+        rows = account.db.rows(
+            queries.archived_upos, **account.columns, **after, **chosen, batch=_ROWS
+        )
+        for row in rows:
+            if row.wanted:
+                yield UpoName(row.reference_number, row.ksef_number, row.page), row
+        if len(rows) < _ROWS:
+            return
+        after = {name: getattr(rows[-1], name) for name in after}
+
+
+def unknown_signers(account: Account) -> list[Any]:
+    """Rows with certificate_sha256, signer, and how many archived documents it has signed."""
+    return account.db.rows(queries.unknown_signers, **account.columns)
+
+
+def signatures(
+    account: Account, reference_number: str, invoices: Sequence[Invoice]
+) -> dict[str | None, str | None]:
+    """The verdict on the archived UPO of each of a session's invoices, by KSeF number.
+
+    None where there is none, or none in the archive.
+    """
+    numbers = [invoice.ksef_number for invoice in invoices if invoice.ksef_number]
+    rows = account.db.rows(
+        queries.signatures,
+        **account.columns,
+        session_reference_number=reference_number,
+        ksef_numbers=numbers,
+    )
+    return defaultdict(lambda: None, {row.ksef_number: row.signature for row in rows})
 
 
 def _detail(name: UpoName, doc_type: str) -> str:

@@ -12,9 +12,10 @@ from app.services import outages
 from app.services.operators.progress import Progress, Summary
 from app.services.replicas import leases, not_found
 from app.services.sessions import store
-from app.services.upo import archive
-from app.services.upo.archive import UpoName
+from app.services.upo import archive, signature
+from app.services.upo.archive import ArchivedUpo, UpoName
 from app.upo.pdf import render_upo
+from app.upo.verdict import Verdict
 from app.upo.xml import Upo, parse_upo
 
 DocType = Literal["xml", "pdf"]
@@ -28,6 +29,7 @@ class UpoFile:
     doc_type: DocType
     content: bytes
     sha256: str
+    signature: Verdict
 
 
 def fetch_upo(
@@ -43,11 +45,11 @@ def fetch_upo(
     found = archive.find(account, name, doc_type)
     outages.refuse(found if found.message is not None else None)
     if found.content is not None:
-        return _as_file(account, bytes(found.content), doc_type)
+        return _as_file(account, name, archive.archived(found), doc_type)
     not_found.raise_again(account, found if found.code is not None else None)
     document = _fetch_for_caller(account, name)
     archive.note_download(account, name, doc_type)
-    return _as_file(account, document, doc_type)
+    return _as_file(account, name, document, doc_type)
 
 
 def fetch_session_upo(
@@ -64,7 +66,15 @@ def fetch_session_upo(
         name = UpoName(reference_number, page_reference_number=page)
         document = archive.get(account, name) or _fetch_for_caller(account, name)
         documents.append((page, document))
-    files = [(page, _as_file(account, document, doc_type)) for page, document in documents]
+    files = [
+        (
+            page,
+            _as_file(
+                account, UpoName(reference_number, page_reference_number=page), document, doc_type
+            ),
+        )
+        for page, document in documents
+    ]
     archive.note_download(account, UpoName(reference_number), doc_type)
     return files
 
@@ -82,13 +92,13 @@ def archive_upos(account: Account, progress: Progress) -> Summary:
     return summary
 
 
-def _fetch_for_caller(account: Account, name: UpoName) -> bytes:
+def _fetch_for_caller(account: Account, name: UpoName) -> ArchivedUpo:
     """The document from KSeF, for an HTTP caller: it takes one of the threads that may ask KSeF."""
     with account.places.one(account.company_nip):
         return _fetch(account, name)
 
 
-def _fetch(account: Account, name: UpoName) -> bytes:
+def _fetch(account: Account, name: UpoName) -> ArchivedUpo:
     """The document from KSeF, checked, and archived unless KSeF sent a PDF instead of XML.
 
     However many ask for it, it is fetched once.
@@ -104,35 +114,34 @@ def _fetch(account: Account, name: UpoName) -> bytes:
     raise AssertionError("unreachable: the attempts end by raising")
 
 
-def _fetched(account: Account, name: UpoName) -> bytes:
+def _fetched(account: Account, name: UpoName) -> ArchivedUpo:
     with not_found.remembered(account, name.question):
-        document = _from_ksef(account, name)
+        document, verdict = _from_ksef(account, name)
     telemetry.answered_from("fresh")
     if not document.startswith(_PDF):
-        archive.put(account, name, document)
-    return document
+        archive.put(account, name, document, verdict)
+    return ArchivedUpo(document, verdict)
 
 
-def _from_ksef(account: Account, name: UpoName) -> bytes:
-    """The first document that passes the checks: by the download link, else from the API.
+def _from_ksef(account: Account, name: UpoName) -> tuple[bytes, Verdict]:
+    """The first document that passes the checks, and the verdict on its signature.
 
-    The link comes first because it costs no quota. Raises what the API's document fails in.
+    It comes by the download link, which costs no quota, else from the API. Raises what the API's
+    document fails in.
     """
     url = store.upo_link(account, name.reference_number, name.key)
     linked = account.ksef.download(url) if url else None
     if linked:
         try:
-            _check(linked, account, name)
-            return linked.content
+            return linked.content, _check(linked, account, name)
         except (errors.UpoIntegrity, errors.KsefInvalidResponse) as error:
             telemetry.warning("a UPO did not pass the checks", reason=error.detail)
     document = _by_api(account, name)
     try:
-        _check(document, account, name)
+        return document.content, _check(document, account, name)
     except (errors.UpoIntegrity, errors.KsefInvalidResponse) as error:
         telemetry.warning("a UPO did not pass the checks", reason=error.detail)
         raise
-    return document.content
 
 
 def _by_api(account: Account, name: UpoName) -> Document:
@@ -186,8 +195,8 @@ def _never_gets_upo(session: Session) -> bool:
     )
 
 
-def _check(document: Document, account: Account, name: UpoName) -> None:
-    """Raises UpoIntegrity if the document is damaged or not the one asked for.
+def _check(document: Document, account: Account, name: UpoName) -> Verdict:
+    """The verdict on its signature; UpoIntegrity if it is damaged or not the one asked for.
 
     Raises KsefInvalidResponse if it is not a readable UPO. A PDF can be checked by its hash only.
     """
@@ -197,8 +206,9 @@ def _check(document: Document, account: Account, name: UpoName) -> None:
     if document.content.startswith(_PDF):
         if expected is None:
             raise errors.KsefInvalidResponse("KSeF sent a PDF without a hash to check it against.")
-        return
+        return Verdict("unverifiable")
     _check_belongs(parse_upo(document.content), account, name)
+    return signature.judge(account, document.content)
 
 
 def _check_belongs(upo: Upo, account: Account, name: UpoName) -> None:
@@ -210,22 +220,40 @@ def _check_belongs(upo: Upo, account: Account, name: UpoName) -> None:
         raise errors.UpoIntegrity("The UPO does not hold the KSeF number asked for.")
 
 
-def _as_file(account: Account, document: bytes, doc_type: DocType) -> UpoFile:
+def _as_file(account: Account, name: UpoName, archived: ArchivedUpo, doc_type: DocType) -> UpoFile:
     """The document in the format asked for: KSeF's XML unchanged, or a PDF drawn from it.
 
     A document that is a PDF already is returned as it is; KsefInvalidResponse if XML is asked for.
     """
+    document = archived.content
+    verdict = archived.signature or signature.of_archived(account, name, document)
+    signature.refuse_if_broken(verdict)
     sha256 = hashlib.sha256(document).hexdigest()
     if document.startswith(_PDF):
         if doc_type != "pdf":
             raise errors.KsefInvalidResponse("KSeF sent a PDF instead of the UPO's XML.")
-        return UpoFile("pdf", document, sha256)
+        return UpoFile("pdf", document, sha256, verdict)
     if doc_type == "xml":
-        return UpoFile("xml", document, sha256)
-    pdf = render_upo(parse_upo(document), xml_sha256=sha256, environment=account.environment)
-    return UpoFile("pdf", pdf, hashlib.sha256(pdf).hexdigest())
+        return UpoFile("xml", document, sha256, verdict)
+    pdf = drawn(account, document, sha256, verdict)
+    return UpoFile("pdf", pdf, hashlib.sha256(pdf).hexdigest(), verdict)
+
+
+def drawn(account: Account, xml: bytes, sha256: str, verdict: Verdict) -> bytes:
+    """The PDF of an archived UPO, with what was found out about its signature."""
+    return render_upo(
+        parse_upo(xml), xml_sha256=sha256, signature=verdict, environment=account.environment
+    )
 
 
 def render(xml: bytes, *, language: str) -> bytes:
-    """The PDF of a UPO's XML, in Polish (pl) or English (en). Raises KsefInvalidResponse."""
-    return render_upo(parse_upo(xml), xml_sha256=hashlib.sha256(xml).hexdigest(), language=language)
+    """The PDF of a UPO's XML, in Polish (pl) or English (en). Raises KsefInvalidResponse.
+
+    Its signature is judged by the signers that are known without settings, of all environments.
+    """
+    return render_upo(
+        parse_upo(xml),
+        xml_sha256=hashlib.sha256(xml).hexdigest(),
+        signature=signature.verify_file(xml, ()),
+        language=language,
+    )
