@@ -190,6 +190,16 @@ class KsefError(KsefFailure):
     code, title = "ksef_error", "KSeF refused or failed"
 
 
+class SessionLost(KsefError):
+    """KSeF says that it knows no such session, which it has shown before: that passes."""
+
+    @classmethod
+    def of(cls, error: SessionNotFound, retry_after: int) -> Self:
+        """The error in place of a SessionNotFound."""
+        detail = "KSeF says that it knows no such session, which it has shown before."
+        return cls(detail, ksef=error.ksef, retry_after=retry_after)
+
+
 class KsefRateLimited(KsefFailure):
     health = KsefHealth.ANSWERING
     code, title = "ksef_rate_limited", "KSeF's quota is used up"
@@ -215,6 +225,10 @@ class Unavailable(ProxyError):
 
 class Busy(Unavailable):
     """All threads that may serve this request are busy; nothing was done for it."""
+
+
+class Vetoed(Unavailable):
+    """A rule that the ERP made in the database (trigger, constraint) refuses to change its row."""
 
 
 class BrokenOff(Unavailable):

@@ -80,6 +80,13 @@ linked_rows = Counter(
     namespace=PREFIX,
     registry=OF_THIS_PROCESS,
 )
+vetoed_rows = Counter(
+    "vetoed_rows_total",
+    "Rows of the ERP that a rule in the database keeps from being linked",
+    ("environment", "table"),
+    namespace=PREFIX,
+    registry=OF_THIS_PROCESS,
+)
 upo_signatures = Counter(
     "upo_signatures_total",
     "UPOs whose signature was judged, by the verdict",

@@ -25,6 +25,7 @@ _NOT_WRITABLE = (
     sqlstates.DiskFull,
     sqlstates.LockNotAvailable,  # somebody holds a table or a row; reading may still work
 )
+_OF_THE_ERP = ("synced_invoices", "offline_invoices")
 _OUTAGE = (psycopg2.OperationalError, psycopg2.InternalError, psycopg2.InterfaceError)
 
 
@@ -44,6 +45,10 @@ def understood(error: psycopg2.Error) -> errors.Unavailable | None:
             "the role lacks a right in the database", **seen, role=role, reason=reason
         )
         return errors.NotWritable("The database refuses the service a right.")
+    if _is_veto(error):
+        told = {"reason": error.diag.message_primary, "constraint": error.diag.constraint_name}
+        telemetry.warning("a rule in the database refuses a change", **seen, **told)
+        return errors.Vetoed("A rule in the database refuses to change an invoice row.")
     if isinstance(error, _NOT_WRITABLE):
         telemetry.warning("the database cannot be written to", **seen)
         return errors.NotWritable("The database cannot be written to.")
@@ -51,6 +56,14 @@ def understood(error: psycopg2.Error) -> errors.Unavailable | None:
         telemetry.warning("database failure", **seen)
         return errors.Unavailable("The database does not answer.")
     return None
+
+
+def _is_veto(error: psycopg2.Error) -> bool:
+    """Whether a trigger, or a constraint of the ERP's two tables, refused a change."""
+    broken = isinstance(error, sqlstates.IntegrityError)
+    by_trigger = broken and error.diag.context is not None
+    of_the_erp = broken and error.diag.table_name in _OF_THE_ERP
+    return isinstance(error, sqlstates.RaiseException) or by_trigger or of_the_erp
 
 
 def no_connection(error: psycopg2.Error, dsn: str) -> str:

@@ -40,14 +40,26 @@ SELECT
     array_agg(previous) FILTER (WHERE previous IS NOT NULL) AS replaced
 FROM linked;
 
--- name: link_offline(company_nip, environment, reference_numbers, session_reference_number)^
--- reference_numbers: the session's own and those of the invoices in it, whatever their status.
+-- name: unlinked_offline(company_nip, environment, reference_numbers, session_reference_number)
+-- The rows that `link_offline` would write.
+SELECT ksef_reference_number, invoice_number
+FROM offline_invoices
+WHERE company_nip = :company_nip
+  AND environment = :environment
+  AND ksef_reference_number = ANY (:reference_numbers)
+  AND session_reference_number IS DISTINCT FROM :session_reference_number
+ORDER BY ksef_reference_number, invoice_number;
+
+-- name: link_offline(company_nip, environment, reference_numbers, invoice_numbers, session_reference_number)^
+-- reference_numbers: the session's own and those of the invoices in it, whatever their status. invoice_numbers: only
+-- rows with these; null: all.
 WITH found AS MATERIALIZED (
     SELECT ctid, ksef_reference_number, session_reference_number AS previous
     FROM offline_invoices
     WHERE company_nip = :company_nip
       AND environment = :environment
       AND ksef_reference_number = ANY (:reference_numbers)
+      AND (:invoice_numbers::text[] IS NULL OR invoice_number = ANY (:invoice_numbers::text[]))
       AND session_reference_number IS DISTINCT FROM :session_reference_number
     ORDER BY ksef_reference_number, invoice_number
 ), linked AS (

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from datetime import date
 from typing import Any
 
@@ -65,7 +65,7 @@ def accepted(ksef_number: str, ordinal: int = 1) -> Invoice:
     )
 
 
-def duplicate(ksef_number: str, original_session: str) -> Invoice:
+def duplicate(ksef_number: str, original_session: str | None) -> Invoice:
     return structs.replace(
         accepted(ksef_number),
         reference_number=invoice_reference(f"duplicate of {ksef_number}"),
@@ -180,6 +180,90 @@ def test_duplicate_never_replaces_a_session(
     assert done == Linked(0, 0)
     assert writes.read() == []
     assert synced_sessions(database, HERE) == {number("original"): OTHER_SESSION}
+
+
+@pytest.mark.fault(37)
+@pytest.mark.parametrize("named", [SESSION, None], ids=["its own session", "no session"])
+def test_duplicate_that_names_no_other_session_links_nothing(
+    database: Any, service: Service, named: str | None
+) -> None:
+    add_synced(database, HERE, [number("original")])
+    invoices = [accepted(number(1)), duplicate(number("original"), named)]
+    assert link(service.account(*HERE), SESSION, invoices) == Linked(0, 0)
+    assert synced_sessions(database, HERE) == {number("original"): None}
+
+
+@pytest.mark.fault(37)
+def test_original_that_its_own_session_holds_is_linked_to_it(
+    database: Any, service: Service
+) -> None:
+    add_synced(database, HERE, [number("original")])
+    pages_apart = [accepted(number(i), i) for i in range(1, 1500)]
+    invoices = [duplicate(number("original"), SESSION), *pages_apart, accepted(number("original"))]
+    assert link(service.account(*HERE), SESSION, invoices) == Linked(1, 0)
+    assert synced_sessions(database, HERE) == {number("original"): SESSION}
+
+
+def refusing(database: Any, table: str, condition: str, how: str) -> None:
+    """A rule of the ERP for its own table, which the service cannot know of."""
+    database.execute(
+        f"CREATE FUNCTION veto() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
+        f" IF {condition} THEN {how}; END IF; RETURN NEW; END $$;"
+        f" CREATE TRIGGER veto BEFORE UPDATE ON {table} FOR EACH ROW EXECUTE FUNCTION veto()"
+    )
+
+
+@pytest.fixture
+def no_veto(database: Any) -> Iterator[None]:
+    yield
+    database.execute("DROP FUNCTION IF EXISTS veto CASCADE")
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        "RAISE EXCEPTION 'the books of 2022 are closed'",
+        "RAISE unique_violation USING MESSAGE = 'twice'",
+    ],
+    ids=["raise", "constraint"],
+)
+@pytest.mark.parametrize("table", [SYNCED, OFFLINE])
+def test_a_row_that_the_erp_keeps_from_being_changed_holds_up_no_other(
+    database: Any, service: Service, no_veto: None, capsys: Any, table: str, how: str
+) -> None:
+    invoices = [accepted(number(i), i) for i in range(1, 41)]
+    add_synced(database, HERE, [i.ksef_number for i in invoices])
+    add_offline(database, HERE, [SESSION, *(i.reference_number for i in invoices)])
+    column = "ksef_number" if table == SYNCED else "ksef_reference_number"
+    kept_back = [getattr(i, column.replace("ksef_ref", "ref")) for i in invoices[5:40:10]]
+    refusing(database, table, f"NEW.{column} = ANY (ARRAY{kept_back})", how)
+    telemetry.configure("INFO")
+
+    linked = link(service.account(*HERE), SESSION, invoices)
+
+    expected = (36, 41) if table == SYNCED else (40, 37)
+    assert linked == Linked(*expected)
+    left = database.execute(
+        f"SELECT {column} FROM {table} WHERE session_reference_number IS NULL ORDER BY 1"
+    )
+    assert left == [(name,) for name in sorted(kept_back)]
+    told = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    rows = [line["row"] for line in told if line["event"].startswith("a row was left unlinked")]
+    assert sorted(row.split()[0] for row in rows) == sorted(kept_back)
+    database.execute("DROP FUNCTION veto CASCADE")
+    assert sum(astuple(link(service.account(*HERE), SESSION, invoices))) == 4
+
+
+def test_a_rule_against_every_row_is_given_up_in_time(
+    database: Any, service: Service, no_veto: None
+) -> None:
+    invoices = [accepted(number(i), i) for i in range(1, 3001)]
+    add_synced(database, HERE, [i.ksef_number for i in invoices])
+    add_offline(database, HERE, [invoices[0].reference_number])
+    refusing(database, SYNCED, "true", "RAISE EXCEPTION 'never'")
+    began = time.monotonic()
+    assert link(service.account(*HERE), SESSION, invoices) == Linked(0, 1)
+    assert time.monotonic() - began < 20
 
 
 def test_duplicate_without_its_original_links_nothing(database: Any, service: Service) -> None:
@@ -653,7 +737,7 @@ class Check:
     place: Place
     session: str
     accepted: frozenset[str]
-    duplicates: dict[str, str]
+    duplicates: dict[str, str | None]
     offline: frozenset[str]
 
     @property
@@ -679,7 +763,8 @@ class Model:
             self.sessions[SYNCED, check.place, n] = check.session
         for n, original in check.duplicates.items():
             cell = (SYNCED, check.place, n)
-            if n not in check.accepted and self.sessions[cell] is None:
+            names_another = original not in (None, check.session)
+            if names_another and n not in check.accepted and self.sessions[cell] is None:
                 self.sessions[cell] = original
         for reference in {check.session, *(one.reference_number for one in check.invoices)}:
             if (OFFLINE, check.place, reference) in self.sessions:
@@ -725,7 +810,9 @@ checks = st.builds(
     place=st.sampled_from(PLACES),
     session=st.sampled_from(SESSIONS),
     accepted=st.frozensets(st.sampled_from(NUMBERS), max_size=3),
-    duplicates=st.dictionaries(st.sampled_from(NUMBERS), st.sampled_from(SESSIONS), max_size=3),
+    duplicates=st.dictionaries(
+        st.sampled_from(NUMBERS), st.sampled_from([*SESSIONS, None]), max_size=3
+    ),
     offline=st.frozensets(st.sampled_from(NUMBERS), max_size=2),
 )
 
