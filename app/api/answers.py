@@ -79,7 +79,10 @@ class DuplicateOf(Answer, kw_only=True):
     ksef_number: Annotated[str, Meta(description="KSeF number of the original invoice")]
     reference_number: Annotated[
         str | None,
-        Meta(description="Session in which the original was sent; null where KSeF names none"),
+        Meta(
+            description="Session in which the original was sent; null where KSeF names none, or "
+            "this one although it does not hold the original"
+        ),
     ]
 
 

@@ -49,7 +49,7 @@ def _answer(found: Found, zone: ZoneInfo) -> FoundAnswer:
         ],
         answers=[
             FoundInvoice(
-                **structs.asdict(invoice_answer(answer.invoice, zone)),
+                **structs.asdict(invoice_answer(answer.invoice, answer.original, zone)),
                 session_reference_number=answer.session_reference_number,
                 final=answer.final,
                 checked_at=rfc3339(answer.checked_at, zone),

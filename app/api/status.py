@@ -23,7 +23,7 @@ from app.api.schemas import SessionPath
 from app.context import account, settings
 from app.services.sessions import store
 from app.services.sessions.check import check_session
-from app.services.sessions.snapshot import Invoice, Snapshot, Status
+from app.services.sessions.snapshot import Invoice, Original, Snapshot, Status
 from app.services.sessions.store import Written
 
 FORM = 2
@@ -100,7 +100,10 @@ def written(snapshot: Snapshot, zone: ZoneInfo) -> tuple[bytes, str]:
         total_invoice_count=session.invoice_count,
         successful_invoice_count=session.successful_invoice_count,
         failed_invoice_count=session.failed_invoice_count,
-        invoices=[invoice_answer(invoice, zone) for invoice in snapshot.invoices],
+        invoices=[
+            invoice_answer(invoice, snapshot.original_of(invoice), zone)
+            for invoice in snapshot.invoices
+        ],
         final=snapshot.final,
         upo=SessionUpo(
             pages=[
@@ -125,9 +128,8 @@ def _status(status: Status) -> StatusCode:
     return StatusCode(code=status.code, description=status.description, details=status.details)
 
 
-def invoice_answer(invoice: Invoice, zone: ZoneInfo) -> SessionInvoice:
-    """One invoice of a session."""
-    original = invoice.duplicate_of
+def invoice_answer(invoice: Invoice, original: Original | None, zone: ZoneInfo) -> SessionInvoice:
+    """One invoice of a session, and the original that it repeats."""
     return SessionInvoice(
         ordinal_number=invoice.ordinal_number,
         invoice_number=invoice.invoice_number,

@@ -167,13 +167,12 @@ class Invoice(Wire, frozen=True):
 
     @property
     def duplicate_of(self) -> Original | None:
-        """The original of a duplicate, where KSeF names it whole."""
+        """The original of a duplicate, as KSeF names it: its session may be missing or wrong."""
         extensions = self.status.extensions
         if self.status.code != DUPLICATE or extensions is None:
             return None
         number = extensions.original_ksef_number
-        session = extensions.original_session_reference_number
-        return Original(number, session) if number and session else None
+        return Original(number, extensions.original_session_reference_number) if number else None
 
 
 class InvoicePage(Wire, frozen=True):

@@ -1,5 +1,6 @@
 -- name: find_invoices(company_nip, environment, ksef_number, invoice_number)
--- Kept answers that hold an invoice, by one of its numbers; the other one is null.
+-- Kept answers that hold an invoice, by one of its numbers; the other one is null. By its KSeF number its duplicates too.
+-- is_held: the session of a duplicate holds its original as well.
 SELECT
     invoice.told::text AS told,
     invoice.session_reference_number,
@@ -11,7 +12,15 @@ SELECT
           AND upos.environment = invoice.environment
           AND upos.session_reference_number = invoice.session_reference_number
           AND upos.ksef_number = invoice.ksef_number
-    ) AS upo_archived
+    ) AS upo_archived,
+    EXISTS (
+        SELECT FROM kept_invoices AS original
+        WHERE original.company_nip = invoice.company_nip
+          AND original.environment = invoice.environment
+          AND original.session_reference_number = invoice.session_reference_number
+          AND original.ksef_number = invoice.status #>> '{extensions,originalKsefNumber}'
+          AND original.status @> '{"code": 200}'
+    ) AS is_held
 FROM told_invoices AS invoice
 JOIN kept_sessions AS kept
     ON kept.company_nip = invoice.company_nip
@@ -19,9 +28,34 @@ JOIN kept_sessions AS kept
     AND kept.reference_number = invoice.session_reference_number
 WHERE invoice.company_nip = :company_nip
   AND invoice.environment = :environment
-  AND (invoice.ksef_number = :ksef_number OR invoice.invoice_number = :invoice_number)
+  AND (
+      invoice.ksef_number = :ksef_number
+      OR invoice.invoice_number = :invoice_number
+      OR invoice.status #>> '{extensions,originalKsefNumber}' = :ksef_number
+  )
 ORDER BY kept.checked_at DESC, invoice.ordinal_number
 LIMIT 100;
+
+-- name: session_of(company_nip, environment, ksef_number)$
+-- The session that holds an accepted invoice: in a kept answer, or in the company's row.
+SELECT session_reference_number
+FROM (
+    SELECT session_reference_number, 1 AS preference
+    FROM kept_invoices
+    WHERE company_nip = :company_nip
+      AND environment = :environment
+      AND ksef_number = :ksef_number
+      AND status @> '{"code": 200}'
+    UNION ALL
+    SELECT session_reference_number, 2
+    FROM synced_invoices
+    WHERE company_nip = :company_nip
+      AND environment = :environment
+      AND ksef_number = :ksef_number
+      AND session_reference_number IS NOT NULL
+) AS known
+ORDER BY preference
+LIMIT 1;
 
 -- name: find_rows(company_nip, environment, ksef_number, invoice_number)
 -- The company's own rows for an invoice, by one of its numbers.

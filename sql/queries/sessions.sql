@@ -1,7 +1,7 @@
 -- name: look(company_nip, environment, reference_number, question, form, tags, look_every)^
 -- What decides how a check of a session is answered. One row always.
 -- message, starts_at, ends_at: the simulation that is active (as `active_simulation`), or null.
--- code, detail, ksef, left_for: a 404 that is remembered for the question, or null.
+-- code, detail, ksef, may_come, left_for: a 404 that is remembered for the question, or null.
 -- final: null where no answer is kept; tag: of its body in this form; age: in seconds.
 -- unlinked: a row of the company is to be linked to the session. This is what linking would find, and cheaper. Each number
 -- is looked up by its key, whatever the planner knows of the tables: joined without statistics, 10,000 numbers take 20 s.
@@ -10,7 +10,7 @@
 -- A caller who has the answer of a big session already is spared the look for a while after the last one.
 SELECT
     simulation.message, simulation.starts_at, simulation.ends_at,
-    refusal.code, refusal.detail, refusal.ksef,
+    refusal.code, refusal.detail, refusal.ksef, refusal.may_come,
     extract(epoch FROM refusal.until - clock_timestamp())::float8 AS left_for,
     kept.final,
     CASE WHEN kept.body_form = :form THEN kept.body_tag END AS tag,
@@ -35,7 +35,7 @@ SELECT
                           LIMIT 1
                       )
                   ) OR (
-                      invoice.status #>> '{extensions,originalSessionReferenceNumber}' IS NOT NULL AND (
+                      invoice.status #>> '{extensions,originalSessionReferenceNumber}' <> :reference_number AND (
                           SELECT true FROM synced_invoices AS synced
                           WHERE (synced.company_nip, synced.environment, synced.ksef_number)
                                 BETWEEN (:company_nip, :environment, invoice.status #>> '{extensions,originalKsefNumber}')

@@ -7,7 +7,7 @@ WITH found AS MATERIALIZED (
     SELECT
         simulation.message, simulation.starts_at, simulation.ends_at,
         upos.content, upos.signature, upos.signer, upos.signed_at, upos.certificate_sha256,
-        refusal.code, refusal.detail, refusal.ksef,
+        refusal.code, refusal.detail, refusal.ksef, refusal.may_come,
         extract(epoch FROM refusal.until - clock_timestamp())::float8 AS left_for
     FROM (SELECT) AS always
     LEFT JOIN active_simulations AS simulation

@@ -644,6 +644,42 @@ def test_a_check_links_the_company_s_rows(company: Company, control: Any, databa
     assert stored(database) == linked
 
 
+@pytest.mark.fault(37)
+@pytest.mark.parametrize("named", ["own", None])
+def test_a_duplicate_tells_the_number_but_no_session_that_is_wrong(
+    company: Company, control: Any, database: Any, named: str | None
+) -> None:
+    original = ORIGINAL["originalKsefNumber"]
+    extensions = {"originalKsefNumber": original, "originalSessionReferenceNumber": None}
+    session = control.seed_session("test", NIP, invoices=[{"status": 440, **extensions}, {}])
+    control.fault(
+        "set-field",
+        path="/invoices$",
+        field="invoices.0.status.extensions.originalSessionReferenceNumber",
+        value=session.reference_number if named else None,
+        times=None,
+    )
+    add_synced(database, company.account(), [original])
+    for _ in range(3):  # KSeF's, the written one, and after a look
+        told = company.get(status_path(session)).json
+        assert told["invoices"][0]["duplicateOf"] == {
+            "ksefNumber": original,
+            "referenceNumber": None,
+        }
+    assert synced_sessions(database, company.account()) == {original: None}
+
+    found = company.get(f"/invoices/test?ksefNumber={original}").json
+    assert found["answers"][0]["sessionReferenceNumber"] == session.reference_number
+    assert found["answers"][0]["duplicateOf"]["referenceNumber"] is None
+
+    known = control.seed_session("test", NIP, invoices=[{"ksefNumber": original}])
+    control.clear_faults()
+    assert company.get(status_path(known)).status_code == 200
+    upo = company.get(f"{status_path(session)}/{original}/upo")
+    assert (upo.status_code, upo.json["code"]) == (404, "invoice_not_found")
+    assert f"Its session is {known.reference_number}." in upo.json["detail"]
+
+
 def test_a_check_touches_no_other_company_and_no_other_environment(
     company: Company, make_company: Callable[..., Company], control: Any, database: Any
 ) -> None:

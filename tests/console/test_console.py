@@ -535,21 +535,26 @@ class TestSearch:
 class TestUnlinkedRows:
     def test_of_both_tables_the_newest_first(self, company: Company, database: Any) -> None:
         add_offline(database, company.account(), ["20260101-SO-X-Y-1", "20260101-SO-X-Y-2"])
-        add_synced(database, company.account(), ["linked"], session="20260101-SO-X-Y-3")
+        add_synced(
+            database,
+            company.account(),
+            ["5265877635-20260101-ABCDEF-11"],
+            session="20260101-SO-X-Y-3",
+        )
         text = text_of(company.get("/console/test/unlinked?lang=en"))
         assert "2 rows" in text
         assert "OFF/0" in text
-        assert "FV/linked" not in text
+        assert "FV/5265877635" not in text
 
     def test_only_the_newest_are_looked_through(
         self, service: Service, company: Company, database: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(console, "NEWEST", 1)
-        add_synced(database, company.account(), ["old"])
+        add_synced(database, company.account(), ["5265877635-20250101-ABCDEF-13"])
         database.execute("UPDATE synced_invoices SET created_at = now() - interval '1 year'")
         database.execute(
             "INSERT INTO synced_invoices (company_nip, environment, ksef_number, invoice_number)"
-            f" VALUES ('{company.nip}', 'test', 'new', 'FV/new')"
+            f" VALUES ('{company.nip}', 'test', '5265877635-20250101-ABCDEF-14', 'FV/new')"
         )
         page = console.unlinked(company.account(), skip=0, take=10)
         assert [row.invoice_number for row in page.entries] == ["FV/new"]

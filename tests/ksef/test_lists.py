@@ -116,12 +116,14 @@ def test_quota_of_all_pages_is_set_aside_first(
     assert company.noted[0] == ("reserve", LISTS, units)
 
 
+@pytest.mark.fault(36)
 def test_the_lists_of_the_largest_session_fit_our_share_of_a_minute() -> None:
     """Else the largest sessions could never be listed."""
     share = Settings.__dataclass_fields__["quota_share"].default
     assert pages_of(LARGEST_SESSION) <= int(share * limits.PUBLISHED[LISTS].per_minute)
 
 
+@pytest.mark.fault(36)
 def test_a_session_beyond_the_published_limit_is_read_whole(
     pages: Callable[..., None], client: Client
 ) -> None:
@@ -141,6 +143,7 @@ def test_more_than_can_be_listed_in_an_hour_breaks_the_contract_and_costs_no_quo
     assert len(ksef.calls) == 0
 
 
+@pytest.mark.fault(36)
 def test_a_page_longer_than_json_is_read_and_one_too_long_in_smaller_pages(
     ksef: responses.RequestsMock, client: Client, company: Company
 ) -> None:

@@ -469,12 +469,14 @@ class TestNumbers:
         assert wire.Status(code).is_final is final
 
 
-@pytest.mark.parametrize("missing", ["originalKsefNumber", "originalSessionReferenceNumber"])
-def test_a_duplicate_without_its_whole_original_names_none(missing: str) -> None:
+def test_a_duplicate_names_its_original_as_far_as_ksef_does() -> None:
     assert read(wire.Invoice, answers.duplicate()).duplicate_of == wire.Original(
         answers.KSEF_NUMBER, "20250826-SO-0123456789-ABCDEF0123-4F"
     )
-    body = without(answers.duplicate(), "status", "extensions", missing)
+    body = without(answers.duplicate(), "status", "extensions", "originalSessionReferenceNumber")
+    original = wire.Original(answers.KSEF_NUMBER, None)
+    assert read(wire.Invoice, body).duplicate_of == original
+    body = without(answers.duplicate(), "status", "extensions", "originalKsefNumber")
     assert read(wire.Invoice, body).duplicate_of is None
     bare = without(answers.duplicate(), "status", "extensions")
     assert read(wire.Invoice, bare).duplicate_of is None

@@ -6,7 +6,8 @@ A question is a text like `session 20260915-SO-…`; the answer that is remember
 import dataclasses
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from datetime import date, datetime
 from typing import Any
 
 import msgspec
@@ -36,9 +37,9 @@ def repeat(account: Account, question: str) -> None:
 
 
 def raise_again(account: Account, row: Any) -> None:
-    """Raise the 404 of a row (code, detail, ksef, left_for); nothing for None."""
+    """Raise the 404 of a row (code, detail, ksef, may_come, left_for); nothing for None."""
     if row is not None:
-        raise _error(account, row.code, row.detail, row.ksef, row.left_for)
+        raise _error(row.code, row.detail, row.ksef, _may_come(account, row), row.left_for)
 
 
 def _keep(account: Account, question: str, error: errors.Missing) -> errors.Missing:
@@ -46,29 +47,46 @@ def _keep(account: Account, question: str, error: errors.Missing) -> errors.Miss
     ksef = dataclasses.asdict(error.ksef) if error.ksef else {}
     timing = account.timing
     least, most = timing.refusal_least, timing.refusal_most
+    may_come = None if isinstance(error, errors.SessionNotFound) else False
+    if isinstance(error, errors.UpoNotAvailable):
+        may_come = not isinstance(error, errors.NoUpoEver)
     if isinstance(error, errors.NoUpoEver):
         least = most = timing.refusal_lasting
-    left_for = account.db.run(
+    kept = account.db.run(
         queries.put,
         **account.columns,
         question=question,
         code=error.code,
         detail=error.detail,
         ksef=msgspec.json.encode(ksef).decode(),
+        may_come=may_come,
+        dated=_date_in(question),
         least=least,
         most=most,
     )
-    return _error(account, error.code, error.detail, ksef, left_for)
+    return _error(error.code, error.detail, ksef, kept.may_come, kept.left_for)
+
+
+def _date_in(question: str) -> date | None:
+    """The date with which the reference number in a question begins, if it is one."""
+    for word in question.split():
+        with suppress(ValueError):
+            return datetime.strptime(word[:8], "%Y%m%d").date()  # noqa: DTZ007 - Poland's date
+    return None
+
+
+def _may_come(account: Account, row: Any) -> bool:
+    """Whether asking again may help. Version 0.1.0 kept for so long what will never come."""
+    if row.may_come is None:
+        short: bool = row.left_for <= account.timing.refusal_most
+        return short and row.code == errors.UpoNotAvailable.code
+    return bool(row.may_come)
 
 
 def _error(
-    account: Account, code: str, detail: str, ksef: dict[str, Any], left_for: float
+    code: str, detail: str, ksef: dict[str, Any], may_come: bool, left_for: float
 ) -> errors.Missing:
-    kind = _KINDS[code]
-    # No other 404 is kept for so long: it is one of NoUpoEver.
-    is_for_good = left_for > account.timing.refusal_most
-    may_come = kind is errors.UpoNotAvailable and not is_for_good
-    return kind(
+    return _KINDS[code](
         detail,
         ksef=errors.KsefAnswer(**ksef) if ksef else None,
         retry_after=max(1, math.ceil(left_for)) if may_come else None,

@@ -41,8 +41,10 @@ def plan(known: Snapshot | None, session: Session, timing: Timing, lists_used: f
         return Plan("keep" if known and known.invoices and not session.counted else "none")
     if known is None or not known.listed:
         return Plan("list")
+    if session == known.session and session.status.is_final and known.fits and not known.incomplete:
+        return Plan("single")
     if _needs_list(known, session):
-        ended = session.status.is_final and not known.session.status.is_final
+        ended = session.status.is_final and session.status.code != known.session.status.code
         waited = (known.listed_for or 0.0) >= _pause(known, session, timing, lists_used)
         return Plan("list" if ended or waited else "keep")
     return Plan("single", known.moving)
@@ -76,17 +78,29 @@ def _pause(known: Snapshot, session: Session, timing: Timing, used: float) -> fl
 def ask(account: Account, reference_number: str, known: Snapshot | None) -> Snapshot:
     """A consistent snapshot: a new one, or `known` itself where the list has to wait.
 
-    Raises SessionNotFound, KsefRateLimited and what a call to KSeF raises. Of a session that is
-    known, it is stored when KSeF was asked, also where that was in vain.
+    Raises SessionNotFound for a session that KSeF has never shown, KsefRateLimited and what a call
+    to KSeF raises. Of a session that is known, it is stored when KSeF was asked, also where that
+    was in vain: KSeF may say for a moment that it does not know it.
     """
     if known is None:  # a status is of no use if the list of invoices cannot follow
         account.ksef.require_list()
-    session, checked_at = _status(account, reference_number)
+    try:
+        session, checked_at = _status(account, reference_number)
+    except errors.SessionNotFound:
+        if known is None:
+            raise
+        _mark_asked(account, known, account.calls.turn_at)
+        return known
     try:
         invoices, listed = _invoices(account, reference_number, known, session)
     except errors.KsefRateLimited:
         _mark_asked(account, known, checked_at)
         raise
+    except errors.SessionNotFound as error:
+        if known is None:
+            raise errors.SessionLost.of(error, account.timing.retry_after) from error
+        _mark_asked(account, known, checked_at)
+        return known
     if invoices is None and known:
         _mark_asked(account, known, checked_at)
         return known
@@ -155,7 +169,7 @@ def _caught_up(account: Account, snapshot: Snapshot) -> Snapshot:
     """
     try:
         session, _ = _status(account, snapshot.reference_number)
-    except errors.KsefRateLimited:
+    except (errors.KsefRateLimited, errors.SessionNotFound):
         session = snapshot.session
     newer = replace(snapshot, session=session)
     if newer.fits or session.status.is_final:
@@ -172,7 +186,7 @@ def _listed_again(account: Account, snapshot: Snapshot, known: Snapshot | None) 
         return snapshot
     try:
         invoices = _list(account, snapshot.reference_number, snapshot.session)
-    except errors.KsefRateLimited:
+    except (errors.KsefRateLimited, errors.SessionNotFound):
         return snapshot
     return replace(snapshot, invoices=invoices, listed=True)
 

@@ -8,9 +8,12 @@ from functools import cached_property
 
 from app.ksef.wire import SUCCESS, Session
 from app.ksef.wire import Invoice as Invoice
+from app.ksef.wire import Original as Original
 from app.ksef.wire import Status as Status
 from app.settings import Timing
 
+_UNKNOWN_ERROR = 500
+_MAY_END_WELL = 24 * 3600.0  # seconds
 _OPEN = 100  # a session that takes invoices: batches stand at it until they are uploaded
 
 
@@ -43,7 +46,12 @@ class Snapshot:
 
     @cached_property
     def final(self) -> bool:
-        """Whether nothing in it will change: its code is final, and counts and list agree."""
+        """Whether nothing in it will change: its code is final, and counts and list agree.
+
+        KSeF's "unknown error" has been seen to end well; it is final after a day without a change.
+        """
+        if self.session.status.code == _UNKNOWN_ERROR and self.unchanged_for < _MAY_END_WELL:
+            return False
         return self.session.status.is_final and self.fits
 
     @property
@@ -66,9 +74,20 @@ class Snapshot:
         return [invoice.status.code for invoice in self.invoices].count(SUCCESS)
 
     @cached_property
+    def accepted_numbers(self) -> frozenset[str | None]:
+        """The KSeF numbers of the invoices that KSeF accepted."""
+        return frozenset(one.ksef_number for one in self.invoices if one.is_accepted)
+
+    @cached_property
     def moving(self) -> list[Invoice]:
         """The invoices that KSeF still works on."""
         return [invoice for invoice in self.invoices if invoice.status.code < SUCCESS]
+
+    def original_of(self, invoice: Invoice) -> Original | None:
+        """The original that one of its invoices repeats."""
+        original = invoice.duplicate_of
+        is_held = original is not None and original.ksef_number in self.accepted_numbers
+        return original_of(invoice, self.reference_number, is_held=is_held)
 
     def fresh_for(self, timing: Timing, used_share: float) -> float:
         """For how many seconds after asking KSeF it counts as fresh, if it is not final.
@@ -88,6 +107,17 @@ class Snapshot:
     def with_next_check(self, fresh_for: float) -> "Snapshot":
         """The same, with `next_check_after`: whole seconds, at least 1, until it is not fresh."""
         return replace(self, next_check_after=max(1, math.ceil(fresh_for - self.asked_ago)))
+
+
+def original_of(invoice: Invoice, session: str, *, is_held: bool) -> Original | None:
+    """The original of a duplicate in a session. `is_held`: this session holds it, as accepted.
+
+    KSeF at times names the duplicate's own session, although that does not hold the number.
+    """
+    original = invoice.duplicate_of
+    if original and original.session_reference_number == session and not is_held:
+        return Original(original.ksef_number, None)
+    return original
 
 
 def stretched(used_share: float) -> float:

@@ -11,7 +11,7 @@ from app.ksef.wire import Session
 from app.services import outages
 from app.services.operators.progress import Progress, Summary
 from app.services.replicas import leases, not_found
-from app.services.sessions import store
+from app.services.sessions import search, store
 from app.services.upo import archive, signature
 from app.services.upo.archive import ArchivedUpo, UpoName
 from app.upo.pdf import render_upo
@@ -145,12 +145,17 @@ def _from_ksef(account: Account, name: UpoName) -> tuple[bytes, Verdict]:
 
 
 def _by_api(account: Account, name: UpoName) -> Document:
-    if not name.ksef_number:
-        return account.ksef.upo_page(name.reference_number, name.page_reference_number)
     try:
+        if not name.ksef_number:
+            return account.ksef.upo_page(name.reference_number, name.page_reference_number)
         return account.ksef.upo(name.reference_number, name.ksef_number)
+    except errors.SessionNotFound as error:
+        if store.load(account, name.reference_number):
+            raise errors.SessionLost.of(error, account.timing.retry_after) from error
+        raise
     except errors.UpoNotAvailable as error:
-        _raise_if_not_in_session(account, name, error)
+        if name.ksef_number:
+            _raise_if_not_in_session(account, name, error)
         raise
 
 
@@ -162,10 +167,10 @@ def _raise_if_not_in_session(
     if kept is None or not kept.final:
         return
     if all(i.ksef_number != name.ksef_number or not i.is_accepted for i in kept.invoices):
-        raise errors.InvoiceNotFound(
-            "The session is finished and holds no accepted invoice with this KSeF number.",
-            ksef=error.ksef,
-        ) from error
+        detail = "The session is finished and holds no accepted invoice with this KSeF number."
+        if session := search.session_of(account, name.ksef_number):
+            detail += f" Its session is {session}."
+        raise errors.InvoiceNotFound(detail, ksef=error.ksef) from error
 
 
 def _page_references(account: Account, reference_number: str) -> list[str]:
@@ -176,7 +181,12 @@ def _page_references(account: Account, reference_number: str) -> list[str]:
     question = f"pages {reference_number}"
     not_found.repeat(account, question)
     with account.places.one(account.company_nip), not_found.remembered(account, question):
-        return _references_in(account.ksef.session_status(reference_number))
+        try:
+            return _references_in(account.ksef.session_status(reference_number))
+        except errors.SessionNotFound as error:
+            if kept is None:
+                raise
+            raise errors.SessionLost.of(error, account.timing.retry_after) from error
 
 
 def _references_in(session: Session) -> list[str]:

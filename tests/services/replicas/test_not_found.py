@@ -8,7 +8,7 @@ import pytest
 from app import errors
 from app.services.replicas import not_found
 from app.services.sessions.check import check_session
-from app.services.upo.fetch import fetch_upo
+from app.services.upo.fetch import fetch_session_upo, fetch_upo
 from tests.services.conftest import STATUS, Asking
 
 UNKNOWN = "20260101-SO-0123456789-0123456789-01"
@@ -105,6 +105,32 @@ def test_upo_that_may_come_tells_when_to_ask_again(asking: Asking) -> None:
             fetch_upo(asking.account, session.reference_number, NUMBER, "xml")
         assert caught.value.retry_after == 5
     assert asking.counts() == {UPO: 1}
+
+
+def test_what_will_never_come_is_told_so_up_to_its_last_moment(asking: Asking) -> None:
+    session = asking.seed(kind="batch", state="failed", code=445)
+    asking.check(session)
+    kept = "UPDATE kept_refusals SET until = now() + interval '3 seconds'"
+    for _ in range(2):
+        with pytest.raises(errors.UpoNotAvailable) as caught:
+            fetch_session_upo(asking.account, session.reference_number, "xml")
+        assert caught.value.retry_after is None
+        asking.database.execute(kept)
+
+
+@pytest.mark.parametrize(("left", "may_come"), [("50 seconds", True), ("1 hour", False)])
+def test_what_0_1_0_remembers_is_told_as_it_told_it(
+    asking: Asking, left: str, may_come: bool
+) -> None:
+    session = asking.seed()
+    with pytest.raises(errors.UpoNotAvailable):
+        fetch_upo(asking.account, session.reference_number, NUMBER, "xml")
+    asking.database.execute(
+        f"UPDATE kept_refusals SET may_come = NULL, until = now() + interval '{left}'"
+    )
+    with pytest.raises(errors.UpoNotAvailable) as caught:
+        fetch_upo(asking.account, session.reference_number, NUMBER, "xml")
+    assert (caught.value.retry_after is not None) is may_come
 
 
 def test_number_that_a_finished_session_does_not_hold(asking: Asking) -> None:

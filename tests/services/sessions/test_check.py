@@ -4,7 +4,9 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import replace
+from datetime import datetime, timedelta
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 
@@ -15,6 +17,7 @@ from app.services.login import session as login
 from app.services.operators import quotas
 from app.services.replicas import quota
 from app.services.replicas.leases import try_lease
+from app.services.sessions.check import check_session
 from tests.rows import add_synced, synced_sessions
 from tests.services.conftest import INVOICE, LISTING, STATUS, Asking
 
@@ -70,7 +73,7 @@ def test_final_answer_is_never_asked_for_again(asking: Asking, database: Any) ->
     }
 
 
-@pytest.mark.parametrize("code", [405, 415, 445, 500])
+@pytest.mark.parametrize("code", [405, 415, 445])
 def test_failed_session_is_final(asking: Asking, code: int) -> None:
     session = asking.seed(kind="batch", state="failed", code=code)
     assert asking.check(session).final
@@ -78,6 +81,101 @@ def test_failed_session_is_final(asking: Asking, code: int) -> None:
     asking.age(3600)
     assert asking.check(session).session.status.code == code
     assert asking.counts() == {}
+
+
+def test_unknown_error_is_asked_after_for_a_day(asking: Asking) -> None:
+    """KSeF's 500 has been seen to end well."""
+    session = asking.seed(kind="batch", state="failed", code=500)
+    assert not asking.check(session).final
+    asking.counts()
+    for hours in range(1, 24):
+        asking.age(3600)
+        answer = asking.check(session)
+        assert (answer.final, answer.session.status.code) == (False, 500), hours
+        assert asking.counts() == {STATUS: 1}
+    asking.age(3601)
+    assert asking.check(session).final
+    asking.age(3600)
+    assert asking.check(session).final
+    assert asking.counts() == {}
+
+
+def test_unknown_error_that_ends_well_is_listed_and_linked(asking: Asking) -> None:
+    session = asking.seed(kind="batch", invoices=2)
+    add_synced(asking.database, asking.account, session.ksef_numbers)
+    answer_once(asking, "status.code", 500)
+    answer_once(asking, "status.code", 500)
+    assert not asking.check(session).final
+    asking.control.clear_faults()
+    asking.age(3600)
+    answer = asking.check(session)
+    assert (answer.final, answer.session.status.code) == (True, 200)
+    assert set(synced_sessions(asking.database, asking.account).values()) == {
+        session.reference_number
+    }
+
+
+def forget(asking: Asking, path: str, times: int | None = None) -> None:
+    """KSeF says that it knows no such session."""
+    asking.control.fault("ksef-error", path=path, code=21173, times=times)
+
+
+@pytest.mark.fault(35)
+@pytest.mark.parametrize("path", ["/sessions/[^/]+$", "/sessions/[^/]+/invoices$"])
+def test_a_session_that_was_shown_is_not_unknown(asking: Asking, path: str) -> None:
+    """It is given as it was, and KSeF is asked again in a while."""
+    session = asking.seed(state="moving", invoices=[{}])
+    before = asking.check(session)
+    asking.control.add_invoices("test", session.reference_number, 1)
+    asking.age(100)
+    forget(asking, path)
+    answer = asking.check(session)
+    assert [i.reference_number for i in answer.invoices] == [
+        i.reference_number for i in before.invoices
+    ]
+    assert answer.age >= 100
+    assert answer.next_check_after
+    asking.counts()
+    asking.check(session)
+    assert asking.counts() == {}
+    asking.control.clear_faults()
+    asking.age(100)
+    assert len(asking.check(session).invoices) == 2
+
+
+@pytest.mark.fault(35)
+def test_a_session_whose_list_is_unknown_is_a_502(asking: Asking) -> None:
+    session = asking.seed(invoices=2)
+    forget(asking, "/sessions/[^/]+/invoices$")
+    for _ in range(2):
+        with pytest.raises(errors.SessionLost) as lost:
+            asking.check(session)
+        assert lost.value.retry_after
+        assert lost.value.ksef.code == 21173
+    asking.control.clear_faults()
+    assert asking.check(session).final
+
+
+@pytest.mark.fault(35)
+@pytest.mark.parametrize(
+    ("days", "may_come"), [(0, True), (-1, True), (-2, False), (-400, False), (30, False)]
+)
+def test_an_unknown_session_of_today_may_still_come(
+    asking: Asking, days: int, may_come: bool
+) -> None:
+    today = datetime.now(ZoneInfo("Europe/Warsaw")).date() + timedelta(days=days)
+    reference = f"{today:%Y%m%d}-SO-0123456789-ABCDEF0123-4F"
+    for _ in range(2):  # KSeF's answer, then the remembered one
+        with pytest.raises(errors.SessionNotFound) as unknown:
+            check_session(asking.account, reference)
+        assert (unknown.value.retry_after is not None) is may_come
+
+
+@pytest.mark.fault(35)
+def test_an_unknown_session_with_an_impossible_date_will_not_come(asking: Asking) -> None:
+    with pytest.raises(errors.SessionNotFound) as unknown:
+        check_session(asking.account, "20261399-SO-0123456789-ABCDEF0123-4F")
+    assert unknown.value.retry_after is None
 
 
 def answer_once(asking: Asking, field: str, value: Any) -> None:
