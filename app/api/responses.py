@@ -21,6 +21,11 @@ def json_response(
     return Response(msgspec.json.encode(body), status=status, mimetype=mimetype, headers=headers)
 
 
+def is_known(tag: str) -> bool:
+    """Whether If-None-Match names this ETag, so that the answer needs no body."""
+    return request.if_none_match.contains_weak(tag)
+
+
 def conditional(response: Response) -> Response:
     """The response, or a 304 where If-None-Match names its ETag.
 
