@@ -358,6 +358,7 @@ def test_data_of_another_user_is_refused(folder: Path) -> None:
         os.chown(data, before.st_uid, before.st_gid)
 
 
+@pytest.mark.slow
 @as_root
 def test_binaries_out_of_reach_are_copied_once(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(postgres, "_ELSEWHERE", base)
