@@ -261,6 +261,7 @@ def test_403_of_ksef_tells_its_reason(company: Company, control: Any, path: Any)
         ("/invoices", "invoices.0.ordinalNumber", 2**63),
         ("/invoices", "invoices.0.status.code", "200"),
         ("/sessions/[^/]*$", "dateCreated", "yesterday"),
+        ("/sessions/[^/]*$", "upo.pages.0.referenceNumber", "../../etc/x"),
         ("/sessions/[^/]*$", "invoiceCount", -(2**40)),
     ],
 )
