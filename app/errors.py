@@ -159,6 +159,13 @@ class KsefOutage(ProxyError):
     status, code, title = 409, "ksef_outage", "KSeF is down"
 
 
+# Of KSeF's statuses and codes, those that the same question gets again: a right or an address is
+# refused, what is asked for is gone; the login's document or signature, or the input, is not valid,
+# the person has died.
+LASTING_STATUSES = frozenset({403, 410})
+LASTING_CODES = frozenset({9101, 9102, 9103, 9105, 21308, 21405})
+
+
 class KsefFailure(ProxyError):
     """A call to KSeF failed; `health` is what that tells about KSeF as a whole."""
 
@@ -179,10 +186,12 @@ class KsefFailure(ProxyError):
     def may_pass(self) -> bool:
         """Whether asking again for the same, later, may be answered differently.
 
-        Not where KSeF refuses a right or an address (403) or no longer has what is asked for (410);
-        a block by its firewall ends by itself.
+        A block by KSeF's firewall, a 403 too, ends by itself: it has its `retry_after`.
         """
-        lasting = self.ksef is not None and self.ksef.http_status in (403, 410)
+        said = self.ksef
+        lasting = said is not None and (
+            said.http_status in LASTING_STATUSES or said.code in LASTING_CODES
+        )
         return self.retry_after is not None or not lasting
 
 

@@ -49,6 +49,11 @@ def _wrong(error: Exception) -> Response:
     return json_response({"error": str(error)}, 400)
 
 
+@control.errorhandler(OverflowError)
+def _too_far(_error: OverflowError) -> Response:
+    return json_response({"error": "so many seconds lead beyond the calendar"}, 400)
+
+
 @control.errorhandler(NotFound)
 def _missing(error: NotFound) -> Response:
     return json_response({"error": f"{error.description} does not exist"}, 404)
@@ -241,7 +246,10 @@ def _change_outcome(
 def _fingerprint(order: orders.CredentialChange) -> str | None:
     """The SHA-256 of the certificate that the order names, in capital hex digits."""
     if order.certificate is not None:
-        certificate = x509.load_pem_x509_certificate(order.certificate.encode())
+        try:
+            certificate = x509.load_pem_x509_certificate(order.certificate.encode())
+        except ValueError:
+            raise ValueError("certificate: a certificate in PEM is expected") from None
         return certificate.fingerprint(hashes.SHA256()).hex().upper()
     if order.fingerprint is None:
         return None
