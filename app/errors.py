@@ -19,6 +19,7 @@ Errors are raised where they are understood and turned into HTTP in one place
     ├── KsefOutage              409 ksef_outage
     ├── KsefFailure             502
     │   ├── KsefError               ksef_error
+    │   │   └── SessionLost             it was shown before: that passes
     │   ├── KsefRateLimited         ksef_rate_limited
     │   ├── KsefUnreachable         ksef_unreachable
     │   ├── KsefInvalidResponse     ksef_invalid_response
@@ -26,6 +27,7 @@ Errors are raised where they are understood and turned into HTTP in one place
     └── Unavailable             503 unavailable
         ├── Busy                    no thread was free: nothing was done
         ├── BrokenOff               PostgreSQL ended the transaction: may be retried
+        ├── Vetoed                  a rule of the ERP keeps its row from being changed
         └── NotWritable             the database cannot be written to
 
     OperatorError: a command cannot be carried out; never reaches HTTP.

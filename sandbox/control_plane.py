@@ -45,13 +45,10 @@ def _refuse_strangers() -> Response | None:
 
 @control.errorhandler(msgspec.DecodeError)
 @control.errorhandler(ValueError)
-def _wrong(error: Exception) -> Response:
-    return json_response({"error": str(error)}, 400)
-
-
 @control.errorhandler(OverflowError)
-def _too_far(_error: OverflowError) -> Response:
-    return json_response({"error": "so many seconds lead beyond the calendar"}, 400)
+def _wrong(error: Exception) -> Response:
+    beyond = "so many seconds lead beyond the calendar"
+    return json_response({"error": beyond if isinstance(error, OverflowError) else str(error)}, 400)
 
 
 @control.errorhandler(NotFound)

@@ -1,15 +1,15 @@
 S=http://127.0.0.1:8090
 R=20260115-SO-0123456789-ABCDEF0123-4F
 curl -fsS -d '{"nip": "5265877635", "referenceNumber": "20260115-SO-0123456789-ABCDEF0123-4F", "dateCreated": "2026-01-15T12:00:00+01:00", "invoices": [{}, {"status": 440}, {"status": 430}]}' $S/_sandbox/test/sessions
-# A duplicate whose first session KSeF does not name
+# A duplicate whose first session KSeF does not name -> 200, referenceNumber null
 curl -fsS -d '{"fault": {"kind": "drop-field", "field": "invoices.1.status.extensions.originalSessionReferenceNumber"}, "path": "/invoices$"}' $S/_sandbox/faults
-# A duplicate that names the very session it is in
+# A duplicate that names the very session it is in -> 200, referenceNumber null
 curl -fsS -d '{"fault": {"kind": "set-field", "field": "invoices.1.status.extensions.originalSessionReferenceNumber", "value": "20260115-SO-0123456789-ABCDEF0123-4F"}, "path": "/invoices$"}' $S/_sandbox/faults
 # A rejected invoice, and why; KSeF does not tell its invoiceNumber -> 200
 curl -fsS -X PATCH -d '{"status": 430, "details": ["Element NIP: nieprawidłowa wartość."]}' $S/_sandbox/test/sessions/$R/invoices/3
 # Texts that are empty or none, a time of the year 1 -> 200
 curl -fsS -d '{"fault": {"kind": "set-field", "field": "invoices.0.status.details", "value": [null, ""]}, "path": "/invoices$"}' $S/_sandbox/faults
-# The list does not know a session that its status has just shown
+# The list does not know a session that its status has just shown -> 502 ksef_error, retryAfter
 curl -fsS -d '{"fault": {"kind": "ksef-error", "code": 21173}, "path": "/invoices$"}' $S/_sandbox/faults
 # An input that KSeF does not take, with details -> 404 session_not_found, ksef.details
 curl -fsS -d '{"fault": {"kind": "ksef-error", "code": 21405, "details": ["Numer referencyjny ma nieprawidłową długość."]}, "path": "/sessions/"}' $S/_sandbox/faults
