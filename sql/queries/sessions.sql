@@ -179,6 +179,7 @@ WHERE company_nip = :company_nip
 -- its way while the older one was confirmed replaces it.
 -- is_known: it is the next one to an answer that was loaded; nothing is stored where that was purged meanwhile.
 -- completes: it is the stored final answer itself, with more of its invoices.
+-- Version 0.1.0 stored every "unknown error" (500) as final, though some end well: newer answers replace those, too.
 -- Returns how many sessions were stored: one or none.
 -- changed, listed: whether it differs from the stored one, and whether its invoices were listed.
 -- invoices: those that are new or differ, as a JSON list, as KSeF told them; invoice_links: the sealed download link of
@@ -211,7 +212,11 @@ WITH forgotten AS (
         changed_at = CASE WHEN :changed THEN excluded.checked_at ELSE kept.changed_at END,
         listed_at = coalesce(excluded.listed_at, kept.listed_at)
     WHERE kept.changed_at <= excluded.checked_at
-      AND (NOT kept.final OR (:completes AND kept.checked_at = excluded.checked_at))
+      AND (
+          NOT kept.final
+          OR kept.session #>> '{status,code}' = '500'
+          OR (:completes AND kept.checked_at = excluded.checked_at)
+      )
     RETURNING kept.reference_number
 ), dropped AS (
     DELETE FROM kept_invoices AS invoice USING stored

@@ -115,6 +115,36 @@ def test_unknown_error_that_ends_well_is_listed_and_linked(asking: Asking) -> No
     }
 
 
+def test_unknown_error_that_version_0_1_0_kept_as_final_may_end_well(asking: Asking) -> None:
+    """It marked every 500 as final. The good end is stored all the same, and asked for once."""
+    session = asking.seed(kind="batch", invoices=2)
+    answer_once(asking, "status.code", 500)
+    answer_once(asking, "status.code", 500)
+    assert asking.check(session).session.status.code == 500
+    asking.database.execute("UPDATE kept_sessions SET final = true")
+    asking.control.clear_faults()
+    asking.age(3600)
+    assert asking.check(session).session.status.code == 200
+    asking.counts()
+    asking.age(86400 * 2)
+    answer = asking.check(session)
+    assert (answer.final, answer.session.status.code) == (True, 200)
+    assert asking.counts() == {}
+
+
+def test_unknown_error_that_version_0_1_0_kept_as_final_is_not_asked_after_by_every_check(
+    asking: Asking,
+) -> None:
+    session = asking.seed(kind="batch", state="failed", code=500)
+    asking.check(session)
+    asking.database.execute("UPDATE kept_sessions SET final = true")
+    asking.age(3600)
+    asking.counts()
+    for _ in range(3):
+        assert asking.check(session).session.status.code == 500
+    assert asking.counts() == {STATUS: 1}
+
+
 def forget(asking: Asking, path: str, times: int | None = None) -> None:
     """KSeF says that it knows no such session."""
     asking.control.fault("ksef-error", path=path, code=21173, times=times)
