@@ -35,7 +35,8 @@ SELECT
                           LIMIT 1
                       )
                   ) OR (
-                      invoice.status #>> '{extensions,originalSessionReferenceNumber}' <> :reference_number AND (
+                      invoice.status @> '{"code": 440}'
+                      AND invoice.status #>> '{extensions,originalSessionReferenceNumber}' <> :reference_number AND (
                           SELECT true FROM synced_invoices AS synced
                           WHERE (synced.company_nip, synced.environment, synced.ksef_number)
                                 BETWEEN (:company_nip, :environment, invoice.status #>> '{extensions,originalKsefNumber}')
