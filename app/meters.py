@@ -152,8 +152,8 @@ def signatures_counted(environments: Iterable[str]) -> None:
 
 
 @contextmanager
-def ksef_call(environment: str, group: str | None) -> Iterator[None]:
-    """Measure the call to KSeF in the block; `group` is the quota that it costs, if any."""
+def ksef_call(environment: str, group: str) -> Iterator[None]:
+    """Measure the call to KSeF in the block; `group` is the quota that it costs."""
     began = perf_counter()
     outcome = "failed"
     try:
@@ -163,7 +163,7 @@ def ksef_call(environment: str, group: str | None) -> Iterator[None]:
         outcome = _outcome(error)
         raise
     finally:
-        ksef_calls.labels(environment, group or "none", outcome).observe(perf_counter() - began)
+        ksef_calls.labels(environment, group, outcome).observe(perf_counter() - began)
 
 
 def downloaded(environment: str, successful: bool, seconds: float) -> None:

@@ -63,6 +63,14 @@ def company(service: Service) -> None:
     users.add_company(service.db, NIP, "Firma")
 
 
+@pytest.fixture
+def user(service: Service, company: None) -> None:
+    """An admin of the company, EMAIL with PASSWORD."""
+    users.add_user(
+        service.db, service.passwords, email=EMAIL, nip=NIP, role="admin", password=PASSWORD
+    )
+
+
 def done(result: Result) -> str:
     """What a command that succeeded wrote, and nothing on standard error but the log."""
     assert result.exit_code == 0, result.output
@@ -256,13 +264,8 @@ def test_a_password_that_is_soon_guessed_is_refused(
     assert everything(database) == before
 
 
-def test_a_password_can_be_changed(
-    run: Run, service: Service, company: None, database: Any
-) -> None:
+def test_a_password_can_be_changed(run: Run, service: Service, user: None, database: Any) -> None:
     known = (service.db, service.passwords, service.timing)
-    users.add_user(
-        service.db, service.passwords, email=EMAIL, nip=NIP, role="admin", password=PASSWORD
-    )
     users.authenticate(*known, EMAIL, PASSWORD)
     made = done(run("user", "set-password", EMAIL)).splitlines()
     assert made[0] == f"password of {EMAIL} changed"
@@ -278,12 +281,9 @@ def test_a_password_can_be_changed(
 
 
 def test_a_user_is_locked_out_and_let_in_again(
-    run: Run, service: Service, company: None, database: Any
+    run: Run, service: Service, user: None, database: Any
 ) -> None:
     known = (service.db, service.passwords, service.timing)
-    users.add_user(
-        service.db, service.passwords, email=EMAIL, nip=NIP, role="admin", password=PASSWORD
-    )
     for _ in range(11):
         with pytest.raises(errors.Unauthorized) as locked:
             users.authenticate(*known, EMAIL, "wrong", address="192.0.2.1")
@@ -303,10 +303,7 @@ def test_a_user_is_locked_out_and_let_in_again(
     assert whats[-4:] == ["user_unlocked", "user_disabled", "user_enabled", "user_role_set"]
 
 
-def test_a_hash_of_other_parameters_is_made_anew(service: Service, company: None) -> None:
-    users.add_user(
-        service.db, service.passwords, email=EMAIL, nip=NIP, role="admin", password=PASSWORD
-    )
+def test_a_hash_of_other_parameters_is_made_anew(service: Service, user: None) -> None:
     weaker = argon2.PasswordHasher(time_cost=1, memory_cost=8 * 1024).hash(PASSWORD)
     old = service.db.run(user_queries.get_user, email=EMAIL).password_hash
     assert service.db.run(user_queries.replace_hash, email=EMAIL, old=old, new=weaker) == 1
@@ -318,20 +315,14 @@ def test_a_hash_of_other_parameters_is_made_anew(service: Service, company: None
     assert users.authenticate(*known, EMAIL, PASSWORD).email == EMAIL
 
 
-def test_companies_are_listed(run: Run, service: Service, company: None) -> None:
-    users.add_user(
-        service.db, service.passwords, email=EMAIL, nip=NIP, role="admin", password=PASSWORD
-    )
+def test_companies_are_listed(run: Run, service: Service, user: None) -> None:
     [row] = json.loads(done(run("company", "list", "--json")))
     assert (row["nip"], row["users"], row["state"]) == (NIP, 1, None)
 
 
 def test_user_disable_shuts_out_and_shows_in_the_list(
-    run: Run, service: Service, company: None
+    run: Run, service: Service, user: None
 ) -> None:
-    users.add_user(
-        service.db, service.passwords, email=EMAIL, nip=NIP, role="admin", password=PASSWORD
-    )
     users.add_user(
         service.db,
         service.passwords,
@@ -784,10 +775,7 @@ def test_missing_settings_are_told_in_one_sentence() -> None:
     assert told.stderr == "Error: Settings: DATABASE_URL is missing; SECRET_KEYS is missing.\n"
 
 
-def test_lists_for_programs(run: Run, service: Service, company: None) -> None:
-    users.add_user(
-        service.db, service.passwords, email=EMAIL, nip=NIP, role="admin", password=PASSWORD
-    )
+def test_lists_for_programs(run: Run, service: Service, user: None) -> None:
     credentials.store_token(service.account(NIP, "test"), "a token")
     given = done(run("user", "list", "--json"))
     assert json.loads(given) == [{"email": EMAIL, "nip": NIP, "role": "admin", "state": None}]

@@ -177,13 +177,17 @@ def never_unknown(account: Account, tokens: Tokens | None) -> Iterator[None]:
     try:
         yield
     finally:
-        try:
-            row = account.db.run(queries.get_session, **account.columns) if tokens else None
-            known = account.opened(row.refresh_token, "refresh token") if row else None
-            if tokens and known != tokens.refresh.value:
-                login.revoke(account.http, tokens.refresh.value)
-        except errors.ProxyError:
-            telemetry.warning("a KSeF session that may be unknown lives on", **account.log_fields)
+        if tokens:
+            _end_unless_stored(account, tokens.refresh.value)
+
+
+def _end_unless_stored(account: Account, refresh_token: str) -> None:
+    try:
+        row = account.db.run(queries.get_session, **account.columns)
+        if row is None or account.opened(row.refresh_token, "refresh token") != refresh_token:
+            login.revoke(account.http, refresh_token)
+    except errors.ProxyError:
+        telemetry.warning("a KSeF session that may be unknown lives on", **account.log_fields)
 
 
 def _refreshed(account: Account, row: Any) -> dict[str, Any] | None:

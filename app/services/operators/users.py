@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from app.crypto import derived_key
-from app.db.pool import Database
+from app.db.pool import Connection, Database
 from app.db.queries import users as queries
 from app.errors import OperatorError, Unauthorized, Unavailable
 from app.services.operators import audit, throttle
@@ -132,39 +132,47 @@ def set_password(db: Database, passwords: Passwords, email: str, password: str |
     """
     password = _checked(_normal(email), password)
     hashed = passwords.hash(password)
-    _change(db, What.USER_PASSWORD_SET, email, queries.set_password, password_hash=hashed)
+    with db.transaction() as connection:
+        values = {"password_hash": hashed}
+        user = _change(connection, What.USER_PASSWORD_SET, email, queries.set_password, **values)
+        throttle.forget(connection, user.email)
     return password
 
 
 def set_role(db: Database, email: str, role: str) -> None:
     """Change a user's role, from its next request on; OperatorError if there is no such user."""
-    _change(db, What.USER_ROLE_SET, email, queries.set_role, role=role)
+    with db.transaction() as connection:
+        _change(connection, What.USER_ROLE_SET, email, queries.set_role, f" {role}", role=role)
 
 
 def disable_user(db: Database, email: str) -> None:
     """Disable a user, from its next request on; OperatorError if there is no such user."""
-    _change(db, What.USER_DISABLED, email, queries.disable_user)
+    with db.transaction() as connection:
+        _change(connection, What.USER_DISABLED, email, queries.disable_user)
 
 
 def enable_user(db: Database, email: str) -> None:
     """Let a disabled user in again; OperatorError if there is no such user."""
-    _change(db, What.USER_ENABLED, email, queries.enable_user)
+    with db.transaction() as connection:
+        _change(connection, What.USER_ENABLED, email, queries.enable_user)
 
 
 def unlock_user(db: Database, email: str) -> None:
     """Forget a user's failed logins, from everywhere; OperatorError if there is no such user."""
-    _change(db, What.USER_UNLOCKED, email, queries.find_user)
-
-
-def _change(db: Database, what: What, email: str, query: Any, **values: Any) -> None:
     with db.transaction() as connection:
-        user = query(connection, email=_normal(email), **values)
-        if user is None:
-            raise OperatorError(f"There is no user {email}.")
-        detail = " ".join((user.email, *(values[name] for name in values if name == "role")))
-        audit.note(connection, what, company_nip=user.company_nip, detail=detail)
-        if what in (What.USER_PASSWORD_SET, What.USER_UNLOCKED):
-            throttle.forget(connection, user.email)
+        user = _change(connection, What.USER_UNLOCKED, email, queries.find_user)
+        throttle.forget(connection, user.email)
+
+
+def _change(
+    connection: Connection, what: What, email: str, query: Any, detail: str = "", **values: Any
+) -> Any:
+    """Change a user by a query with its e-mail address, and note it; the user's row."""
+    user = query(connection, email=_normal(email), **values)
+    if user is None:
+        raise OperatorError(f"There is no user {email}.")
+    audit.note(connection, what, company_nip=user.company_nip, detail=user.email + detail)
+    return user
 
 
 def list_companies(db: Database) -> Sequence[Any]:

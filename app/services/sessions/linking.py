@@ -41,10 +41,6 @@ class _Work:
     invoice_numbers: Sequence[str] | None = None
 
 
-_Part = tuple[list[str], list[tuple[str, str]], _Work]
-"""KSeF numbers, offline rows as (reference, invoice number), and the work that has only these."""
-
-
 def link(account: Account, reference_number: str, invoices: Sequence[Invoice]) -> Linked:
     """Write the session into the company's rows of these invoices, and commit.
 
@@ -104,63 +100,64 @@ def _around_vetoes(account: Account, work: _Work) -> tuple[_Before, _Before]:
     """
     where = {**account.columns, "session_reference_number": work.session}
     rows = account.db.rows(queries.unlinked_offline, **where, reference_numbers=work.references)
-    pairs = [(row.ksef_reference_number, row.invoice_number) for row in rows]
-    synced, _ = _halved(account, _part(work, sorted(map(str, work.ksef_numbers)), []))
-    _, offline = _halved(account, _part(work, [], pairs))
+    nothing = replace(work, ksef_numbers=[], references=[], invoice_numbers=[])
+    numbers = sorted(map(str, work.ksef_numbers))
+    synced, _ = _halved(account, replace(nothing, ksef_numbers=numbers))
+    references = [row.ksef_reference_number for row in rows]
+    named = [row.invoice_number for row in rows]
+    _, offline = _halved(account, replace(nothing, references=references, invoice_numbers=named))
     return synced, offline
 
 
-def _halved(account: Account, whole: _Part) -> tuple[_Before, _Before]:
+def _halved(account: Account, whole: _Work) -> tuple[_Before, _Before]:
     """Link the rows of one table but those that are vetoed."""
     synced, offline = _Before(), _Before()
     left = [whole]
     vetoes = 0
     while left and vetoes < _MOST_VETOES:
-        numbers, pairs, work = left.pop()
+        work = left.pop()
         try:
             more = _linked(account, work)
         except errors.Vetoed:
-            half = max(len(numbers), len(pairs)) // 2
+            half = max(len(work.ksef_numbers), len(work.references)) // 2
             if half:
-                left.append(_part(work, numbers[half:], pairs[half:]))
-                left.append(_part(work, numbers[:half], pairs[:half]))
+                left += [_piece(work, slice(half, None)), _piece(work, slice(half))]
             else:
                 vetoes += 1
-                _report_veto(account, work.session, numbers, pairs)
+                _report_veto(account, work)
         else:
             synced, offline = synced + more[0], offline + more[1]
     if left:
         telemetry.warning(
             "rows were left unlinked: too many of them are vetoed",
             **account.log_fields,
-            session=whole[2].session,
+            session=whole.session,
         )
     return synced, offline
 
 
-def _part(work: _Work, numbers: list[str], pairs: list[tuple[str, str]]) -> _Part:
-    """Of the work only these KSeF numbers, and offline rows (reference, invoice number)."""
-    part = replace(
+def _piece(work: _Work, rows: slice) -> _Work:
+    """Only these of the rows; offline ones are named by reference and invoice number."""
+    return replace(
         work,
-        ksef_numbers=numbers,
-        references=[reference for reference, _ in pairs],
-        invoice_numbers=[number for _, number in pairs],
+        ksef_numbers=work.ksef_numbers[rows],
+        references=work.references[rows],
+        invoice_numbers=(work.invoice_numbers or [])[rows],
     )
-    return numbers, pairs, part
 
 
-def _report_veto(
-    account: Account, session: str, numbers: list[str], pairs: list[tuple[str, str]]
-) -> None:
-    table = "synced_invoices" if numbers else "offline_invoices"
+def _report_veto(account: Account, work: _Work) -> None:
+    """Count and log the one row that is left of the work."""
+    table = "synced_invoices" if work.ksef_numbers else "offline_invoices"
     meters.vetoed_rows.labels(account.environment, table).inc()
-    row = numbers[0] if numbers else " ".join(pairs[0])
     telemetry.warning(
         "a row was left unlinked: a rule in the database refuses to change it",
         **account.log_fields,
-        session=session,
+        session=work.session,
         table=table,
-        row=row,
+        row=" ".join(
+            map(str, (*work.ksef_numbers, *work.references, *(work.invoice_numbers or ())))
+        ),
     )
 
 

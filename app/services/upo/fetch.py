@@ -1,6 +1,8 @@
 """The UPO, KSeF's official receipt: fetched once, checked, archived, drawn as a PDF on demand."""
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -174,18 +176,25 @@ def _from_ksef(account: Account, name: UpoName) -> tuple[bytes, Verdict]:
 
 
 def _by_api(account: Account, name: UpoName) -> Document:
-    try:
+    with _not_lost(account, name.reference_number):
         if not name.ksef_number:
             return account.ksef.upo_page(name.reference_number, name.page_reference_number)
-        return account.ksef.upo(name.reference_number, name.ksef_number)
-    except errors.SessionNotFound as error:
-        if store.load(account, name.reference_number):
-            raise errors.SessionLost.of(error, account.timing.retry_after) from error
-        raise
-    except errors.UpoNotAvailable as error:
-        if name.ksef_number:
+        try:
+            return account.ksef.upo(name.reference_number, name.ksef_number)
+        except errors.UpoNotAvailable as error:
             _raise_if_not_in_session(account, name, error)
-        raise
+            raise
+
+
+@contextmanager
+def _not_lost(account: Account, reference_number: str) -> Iterator[None]:
+    """SessionLost in place of a SessionNotFound, for a session that KSeF has shown before."""
+    try:
+        yield
+    except errors.SessionNotFound as error:
+        if store.load(account, reference_number) is None:
+            raise
+        raise errors.SessionLost.of(error, account.timing.retry_after) from error
 
 
 def _raise_if_not_in_session(
@@ -209,13 +218,12 @@ def _page_references(account: Account, reference_number: str) -> list[str]:
         return _references_in(kept.session)
     question = f"pages {reference_number}"
     not_found.repeat(account, question)
-    with account.places.one(account.company_nip), not_found.remembered(account, question):
-        try:
-            return _references_in(account.ksef.session_status(reference_number))
-        except errors.SessionNotFound as error:
-            if kept is None:
-                raise
-            raise errors.SessionLost.of(error, account.timing.retry_after) from error
+    with (
+        account.places.one(account.company_nip),
+        not_found.remembered(account, question),
+        _not_lost(account, reference_number),
+    ):
+        return _references_in(account.ksef.session_status(reference_number))
 
 
 def _references_in(session: Session) -> list[str]:
