@@ -1304,6 +1304,28 @@ def test_logout_beside_a_renewal_comes_after_it(
 
 
 @pytest.mark.fault(41)
+def test_renewal_beside_a_logout_comes_after_it(
+    database: Any, control: Any, service: Service, company: Company
+) -> None:
+    """Else the row would stay, with tokens of a session that was just ended."""
+    ask = ask_after(control, service)
+    let_access_token_end(database)
+    told: list[Any] = []
+    renewing = threading.Thread(target=lambda: told.append(ask_told(ask)))
+
+    def renew() -> None:
+        renewing.start()
+        renewing.join(0.3)
+
+    while_ksef_thinks(
+        control, "/auth/sessions/current", lambda: login.log_out(here(service)), renew
+    )
+    renewing.join(20)
+    assert told == ["no_active_ksef_session"]
+    assert row(database) is None
+
+
+@pytest.mark.fault(41)
 def test_status_check_beside_a_logout_is_answered_or_told(
     database: Any, control: Any, service: Service, company: Company
 ) -> None:

@@ -109,13 +109,13 @@ def test_upo_that_may_come_tells_when_to_ask_again(asking: Asking) -> None:
 
 def test_what_will_never_come_is_told_so_up_to_its_last_moment(asking: Asking) -> None:
     session = asking.seed(kind="batch", state="failed", code=445)
-    asking.check(session)
     kept = "UPDATE kept_refusals SET until = now() + interval '3 seconds'"
     for _ in range(2):
         with pytest.raises(errors.UpoNotAvailable) as caught:
             fetch_session_upo(asking.account, session.reference_number, "xml")
         assert caught.value.retry_after is None
         asking.database.execute(kept)
+    assert asking.counts() == {STATUS: 1}, "the second is remembered"
 
 
 @pytest.mark.parametrize(("left", "may_come"), [("50 seconds", True), ("1 hour", False)])

@@ -18,6 +18,7 @@ from app.services.operators import quotas
 from app.services.replicas import quota
 from app.services.replicas.leases import try_lease
 from app.services.sessions.check import check_session
+from app.services.upo.fetch import fetch_session_upo, fetch_upo
 from tests.rows import add_synced, synced_sessions
 from tests.services.conftest import INVOICE, LISTING, STATUS, Asking
 
@@ -187,6 +188,28 @@ def test_a_session_whose_list_is_unknown_is_a_502(asking: Asking) -> None:
 
 
 @pytest.mark.fault(35)
+@pytest.mark.parametrize("whole", [False, True], ids=["of an invoice", "of the session"])
+def test_a_upo_of_a_session_that_was_shown_is_a_502(asking: Asking, whole: bool) -> None:
+    session = asking.seed(state="moving", invoices=[{}])
+    unknown = asking.seed(invoices=1)
+    asking.check(session)
+
+    def ask(of: Any) -> None:
+        if whole:
+            fetch_session_upo(asking.account, of.reference_number, "xml")
+        else:
+            fetch_upo(asking.account, of.reference_number, NUMBER, "xml")
+
+    forget(asking, "/sessions/")
+    for _ in range(2):
+        with pytest.raises(errors.SessionLost) as lost:
+            ask(session)
+        assert lost.value.retry_after
+    with pytest.raises(errors.SessionNotFound):
+        ask(unknown)
+
+
+@pytest.mark.fault(35)
 @pytest.mark.parametrize(
     ("days", "may_come"), [(0, True), (-1, True), (-2, False), (-400, False), (30, False)]
 )
@@ -206,6 +229,9 @@ def test_an_unknown_session_with_an_impossible_date_will_not_come(asking: Asking
     with pytest.raises(errors.SessionNotFound) as unknown:
         check_session(asking.account, "20261399-SO-0123456789-ABCDEF0123-4F")
     assert unknown.value.retry_after is None
+
+
+NUMBER = "5265877635-20250826-0100001AF629-AF"
 
 
 def answer_once(asking: Asking, field: str, value: Any) -> None:
