@@ -7,17 +7,14 @@ import re
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 
 import argon2
 
 from app import clock, errors
 
 _PARALLEL_HASHES = 2  # each takes 19 MiB
-_GIVES_WAY = 10  # to all other work: a "nice" value
 _MOST_REMEMBERED = 4096  # proofs
-
 
 _LEAST_LENGTH = 12
 _LEAST_DIFFERENT = 6  # characters
@@ -83,7 +80,6 @@ class Passwords:
         self._remember = remember
         self._wait = wait
         self._turns = threading.BoundedSemaphore(_PARALLEL_HASHES)
-        self._threads = ThreadPoolExecutor(_PARALLEL_HASHES, initializer=_give_way)
         self._lock = threading.Lock()
         self._proved: OrderedDict[bytes, float] = OrderedDict()
 
@@ -117,9 +113,8 @@ class Passwords:
 
         None stands for an unknown user: it takes as long, so that time does not tell who exists.
         """
-        hashing = self._threads.submit(self._hasher.verify, stored_hash or self._decoy, password)
         try:
-            hashing.result()
+            self._hasher.verify(stored_hash or self._decoy, password)
         except (argon2.exceptions.VerificationError, argon2.exceptions.InvalidHashError):
             return False
         if stored_hash is None:
@@ -141,9 +136,3 @@ class Passwords:
             self._proved.move_to_end(proof)
             while len(self._proved) > _MOST_REMEMBERED:
                 self._proved.popitem(last=False)
-
-
-def _give_way() -> None:
-    """Let all other threads go before this one, where threads have priorities of their own."""
-    with suppress(OSError):
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _GIVES_WAY)

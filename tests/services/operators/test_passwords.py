@@ -1,7 +1,5 @@
 """What a password costs: counted in calls of the hasher, not in seconds."""
 
-import os
-import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -143,15 +141,6 @@ def test_two_are_hashed_at_a_time_and_the_third_is_sent_away(hasher: Hasher) -> 
     assert hasher.calls == 2
     hasher.meanwhile = lambda: None
     assert in_turn(passwords, PASSWORD, stored)
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="threads have no priority of their own")
-def test_hashing_gives_way_to_all_else(passwords: Passwords, hasher: Hasher) -> None:
-    niceness = []
-    hasher.meanwhile = lambda: niceness.append(os.getpriority(os.PRIO_PROCESS, 0))
-    assert passwords.verify(PASSWORD, passwords.hash(PASSWORD))
-    assert niceness[0] >= 10
-    assert os.getpriority(os.PRIO_PROCESS, 0) < 10
 
 
 def test_what_fails_gives_its_turn_back() -> None:
