@@ -19,12 +19,13 @@ import psutil
 import pytest
 import requests
 
+from app.services.operators import users
 from tests.faults.conftest import NIP, serve
 from tests.journeys.conftest import RunningService
 from tests.journeys.test_bad_clients import LIVEZ, POST, connect
 from tests.journeys.test_load import status_path
 from tests.journeys.test_tokens_end_together import workers
-from tests.service import Company, basic
+from tests.service import PASSWORD, Company, basic
 
 pytestmark = [pytest.mark.fault(40), pytest.mark.slow]
 
@@ -190,6 +191,8 @@ def test_bad_clients_keep_nobody_waiting(
     one_worker: RunningService, make_company: Any, control: Any, kind: Any
 ) -> None:
     company = make_company(NIP)
+    # A hash that this server, which outlives the tables' rows, has not seen: it is to log in anew.
+    users.set_password(company.service.db, company.service.passwords, company.email, PASSWORD)
     with closing(Caller(one_worker, status_path(control, company), company)) as caller:
         caller.p99()
         alone, beside = [], []
