@@ -4,6 +4,7 @@ Checks are made with ASCII patterns over the whole text: `\\d` would take Arabic
 trailing newline, and Flask hands decoded CRLF, NUL and `..` to a view.
 """
 
+import base64
 import re
 
 # Wider than KSeF's own: numbers shortened or made up in documentation have the shape, and pass.
@@ -14,6 +15,9 @@ KSEF_NUMBER = f"[1-9][0-9]{{9}}-{_DATE}(-[0-9A-Z]{{1,12}}){{2,3}}"
 _BREAKS = r"\u0000\r\n"
 INVOICE_NUMBER = f"[^{_BREAKS}]+"
 INVOICE_NUMBER_LENGTH = 256
+# SHA-256 of the invoice's file, as KSeF writes it (Base64) and as tools print it.
+INVOICE_HASH = "[A-Za-z0-9+/]{42}[AEIMQUYcgkosw048]="
+HEX_HASH = "[0-9A-Fa-f]{64}"
 _FULL_KSEF_NUMBER = 35
 _CRC_POLYNOMIAL = 0x07
 
@@ -35,6 +39,20 @@ def wrong_ksef_number(text: str) -> str | None:
     if len(text) == _FULL_KSEF_NUMBER and f"{crc8(text[:32]):02X}" != text[33:]:
         return "The check digits of the KSeF number are wrong."
     return None
+
+
+def wrong_invoice_hash(text: str) -> str | None:
+    """Why a text is no hash of an invoice's file as KSeF writes it; None where it is one."""
+    if not re.fullmatch(INVOICE_HASH, text, re.ASCII):
+        return "Not a SHA-256 in Base64 (44 characters)."
+    return None
+
+
+def base64_hash(text: str) -> str:
+    """A hash as KSeF writes it, from that or hexadecimal."""
+    if re.fullmatch(HEX_HASH, text, re.ASCII):
+        return base64.b64encode(bytes.fromhex(text)).decode()
+    return text
 
 
 def wrong_invoice_number(text: str) -> str | None:

@@ -84,6 +84,7 @@ class Timing:
     # is completed from a new list of their invoices …
     completed_pause: float = 60.0  # … which is tried again after this at the earliest
     wanted: float = 300.0  # bulk refresh leaves out sessions that no caller asked for this long
+    arrival: float = 600.0  # after this, what was sent is in KSeF's list of sessions
     refusal_least: float = 5.0  # how long "not found" is kept; doubles each time, up to the most
     refusal_most: float = 60.0
     refusal_lasting: float = 86400.0  # how long "not found, and it never will be" is kept

@@ -4,11 +4,12 @@ Callers must ignore members that they do not know: new ones may be added at any 
 """
 
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, get_args
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
+from app.services.sessions.search import State
 from app.settings import ENVIRONMENTS
 
 # -- Types. One with a title and a choice is a type of its own in generated clients.
@@ -29,6 +30,9 @@ EnvironmentState = Annotated[
 RowTable = Annotated[
     str,
     Meta(title="RowTable", extra_json_schema={"enum": ["synced_invoices", "offline_invoices"]}),
+]
+InvoiceState = Annotated[
+    str, Meta(title="InvoiceState", extra_json_schema={"enum": [*get_args(State)]})
 ]
 LoginMethod = Annotated[
     str, Meta(title="LoginMethod", extra_json_schema={"enum": ["token", "certificate"]})
@@ -165,6 +169,9 @@ class FoundRow(Answer, kw_only=True):
     ksef_reference_number: Annotated[
         str | None, Meta(description="Reference number, in offline_invoices")
     ]
+    invoice_hash: Annotated[
+        str | None, Meta(description="SHA-256 of the invoice's file, where the ERP wrote it")
+    ]
     session_reference_number: Annotated[
         str | None, Meta(description="The session that the row is linked to")
     ]
@@ -183,6 +190,20 @@ class FoundAnswer(Answer, kw_only=True):
     answers: Annotated[
         list[FoundInvoice],
         Meta(description="The invoice in the kept answers of KSeF, by session"),
+    ]
+    state: Annotated[
+        InvoiceState | None,
+        Meta(
+            description="What became of the file with this hash; `not_arrived` is said only with "
+            "`sentAt`. null: the invoice was not asked for by its hash"
+        ),
+    ]
+    known_until: Annotated[
+        Moment | None,
+        Meta(
+            description="Every session that KSeF lists up to then is known here; null: the "
+            "company's sessions are not followed"
+        ),
     ]
 
 

@@ -6,6 +6,7 @@ from app import errors
 
 SESSION = "20260915-SO-00000001A1-0000000001-01"
 INVOICE = "5265877635-20260915-20273DF0F2E7-F1"
+HASH = "ICc98PLn6wIiyMrtaYjQnKeDlAkmFyF3lWJRGUcdQhM="
 _ACCEPTED = {
     "ordinalNumber": 1,
     "invoiceNumber": "FV/2026/09/001",
@@ -13,7 +14,7 @@ _ACCEPTED = {
     "acquisitionDate": "2026-09-15 10:00:04",
     "status": {"code": 200, "description": "Sukces", "details": []},
     "referenceNumber": "20260915-EE-1B1A52843C-4A334284DC-57",
-    "invoiceHash": "ICc98PLn6wIiyMrtaYjQnKeDlAkmFyF3lWJRGUcdQhM=",
+    "invoiceHash": HASH,
     "invoiceFileName": None,
     "invoicingDate": "2026-09-15T10:00:02+02:00",
     "invoicingMode": "Online",
@@ -142,6 +143,7 @@ ANSWERS: dict[str, dict[str, Any]] = {
                 "invoiceNumber": "FV/2026/09/001",
                 "ksefNumber": INVOICE,
                 "ksefReferenceNumber": None,
+                "invoiceHash": HASH,
                 "sessionReferenceNumber": SESSION,
                 "linkedAt": "2026-09-15T10:05:00+02:00",
             }
@@ -155,6 +157,8 @@ ANSWERS: dict[str, dict[str, Any]] = {
                 "upoArchived": True,
             }
         ],
+        "state": "accepted",
+        "knownUntil": "2026-09-15T10:04:00+02:00",
     },
     "ksef-session": {
         "environment": "test",

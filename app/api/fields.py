@@ -1,7 +1,9 @@
 """The identifiers of the contract as marshmallow fields, which validate them."""
 
+import re
 from collections.abc import Callable
-from typing import TypeVar
+from datetime import datetime
+from typing import Any, TypeVar
 
 from marshmallow import ValidationError, fields, validate
 
@@ -59,6 +61,54 @@ def ksef_number(*, required: bool = True) -> fields.String:
             "description": "KSeF number of the invoice",
             "pattern": f"^{identifiers.KSEF_NUMBER}$",
             "examples": [examples.INVOICE],
+        },
+    )
+
+
+class InvoiceHash(fields.String):
+    """A SHA-256 in Base64 or hexadecimal; loaded as KSeF writes it, in Base64.
+
+    A `+` that was not encoded arrives as a space.
+    """
+
+    def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> str:
+        text: str = super()._deserialize(value, *args, **kwargs)
+        text = identifiers.base64_hash(text.replace(" ", "+"))
+        if identifiers.wrong_invoice_hash(text):
+            raise ValidationError("Not a SHA-256 in Base64 (44 characters) or hexadecimal (64).")
+        return text
+
+
+def invoice_hash() -> InvoiceHash:
+    """The hash of an invoice's file, by which KSeF names also what it refused."""
+    return InvoiceHash(
+        data_key="invoiceHash",
+        metadata={
+            "description": "SHA-256 of the invoice's file as it was sent, in Base64 or hexadecimal",
+            "pattern": f"^({identifiers.INVOICE_HASH}|{identifiers.HEX_HASH})$",
+            "examples": [examples.HASH],
+        },
+    )
+
+
+class Sent(fields.AwareDateTime):
+    """A moment in a query: RFC 3339 with offset, whose `+` arrives as a space if not encoded."""
+
+    def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> datetime:
+        text = re.sub(r" (?=[0-9]{2}:[0-9]{2}$)", "+", value) if isinstance(value, str) else value
+        sent: datetime = super()._deserialize(text, *args, **kwargs)
+        return sent
+
+
+def sent_at() -> Sent:
+    """When a caller sent an invoice to KSeF."""
+    return Sent(
+        data_key="sentAt",
+        format="iso",
+        metadata={
+            "description": "When the invoice was sent: RFC 3339, with offset; only with "
+            "`invoiceHash`",
+            "examples": ["2026-09-15T10:00:00+02:00"],
         },
     )
 

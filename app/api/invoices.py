@@ -1,5 +1,6 @@
-"""GET /invoices/{environment}?ksefNumber=|invoiceNumber="""
+"""GET /invoices/{environment}?ksefNumber=|invoiceNumber=|invoiceHash="""
 
+from typing import Any
 from zoneinfo import ZoneInfo
 
 from flask import Response
@@ -13,24 +14,21 @@ from app.api.status import invoice_answer
 from app.context import account, settings
 from app.services.sessions.search import Found, find
 
-blueprint = Blueprint("invoices", description="The company's invoices, by their numbers")
+blueprint = Blueprint("invoices", description="The company's invoices, by their numbers and hashes")
 
 
 @blueprint.route("/invoices/<environment>")
 @blueprint.takes(EnvironmentPath, InvoiceQuery)
 @blueprint.answers(FoundAnswer, "What was found, maybe nothing", examples=("found-invoice",))
 @blueprint.problems()
-def find_invoice(path: dict[str, str], query: dict[str, str], **_url: str) -> Response:
-    """What is known of an invoice, by one of its numbers: the company's rows and kept answers.
+def find_invoice(path: dict[str, str], query: dict[str, Any], **_url: str) -> Response:
+    """What is known of an invoice, by one of its names: the company's rows and kept answers.
 
-    Give exactly one of `ksefNumber` and `invoiceNumber`. KSeF is not asked: an invoice of a session
-    that was never checked is not known here.
+    Give exactly one of `ksefNumber`, `invoiceNumber` and `invoiceHash`. KSeF is not asked: an
+    invoice of a session that was neither checked nor followed is not known here. By its hash,
+    `state` says what became of it; with `sentAt` also whether it never arrived.
     """
-    found = find(
-        account(path["environment"]),
-        ksef_number=query.get("ksef_number"),
-        invoice_number=query.get("invoice_number"),
-    )
+    found = find(account(path["environment"]), **query)
     return json_response(_answer(found, settings().response_timezone))
 
 
@@ -42,6 +40,7 @@ def _answer(found: Found, zone: ZoneInfo) -> FoundAnswer:
                 invoice_number=row.invoice_number,
                 ksef_number=row.ksef_number,
                 ksef_reference_number=row.ksef_reference_number,
+                invoice_hash=row.invoice_hash,
                 session_reference_number=row.session_reference_number,
                 linked_at=rfc3339(row.linked_at, zone),
             )
@@ -57,4 +56,6 @@ def _answer(found: Found, zone: ZoneInfo) -> FoundAnswer:
             )
             for answer in found.answers
         ],
+        state=found.state,
+        known_until=rfc3339(found.known_until, zone),
     )

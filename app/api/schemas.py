@@ -68,9 +68,13 @@ class SimulationBody(Strict):
 class InvoiceQuery(Strict):
     ksef_number = own.ksef_number(required=False)
     invoice_number = own.invoice_number()
+    invoice_hash = own.invoice_hash()
+    sent_at = own.sent_at()
 
     @validates_schema
-    def one_of_both(self, data: dict[str, str], **_: Any) -> None:
-        """Exactly one of the two numbers."""
-        if len(data) != 1:
-            raise ValidationError("Give ksefNumber or invoiceNumber.", "ksefNumber")
+    def one_of_them(self, data: dict[str, Any], **_: Any) -> None:
+        """Exactly one name of the invoice; the time only beside its hash."""
+        if len(data.keys() - {"sent_at"}) != 1:
+            raise ValidationError("Give ksefNumber, invoiceNumber or invoiceHash.", "ksefNumber")
+        if "sent_at" in data and "invoice_hash" not in data:
+            raise ValidationError("Give it with invoiceHash.", "sentAt")

@@ -29,7 +29,7 @@ from app.console.schemas import (
     SimulationForm,
 )
 from app.context import account, caller, service
-from app.identifiers import KSEF_NUMBER, REFERENCE_NUMBER
+from app.identifiers import HEX_HASH, INVOICE_HASH, KSEF_NUMBER, REFERENCE_NUMBER, base64_hash
 from app.services import outages
 from app.services.operators import overview as console
 from app.services.sessions import search
@@ -125,11 +125,14 @@ def find(query: dict[str, Any]) -> Any:
     number = query["number"].strip()
     if re.fullmatch(REFERENCE_NUMBER, number, re.ASCII):
         return _find_session(number)
-    by = "ksef_number" if re.fullmatch(KSEF_NUMBER, number, re.ASCII) else "invoice_number"
-    wanted = {"ksef_number": None, "invoice_number": None, by: number}
+    by, name = "invoice_number", number
+    if re.fullmatch(KSEF_NUMBER, number, re.ASCII):
+        by = "ksef_number"
+    elif re.fullmatch(f"{INVOICE_HASH}|{HEX_HASH}", number, re.ASCII):
+        by, name = "invoice_hash", base64_hash(number)
     found = {}
     if number:
-        found = {name: search.find(account(name), **wanted) for name in SHOWN_ENVIRONMENTS}
+        found = {where: search.find(account(where), **{by: name}) for where in SHOWN_ENVIRONMENTS}
     found = {name: each for name, each in found.items() if each.rows or each.answers}
     return render("search.html", number=number, found=found, ask=())
 

@@ -40,27 +40,58 @@ SELECT
     array_agg(previous) FILTER (WHERE previous IS NOT NULL) AS replaced
 FROM linked;
 
--- name: unlinked_offline(company_nip, environment, reference_numbers, session_reference_number)
+-- name: unlinked_offline(company_nip, environment, reference_numbers, invoice_hashes, hashed_numbers, session_reference_number)
 -- The rows that `link_offline` would write.
-SELECT ksef_reference_number, invoice_number
+SELECT ksef_reference_number, NULL AS invoice_hash, invoice_number
 FROM offline_invoices
 WHERE company_nip = :company_nip
   AND environment = :environment
   AND ksef_reference_number = ANY (:reference_numbers)
   AND session_reference_number IS DISTINCT FROM :session_reference_number
+UNION ALL
+SELECT NULL, sent.invoice_hash, invoice_number
+FROM unnest(:invoice_hashes::text[], :hashed_numbers::text[]) AS sent (invoice_hash, ksef_number)
+JOIN offline_invoices AS invoice
+    ON invoice.company_nip = :company_nip
+    AND invoice.environment = :environment
+    AND invoice.invoice_hash = sent.invoice_hash
+WHERE ksef_reference_number IS NULL
+  AND (invoice.ksef_number IS NULL OR invoice.ksef_number = sent.ksef_number)
+  AND CASE
+      WHEN sent.ksef_number IS NULL THEN session_reference_number IS NULL
+      ELSE session_reference_number IS DISTINCT FROM :session_reference_number
+  END
 ORDER BY ksef_reference_number, invoice_number;
 
--- name: link_offline(company_nip, environment, reference_numbers, invoice_numbers, session_reference_number)^
--- reference_numbers: the session's own and those of the invoices in it, whatever their status. invoice_numbers: only
--- rows with these; null: all.
-WITH found AS MATERIALIZED (
-    SELECT ctid, ksef_reference_number, session_reference_number AS previous
+-- name: link_offline(company_nip, environment, reference_numbers, invoice_hashes, hashed_numbers, invoice_numbers, session_reference_number)^
+-- reference_numbers: the session's own and those of the invoices in it, whatever their status. invoice_hashes: of its
+-- invoices, for rows without a reference number; hashed_numbers: of each the KSeF number if it was accepted, else null: then
+-- only what is empty is filled. A row whose KSeF number says that it is another invoice is left. invoice_numbers: only rows
+-- with these; null: all.
+WITH by_name AS (
+    SELECT ctid, ksef_reference_number, invoice_hash, ksef_number, invoice_number, session_reference_number AS previous
     FROM offline_invoices
     WHERE company_nip = :company_nip
       AND environment = :environment
       AND ksef_reference_number = ANY (:reference_numbers)
-      AND (:invoice_numbers::text[] IS NULL OR invoice_number = ANY (:invoice_numbers::text[]))
       AND session_reference_number IS DISTINCT FROM :session_reference_number
+    UNION ALL
+    SELECT invoice.ctid, NULL, invoice.invoice_hash, invoice.ksef_number, invoice_number, session_reference_number
+    FROM unnest(:invoice_hashes::text[], :hashed_numbers::text[]) AS sent (invoice_hash, ksef_number)
+    JOIN offline_invoices AS invoice
+        ON invoice.company_nip = :company_nip
+        AND invoice.environment = :environment
+        AND invoice.invoice_hash = sent.invoice_hash
+    WHERE ksef_reference_number IS NULL
+      AND (invoice.ksef_number IS NULL OR invoice.ksef_number = sent.ksef_number)
+      AND CASE
+          WHEN sent.ksef_number IS NULL THEN session_reference_number IS NULL
+          ELSE session_reference_number IS DISTINCT FROM :session_reference_number
+      END
+), found AS MATERIALIZED (
+    SELECT *
+    FROM by_name
+    WHERE :invoice_numbers::text[] IS NULL OR invoice_number = ANY (:invoice_numbers::text[])
     ORDER BY ksef_reference_number, invoice_number
 ), linked AS (
     UPDATE offline_invoices AS invoice
@@ -68,6 +99,8 @@ WITH found AS MATERIALIZED (
     FROM found
     WHERE invoice.ctid = found.ctid
       AND invoice.ksef_reference_number IS NOT DISTINCT FROM found.ksef_reference_number
+      AND invoice.invoice_hash IS NOT DISTINCT FROM found.invoice_hash
+      AND invoice.ksef_number IS NOT DISTINCT FROM found.ksef_number
       AND invoice.session_reference_number IS NOT DISTINCT FROM found.previous
     RETURNING previous
 )

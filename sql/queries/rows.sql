@@ -1,15 +1,17 @@
--- name: import_synced(company_nip, environment, invoice_numbers, ksef_numbers)!
+-- name: import_synced(company_nip, environment, invoice_numbers, ksef_numbers, invoice_hashes)!
 -- Rows that exist already are left unchanged, so that a file may be imported again.
-INSERT INTO synced_invoices (company_nip, environment, invoice_number, ksef_number)
-SELECT :company_nip, :environment, invoice_number, ksef_number
-FROM unnest(:invoice_numbers::text[], :ksef_numbers::text[]) AS file (invoice_number, ksef_number)
+INSERT INTO synced_invoices (company_nip, environment, invoice_number, ksef_number, invoice_hash)
+SELECT :company_nip, :environment, invoice_number, ksef_number, invoice_hash
+FROM unnest(:invoice_numbers::text[], :ksef_numbers::text[], :invoice_hashes::text[])
+    AS file (invoice_number, ksef_number, invoice_hash)
 ON CONFLICT (company_nip, environment, ksef_number) DO NOTHING;
 
--- name: import_offline(company_nip, environment, invoice_numbers, reference_numbers, ksef_numbers)!
-INSERT INTO offline_invoices (company_nip, environment, invoice_number, ksef_reference_number, ksef_number)
-SELECT :company_nip, :environment, invoice_number, reference_number, ksef_number
-FROM unnest(:invoice_numbers::text[], :reference_numbers::text[], :ksef_numbers::text[])
-    AS file (invoice_number, reference_number, ksef_number)
+-- name: import_offline(company_nip, environment, invoice_numbers, reference_numbers, ksef_numbers, invoice_hashes)!
+INSERT INTO offline_invoices
+    (company_nip, environment, invoice_number, ksef_reference_number, ksef_number, invoice_hash)
+SELECT :company_nip, :environment, invoice_number, reference_number, ksef_number, invoice_hash
+FROM unnest(:invoice_numbers::text[], :reference_numbers::text[], :ksef_numbers::text[], :invoice_hashes::text[])
+    AS file (invoice_number, reference_number, ksef_number, invoice_hash)
 ON CONFLICT (company_nip, environment, ksef_reference_number, invoice_number) DO NOTHING;
 
 -- name: list_rows(company_nip, environment, unlinked)

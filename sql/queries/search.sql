@@ -1,5 +1,5 @@
--- name: find_invoices(company_nip, environment, ksef_number, invoice_number)
--- Kept answers that hold an invoice, by one of its numbers; the other one is null. By its KSeF number its duplicates too.
+-- name: find_invoices(company_nip, environment, ksef_number, invoice_number, invoice_hash)
+-- Kept answers that hold an invoice, by one of its names; the others are null. By its KSeF number its duplicates too.
 -- is_held: the session of a duplicate holds its original as well.
 -- Each number is looked up by its own index; with OR, tables without statistics would be read whole.
 WITH found AS MATERIALIZED (
@@ -16,6 +16,10 @@ WITH found AS MATERIALIZED (
     WHERE company_nip = :company_nip
       AND environment = :environment
       AND status #>> '{extensions,originalKsefNumber}' = :ksef_number
+    UNION
+    SELECT session_reference_number, reference_number
+    FROM kept_invoices
+    WHERE company_nip = :company_nip AND environment = :environment AND more ->> 'invoiceHash' = :invoice_hash
 )
 SELECT
     invoice.told::text AS told,
@@ -71,17 +75,38 @@ FROM (
 ORDER BY preference
 LIMIT 1;
 
--- name: find_rows(company_nip, environment, ksef_number, invoice_number)
--- The company's own rows for an invoice, by one of its numbers.
-SELECT 'synced' AS kind, invoice_number, ksef_number, NULL AS ksef_reference_number,
+-- name: find_rows(company_nip, environment, ksef_number, invoice_number, invoice_hash)
+-- The company's own rows for an invoice, by one of its names.
+SELECT 'synced' AS kind, invoice_number, ksef_number, NULL AS ksef_reference_number, invoice_hash,
     session_reference_number, linked_at
 FROM synced_invoices
 WHERE company_nip = :company_nip AND environment = :environment
-  AND (ksef_number = :ksef_number OR invoice_number = :invoice_number)
+  AND (ksef_number = :ksef_number OR invoice_number = :invoice_number OR invoice_hash = :invoice_hash)
 UNION ALL
-SELECT 'offline', invoice_number, ksef_number, ksef_reference_number,
+SELECT 'offline', invoice_number, ksef_number, ksef_reference_number, invoice_hash,
     session_reference_number, linked_at
 FROM offline_invoices
 WHERE company_nip = :company_nip AND environment = :environment
-  AND (ksef_number = :ksef_number OR invoice_number = :invoice_number)
+  AND (ksef_number = :ksef_number OR invoice_number = :invoice_number OR invoice_hash = :invoice_hash)
 LIMIT 100;
+
+-- name: is_unsettled(company_nip, environment, first_day)$
+-- Whether a session that was begun on that day (YYYYMMDD) or later still moves, or its invoices are kept without their
+-- hashes (by version 0.1.0).
+SELECT EXISTS (
+    SELECT
+    FROM kept_sessions AS kept
+    WHERE company_nip = :company_nip
+      AND environment = :environment
+      AND reference_number >= :first_day
+      AND (
+          NOT final
+          OR EXISTS (
+              SELECT FROM kept_invoices AS invoice
+              WHERE invoice.company_nip = kept.company_nip
+                AND invoice.environment = kept.environment
+                AND invoice.session_reference_number = kept.reference_number
+                AND invoice.more ->> 'invoiceHash' IS NULL
+          )
+      )
+);

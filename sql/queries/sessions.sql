@@ -53,6 +53,25 @@ SELECT
                         AND offline.session_reference_number IS DISTINCT FROM :reference_number
                       ORDER BY offline.company_nip, offline.environment, offline.ksef_reference_number
                       LIMIT 1
+                  ) OR (
+                      hashed.are_kept AND (
+                          SELECT true FROM offline_invoices AS offline
+                          WHERE (offline.company_nip, offline.environment, offline.invoice_hash)
+                                BETWEEN (:company_nip, :environment, invoice.more ->> 'invoiceHash')
+                                AND (:company_nip, :environment, invoice.more ->> 'invoiceHash')
+                            AND offline.invoice_hash IS NOT NULL
+                            AND offline.ksef_reference_number IS NULL
+                            AND (
+                                offline.session_reference_number IS NULL
+                                OR offline.session_reference_number <> :reference_number AND invoice.status @> '{"code": 200}'
+                            )
+                            AND (
+                                offline.ksef_number IS NULL
+                                OR offline.ksef_number = invoice.ksef_number AND invoice.status @> '{"code": 200}'
+                            )
+                          ORDER BY offline.company_nip, offline.environment, offline.invoice_hash
+                          LIMIT 1
+                      )
                   )
               )
         ) OR (
@@ -72,6 +91,15 @@ LEFT JOIN kept_sessions AS kept
     ON kept.company_nip = :company_nip
     AND kept.environment = :environment
     AND kept.reference_number = :reference_number
+CROSS JOIN (
+    -- Whether the company names invoices by their hash at all: few do, and are spared a look for each invoice.
+    SELECT EXISTS (
+        SELECT FROM offline_invoices
+        WHERE company_nip = :company_nip
+          AND environment = :environment
+          AND invoice_hash IS NOT NULL
+    ) AS are_kept
+) AS hashed
 CROSS JOIN LATERAL (
     SELECT kept.body_tag = ANY (:tags)
         AND (kept.session ->> 'invoiceCount')::integer > 100

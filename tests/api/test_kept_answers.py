@@ -175,6 +175,7 @@ def test_what_is_known_of_an_invoice(company: Company, control: Any, database: A
         "invoiceNumber": f"FV/{number}",
         "ksefNumber": number,
         "ksefReferenceNumber": None,
+        "invoiceHash": None,
         "sessionReferenceNumber": session.reference_number,
     }
     [found] = body["answers"]
@@ -220,7 +221,7 @@ def test_nothing_of_another_company_or_environment_is_found(
     other = make_company(OTHER_NIP, logged_in=False)
     for asker, environment in ((other, "test"), (company, "demo")):
         response = asker.get(f"/invoices/{environment}{query}")
-        assert response.json == {"rows": [], "answers": []}
+        assert response.json == {"rows": [], "answers": [], "state": None, "knownUntil": None}
 
 
 def test_tags_of_any_shape_are_taken(company: Company, control: Any) -> None:
@@ -247,9 +248,16 @@ def test_tags_of_any_shape_are_taken(company: Company, control: Any) -> None:
         "?invoiceNumber=a%0Ab",
         "?invoiceNumber=a%0Db",
         f"?invoiceNumber={'F' * 257}",
+        "?invoiceHash=x",
+        f"?invoiceHash={'A' * 43}B=",
+        f"?invoiceHash={'a' * 63}",
+        f"?invoiceHash={'a' * 64}&invoiceNumber=a",
+        f"?invoiceHash={'a' * 64}&sentAt=2026-09-15T10:00:00",
+        f"?invoiceHash={'a' * 64}&sentAt=",
+        "?invoiceNumber=a&sentAt=2026-09-15T10:00:00Z",
     ],
 )
-def test_search_takes_exactly_one_number(company: Company, query: str) -> None:
+def test_search_takes_exactly_one_name(company: Company, query: str) -> None:
     assert_problem(company.get(f"/invoices/test{query}"), 400, "invalid_parameter", also=["errors"])
 
 

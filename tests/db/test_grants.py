@@ -48,13 +48,15 @@ def test_rights_are_those_that_are_published(database: Any, role: str) -> None:
         assert rights == expected.get(table, expected[""])[role], table
 
 
-def test_views_are_only_read_and_only_by_the_service(database: Any) -> None:
+def test_views_are_only_read_and_each_by_one_role(database: Any) -> None:
+    """`invoice_status` is made for the ERP, the others for the service."""
     views = database.execute(
         "SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind = 'v'"
     )
     assert views
     for (view,) in views:
-        for role, may_read in (("ksef_proxy", True), ("erp", False)):
+        for role in ROLES:
+            may_read = (role == "erp") == (view == "invoice_status")
             rights = {
                 right
                 for right in (*RIGHTS[:3], RIGHTS[3])
@@ -94,13 +96,17 @@ def test_a_role_for_each_company_sees_its_own_rows_only(
             f" VALUES ('{nip}', 'test', '{number[:-2]}X1', 'FV')"
         )
     seen = "SELECT company_nip FROM synced_invoices ORDER BY 1"
+    statuses = seen.replace("synced_invoices", "invoice_status")
     update = "UPDATE synced_invoices SET session_reference_number = 'S' RETURNING company_nip"
     try:
-        empty_database.execute(lines)
         empty_database.execute(f"GRANT {', '.join(ROLES)} TO CURRENT_USER")
         as_company = f"SET ROLE erp_5265877635; {seen}"
+        assert empty_database.execute(f"SET ROLE erp; {statuses}") != []
+        empty_database.execute(lines)
         assert empty_database.execute(as_company) == [("5265877635",)]
+        assert empty_database.execute(f"SET ROLE erp_5265877635; {statuses}") == [("5265877635",)]
         assert empty_database.execute(f"SET ROLE erp; {seen}") == []
+        assert empty_database.execute(f"SET ROLE erp; {statuses}") == []
         assert len(empty_database.execute(f"SET ROLE ksef_proxy; {update}")) == 2
         with pytest.raises(psycopg2.errors.InsufficientPrivilege):
             empty_database.execute(

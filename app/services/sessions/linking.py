@@ -28,17 +28,31 @@ class Linked:
 
 @dataclass(frozen=True, slots=True)
 class _Work:
-    """What to link to a session: `synced_invoices` by KSeF number, `offline_invoices` by reference.
+    """What to link to a session: `synced_invoices` by KSeF number, `offline_invoices` by reference
+    or, those without one, by hash.
 
-    `duplicates`: {original KSeF number: its session}, also among `ksef_numbers`. With
-    `invoice_numbers`, only offline rows with these.
+    `duplicates`: {original KSeF number: its session}, also among `ksef_numbers`. `hashed`: for each
+    hash the KSeF number of the invoice, if it was accepted. With `invoice_numbers`, only offline
+    rows with these.
     """
 
     session: str
     ksef_numbers: Sequence[str | None]
     duplicates: Mapping[str, str | None]
-    references: Sequence[str]
+    references: Sequence[str | None]
+    hashes: Sequence[str | None]
+    hashed: Sequence[str | None]
     invoice_numbers: Sequence[str] | None = None
+
+    @property
+    def by_name(self) -> dict[str, Any]:
+        """The parameters by which offline rows are found."""
+        return {
+            "session_reference_number": self.session,
+            "reference_numbers": self.references,
+            "invoice_hashes": self.hashes,
+            "hashed_numbers": self.hashed,
+        }
 
 
 def link(account: Account, reference_number: str, invoices: Sequence[Invoice]) -> Linked:
@@ -46,7 +60,8 @@ def link(account: Account, reference_number: str, invoices: Sequence[Invoice]) -
 
     `synced_invoices` by KSeF number: an accepted invoice gets this session; the original of a
     duplicate (440) gets its own session, where it has none and KSeF names another than this one.
-    `offline_invoices` by reference, the session's or the invoice's own. A second time writes
+    `offline_invoices` by reference, the session's or the invoice's own; without one by the hash of
+    the file: an invoice that was not accepted only fills what is empty. A second time writes
     nothing; nothing is ever cleared. Rows that a rule of the ERP keeps from being changed are left.
     """
     accepted = {invoice.ksef_number for invoice in invoices if invoice.is_accepted}
@@ -58,7 +73,20 @@ def link(account: Account, reference_number: str, invoices: Sequence[Invoice]) -
         and original.ksef_number not in accepted
     }
     references = [reference_number, *(i.reference_number for i in invoices)]
-    work = _Work(reference_number, [*accepted, *duplicates], duplicates, references)
+    # Accepted ones last: the same file may have been sent twice in a session.
+    hashed = {
+        invoice.invoice_hash: invoice.ksef_number if invoice.is_accepted else None
+        for invoice in sorted(invoices, key=lambda invoice: invoice.is_accepted)
+        if invoice.invoice_hash
+    }
+    work = _Work(
+        reference_number,
+        [*accepted, *duplicates],
+        duplicates,
+        references,
+        [*hashed],
+        [*hashed.values()],
+    )
     try:
         synced, offline = _linked(account, work)
     except errors.Vetoed:
@@ -73,20 +101,20 @@ def link(account: Account, reference_number: str, invoices: Sequence[Invoice]) -
 @retried
 def _linked(account: Account, work: _Work) -> tuple[_Before, _Before]:
     """Link all of it in one transaction: which sessions the rows of both tables held before."""
-    where = {**account.columns, "session_reference_number": work.session}
     with account.db.transaction(opening=queries.keep_order) as connection:
         synced = _all(
             queries.link_synced,
             connection,
-            **where,
+            **account.columns,
+            session_reference_number=work.session,
             ksef_numbers=work.ksef_numbers,
             duplicates=msgspec.json.encode(work.duplicates).decode(),
         )
         offline = _all(
             queries.link_offline,
             connection,
-            **where,
-            reference_numbers=work.references,
+            **account.columns,
+            **work.by_name,
             invoice_numbers=work.invoice_numbers,
         )
     return synced, offline
@@ -98,14 +126,21 @@ def _around_vetoes(account: Account, work: _Work) -> tuple[_Before, _Before]:
     After _MOST_VETOES in a table it gives up the rest of that table: then the rule is no matter of
     single rows.
     """
-    where = {**account.columns, "session_reference_number": work.session}
-    rows = account.db.rows(queries.unlinked_offline, **where, reference_numbers=work.references)
-    nothing = replace(work, ksef_numbers=[], references=[], invoice_numbers=[])
+    rows = account.db.rows(queries.unlinked_offline, **account.columns, **work.by_name)
+    nothing = replace(
+        work, ksef_numbers=[], references=[], hashes=[], hashed=[], invoice_numbers=[]
+    )
     numbers = sorted(map(str, work.ksef_numbers))
     synced, _ = _halved(account, replace(nothing, ksef_numbers=numbers))
-    references = [row.ksef_reference_number for row in rows]
-    named = [row.invoice_number for row in rows]
-    _, offline = _halved(account, replace(nothing, references=references, invoice_numbers=named))
+    hashed = dict(zip(work.hashes, work.hashed, strict=True))
+    named = replace(
+        nothing,
+        references=[row.ksef_reference_number for row in rows],
+        hashes=[row.invoice_hash for row in rows],
+        hashed=[hashed.get(row.invoice_hash) for row in rows],
+        invoice_numbers=[row.invoice_number for row in rows],
+    )
+    _, offline = _halved(account, named)
     return synced, offline
 
 
@@ -137,11 +172,13 @@ def _halved(account: Account, whole: _Work) -> tuple[_Before, _Before]:
 
 
 def _piece(work: _Work, rows: slice) -> _Work:
-    """Only these of the rows; offline ones are named by reference and invoice number."""
+    """Only these of the rows; offline ones are named by reference or hash, and invoice number."""
     return replace(
         work,
         ksef_numbers=work.ksef_numbers[rows],
         references=work.references[rows],
+        hashes=work.hashes[rows],
+        hashed=work.hashed[rows],
         invoice_numbers=(work.invoice_numbers or [])[rows],
     )
 
@@ -156,7 +193,14 @@ def _report_veto(account: Account, work: _Work) -> None:
         session=work.session,
         table=table,
         row=" ".join(
-            map(str, (*work.ksef_numbers, *work.references, *(work.invoice_numbers or ())))
+            name
+            for name in (
+                *work.ksef_numbers,
+                *work.references,
+                *work.hashes,
+                *(work.invoice_numbers or ()),
+            )
+            if name
         ),
     )
 

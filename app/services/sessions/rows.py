@@ -8,13 +8,21 @@ from typing import Any
 from app.account import Account
 from app.db.queries import rows as queries
 from app.errors import OperatorError
-from app.identifiers import wrong_invoice_number, wrong_ksef_number, wrong_reference_number
+from app.identifiers import (
+    base64_hash,
+    wrong_invoice_hash,
+    wrong_invoice_number,
+    wrong_ksef_number,
+    wrong_reference_number,
+)
 
-COLUMNS = ("invoice_number", "ksef_number", "ksef_reference_number")
+COLUMNS = ("invoice_number", "ksef_number", "ksef_reference_number", "invoice_hash")
+_NAMES = COLUMNS[1:]  # by one of them at least a row is linked
 _WRONG = {
     "invoice_number": wrong_invoice_number,
     "ksef_number": wrong_ksef_number,
     "ksef_reference_number": wrong_reference_number,
+    "invoice_hash": wrong_invoice_hash,
 }
 
 
@@ -30,27 +38,30 @@ class Imported:
 def import_csv(account: Account, lines: Iterable[str]) -> Imported:
     """Import a CSV file (header line; comma or semicolon), either all of it or nothing.
 
-    Columns: invoice_number, and ksef_number or ksef_reference_number or both. A row with a
-    reference number goes to `offline_invoices`, one with a KSeF number only to `synced_invoices`.
+    Columns: invoice_number, and one or more of ksef_number, ksef_reference_number and invoice_hash
+    (Base64 or hexadecimal). A row with a reference number, or without a KSeF number, goes to
+    `offline_invoices`, any other to `synced_invoices`.
     Rows that exist already are left unchanged. Raises OperatorError, which names the wrong line: a
     row with a number that cannot be KSeF's would never be linked, and could never be removed.
     """
     rows = _read(lines)
-    offline = [row for row in rows if row["ksef_reference_number"]]
-    synced = [row for row in rows if not row["ksef_reference_number"]]
+    offline = [row for row in rows if row["ksef_reference_number"] or not row["ksef_number"]]
+    synced = [row for row in rows if row["ksef_number"] and not row["ksef_reference_number"]]
     with account.db.transaction() as connection:
         synced_new: int = queries.import_synced(
             connection,
             **account.columns,
             invoice_numbers=[row["invoice_number"] for row in synced],
             ksef_numbers=[row["ksef_number"] for row in synced],
+            invoice_hashes=[row["invoice_hash"] or None for row in synced],
         )
         offline_new: int = queries.import_offline(
             connection,
             **account.columns,
             invoice_numbers=[row["invoice_number"] for row in offline],
-            reference_numbers=[row["ksef_reference_number"] for row in offline],
+            reference_numbers=[row["ksef_reference_number"] or None for row in offline],
             ksef_numbers=[row["ksef_number"] or None for row in offline],
+            invoice_hashes=[row["invoice_hash"] or None for row in offline],
         )
     return Imported(len(rows), synced_new, offline_new)
 
@@ -71,10 +82,10 @@ def _read(lines: Iterable[str]) -> list[dict[str, str]]:
         raise OperatorError("The file is empty.")
     reader = csv.DictReader(lines, delimiter=";" if ";" in lines[0] else ",")
     header = [name.strip() for name in reader.fieldnames or ()]
-    if "invoice_number" not in header or not {"ksef_number", "ksef_reference_number"} & {*header}:
+    if "invoice_number" not in header or not {*_NAMES} & {*header}:
         raise OperatorError(
-            "The first line names the columns: invoice_number, and ksef_number or "
-            "ksef_reference_number or both."
+            "The first line names the columns: invoice_number, and one or more of "
+            f"{', '.join(_NAMES)}."
         )
     reader.fieldnames = header
     try:
@@ -89,8 +100,9 @@ def _row(record: dict[str, Any], line: int) -> dict[str, str]:
         raise OperatorError(f"Line {line}: more values than columns.")
     if not row["invoice_number"]:
         raise OperatorError(f"Line {line}: invoice_number is missing.")
-    if not row["ksef_number"] and not row["ksef_reference_number"]:
-        raise OperatorError(f"Line {line}: neither ksef_number nor ksef_reference_number is given.")
+    if not any(row[name] for name in _NAMES):
+        raise OperatorError(f"Line {line}: none of {', '.join(_NAMES)} is given.")
+    row["invoice_hash"] = base64_hash(row["invoice_hash"])
     for name, wrong in _WRONG.items():
         if row[name] and (said := wrong(row[name])):
             raise OperatorError(f"Line {line}: {name}: {said}")

@@ -1,15 +1,21 @@
-"""What is known of one invoice, by its numbers."""
+"""What is known of one invoice, by its numbers or by the hash of its file."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
-from typing import Any
+from datetime import datetime, timedelta
+from typing import Any, Literal
 
 from app.account import Account
+from app.clock import WARSAW
 from app.db.queries import search as queries
 from app.ksef import wire
-from app.ksef.wire import Invoice, Original
+from app.ksef.wire import DUPLICATE, Invoice, Original
+from app.services.sessions import following
 from app.services.sessions.snapshot import original_of
+
+State = Literal["accepted", "rejected", "duplicate", "processing", "not_arrived", "unknown"]
+_LONGEST_SESSION = timedelta(days=7)
+"""An online session is open for 12 hours, a batch for as long as it is worked on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,20 +35,79 @@ class Found:
     """The company's rows and the kept answers for an invoice, at most a hundred of each.
 
     A row has kind (synced or offline), invoice_number, ksef_number, ksef_reference_number,
-    session_reference_number and linked_at.
+    invoice_hash, session_reference_number and linked_at. `state`: None unless it was looked for by
+    its hash. `known_until`: every session that KSeF lists up to then is kept; None: unknown.
     """
 
     rows: Sequence[Any]
     answers: Sequence[FoundAnswer]
+    state: State | None
+    known_until: datetime | None
 
 
-def find(account: Account, *, ksef_number: str | None, invoice_number: str | None) -> Found:
-    """What is known of an invoice by one of its numbers; the other is None. KSeF is not asked."""
-    wanted = {**account.columns, "ksef_number": ksef_number, "invoice_number": invoice_number}
+def find(
+    account: Account,
+    *,
+    ksef_number: str | None = None,
+    invoice_number: str | None = None,
+    invoice_hash: str | None = None,
+    sent_at: datetime | None = None,
+) -> Found:
+    """What is known of an invoice by one of its names, the others being None. KSeF is not asked.
+
+    With its hash, `sent_at` is the moment at which the caller began to send it, by its own clock.
+    """
+    wanted = {
+        **account.columns,
+        "ksef_number": ksef_number,
+        "invoice_number": invoice_number,
+        "invoice_hash": invoice_hash,
+    }
+    # Looked at before the answers: what has ended by then is among them.
+    known = following.known(account)
+    settled = sent_at is not None and known is not None and _is_settled(account, sent_at, known)
     with account.db.transaction() as connection:
         rows = list(queries.find_rows(connection, **wanted))
         answers = [_answer(row) for row in queries.find_invoices(connection, **wanted)]
-    return Found(rows, answers)
+    state = _state(account, answers, sent_at, settled=settled) if invoice_hash else None
+    return Found(rows, answers, state, known.until if known else None)
+
+
+def _state(
+    account: Account, answers: Sequence[FoundAnswer], sent_at: datetime | None, *, settled: bool
+) -> State:
+    """What became of the file. "not_arrived" must never be wrong: the caller will send it again."""
+    best = _best(answer.invoice for answer in answers)
+    if best == "rejected" and sent_at is not None:
+        late = sent_at - timedelta(seconds=account.timing.arrival)
+        dates = [answer.invoice.invoicing_date for answer in answers]
+        if all(date is not None and date < late for date in dates):
+            return "unknown"  # refused before, and sent once more: that is not known yet
+    return best or ("not_arrived" if settled else "unknown")
+
+
+def _best(invoices: Iterable[Invoice]) -> State | None:
+    """The state of a file that may have been sent more than once; None if it never was."""
+    states = {_state_of(invoice) for invoice in invoices}
+    ordered: tuple[State, ...] = ("accepted", "processing", "duplicate", "rejected")
+    return next((state for state in ordered if state in states), None)
+
+
+def _state_of(invoice: Invoice) -> State:
+    if invoice.is_accepted:
+        return "accepted"
+    if not invoice.status.is_final:
+        return "processing"
+    return "duplicate" if invoice.status.code == DUPLICATE else "rejected"
+
+
+def _is_settled(account: Account, sent_at: datetime, known: following.Known) -> bool:
+    """Whether the kept answers hold every invoice that KSeF took then."""
+    begun = sent_at - _LONGEST_SESSION
+    if known.since > begun or known.until <= sent_at + timedelta(seconds=account.timing.arrival):
+        return False
+    first_day = begun.astimezone(WARSAW).strftime("%Y%m%d")
+    return not account.db.run(queries.is_unsettled, **account.columns, first_day=first_day)
 
 
 def session_of(account: Account, ksef_number: str) -> str | None:

@@ -215,6 +215,17 @@ def signatures(
     return defaultdict(lambda: None, {row.ksef_number: row.signature for row in rows})
 
 
+def invoice_hashes(account: Account, name: UpoName, ksef_numbers: Sequence[str]) -> dict[str, str]:
+    """By KSeF number the hash of each file that the session holds as accepted, where it is kept."""
+    rows = account.db.rows(
+        queries.invoice_hashes,
+        **account.columns,
+        session_reference_number=name.reference_number,
+        ksef_numbers=ksef_numbers,
+    )
+    return {row.ksef_number: row.invoice_hash for row in rows}
+
+
 def _detail(name: UpoName, doc_type: str) -> str:
     return " ".join(filter(None, (name.reference_number, name.key, doc_type)))
 

@@ -265,6 +265,9 @@ def _check_belongs(upo: Upo, account: Account, name: UpoName) -> None:
         raise errors.UpoIntegrity("The UPO is of another company than the one that asks.")
     if name.ksef_number and all(d.ksef_number != name.ksef_number for d in upo.documents):
         raise errors.UpoIntegrity("The UPO does not hold the KSeF number asked for.")
+    kept = archive.invoice_hashes(account, name, [d.ksef_number for d in upo.documents])
+    if any(kept.get(d.ksef_number, d.document_hash) != d.document_hash for d in upo.documents):
+        raise errors.UpoIntegrity("The UPO is of another file than KSeF's list of the session.")
 
 
 def _as_file(account: Account, name: UpoName, archived: ArchivedUpo, doc_type: DocType) -> UpoFile:

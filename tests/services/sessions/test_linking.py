@@ -405,6 +405,95 @@ def test_offline_rows_without_a_reference_are_never_linked(database: Any, servic
     assert offline_sessions(database, HERE) == [(None, None)]
 
 
+HASH, OTHER_HASH = "A" * 43 + "=", "B" * 42 + "A="
+
+
+def add_hashed(database: Any, *hashes: str, ksef_number: str | None = None) -> None:
+    """Offline rows of which the ERP knows the file only, maybe with a KSeF number."""
+    told = "NULL" if ksef_number is None else f"'{ksef_number}'"
+    database.execute(
+        f"INSERT INTO {OFFLINE} (company_nip, environment, invoice_number, invoice_hash,"
+        f" ksef_number) SELECT '{NIP}', 'test', h || n, h, {told}"
+        f" FROM unnest(ARRAY{[*hashes]}) WITH ORDINALITY AS given (h, n)"
+    )
+
+
+def hashed_sessions(database: Any) -> list[tuple[str, str | None]]:
+    return database.execute(
+        f"SELECT invoice_hash, session_reference_number FROM {OFFLINE} ORDER BY id"
+    )
+
+
+@pytest.mark.parametrize("code", [100, 200, 430, 440])
+def test_offline_rows_without_a_reference_are_linked_by_the_hash_of_the_file(
+    database: Any, service: Service, writes: WriteLog, code: int
+) -> None:
+    invoice = accepted(number(1)) if code == 200 else without_number(code, "refused")
+    add_hashed(database, HASH, OTHER_HASH)
+    writes.read()
+    invoices = [structs.replace(invoice, invoice_hash=HASH)]
+
+    assert link(service.account(*HERE), SESSION, invoices) == Linked(0, 1)
+    assert hashed_sessions(database) == [(HASH, SESSION), (OTHER_HASH, None)]
+    writes.read()
+    assert link(service.account(*HERE), SESSION, invoices) == Linked(0, 0)
+    assert writes.read() == []
+
+
+def test_a_file_that_was_accepted_replaces_where_it_was_refused_and_never_the_other_way(
+    database: Any, service: Service
+) -> None:
+    add_hashed(database, HASH)
+    refused_one = structs.replace(without_number(440, "again"), invoice_hash=HASH)
+    accepted_one = structs.replace(accepted(number(1)), invoice_hash=HASH)
+
+    link(service.account(*HERE), OTHER_SESSION, [refused_one])
+    assert hashed_sessions(database) == [(HASH, OTHER_SESSION)]
+    link(service.account(*HERE), SESSION, [refused_one, accepted_one, refused_one])
+    link(service.account(*HERE), OTHER_SESSION, [refused_one])
+    assert hashed_sessions(database) == [(HASH, SESSION)]
+
+
+@pytest.mark.parametrize("code", [200, 430])
+def test_a_hash_never_links_against_a_number_or_a_reference(
+    database: Any, service: Service, code: int
+) -> None:
+    add_hashed(database, HASH, ksef_number=number("another"))
+    database.execute(
+        f"INSERT INTO {OFFLINE} (company_nip, environment, invoice_number, invoice_hash,"
+        f" ksef_reference_number) VALUES ('{NIP}', 'test', 'R', '{HASH}', '{OTHER_SESSION}')"
+    )
+    invoice = accepted(number(1)) if code == 200 else without_number(code, "refused")
+    told = [structs.replace(invoice, invoice_hash=HASH)]
+    assert link(service.account(*HERE), SESSION, told) == Linked(0, 0)
+    add_hashed(database, OTHER_HASH, ksef_number=number(2))
+    told = [structs.replace(accepted(number(2)), invoice_hash=OTHER_HASH)]
+    assert link(service.account(*HERE), SESSION, told) == Linked(0, 1)
+
+
+def test_a_hash_links_no_row_of_another_company_or_environment(
+    database: Any, service: Service
+) -> None:
+    add_hashed(database, HASH)
+    told = [structs.replace(accepted(number(1)), invoice_hash=HASH)]
+    for place in ELSEWHERE:
+        assert link(service.account(*place), SESSION, told) == Linked(0, 0)
+
+
+def test_a_hashed_row_that_the_erp_keeps_from_being_changed_holds_up_no_other(
+    database: Any, service: Service, no_veto: None
+) -> None:
+    add_hashed(database, HASH, OTHER_HASH, HASH)
+    add_offline(database, HERE, [SESSION])
+    refusing(database, OFFLINE, f"NEW.invoice_number = '{HASH}1'", "RAISE EXCEPTION 'closed'")
+    told = [
+        structs.replace(accepted(number(1)), invoice_hash=HASH),
+        structs.replace(without_number(430, "x"), invoice_hash=OTHER_HASH),
+    ]
+    assert link(service.account(*HERE), SESSION, told) == Linked(0, 3)
+    assert [session for _, session in hashed_sessions(database)] == [None, *[SESSION] * 3]
+
+
 @pytest.mark.parametrize("place", ELSEWHERE, ids=str)
 def test_other_company_and_other_environment_are_untouched(
     database: Any, service: Service, place: Place
@@ -549,6 +638,7 @@ def test_erp_s_role_puts_in_reads_and_changes_its_own_columns(
             " (company_nip, environment, invoice_number, ksef_reference_number, ksef_number)"
             f" VALUES ('{NIP}', 'test', 'FV/2', NULL, NULL)"
         )
+        cursor.execute(f"UPDATE {OFFLINE} SET invoice_hash = %s", (HASH,))
         cursor.execute(f"UPDATE {OFFLINE} SET ksef_reference_number = %s", (SESSION,))
 
     assert link(service.account(*HERE), SESSION, [accepted(number("right"))]) == Linked(1, 1)

@@ -58,6 +58,24 @@ def test_rows_go_to_the_table_that_their_columns_ask_for(database: Any, service:
     ]
 
 
+def test_a_row_may_be_named_by_the_hash_of_its_file_alone(database: Any, service: Service) -> None:
+    text = (
+        "invoice_number,invoice_hash,ksef_number\n"
+        f"FV/1,{'00' * 32},\nFV/2,{'A' * 43}=,\nFV/3,{'A' * 43}=,{NUMBER}\n"
+    )
+    assert bring_in(service, text) == Imported(3, synced=1, offline=2)
+    hashes = [
+        database.execute(f"SELECT invoice_number, invoice_hash FROM {table} ORDER BY 1")
+        for table in (OFFLINE, SYNCED)
+    ]
+    assert hashes == [
+        [("FV/1", "A" * 43 + "="), ("FV/2", "A" * 43 + "=")],
+        [("FV/3", "A" * 43 + "=")],
+    ]
+    with pytest.raises(OperatorError, match="Line 2: invoice_hash: Not a SHA-256"):
+        bring_in(service, "invoice_number,invoice_hash\nFV/4,AAAA\n")
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -128,8 +146,8 @@ def test_each_company_and_environment_has_rows_of_its_own(
         (f"ksef_number\n{NUMBER}\n", "first line names the columns"),
         ("invoice_number\nFV/1\n", "first line names the columns"),
         (f"invoice_number,ksef_number\nFV/0,{NUMBER}\n,{NUMBER}\n", "Line 3: invoice_number"),
-        (f"invoice_number,ksef_number\nFV/0,{NUMBER}\nFV/1,\n", "Line 3: neither"),
-        (f"invoice_number,ksef_number\nFV/0,{NUMBER}\nFV/1\n", "Line 3: neither"),
+        (f"invoice_number,ksef_number\nFV/0,{NUMBER}\nFV/1,\n", "Line 3: none of"),
+        (f"invoice_number,ksef_number\nFV/0,{NUMBER}\nFV/1\n", "Line 3: none of"),
         (f"invoice_number,ksef_number\nFV/0,{NUMBER}\nFV/1,{NUMBER},x\n", "Line 3: more values"),
         (f"invoice_number,ksef_number\n{'F' * 257},{NUMBER}\n", "Line 2: invoice_number: Longer"),
         (
