@@ -610,7 +610,7 @@ def test_import_refuses_what_is_wrong(run: Run, company: None, file: Path, datab
 
     refused(importing(b""), "file is empty")
     refused(importing(b"a,b\n1,2\n"), "first line names the columns")
-    refused(importing(f"{CSV}FV/4,,\n".encode()), "Line 5: neither")
+    refused(importing(f"{CSV}FV/4,,\n".encode()), "Line 5: none of")
     refused(importing(f"{CSV}FV/4,{NUMBER[:-1]}0,\n".encode()), "Line 5: ksef_number: The check")
     refused(importing("invoice_number,ksef_number\nżółw,1\n".encode("cp1250")), "not UTF-8")
     refused(run("invoices", "import", str(file) + "x", *PLACE), "does not exist", code=2)

@@ -9,6 +9,12 @@ INSERT INTO offline_invoices (company_nip, environment, invoice_number, ksef_ref
 VALUES ('5265877635', 'test', 'FV/2026/09/002', '20260915-SO-00000001A1-0000000001-01')
 ON CONFLICT DO NOTHING;
 
+-- One that is about to be sent: the ERP knows nothing but its file. Written and committed before it
+-- is sent, it is found again even if the ERP dies before KSeF's answer is stored.
+INSERT INTO offline_invoices (company_nip, environment, invoice_number, invoice_hash)
+VALUES ('5265877635', 'test', 'FV/2026/09/003', encode(sha256('<Faktura>…</Faktura>'), 'base64'))
+ON CONFLICT DO NOTHING;
+
 -- What the proxy has not linked yet.
 SELECT invoice_number, ksef_number FROM synced_invoices
 WHERE company_nip = '5265877635' AND environment = 'test' AND session_reference_number IS NULL
