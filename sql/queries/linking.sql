@@ -51,12 +51,16 @@ WHERE company_nip = :company_nip
 UNION ALL
 SELECT NULL, sent.invoice_hash, invoice_number
 FROM unnest(:invoice_hashes::text[], :hashed_numbers::text[]) AS sent (invoice_hash, ksef_number)
-JOIN offline_invoices AS invoice
-    ON invoice.company_nip = :company_nip
-    AND invoice.environment = :environment
-    AND invoice.invoice_hash = sent.invoice_hash
+CROSS JOIN LATERAL (
+    SELECT ctid, *
+    FROM offline_invoices
+    WHERE (invoice_hash, company_nip, environment)
+          BETWEEN (sent.invoice_hash, :company_nip, :environment) AND (sent.invoice_hash, :company_nip, :environment)
+      AND invoice_hash IS NOT NULL
+    OFFSET 0  -- looked up for each hash, never joined
+) AS invoice
 WHERE ksef_reference_number IS NULL
-  AND (invoice.ksef_number IS NULL OR invoice.ksef_number = sent.ksef_number)
+  AND coalesce(invoice.ksef_number, '') IN ('', sent.ksef_number)
   AND CASE
       WHEN sent.ksef_number IS NULL THEN session_reference_number IS NULL
       ELSE session_reference_number IS DISTINCT FROM :session_reference_number
@@ -78,12 +82,16 @@ WITH by_name AS (
     UNION ALL
     SELECT invoice.ctid, NULL, invoice.invoice_hash, invoice.ksef_number, invoice_number, session_reference_number
     FROM unnest(:invoice_hashes::text[], :hashed_numbers::text[]) AS sent (invoice_hash, ksef_number)
-    JOIN offline_invoices AS invoice
-        ON invoice.company_nip = :company_nip
-        AND invoice.environment = :environment
-        AND invoice.invoice_hash = sent.invoice_hash
+    CROSS JOIN LATERAL (
+        SELECT ctid, *
+        FROM offline_invoices
+        WHERE (invoice_hash, company_nip, environment)
+              BETWEEN (sent.invoice_hash, :company_nip, :environment) AND (sent.invoice_hash, :company_nip, :environment)
+          AND invoice_hash IS NOT NULL
+        OFFSET 0  -- looked up for each hash, never joined
+    ) AS invoice
     WHERE ksef_reference_number IS NULL
-      AND (invoice.ksef_number IS NULL OR invoice.ksef_number = sent.ksef_number)
+      AND coalesce(invoice.ksef_number, '') IN ('', sent.ksef_number)
       AND CASE
           WHEN sent.ksef_number IS NULL THEN session_reference_number IS NULL
           ELSE session_reference_number IS DISTINCT FROM :session_reference_number

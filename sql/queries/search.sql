@@ -19,7 +19,8 @@ WITH found AS MATERIALIZED (
     UNION
     SELECT session_reference_number, reference_number
     FROM kept_invoices
-    WHERE company_nip = :company_nip AND environment = :environment AND more ->> 'invoiceHash' = :invoice_hash
+    WHERE (more ->> 'invoiceHash', company_nip, environment)
+        BETWEEN (:invoice_hash, :company_nip, :environment) AND (:invoice_hash, :company_nip, :environment)
 )
 SELECT
     invoice.told::text AS told,

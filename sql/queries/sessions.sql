@@ -47,40 +47,40 @@ SELECT
                       )
                   ) OR (
                       SELECT true FROM offline_invoices AS offline
-                      WHERE (offline.company_nip, offline.environment, offline.ksef_reference_number)
-                            BETWEEN (:company_nip, :environment, invoice.reference_number)
-                            AND (:company_nip, :environment, invoice.reference_number)
+                      WHERE (offline.ksef_reference_number, offline.company_nip, offline.environment)
+                            BETWEEN (invoice.reference_number, :company_nip, :environment)
+                            AND (invoice.reference_number, :company_nip, :environment)
+                        AND offline.ksef_reference_number IS NOT NULL
                         AND offline.session_reference_number IS DISTINCT FROM :reference_number
-                      ORDER BY offline.company_nip, offline.environment, offline.ksef_reference_number
+                      ORDER BY offline.ksef_reference_number, offline.company_nip, offline.environment
                       LIMIT 1
                   ) OR (
                       hashed.are_kept AND (
                           SELECT true FROM offline_invoices AS offline
-                          WHERE (offline.company_nip, offline.environment, offline.invoice_hash)
-                                BETWEEN (:company_nip, :environment, invoice.more ->> 'invoiceHash')
-                                AND (:company_nip, :environment, invoice.more ->> 'invoiceHash')
+                          WHERE (offline.invoice_hash, offline.company_nip, offline.environment)
+                                BETWEEN (invoice.more ->> 'invoiceHash', :company_nip, :environment)
+                                AND (invoice.more ->> 'invoiceHash', :company_nip, :environment)
                             AND offline.invoice_hash IS NOT NULL
-                            AND offline.ksef_reference_number IS NULL
+                            AND coalesce(offline.ksef_reference_number, '') = ''  -- no condition for an index
                             AND (
                                 offline.session_reference_number IS NULL
                                 OR offline.session_reference_number <> :reference_number AND invoice.status @> '{"code": 200}'
                             )
-                            AND (
-                                offline.ksef_number IS NULL
-                                OR offline.ksef_number = invoice.ksef_number AND invoice.status @> '{"code": 200}'
-                            )
-                          ORDER BY offline.company_nip, offline.environment, offline.invoice_hash
+                            AND coalesce(offline.ksef_number, '')
+                                IN ('', CASE WHEN invoice.status @> '{"code": 200}' THEN invoice.ksef_number END)
+                          ORDER BY offline.invoice_hash, offline.company_nip, offline.environment
                           LIMIT 1
                       )
                   )
               )
         ) OR (
             SELECT true FROM offline_invoices AS offline
-            WHERE (offline.company_nip, offline.environment, offline.ksef_reference_number)
-                  BETWEEN (:company_nip, :environment, :reference_number)
-                  AND (:company_nip, :environment, :reference_number)
+            WHERE (offline.ksef_reference_number, offline.company_nip, offline.environment)
+                  BETWEEN (:reference_number, :company_nip, :environment)
+                  AND (:reference_number, :company_nip, :environment)
+              AND offline.ksef_reference_number IS NOT NULL
               AND offline.session_reference_number IS DISTINCT FROM :reference_number
-            ORDER BY offline.company_nip, offline.environment, offline.ksef_reference_number
+            ORDER BY offline.ksef_reference_number, offline.company_nip, offline.environment
             LIMIT 1
         ) IS TRUE
     END AS unlinked

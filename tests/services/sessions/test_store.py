@@ -294,6 +294,16 @@ def test_a_big_session_is_read_in_time_before_the_tables_have_statistics(asking:
     asking.database.execute(
         "INSERT INTO synced_invoices (company_nip, environment, ksef_number, invoice_number)"
         f" SELECT '{asking.account.company_nip}', 'test', '5265877635-20250826-K-' || n, 'FV'"
+        " FROM generate_series(1, 100000) AS n;"
+        "INSERT INTO offline_invoices (company_nip, environment, invoice_number, invoice_hash)"
+        f" SELECT '{asking.account.company_nip}', 'test', n, encode(sha256(n::text::bytea), 'base64')"
         " FROM generate_series(1, 100000) AS n"
     )
+    assert is_linked(asking, session)
+    [(name,)] = asking.database.execute("SELECT min(more ->> 'invoiceHash') FROM kept_invoices")
+    asking.database.execute(
+        f"UPDATE offline_invoices SET invoice_hash = '{name}' WHERE invoice_number = '77'"
+    )
+    assert not is_linked(asking, session)
+    asking.check(session)
     assert is_linked(asking, session)
