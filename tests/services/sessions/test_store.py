@@ -296,7 +296,8 @@ def test_a_big_session_is_read_in_time_before_the_tables_have_statistics(asking:
         f" SELECT '{asking.account.company_nip}', 'test', '5265877635-20250826-K-' || n, 'FV'"
         " FROM generate_series(1, 100000) AS n;"
         "INSERT INTO offline_invoices (company_nip, environment, invoice_number, invoice_hash)"
-        f" SELECT '{asking.account.company_nip}', 'test', n, encode(sha256(n::text::bytea), 'base64')"
+        f" SELECT '{asking.account.company_nip}', 'test', n,"
+        " encode(sha256(n::text::bytea), 'base64')"
         " FROM generate_series(1, 100000) AS n"
     )
     assert is_linked(asking, session)
