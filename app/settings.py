@@ -88,6 +88,18 @@ class Timing:
     refusal_least: float = 5.0  # how long "not found" is kept; doubles each time, up to the most
     refusal_most: float = 60.0
     refusal_lasting: float = 86400.0  # how long "not found, and it never will be" is kept
+    # Following the sessions of each company.
+    follow_poll: float = 3.0  # between two looks for what is due
+    follow_turn: float = 30.0  # a company's turn, if there is more to do
+    follow_lease: float = 60.0  # another process may take a company over after this
+    follow_before: float = 86400.0  # a company is followed from so long before its first turn
+    follow_slice: float = 86400.0  # longest period of one list of sessions
+    follow_overlap: float = 120.0  # what happened so shortly before a list may not be in it yet
+    follow_least: float = 60.0  # between two lists while something moves …
+    follow_most: float = 300.0  # … and while nothing does; also the longest other pause
+    follow_moving: float = 20.0  # shortest pause between two looks at a session that moves
+    follow_failing: float = 3600.0  # longest pause of a session that cannot be read
+    follow_stuck: float = 3600.0  # a session that moves for less than this is not stuck
     # The database.
     database_connect: float = 3.0
     pool_wait: float = 1.0  # wait for a free connection

@@ -3,7 +3,7 @@
 import click
 from flask import Flask
 
-from app.cli import accounts, invoices, logins, outages, quotas, upkeep, upos
+from app.cli import accounts, follow, invoices, logins, outages, quotas, upkeep, upos
 
 COMMANDS: tuple[click.Command, ...] = (
     upkeep.migrate_database,
@@ -16,6 +16,7 @@ COMMANDS: tuple[click.Command, ...] = (
     outages.outage,
     invoices.invoices,
     invoices.link,
+    follow.follow,
     upos.upos,
     quotas.quotas,
     upkeep.rotate_keys,

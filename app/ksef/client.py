@@ -6,7 +6,9 @@ these calls: if it does not find something it sends an HTTP 400 with a code.
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import datetime
+from contextlib import suppress
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import Any, Protocol, TypeVar
 
 from app import clock, errors
@@ -86,6 +88,9 @@ class Client:
     their calls in `quota` before they begin.
     """
 
+    said_at: datetime | None = None
+    """What time it was by KSeF's clock, to the second, when it last answered; None: unknown."""
+
     def __init__(self, http: Metered, tokens: TokenStore, quota: Quota) -> None:
         self._http = http
         self._tokens = tokens
@@ -133,26 +138,42 @@ class Client:
         return sorted(found.values(), key=lambda invoice: invoice.ordinal_number)
 
     def sessions(
-        self, session_type: str, created_from: datetime | None = None
+        self,
+        session_type: str,
+        created_from: datetime | None = None,
+        reference_number: str | None = None,
     ) -> Sequence[wire.ListedSession]:
-        """The company's newest sessions of one of SESSION_TYPES: the first page of their list."""
+        """The company's newest sessions of one of SESSION_TYPES: the first page of their list.
+
+        With `reference_number`: that one, or none.
+        """
         params = {"sessionType": session_type}
         if created_from:
             params["dateCreatedFrom"] = created_from.isoformat()
+        if reference_number:
+            params["referenceNumber"] = reference_number
         return next(self._pages(wire.SessionPage, SESSIONS, params=params)).sessions
 
-    def all_sessions(self, session_type: str) -> Iterator[wire.ListedSession]:
+    def all_sessions(
+        self,
+        session_type: str,
+        modified_from: datetime | None = None,
+        modified_to: datetime | None = None,
+    ) -> Iterator[wire.ListedSession]:
         """All of the company's sessions of one of SESSION_TYPES, once each, mostly newest first.
 
+        `modified_from`, `modified_to`: only those in which something last happened between them.
         They are fetched page by page. The list begins again, once, where KSeF refuses its own
         continuation token.
         """
+        period = {"dateModifiedFrom": modified_from, "dateModifiedTo": modified_to}
+        params = {"sessionType": session_type} | {
+            name: moment.isoformat() for name, moment in period.items() if moment
+        }
         seen: set[str] = set()
         for may_restart in (True, False):
             try:
-                pages = self._pages(
-                    wire.SessionPage, SESSIONS, params={"sessionType": session_type}
-                )
+                pages = self._pages(wire.SessionPage, SESSIONS, params=params)
                 for page in pages:
                     yield from (s for s in page.sessions if s.reference_number not in seen)
                     seen.update(session.reference_number for session in page.sessions)
@@ -277,6 +298,7 @@ class Client:
             try:
                 answer = self._http.send(route, *values, bearer=bearer, **request)
                 self._renewed = self._logged_in_anew = False
+                self.said_at = _date(answer)
                 return answer
             except KsefTokenRejected:
                 # First a refresh, for a second refusal a login.
@@ -291,6 +313,13 @@ class Client:
                 if repeated or route.method != "GET" or not self._http.repeats(route, failure):
                     raise
                 repeated = True
+
+
+def _date(answer: Answer) -> datetime | None:
+    """The header Date, in UTC; None where it is missing or wrong."""
+    with suppress(ValueError):
+        return parsedate_to_datetime(answer.headers.get("Date", "")).astimezone(UTC)
+    return None
 
 
 def _continuation(token: str | None) -> dict[str, str] | None:

@@ -33,6 +33,10 @@ DELETE FROM outage_simulations WHERE company_nip = :nip;
 -- name: remove_refusals(nip)!
 DELETE FROM kept_refusals WHERE company_nip = :nip;
 
+-- name: remove_followed(nip)!
+-- With the sessions that were found.
+DELETE FROM followed WHERE company_nip = :nip;
+
 -- name: remove_calls(nip)!
 -- KSeF still counts those of the last hour, even if the company is added again.
 DELETE FROM quota_calls

@@ -4,6 +4,10 @@
 -- and how many were deleted; no row at the end.
 -- (With a coalesce for `only` the planner would not use the index on the key: ten times as slow.)
 
+-- name: forget_known(before)!
+-- What happened before is not known any more: an answer that is not older was given later.
+UPDATE followed SET known_since = :before WHERE known_since < :before;
+
 -- name: delete_answers(only, before, nip, environment, reference_number, batch)^
 -- An answer that is being written at this moment is left for the next purge.
 WITH looked_at AS (

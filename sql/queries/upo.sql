@@ -107,6 +107,25 @@ SELECT
     coalesce(array_agg(session_reference_number ORDER BY ksef_number), '{}') AS session_reference_numbers
 FROM missing;
 
+-- name: missing_of_session(company_nip, environment, session_reference_number, most)
+-- The accepted invoices of a kept session that have no archived UPO of their own (both by their keys).
+SELECT ksef_number
+FROM kept_invoices AS invoice
+WHERE company_nip = :company_nip
+  AND environment = :environment
+  AND session_reference_number = :session_reference_number
+  AND status @> '{"code": 200}'
+  AND ksef_number IS NOT NULL
+  AND NOT EXISTS (
+      SELECT FROM upos
+      WHERE upos.company_nip = :company_nip
+        AND upos.environment = :environment
+        AND upos.session_reference_number = :session_reference_number
+        AND upos.ksef_number = invoice.ksef_number
+  )
+ORDER BY ordinal_number
+LIMIT :most;
+
 -- name: archived_upos(company_nip, environment, first_day, last_day, unproven, reference_number, ksef_number, page, batch)
 -- The next `batch` archived documents after a key, in order. wanted: of these days (YYYYMMDD), which are those of the KSeF
 -- number, or of the session for a page of its collective UPO; and where only unproven ones are: not found valid yet.

@@ -69,6 +69,7 @@ def _delete(db: Database, nip: str, had: Holdings) -> None:
             queries.remove_users,
             queries.remove_simulations,
             queries.remove_refusals,
+            queries.remove_followed,
             queries.remove_calls,
             queries.remove_limits,
             queries.mark_removed,

@@ -34,9 +34,11 @@ def purge(db: Database, days: int) -> Deleted:
     In small transactions, beside live traffic; can be interrupted and run again. If somebody asks
     for a deleted one later, KSeF is asked as for the first time.
     """
+    before = db.now() - timedelta(days=days)
     with db.transaction() as connection:  # first, since the rest may be interrupted
+        queries.forget_known(connection, before=before)
         audit.note(connection, audit.What.DOCUMENTS_PURGED, detail=f"older than {days} days")
-    return delete(db, before=db.now() - timedelta(days=days))
+    return delete(db, before=before)
 
 
 def forget_links(db: Database) -> int:

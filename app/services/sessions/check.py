@@ -52,7 +52,8 @@ def _if_fresh(account: Account, kept: Snapshot | None) -> Snapshot | None:
     """The kept answer, if it is final or fresh."""
     if kept is None or kept.final:
         return kept
-    store.mark_wanted(account, kept)
+    if account.live:
+        store.mark_wanted(account, kept)
     fresh_for = _fresh_for(account, kept)
     return kept.with_next_check(fresh_for) if kept.asked_ago < fresh_for else None
 

@@ -158,6 +158,17 @@ def missing(account: Account) -> Iterator[UpoName]:
         after = found.last
 
 
+def missing_of(account: Account, reference_number: str, most: int) -> list[UpoName]:
+    """Up to so many UPOs of a kept session's accepted invoices that are not archived."""
+    rows = account.db.rows(
+        queries.missing_of_session,
+        **account.columns,
+        session_reference_number=reference_number,
+        most=most,
+    )
+    return [UpoName(reference_number, ksef_number=row.ksef_number) for row in rows]
+
+
 def _columns(signature: Verdict) -> dict[str, Any]:
     return {
         "signature": signature.state,

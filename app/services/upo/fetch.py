@@ -123,6 +123,37 @@ def archive_upos(account: Account, progress: Progress) -> Summary:
     return summary
 
 
+def archive_session(account: Account, reference_number: str, *, most: int) -> bool:
+    """Archive UPOs of a session whose final answer is kept, at most so many; whether that is all.
+
+    Each invoice's own by its download link, which costs no quota. Where that will not do, the pages
+    of the collective UPO hold the rest; where there are none, each comes from the API.
+    """
+    missing = archive.missing_of(account, reference_number, most + 1)
+    for name in missing[:most]:
+        if _by_link(account, name):
+            continue
+        kept = store.load(account, reference_number)
+        pages = [page.reference_number for page in kept.session.upo_pages] if kept else []
+        for page in pages:
+            name = UpoName(reference_number, page_reference_number=page)
+            if archive.get(account, name) is None:
+                _fetch(account, name)
+        if pages:
+            return True
+        _fetch(account, name)
+    return len(missing) <= most
+
+
+def _by_link(account: Account, name: UpoName) -> bool:
+    """Archive a UPO from its download link; false where there is none, or no good one."""
+    found = _from_link(account, name)
+    if found is None or found[0].startswith(_PDF):
+        return False
+    archive.put(account, name, *found)
+    return True
+
+
 def _fetch_for_caller(account: Account, name: UpoName) -> ArchivedUpo:
     """The document from KSeF, for an HTTP caller: it takes one of the threads that may ask KSeF."""
     with account.places.one(account.company_nip):
@@ -160,6 +191,18 @@ def _from_ksef(account: Account, name: UpoName) -> tuple[bytes, Verdict]:
     It comes by the download link, which costs no quota, else from the API. Raises what the API's
     document fails in.
     """
+    if found := _from_link(account, name):
+        return found
+    document = _by_api(account, name)
+    try:
+        return document.content, _check(document, account, name)
+    except (errors.UpoIntegrity, errors.KsefInvalidResponse) as error:
+        telemetry.warning("a UPO did not pass the checks", reason=error.detail)
+        raise
+
+
+def _from_link(account: Account, name: UpoName) -> tuple[bytes, Verdict] | None:
+    """The document by its download link; None without a good link, or if it fails the checks."""
     url = store.upo_link(account, name.reference_number, name.key)
     linked = account.ksef.download(url) if url else None
     if linked:
@@ -167,12 +210,7 @@ def _from_ksef(account: Account, name: UpoName) -> tuple[bytes, Verdict]:
             return linked.content, _check(linked, account, name)
         except (errors.UpoIntegrity, errors.KsefInvalidResponse) as error:
             telemetry.warning("a UPO did not pass the checks", reason=error.detail)
-    document = _by_api(account, name)
-    try:
-        return document.content, _check(document, account, name)
-    except (errors.UpoIntegrity, errors.KsefInvalidResponse) as error:
-        telemetry.warning("a UPO did not pass the checks", reason=error.detail)
-        raise
+    return None
 
 
 def _by_api(account: Account, name: UpoName) -> Document:

@@ -1,0 +1,44 @@
+"""`follow`: the process that follows the sessions of all companies."""
+
+import random
+import signal
+
+import click
+from flask.cli import with_appcontext
+
+from app import clock, errors, telemetry
+from app.cli.options import plain_errors
+from app.context import service
+from app.services.events import follow as following
+
+
+@click.command("follow")
+@click.option("--once", is_flag=True, help="Do what is due now, for cron")
+@with_appcontext
+@plain_errors
+def follow(once: bool) -> None:
+    """Follow the sessions of all companies.
+
+    What KSeF lists is read, linked and archived before anybody asks. Runs until SIGTERM or Ctrl-C;
+    may be killed at any moment, and run as often as you like. Leaves half of KSeF's quota to live
+    traffic.
+    """
+    if once:
+        following.follow_all(service())
+        return
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        while True:
+            _round()
+    except KeyboardInterrupt:
+        telemetry.info("following ends")
+
+
+def _round() -> None:
+    """What is due, and a short pause."""
+    timing = service().timing
+    try:
+        following.follow_all(service(), turn=timing.follow_turn)
+    except errors.Unavailable as error:
+        telemetry.warning("following waits for the database", reason=error.detail)
+    clock.sleep(timing.follow_poll * random.uniform(0.8, 1.2))  # noqa: S311 - no secret

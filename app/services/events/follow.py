@@ -1,0 +1,323 @@
+"""Follows each company's sessions: what KSeF lists is read, linked and archived unasked.
+
+All state is in the database, and each step may be repeated: the process may end at any moment, and
+any number of them may run. One at a time works for a company in an environment, under a lease.
+"""
+
+import math
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from app import clock, errors, telemetry
+from app.account import Account
+from app.db.queries import follow as queries
+from app.ksef import limits, wire
+from app.ksef.client import SESSION_TYPES, pages_of
+from app.ksef.wire import ListedSession
+from app.service import Service
+from app.services import outages
+from app.services.replicas import leases, quota
+from app.services.replicas.leases import Lease
+from app.services.sessions.check import check_session
+from app.services.sessions.snapshot import Snapshot, stretched
+from app.services.upo import fetch
+from app.settings import Timing
+
+_SHARE = 0.5  # of our quota: live callers go first
+_BATCH = 100
+_DOCUMENTS = 100  # archived before the lease is extended
+_NEWEST_ROWS = 10_000  # in which late ones are looked for
+_STUCK_TIMES = 3  # the company's usual time
+_ASK_WHETHER_LISTED = 5  # failures in a row
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """Between these two moments everything is known: each session in which anything happened then
+    is kept with all its invoices. `until` is None while that is true of no moment."""
+
+    since: datetime
+    until: datetime | None
+
+
+def known(account: Account) -> Known | None:
+    """What is known of the company's sessions without asking; None if it was never followed."""
+    row = account.db.run(queries.get, **account.columns)
+    return Known(row.known_since, row.known_until) if row else None
+
+
+def known_until(account: Account) -> datetime | None:
+    """Up to when every session that KSeF lists is kept, with its invoices; only ever later.
+
+    Nothing is said of the time before `known(account).since`, nor of what still moves.
+    """
+    found = known(account)
+    return found.until if found else None
+
+
+def follow_all(service: Service, *, turn: float = math.inf) -> None:
+    """One round: whatever is due, company by company, the one that waits longest first.
+
+    `turn`: seconds after which the next company has its turn.
+    """
+    for row in service.db.rows(queries.accounts):
+        account = service.account(row.company_nip, row.environment, live=False, share=_SHARE)
+        try:
+            with leases.try_lease(account, "follow", account.timing.follow_lease) as lease:
+                if lease:
+                    _follow(account, lease, clock.monotonic() + turn)
+        except errors.Unavailable as error:
+            telemetry.warning("following is put off", reason=error.detail, **account.log_fields)
+            _rest(account, account.timing.follow_least)  # raises where the database is down
+        except Exception:
+            telemetry.exception("following a company failed", **account.log_fields)
+            _rest(account, account.timing.follow_most)
+
+
+def listing_pause(timing: Timing, *, moves: bool, used: float) -> float:
+    """Seconds until KSeF's lists are asked for again.
+
+    `used`: how much of our share of the hour's lists is used, from 0 to 1. While something moves
+    the pause is short, until the quota is worn so far that only the long one lasts for an hour.
+    """
+    if not moves:
+        return timing.follow_most
+    worn = min(1.0, max(0.0, (used - 0.4) / 0.4))
+    return timing.follow_least + worn * (timing.follow_most - timing.follow_least)
+
+
+def failing_pause(timing: Timing, failures: int) -> float:
+    """Seconds until a session that failed so many times in a row is tried again."""
+    return float(min(timing.follow_failing, timing.follow_moving * 2 ** min(failures, 20)))
+
+
+def _follow(account: Account, lease: Lease, deadline: float) -> None:
+    """A company's turn. Where KSeF is down or the company is logged out, it rests for a while."""
+    timing = account.timing
+    account.db.run(queries.begin, **account.columns, seconds=timing.follow_before)
+    state = account.db.run(queries.get, **account.columns)
+    if state is None or state.rests:  # another process was here just before
+        return
+    try:
+        outages.refuse_if_simulated(account)
+        if state.list_is_due:
+            _list(account, state)
+            _link_late_rows(account)
+        _follow_sessions(account, lease, deadline)
+    except (errors.OutageSimulation, errors.NoActiveKsefSession):
+        _rest(account, timing.follow_least)
+    except errors.KsefFailure as error:
+        pause = min(timing.follow_most, timing.follow_moving * 2 ** min(state.failures, 20))
+        telemetry.info("following rests: KSeF fails", code=error.code, **account.log_fields)
+        _rest(account, pause, failures=state.failures + 1)
+    else:
+        if state.failures:
+            _rest(account, 0.0)
+    finally:
+        account.ksef.give_back()
+    _mark_stuck(account)
+    with account.db.transaction() as connection:
+        queries.hold(connection, **account.columns)
+        queries.advance(connection, **account.columns)
+    account.db.run(queries.forget, **account.columns, batch=_BATCH)
+
+
+def _list(account: Account, state: Any) -> None:
+    """Note what happened since the last time, as KSeF lists it."""
+    timing = account.timing
+    began = account.db.now()
+    end = state.listed_until + timedelta(seconds=timing.follow_slice)
+    try:
+        account.ksef.reserve_session_lists(len(SESSION_TYPES))
+        listed = {
+            session.reference_number: session
+            for name in SESSION_TYPES
+            for session in account.ksef.all_sessions(
+                name, state.listed_until, end if end < began else None
+            )
+        }
+    except errors.KsefRateLimited as error:
+        seconds = min(timing.follow_most, max(timing.follow_least, error.retry_after or 0))
+        account.db.run(queries.list_later, **account.columns, seconds=seconds)
+        return
+    except errors.KsefFailure as error:
+        if _is_outage(error):
+            raise
+        telemetry.warning("KSeF does not list sessions", code=error.code, **account.log_fields)
+        account.db.run(queries.list_later, **account.columns, seconds=timing.follow_most)
+        return
+    found_at = account.db.now()
+    behind = min(timedelta(0), (account.ksef.said_at or found_at) - found_at)
+    complete = began + behind - timedelta(seconds=timing.follow_overlap)
+    _note_listed(account, listed.values(), found_at, min(end, complete), catches_up=end < began)
+
+
+def _note_listed(
+    account: Account,
+    listed: Iterable[ListedSession],
+    found_at: datetime,
+    listed_until: datetime,
+    *,
+    catches_up: bool,
+) -> None:
+    """Note the sessions, and up to when these are all, in one transaction."""
+    sessions = list(listed)
+    used = quota.used_share(account, limits.SESSION_LIST)
+    with account.db.transaction() as connection:
+        if not queries.hold(connection, **account.columns):  # the company was removed
+            return
+        queries.find(
+            connection,
+            **account.columns,
+            reference_numbers=[session.reference_number for session in sessions],
+            created=[session.date_created for session in sessions],
+            told=[wire.to_json(session) for session in sessions],
+            found_at=found_at,
+        )
+        moves = catches_up or queries.moves(connection, **account.columns)
+        queries.listed(
+            connection,
+            **account.columns,
+            listed_until=listed_until,
+            seconds=listing_pause(account.timing, moves=moves, used=used),
+        )
+
+
+def _follow_sessions(account: Account, lease: Lease, deadline: float) -> None:
+    """Take the next step with each session that is due now."""
+    moment = account.db.now()
+    while rows := account.db.rows(queries.due, **account.columns, moment=moment, batch=_BATCH):
+        for row in rows:
+            if clock.monotonic() > deadline or not _extended(account, lease, row):
+                return
+            try:
+                _archive(account, row) if row.is_final else _read(account, row)
+            except errors.KsefRateLimited as error:
+                pause = min(account.timing.follow_most, max(1, error.retry_after or 1))
+                _put_off(account, row, pause, failures=row.failures)
+            except (errors.OutageSimulation, errors.NoActiveKsefSession):
+                raise
+            except Exception as error:
+                _failed(account, row, error)
+                if _is_outage(error):
+                    raise
+
+
+def _extended(account: Account, lease: Lease, row: Any) -> bool:
+    """Whether the company is still ours to follow, and will be for the time of a step."""
+    account.patience = _patience(account, row.invoice_count)
+    return lease.extend(account, account.timing.follow_lease + account.patience)
+
+
+def _patience(account: Account, invoice_count: int) -> float:
+    """Seconds for which a call may wait: the pages of a long list take more than our minute."""
+    minute = limits.WINDOWS[1] * account.timing.quota_scale
+    return account.timing.quota_patience + (minute * 1.25 if pages_of(invoice_count) > 1 else 0.0)
+
+
+def _read(account: Account, row: Any) -> None:
+    """Ask what became of a session that is not final, as far as that is known."""
+    timing = account.timing
+    account.calls.require(limits.SESSION)
+    answer = check_session(account, row.reference_number)
+    if not isinstance(answer, Snapshot):
+        raise AssertionError("a written answer was not asked for")
+    where = {**account.columns, "reference_number": row.reference_number}
+    if answer.final:
+        account.db.run(queries.finish, **where)
+        return
+    if row.read_at and answer.checked_at <= row.read_at:
+        _failed(account, row, None)
+        return
+    expected = max(row.invoice_count, answer.session.invoice_count)
+    is_whole = answer.checked_at >= row.found_at and len(answer.invoices) >= expected
+    account.db.run(
+        queries.read,
+        **where,
+        read_at=answer.checked_at if is_whole else None,
+        open=answer.open_until is not None and answer.open_until > account.db.now(),
+        least=timing.follow_moving,
+        most=timing.follow_most,
+        factor=stretched(quota.used_share(account, limits.SESSION, limits.INVOICE)),
+    )
+
+
+def _archive(account: Account, row: Any) -> None:
+    """Archive some of the UPOs of a final session."""
+    if not fetch.archive_session(account, row.reference_number, most=_DOCUMENTS):
+        return
+    with account.db.transaction() as connection:
+        queries.note_archived(connection, **account.columns, reference_number=row.reference_number)
+
+
+def _failed(account: Account, row: Any, error: Exception | None) -> None:
+    """A step failed, or brought nothing new: the next attempts are further and further apart.
+
+    A session that KSeF does not list any more is given up.
+    """
+    failures = row.failures + 1
+    fields = {"session": row.reference_number, **account.log_fields}
+    if isinstance(error, errors.ProxyError):
+        telemetry.info("a session could not be followed", code=error.code, **fields)
+    elif error:
+        telemetry.exception("following a session failed", **fields)
+    if failures >= _ASK_WHETHER_LISTED and not row.is_final and not _is_listed(account, row):
+        telemetry.warning("KSeF lists a session no more", **fields)
+        account.db.run(queries.give_up, **account.columns, reference_number=row.reference_number)
+        return
+    _put_off(account, row, failing_pause(account.timing, row.failures), failures=failures)
+
+
+def _put_off(account: Account, row: Any, seconds: float, *, failures: int) -> None:
+    account.db.run(
+        queries.put_off,
+        **account.columns,
+        reference_number=row.reference_number,
+        seconds=seconds,
+        failures=failures,
+    )
+
+
+def _is_listed(account: Account, row: Any) -> bool:
+    """Whether KSeF still lists a session; true also where that cannot be told."""
+    number = row.reference_number
+    types = [name for name, mark in SESSION_TYPES.items() if mark in number]
+    with suppress(errors.KsefFailure):
+        return not types or bool(account.ksef.sessions(types[0], reference_number=number))
+    return True
+
+
+def _link_late_rows(account: Account) -> None:
+    """Link rows that the ERP wrote after their session was read."""
+    for row in account.db.rows(queries.late_rows, **account.columns, newest=_NEWEST_ROWS):
+        with suppress(errors.KsefFailure, errors.Missing, errors.Vetoed):
+            check_session(account, row.reference_number)
+
+
+def _mark_stuck(account: Account) -> None:
+    """Mark and report, once each, the sessions that move for far longer than usual."""
+    with account.db.transaction() as connection:
+        for row in queries.mark_stuck(
+            connection, **account.columns, times=_STUCK_TIMES, least=account.timing.follow_stuck
+        ):
+            telemetry.warning(
+                "a session is stuck",
+                session=row.reference_number,
+                since=row.moving_since.isoformat(),
+                **account.log_fields,
+            )
+
+
+def _rest(account: Account, seconds: float, *, failures: int = 0) -> None:
+    account.db.run(queries.rest, **account.columns, seconds=seconds, failures=failures)
+
+
+def _is_outage(error: Exception) -> bool:
+    """Whether it says that other calls will fail too."""
+    return isinstance(error, errors.KsefUnreachable) or (
+        isinstance(error, errors.KsefFailure)
+        and error.health in (errors.KsefHealth.DOWN, errors.KsefHealth.BLOCKED)
+    )

@@ -1,0 +1,219 @@
+-- name: accounts()
+-- Logged in companies with something to do, the one that waits longest first.
+SELECT company_nip, environment::text
+FROM ksef_sessions
+LEFT JOIN followed USING (company_nip, environment)
+LEFT JOIN LATERAL (
+    SELECT min(due_at) AS due_at
+    FROM followed_sessions AS session
+    WHERE session.company_nip = ksef_sessions.company_nip
+      AND session.environment = ksef_sessions.environment
+      AND session.due_at IS NOT NULL
+) AS earliest ON true
+WHERE list_at IS NULL
+   OR (rests_until <= statement_timestamp() AND least(list_at, earliest.due_at) <= statement_timestamp())
+ORDER BY greatest(rests_until, least(list_at, earliest.due_at)) NULLS FIRST, company_nip, environment;
+
+-- name: begin(company_nip, environment, seconds)!
+-- From `seconds` ago on. Nothing without a KSeF session, which cannot go before this is committed: with it goes the company.
+INSERT INTO followed (company_nip, environment, known_since, listed_until, list_at)
+SELECT company_nip, environment, moment, moment, clock_timestamp()
+FROM ksef_sessions, LATERAL (SELECT clock_timestamp() - make_interval(secs => :seconds)) AS ago (moment)
+WHERE company_nip = :company_nip AND environment = :environment
+FOR KEY SHARE OF ksef_sessions
+ON CONFLICT DO NOTHING;
+
+-- name: get(company_nip, environment)^
+SELECT
+    known_since, known_until, listed_until, failures,
+    list_at <= clock_timestamp() AS list_is_due,
+    rests_until > clock_timestamp() AS rests
+FROM followed
+WHERE company_nip = :company_nip AND environment = :environment;
+
+-- name: hold(company_nip, environment)!
+-- Until this transaction ends, nobody else moves listed_until or known_until.
+SELECT FROM followed WHERE company_nip = :company_nip AND environment = :environment FOR UPDATE;
+
+-- name: find(company_nip, environment, reference_numbers, created, told, found_at)!
+-- Sessions that KSeF lists: new ones, and those of which it says something new. What failed before keeps its pause.
+INSERT INTO followed_sessions AS known (company_nip, environment, reference_number, date_created, told, found_at, due_at)
+SELECT :company_nip, :environment, reference_number, date_created, told, :found_at, :found_at
+FROM unnest(:reference_numbers::text[], :created::timestamptz[], :told::jsonb[])
+    AS listed (reference_number, date_created, told)
+ON CONFLICT (company_nip, environment, reference_number) DO UPDATE SET
+    told = excluded.told,
+    found_at = excluded.found_at,
+    due_at = CASE WHEN known.failures > 0 THEN known.due_at ELSE excluded.found_at END
+WHERE known.final_at IS NULL AND known.told <> excluded.told;
+
+-- name: listed(company_nip, environment, listed_until, seconds)!
+-- KSeF has listed everything up to then; it is asked again in so many seconds.
+UPDATE followed SET
+    listed_until = greatest(listed_until, :listed_until),
+    list_at = clock_timestamp() + make_interval(secs => :seconds)
+WHERE company_nip = :company_nip AND environment = :environment;
+
+-- name: list_later(company_nip, environment, seconds)!
+UPDATE followed SET list_at = clock_timestamp() + make_interval(secs => :seconds)
+WHERE company_nip = :company_nip AND environment = :environment;
+
+-- name: rest(company_nip, environment, seconds, failures)!
+UPDATE followed SET rests_until = clock_timestamp() + make_interval(secs => :seconds), failures = :failures
+WHERE company_nip = :company_nip AND environment = :environment;
+
+-- name: advance(company_nip, environment)!
+-- known_until moves up to listed_until, or to the begin of the oldest session that is not read; only forward.
+UPDATE followed SET known_until = bound
+FROM (
+    SELECT least(
+        (SELECT listed_until FROM followed WHERE company_nip = :company_nip AND environment = :environment),
+        (
+            SELECT min(date_created)
+            FROM followed_sessions
+            WHERE company_nip = :company_nip
+              AND environment = :environment
+              AND due_at IS NOT NULL
+              AND final_at IS NULL
+              AND (read_at IS NULL OR read_at < found_at)
+        )
+    ) AS bound
+) AS reached
+WHERE company_nip = :company_nip
+  AND environment = :environment
+  AND bound > coalesce(known_until, known_since);
+
+-- name: moves(company_nip, environment)$
+-- Whether any session found is not final.
+SELECT EXISTS (
+    SELECT FROM followed_sessions
+    WHERE company_nip = :company_nip AND environment = :environment AND due_at IS NOT NULL AND final_at IS NULL
+);
+
+-- name: due(company_nip, environment, moment, batch)
+-- Sessions that were due at a moment: those to be read before those whose UPOs are to be archived, the oldest first.
+SELECT
+    reference_number, found_at, read_at, failures,
+    final_at IS NOT NULL AS is_final,
+    coalesce((told ->> 'invoiceCount')::integer, 0) AS invoice_count
+FROM followed_sessions
+WHERE company_nip = :company_nip AND environment = :environment AND due_at <= :moment
+ORDER BY final_at IS NOT NULL, date_created, reference_number
+LIMIT :batch;
+
+-- name: put_off(company_nip, environment, reference_number, seconds, failures)!
+-- The next step had to wait, or failed: from then on a session that is not final counts as moving.
+UPDATE followed_sessions SET
+    due_at = clock_timestamp() + make_interval(secs => :seconds),
+    failures = :failures,
+    moving_since = CASE
+        WHEN final_at IS NULL AND :failures > 0 THEN coalesce(moving_since, clock_timestamp()) ELSE moving_since
+    END
+WHERE company_nip = :company_nip AND environment = :environment AND reference_number = :reference_number;
+
+-- name: read(company_nip, environment, reference_number, read_at, open, least, most, factor)!
+-- KSeF gave an answer that is not final. read_at: null where its list is not whole. The pause grows with the time for which
+-- the list has said nothing new.
+UPDATE followed_sessions SET
+    read_at = greatest(read_at, :read_at),
+    failures = 0,
+    moving_since = CASE WHEN :open THEN NULL ELSE coalesce(moving_since, clock_timestamp()) END,
+    due_at = clock_timestamp() + :factor * least(
+        make_interval(secs => :most), greatest(make_interval(secs => :least), (clock_timestamp() - found_at) / 4)
+    )
+WHERE company_nip = :company_nip AND environment = :environment AND reference_number = :reference_number
+  AND final_at IS NULL;
+
+-- name: finish(company_nip, environment, reference_number)!
+-- Its final answer is kept. It stays due, for its UPOs.
+UPDATE followed_sessions SET final_at = clock_timestamp(), failures = 0
+WHERE company_nip = :company_nip AND environment = :environment AND reference_number = :reference_number
+  AND final_at IS NULL;
+
+-- name: note_archived(company_nip, environment, reference_number)!
+-- How many: one, or none where that was noted before.
+UPDATE followed_sessions SET archived_at = clock_timestamp(), due_at = NULL
+WHERE company_nip = :company_nip AND environment = :environment AND reference_number = :reference_number
+  AND archived_at IS NULL;
+
+-- name: give_up(company_nip, environment, reference_number)!
+-- KSeF does not list it any more.
+DELETE FROM followed_sessions
+WHERE company_nip = :company_nip AND environment = :environment AND reference_number = :reference_number;
+
+-- name: mark_stuck(company_nip, environment, times, least)
+-- Sessions that have moved for `times` the company's usual time, and at least `least` seconds; each is told once.
+UPDATE followed_sessions SET stuck_at = clock_timestamp()
+WHERE company_nip = :company_nip
+  AND environment = :environment
+  AND due_at IS NOT NULL
+  AND final_at IS NULL
+  AND stuck_at IS NULL
+  AND moving_since < clock_timestamp() - greatest(
+      make_interval(secs => :least),
+      :times * (
+          SELECT percentile_cont(0.5) WITHIN GROUP (ORDER BY final_at - moving_since)
+          FROM (
+              SELECT final_at, moving_since
+              FROM followed_sessions
+              WHERE company_nip = :company_nip AND environment = :environment AND final_at IS NOT NULL
+              ORDER BY final_at DESC
+              LIMIT 100
+          ) AS latest
+      )
+  )
+RETURNING reference_number, moving_since;
+
+-- name: forget(company_nip, environment, batch)!
+-- What was finished long ago; its answer and its UPOs stay.
+DELETE FROM followed_sessions
+WHERE ctid = ANY (ARRAY(
+    SELECT ctid
+    FROM followed_sessions
+    WHERE company_nip = :company_nip
+      AND environment = :environment
+      AND final_at < statement_timestamp() - interval '30 days'
+      AND archived_at IS NOT NULL
+    LIMIT :batch
+));
+
+-- name: late_rows(company_nip, environment, newest)
+-- Final sessions to which one of the newest rows belongs that is not linked: it was written after they were read.
+SELECT DISTINCT invoice.session_reference_number AS reference_number
+FROM (
+    SELECT ksef_number
+    FROM (
+        SELECT ksef_number, session_reference_number
+        FROM synced_invoices
+        WHERE company_nip = :company_nip AND environment = :environment
+        ORDER BY created_at DESC
+        LIMIT :newest
+    ) AS newest
+    WHERE session_reference_number IS NULL
+) AS unlinked
+CROSS JOIN LATERAL (
+    SELECT kept_invoices.session_reference_number
+    FROM kept_invoices
+    WHERE kept_invoices.company_nip = :company_nip
+      AND kept_invoices.environment = :environment
+      AND kept_invoices.ksef_number = unlinked.ksef_number
+      AND kept_invoices.status @> '{"code": 200}'
+    LIMIT 1
+) AS invoice
+UNION
+SELECT kept.reference_number
+FROM (
+    SELECT ksef_reference_number
+    FROM (
+        SELECT ksef_reference_number, session_reference_number
+        FROM offline_invoices
+        WHERE company_nip = :company_nip AND environment = :environment
+        ORDER BY created_at DESC
+        LIMIT :newest
+    ) AS newest
+    WHERE session_reference_number IS NULL
+) AS unlinked
+JOIN kept_sessions AS kept
+    ON kept.company_nip = :company_nip
+    AND kept.environment = :environment
+    AND kept.reference_number = unlinked.ksef_reference_number;
