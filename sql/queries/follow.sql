@@ -216,4 +216,24 @@ FROM (
 JOIN kept_sessions AS kept
     ON kept.company_nip = :company_nip
     AND kept.environment = :environment
-    AND kept.reference_number = unlinked.ksef_reference_number;
+    AND kept.reference_number = unlinked.ksef_reference_number
+UNION
+SELECT invoice.session_reference_number
+FROM (
+    SELECT invoice_hash
+    FROM (
+        SELECT invoice_hash, ksef_reference_number, session_reference_number
+        FROM offline_invoices
+        WHERE company_nip = :company_nip AND environment = :environment
+        ORDER BY created_at DESC
+        LIMIT :newest
+    ) AS newest
+    WHERE session_reference_number IS NULL AND ksef_reference_number IS NULL AND invoice_hash IS NOT NULL
+) AS unlinked
+CROSS JOIN LATERAL (
+    SELECT session_reference_number
+    FROM kept_invoices
+    WHERE (more ->> 'invoiceHash', company_nip, environment)
+        BETWEEN (unlinked.invoice_hash, :company_nip, :environment)
+        AND (unlinked.invoice_hash, :company_nip, :environment)
+) AS invoice;

@@ -92,8 +92,8 @@ WHERE company_nip = :company_nip AND environment = :environment
 LIMIT 100;
 
 -- name: is_unsettled(company_nip, environment, first_day)$
--- Whether a session that was begun on that day (YYYYMMDD) or later still moves, or its invoices are kept without their
--- hashes (by version 0.1.0).
+-- Whether a session that was begun on that day (YYYYMMDD) or later still moves, is listed by KSeF and not read yet, or is
+-- kept without the hashes of its invoices (by version 0.1.0).
 SELECT EXISTS (
     SELECT
     FROM kept_sessions AS kept
@@ -110,4 +110,11 @@ SELECT EXISTS (
                 AND invoice.more ->> 'invoiceHash' IS NULL
           )
       )
+) OR EXISTS (
+    SELECT
+    FROM followed_sessions
+    WHERE company_nip = :company_nip
+      AND environment = :environment
+      AND reference_number >= :first_day
+      AND final_at IS NULL
 );

@@ -2,16 +2,27 @@
 
 import base64
 from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import quote
 
 import pytest
 
+from app.services.events.follow import follow_all
+from app.services.operators import purge
 from tests.answers import assert_problem
 from tests.service import Company
 
 NIP = "5265877635"
 REFUSED, SENT = 30, 1000
+
+
+@pytest.fixture
+def settings(settings: Any) -> Any:
+    """What is sent can be listed at once; nothing that moves is waited for."""
+    timing = replace(settings.timing, arrival=0.0, follow_overlap=0.0, follow_moving=0.0)
+    return replace(settings, timing=timing)
 
 
 @pytest.fixture
@@ -149,3 +160,119 @@ def test_a_upo_of_another_file_than_ksef_listed_is_refused(
         assert "another file" in response.json["detail"]
     assert database.execute("SELECT FROM upos") == []
     assert company.get(f"{path}/{session.ksef_numbers[1]}/upo").status_code == 200
+
+
+# -- whether it arrived ---------------------------------------------------------------------
+
+NEVER_SENT = "ab" * 32
+
+
+def now() -> str:
+    """Two seconds ago: KSeF tells its own time in whole seconds."""
+    return (datetime.now(UTC) - timedelta(seconds=2)).isoformat()
+
+
+def follow(company: Company, database: Any) -> None:
+    """A round in which the lists are due, of an hour: the sandbox makes sessions of the past."""
+    database.execute(
+        "UPDATE followed SET list_at = now(), listed_until = listed_until - interval '1 hour'"
+    )
+    follow_all(company.service)
+
+
+def state(company: Company, sent_at: str, name: str = NEVER_SENT) -> str:
+    return str(ask(company, name, sentAt=sent_at)["state"])
+
+
+def test_what_never_arrived_is_said_once_that_is_certain(
+    company: Company, control: Any, database: Any
+) -> None:
+    before = (datetime.now(UTC) - timedelta(days=2)).isoformat()
+    sent_at = now()
+    assert state(company, sent_at) == "unknown"
+    follow(company, database)
+
+    body = ask(company, NEVER_SENT, sentAt=sent_at)
+    assert body["state"] == "not_arrived"
+    assert datetime.fromisoformat(body["knownUntil"]) > datetime.fromisoformat(sent_at)
+    assert ask(company, NEVER_SENT)["state"] == "unknown", "nobody says when it was sent"
+    later = (datetime.now(UTC) + timedelta(seconds=1)).isoformat()
+    assert state(company, later) == "unknown", "sent after what is known"
+    assert state(company, before) == "unknown", "sent before what is known"
+    assert company.get(f"/invoices/demo?invoiceHash={NEVER_SENT}&sentAt={quote(sent_at)}").json[
+        "state"
+    ] == ("unknown")
+
+
+def test_what_arrived_is_found_without_anybody_asking_for_its_session(
+    company: Company, control: Any, database: Any
+) -> None:
+    """The sender died between KSeF's answer and its own commit."""
+    sent_at = now()
+    for kind in ("online", "batch"):
+        session = control.seed_session("test", NIP, kind=kind)
+        follow(company, database)
+        assert state(company, sent_at, session.invoices[0].invoice_hash) == "accepted"
+
+
+@pytest.mark.parametrize("seeded", ["moving", "open"])
+def test_while_a_session_may_still_get_it_nothing_is_certain(
+    company: Company, control: Any, database: Any, seeded: str
+) -> None:
+    session = control.seed_session("test", NIP, state=seeded, invoices=0)
+    sent_at = now()
+    follow(company, database)
+    assert state(company, sent_at) == "unknown"
+    control.change_session("test", session.reference_number, state="finished")
+    follow(company, database)
+    assert state(company, sent_at) == "not_arrived"
+
+
+def test_what_cannot_be_read_leaves_it_uncertain(
+    company: Company, control: Any, database: Any
+) -> None:
+    follow(company, database)
+    session = control.seed_session("test", NIP)
+    sent_at = now()
+    name = session.invoices[0].invoice_hash
+    control.fault("status", status=500, path="/sessions/", times=None)
+    follow(company, database)
+    assert state(company, sent_at, name) == "unknown"
+    control.clear_faults()
+    database.execute("UPDATE followed_sessions SET due_at = now()")
+    follow(company, database)
+    assert state(company, sent_at, name) == "accepted"
+
+
+def test_what_was_purged_is_not_said_never_to_have_arrived(
+    company: Company, control: Any, database: Any
+) -> None:
+    session = control.seed_session("test", NIP)
+    sent_at = now()
+    follow(company, database)
+    assert state(company, sent_at, session.invoices[0].invoice_hash) == "accepted"
+    purge.purge(company.service.db, 0)
+    assert state(company, sent_at, session.invoices[0].invoice_hash) == "unknown"
+
+
+def test_kept_invoices_without_their_hashes_leave_it_uncertain(
+    company: Company, control: Any, database: Any
+) -> None:
+    """Version 0.1.0 did not keep them."""
+    control.seed_session("test", NIP)
+    sent_at = now()
+    follow(company, database)
+    assert state(company, sent_at) == "not_arrived"
+    database.execute("UPDATE kept_invoices SET more = NULL")
+    assert state(company, sent_at) == "unknown"
+
+
+def test_what_was_refused_and_sent_once_more_is_not_told_as_refused(
+    company: Company, control: Any, database: Any
+) -> None:
+    session = control.seed_session("test", NIP, invoices=[{"status": 430}])
+    name = session.invoices[0].invoice_hash
+    follow(company, database)
+    assert ask(company, name)["state"] == "rejected"
+    later = (datetime.now(UTC) + timedelta(seconds=60)).isoformat()
+    assert state(company, later, name) == "unknown"

@@ -103,10 +103,10 @@ def _state_of(invoice: Invoice) -> State:
 
 def _is_settled(account: Account, sent_at: datetime, known: following.Known) -> bool:
     """Whether the kept answers hold every invoice that KSeF took then."""
-    begun = sent_at - _LONGEST_SESSION
-    if known.since > begun or known.until <= sent_at + timedelta(seconds=account.timing.arrival):
+    delay = timedelta(seconds=account.timing.arrival)  # also what the two clocks may differ by
+    if known.until is None or not known.since < sent_at - delay <= sent_at + delay < known.until:
         return False
-    first_day = begun.astimezone(WARSAW).strftime("%Y%m%d")
+    first_day = (sent_at - _LONGEST_SESSION).astimezone(WARSAW).strftime("%Y%m%d")
     return not account.db.run(queries.is_unsettled, **account.columns, first_day=first_day)
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from app.services.events import follow
+from app.services.sessions import following as following_of
 from tests.services.conftest import Asking, asking  # noqa: F401 - a fixture
 
 _MOMENTS = {
@@ -42,7 +43,8 @@ class Following:
 
     @property
     def known_until(self) -> Any:
-        return follow.known_until(self.asking.account)
+        known = following_of.known(self.asking.account)
+        return known and known.until
 
 
 @pytest.fixture
