@@ -11,6 +11,7 @@ from tests.services.conftest import Asking, asking  # noqa: F401 - a fixture
 _MOMENTS = {
     "followed": ("known_since", "known_until", "listed_until", "list_at", "rests_until"),
     "followed_sessions": ("date_created", "found_at", "read_at", "due_at", "moving_since"),
+    "quota_calls": ("reserved_at",),
 }
 
 
@@ -47,8 +48,9 @@ class Following:
 
 @pytest.fixture
 def settings(settings: Any) -> Any:
-    # Nothing that moves is waited for; the quota's windows are short.
-    return replace(settings, timing=replace(settings.timing, follow_moving=0.0))
+    # Nothing that moves is waited for; one list tells of all that happened before.
+    timing = replace(settings.timing, follow_moving=0.0, follow_before=21_000.0)
+    return replace(settings, timing=timing)
 
 
 @pytest.fixture
