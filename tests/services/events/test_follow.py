@@ -58,6 +58,7 @@ class TestWithoutAnybodyAsking:
         following.round()
         assert following.sessions("final_at") == [None]
         asking.control.change_session("test", session.reference_number, state="finished")
+        following.later(5)
         following.round()
         assert None not in following.sessions("final_at") + following.sessions("archived_at")
 
@@ -403,6 +404,7 @@ class TestStuck:
             f" now() - interval '{usual} hours', now(), now() FROM followed,"
             " generate_series(1, 3) AS n"
         )
+        following.later(5)
         following.round()
         return following.sessions("stuck_at IS NOT NULL AND final_at IS NULL")
 
@@ -417,6 +419,7 @@ class TestStuck:
 
     def test_it_is_told_once(self, following: Following, caplog: pytest.LogCaptureFixture) -> None:
         self.made(following, hours=2.0, usual=0.01)
+        following.later(5)
         following.round()
         assert [record.message for record in caplog.records].count("a session is stuck") == 1
 
