@@ -77,6 +77,7 @@ def test_once_does_what_is_due_and_ends(start: Any, company: Company, control: A
     assert control.call_counts()["GET /{environment}/v2/sessions/{reference}"] == 1
 
 
+@pytest.mark.fault(43)
 def test_three_of_them_killed_again_and_again_leave_nothing_undone(
     start: Any, company: Company, control: Any, database: Any
 ) -> None:

@@ -105,8 +105,7 @@ def _follow(account: Account, lease: Lease, deadline: float) -> None:
     try:
         outages.refuse_if_simulated(account)
         if state.list_is_due:
-            _list_all(account, state)
-            _link_late_rows(account)
+            _list_all(account, lease, state)
         _follow_sessions(account, lease, deadline)
     except (errors.OutageSimulation, errors.NoActiveKsefSession):
         _rest(account, timing.follow_least)
@@ -122,13 +121,15 @@ def _follow(account: Account, lease: Lease, deadline: float) -> None:
     _mark_stuck(account)
     with account.db.transaction() as connection:
         queries.hold(connection, **account.columns)
-        queries.advance(connection, **account.columns)
-    account.db.run(queries.forget, **account.columns, batch=_BATCH)
+        queries.advance(connection, **account.columns, overlap=timing.follow_overlap)
+    if state.list_is_due:
+        _link_late_rows(account, deadline)
+        account.db.run(queries.forget, **account.columns, batch=_BATCH)
 
 
-def _list_all(account: Account, state: Any) -> None:
+def _list_all(account: Account, lease: Lease, state: Any) -> None:
     """Note what happened since the last time, as KSeF lists it: a long time in parts."""
-    while state and state.list_is_due:
+    while state and state.list_is_due and lease.extend(account, account.timing.follow_lease):
         _list(account, state)
         state = account.db.run(queries.get, **account.columns)
 
@@ -136,15 +137,14 @@ def _list_all(account: Account, state: Any) -> None:
 def _list(account: Account, state: Any) -> None:
     timing = account.timing
     began = account.db.now()
+    start = state.listed_until - timedelta(seconds=timing.follow_again)
     end = state.listed_until + timedelta(seconds=timing.follow_slice)
     try:
         account.ksef.reserve_session_lists(len(SESSION_TYPES))
         listed = {
             session.reference_number: session
             for name in SESSION_TYPES
-            for session in account.ksef.all_sessions(
-                name, state.listed_until, end if end < began else None
-            )
+            for session in account.ksef.all_sessions(name, start, end if end < began else None)
         }
     except errors.KsefRateLimited as error:
         seconds = min(timing.follow_most, max(timing.follow_least, error.retry_after or 0))
@@ -298,9 +298,11 @@ def _is_listed(account: Account, row: Any) -> bool:
     return True
 
 
-def _link_late_rows(account: Account) -> None:
-    """Link rows that the ERP wrote after their session was read."""
+def _link_late_rows(account: Account, deadline: float) -> None:
+    """Link rows that the ERP wrote after their session was read. KSeF is not asked."""
     for row in account.db.rows(queries.late_rows, **account.columns, newest=_NEWEST_ROWS):
+        if clock.monotonic() > deadline:
+            return
         with suppress(errors.KsefFailure, errors.Missing, errors.Vetoed):
             check_session(account, row.reference_number)
 
