@@ -15,12 +15,15 @@ from typing import Any
 
 import pytest
 
-from app.services.events import follow
+from app.account import Account
+from app.services.sessions.following import known
 from app.settings import Timing
 from tests.journeys.conftest import service_environment
 from tests.rows import add_synced, synced_sessions
 from tests.service import Company
 
+LAG = timedelta(seconds=Timing().follow_overlap + 20)
+BEGIN_OF_TIME = datetime.fromtimestamp(0, UTC)
 PROJECT = Path(__file__).parents[2]
 
 
@@ -107,7 +110,7 @@ def test_three_of_them_killed_again_and_again_leave_nothing_undone(
         database.execute("UPDATE leases SET expires_at = now()")  # it has run out
     with start():
         _until(done)
-        _until(lambda: follow.known_until(account) is not None)
+        _until(lambda: _known_until(account) > BEGIN_OF_TIME)
     assert synced_sessions(database, account) == {
         number: session.reference_number for session in sessions for number in session.ksef_numbers
     }
@@ -178,7 +181,7 @@ def test_an_erp_that_never_polls_has_everything(
         _until(lambda: synced_sessions(database, account) == expected, 120)
         _until(lambda: _count(database, "upos") == len(expected), 60)
         finished = datetime.now(UTC)
-        _until(lambda: (follow.known_until(account) or begin_of_time) > finished - LAG, 60)
+        _until(lambda: _known_until(account) > finished - LAG, 60)
     calls = control.calls("test")
     assert not [call for call in calls if call.status == 429]
     lists = [
@@ -190,8 +193,9 @@ def test_an_erp_that_never_polls_has_everything(
     assert max(sum(at <= other < at + hour for other in lists) for at in lists) <= 30
 
 
-LAG = timedelta(seconds=Timing().follow_overlap + 20)
-begin_of_time = datetime.fromtimestamp(0, UTC)
+def _known_until(account: Account) -> datetime:
+    found = known(account)
+    return (found and found.until) or BEGIN_OF_TIME
 
 
 def _count(database: Any, table: str) -> int:

@@ -7,7 +7,6 @@ any number of them may run. One at a time works for a company in an environment,
 import math
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -32,30 +31,6 @@ _DOCUMENTS = 100  # archived before the lease is extended
 _NEWEST_ROWS = 10_000  # in which late ones are looked for
 _STUCK_TIMES = 3  # the company's usual time
 _ASK_WHETHER_LISTED = 5  # failures in a row
-
-
-@dataclass(frozen=True, slots=True)
-class Known:
-    """Between these two moments everything is known: each session in which anything happened then
-    is kept with all its invoices. `until` is None while that is true of no moment."""
-
-    since: datetime
-    until: datetime | None
-
-
-def known(account: Account) -> Known | None:
-    """What is known of the company's sessions without asking; None if it was never followed."""
-    row = account.db.run(queries.get, **account.columns)
-    return Known(row.known_since, row.known_until) if row else None
-
-
-def known_until(account: Account) -> datetime | None:
-    """Up to when every session that KSeF lists is kept, with its invoices; only ever later.
-
-    Nothing is said of the time before `known(account).since`, nor of what still moves.
-    """
-    found = known(account)
-    return found.until if found else None
 
 
 def follow_all(service: Service, *, turn: float = math.inf) -> None:
@@ -299,7 +274,7 @@ def _is_listed(account: Account, row: Any) -> bool:
 
 
 def _link_late_rows(account: Account, deadline: float) -> None:
-    """Link rows that the ERP wrote after their session was read. KSeF is not asked."""
+    """Link rows that the ERP wrote after their session was read, which is final by now."""
     for row in account.db.rows(queries.late_rows, **account.columns, newest=_NEWEST_ROWS):
         if clock.monotonic() > deadline:
             return

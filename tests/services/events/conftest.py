@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from app.services.events import follow
+from app.services.sessions.following import known as known_of
 from tests.services.conftest import Asking, asking  # noqa: F401 - a fixture
 
 _MOMENTS = {
@@ -43,7 +44,8 @@ class Following:
 
     @property
     def known_until(self) -> Any:
-        return follow.known_until(self.asking.account)
+        known = known_of(self.asking.account)
+        return known.until if known else None
 
 
 @pytest.fixture

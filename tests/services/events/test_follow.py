@@ -17,6 +17,7 @@ from app.services.events import follow
 from app.services.operators import purge
 from app.services.replicas import leases
 from app.services.sessions.check import check_session
+from app.services.sessions.following import known as known_of
 from app.settings import Timing
 from tests.rows import add_offline, add_synced, synced_sessions
 from tests.services.conftest import LISTING, NIP, SESSIONS, STATUS
@@ -98,10 +99,37 @@ class TestWithoutAnybodyAsking:
         assert upos(following) == 1
         assert None not in following.sessions("archived_at")
 
+    def test_a_session_without_accepted_invoices_is_done(self, following: Following) -> None:
+        following.asking.seed(invoices=[{"status": 450}])
+        following.round()
+        assert (upos(following), following.sessions("failures")) == (0, [0])
+        assert None not in following.sessions("archived_at")
+
+    def test_a_long_session_s_upos_are_archived_in_parts(
+        self, following: Following, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(follow, "_DOCUMENTS", 3)
+        following.asking.seed(invoices=8)
+        assert following.round()[DOWNLOAD] == 8
+        assert upos(following) == 8
+        assert None not in following.sessions("archived_at")
+
+    def test_upos_that_cannot_be_archived_are_tried_less_and_less(
+        self, following: Following, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(follow, "_DOCUMENTS", 1)
+        following.asking.seed(invoices=3)
+        following.asking.control.fault(
+            "set-field", field="upo", value=None, path="/sessions/[^/]+$", times=None
+        )
+        following.asking.control.fault("upo-pdf", service="any", path="/upo", times=None)
+        following.round()
+        assert (upos(following), following.sessions("failures")) == (0, [1])
+
 
 class TestKnownUntil:
     def test_nothing_is_known_before_the_first_round(self, following: Following) -> None:
-        assert follow.known(following.asking.account) is None
+        assert known_of(following.asking.account) is None
         assert following.known_until is None
 
     def test_it_is_the_begin_of_the_list_less_the_overlap(self, following: Following) -> None:
@@ -110,7 +138,7 @@ class TestKnownUntil:
         overlap = timedelta(seconds=following.asking.service.timing.follow_overlap)
         # KSeF's clock is told in whole seconds.
         assert before - timedelta(seconds=2) <= following.known_until + overlap <= now()
-        known = follow.known(following.asking.account)
+        known = known_of(following.asking.account)
         assert known is not None
         assert known.since < before - timedelta(seconds=20_000)
 
@@ -190,7 +218,7 @@ class TestKnownUntil:
         following.round()
         following.later(3 * 86400.0)
         purge.purge(following.asking.service.db, days=1)
-        known = follow.known(following.asking.account)
+        known = known_of(following.asking.account)
         assert known is not None
         assert abs(known.since - now() + timedelta(days=1)) < timedelta(seconds=10)
         assert known.until is not None
