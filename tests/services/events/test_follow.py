@@ -4,7 +4,7 @@ import itertools
 import math
 import threading
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -20,11 +20,61 @@ from app.services.sessions.check import check_session
 from app.services.sessions.following import known as known_of
 from app.settings import Timing
 from tests.rows import add_offline, add_synced, synced_sessions
-from tests.services.conftest import LISTING, NIP, SESSIONS, STATUS
-from tests.services.events.conftest import Following
+from tests.services.conftest import LISTING, NIP, SESSIONS, STATUS, Asking
 
 DOWNLOAD = "GET /{environment}/storage/upo/{reference}/{name}.xml"
 PAGE = "GET /{environment}/v2/sessions/{reference}/upo/{upo_reference}"
+
+
+_MOMENTS = {
+    "followed": ("known_since", "known_until", "listed_until", "list_at", "rests_until"),
+    "followed_sessions": ("date_created", "found_at", "read_at", "due_at", "moving_since"),
+    "quota_calls": ("reserved_at",),
+}
+
+
+@dataclass(frozen=True)
+class Following:
+    """Rounds of following, and what they did."""
+
+    asking: Asking
+
+    def round(self) -> dict[str, int]:
+        """One round; KSeF's calls in it."""
+        self.asking.control.clear_calls()
+        follow.follow_all(self.asking.service)
+        return self.asking.counts()
+
+    def later(self, seconds: float = 301.0) -> None:
+        """As if so many seconds had passed."""
+        for table, columns in _MOMENTS.items():
+            changes = ", ".join(f"{c} = {c} - interval '{seconds} seconds'" for c in columns)
+            self.asking.database.execute(f"UPDATE {table} SET {changes}")
+        self.asking.age(seconds)
+
+    def sessions(self, column: str) -> list[Any]:
+        """A column of the sessions found, the oldest session first."""
+        rows = self.asking.database.execute(
+            f"SELECT {column} FROM followed_sessions ORDER BY date_created, reference_number"
+        )
+        return [value for (value,) in rows]
+
+    @property
+    def known_until(self) -> Any:
+        known = known_of(self.asking.account)
+        return known.until if known else None
+
+
+@pytest.fixture
+def settings(settings: Any) -> Any:
+    # Nothing that moves is waited for; one list tells of all that happened before.
+    timing = replace(settings.timing, follow_moving=0.0, follow_before=21_000.0)
+    return replace(settings, timing=timing)
+
+
+@pytest.fixture
+def following(asking: Asking) -> Following:
+    return Following(asking)
 
 
 def now() -> datetime:
