@@ -93,9 +93,10 @@ class Timing:
     follow_turn: float = 30.0  # a company's turn, if there is more to do
     follow_lease: float = 60.0  # another process may take a company over after this
     follow_before: float = 86400.0  # a company is followed from so long before its first turn
-    follow_slice: float = 86400.0  # longest period of one list of sessions
-    follow_overlap: float = 120.0  # what happened so shortly before a list may not be in it yet
-    follow_least: float = 60.0  # between two lists while something moves …
+    follow_slice: float = 21600.0  # longest period of one list of sessions
+    follow_overlap: float = 120.0  # what happened so shortly before a list counts as not in it …
+    follow_again: float = 3600.0  # … and what happened so long before the last one is listed again
+    follow_least: float = 60.0  # between two lists while something moves, at least …
     follow_most: float = 300.0  # … and while nothing does; also the longest other pause
     follow_moving: float = 20.0  # shortest pause between two looks at a session that moves
     follow_failing: float = 3600.0  # longest pause of a session that cannot be read

@@ -91,8 +91,9 @@ def _run(stack: ExitStack, port: int) -> None:
     _say("demo data")
     shown = _prepare(environment, ksef.url, databases.erp, kept["password"], _kept_certificate())
     _say("gunicorn")
-    service = stack.enter_context(_service(environment))
+    service = stack.enter_context(_process("service", environment, "app.serve"))
     _wait_until_ready(service, port)
+    stack.enter_context(_process("follow", environment, "flask", "--app", "wsgi", "follow"))
     print(_page(port, ksef.url, databases.place, kept["password"], shown), flush=True)
     service.wait()
     raise _NotStarted(f"gunicorn ended; its log: {KEPT / 'service.log'}")
@@ -186,11 +187,17 @@ def _prepare(
 
 
 @contextlib.contextmanager
-def _service(environment: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
-    command = [sys.executable, "-m", "app.serve"]
-    with (KEPT / "service.log").open("wb") as log:
+def _process(
+    name: str, environment: dict[str, str], *module: str
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A Python module, run until the end of the block; it logs to a file of this name."""
+    with (KEPT / f"{name}.log").open("wb") as log:
         process = subprocess.Popen(
-            command, cwd=PROJECT, env=os.environ | environment, stdout=log, stderr=log
+            [sys.executable, "-m", *module],
+            cwd=PROJECT,
+            env=os.environ | environment,
+            stdout=log,
+            stderr=log,
         )
     try:
         yield process
@@ -279,7 +286,7 @@ def _page(port: int, ksef_url: str, database: str, password: str, shown: Demo) -
             f"    logged in  in demo with a certificate ({KEPT / 'certificate.pem'}),",
             "               in test and prod with a KSeF token",
             f"    database   {database}",
-            f"    log        {KEPT / 'service.log'}",
+            f"    logs       {KEPT / 'service.log'}, {KEPT / 'follow.log'} (sessions followed)",
             "",
             *numbered,
             "",

@@ -14,6 +14,8 @@ import yaml
 
 from app import worker
 from app.api.blueprint import LONGEST_BODY
+from app.cli import COMMANDS
+from app.cli.follow import follow
 from tests.api.test_policy import setting_names
 
 PROJECT = Path(__file__).parents[1]
@@ -26,7 +28,7 @@ def compose() -> Any:
 
 
 def test_compose_hands_over_settings_that_there_are(compose: Any) -> None:
-    for name in ("migrate", "ksef-proxy-1", "ksef-proxy-2"):
+    for name in ("migrate", "ksef-proxy-1", "ksef-proxy-2", "follow"):
         assert set(compose[name]["environment"]) <= setting_names()
 
 
@@ -86,10 +88,25 @@ def test_everybody_starts_it_in_the_same_way() -> None:
         assert "bin/gunicorn" not in text, file
 
 
+def test_units_are_shut_in_alike() -> None:
+    texts = [file.read_text("utf-8") for file in sorted((DEPLOY / "systemd").iterdir())]
+    assert len(texts) == 2
+    one, other = ({*text.split("\n# It reads its folder")[1].splitlines()} for text in texts)
+    assert one == other
+
+
+def test_what_is_followed_is_followed_by_a_command_that_there_is(compose: Any) -> None:
+    unit = (DEPLOY / "systemd/ksef-proxy-follow.service").read_text("utf-8")
+    [started] = re.findall(r"^ExecStart=\S+/python -m (.+)$", unit, re.MULTILINE)
+    assert started.split() == compose["follow"]["command"] == ["flask", "--app", "wsgi", "follow"]
+    assert follow in COMMANDS
+
+
+@pytest.mark.parametrize("name", ["ksef-proxy@", "ksef-proxy-follow"])
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd")
-def test_systemd_takes_the_unit(tmp_path: Path) -> None:
-    unit = (DEPLOY / "systemd/ksef-proxy@.service").read_text("utf-8")
-    installed = tmp_path / "ksef-proxy@8081.service"
+def test_systemd_takes_the_unit(name: str, tmp_path: Path) -> None:
+    unit = (DEPLOY / f"systemd/{name}.service").read_text("utf-8")
+    installed = tmp_path / f"{name}8081.service".replace("follow8081", "follow")
     installed.write_text(unit.replace("/opt/ksef-proxy/.venv/bin/python", "/bin/true"))
     done = subprocess.run(
         ["systemd-analyze", "verify", installed], capture_output=True, text=True, check=False

@@ -1,5 +1,6 @@
 -- name: by_environment()
 -- certificate_end: when the first of the stored certificates ends; null if there is none.
+-- follow_lag: null if no logged in company was ever followed.
 SELECT
     environment,
     (
@@ -20,8 +21,27 @@ SELECT
     EXISTS (
         SELECT FROM outages
         WHERE outages.environment = known.environment AND paused_until > clock_timestamp()
-    ) AS firewall_blocks
-FROM unnest(enum_range(NULL::ksef_environment)) AS known (environment);
+    ) AS firewall_blocks,
+    (
+        SELECT extract(epoch FROM clock_timestamp() - min(coalesce(known_until, known_since)))::float8
+        FROM followed
+        JOIN ksef_sessions USING (company_nip, environment)
+        WHERE followed.environment = known.environment
+    ) AS follow_lag,
+    coalesce(moving, 0) AS moving,
+    coalesce(stuck, 0) AS stuck,
+    coalesce(archiving, 0) AS archiving
+FROM unnest(enum_range(NULL::ksef_environment)) AS known (environment)
+LEFT JOIN (
+    SELECT
+        environment,
+        count(*) FILTER (WHERE final_at IS NULL AND stuck_at IS NULL) AS moving,
+        count(*) FILTER (WHERE final_at IS NULL AND stuck_at IS NOT NULL) AS stuck,
+        count(*) FILTER (WHERE final_at IS NOT NULL) AS archiving
+    FROM followed_sessions
+    WHERE due_at IS NOT NULL
+    GROUP BY environment
+) AS session USING (environment);
 
 -- name: quota_by_group(quota_groups, per_hour, share, seconds)
 -- For each group: how much of our hourly share the company with the least has left (0 to 1), and how

@@ -62,14 +62,14 @@ WHERE company_nip = :company_nip AND environment = :environment;
 UPDATE followed SET rests_until = clock_timestamp() + make_interval(secs => :seconds), failures = :failures
 WHERE company_nip = :company_nip AND environment = :environment;
 
--- name: advance(company_nip, environment)!
--- known_until moves up to listed_until, or to the begin of the oldest session that is not read; only forward.
+-- name: advance(company_nip, environment, overlap)!
+-- known_until moves up to listed_until, or to `overlap` seconds before the oldest session that is not read; only forward.
 UPDATE followed SET known_until = bound
 FROM (
     SELECT least(
         (SELECT listed_until FROM followed WHERE company_nip = :company_nip AND environment = :environment),
         (
-            SELECT min(date_created)
+            SELECT min(date_created) - make_interval(secs => :overlap)
             FROM followed_sessions
             WHERE company_nip = :company_nip
               AND environment = :environment
@@ -178,31 +178,28 @@ WHERE ctid = ANY (ARRAY(
 ));
 
 -- name: late_rows(company_nip, environment, newest)
--- Final sessions to which one of the newest rows belongs that is not linked: it was written after they were read.
-SELECT DISTINCT invoice.session_reference_number AS reference_number
+-- Final sessions to which one of the newest rows belongs that is not linked: it was written after they were read. Each
+-- number is looked up by its key.
+SELECT reference_number
 FROM (
-    SELECT ksef_number
+    SELECT (
+        SELECT invoice.session_reference_number
+        FROM kept_invoices AS invoice
+        WHERE invoice.company_nip = :company_nip
+          AND invoice.environment = :environment
+          AND invoice.ksef_number = synced.ksef_number
+          AND invoice.status @> '{"code": 200}'
+        LIMIT 1
+    ) AS reference_number
     FROM (
         SELECT ksef_number, session_reference_number
         FROM synced_invoices
         WHERE company_nip = :company_nip AND environment = :environment
         ORDER BY created_at DESC
         LIMIT :newest
-    ) AS newest
+    ) AS synced
     WHERE session_reference_number IS NULL
-) AS unlinked
-CROSS JOIN LATERAL (
-    SELECT kept_invoices.session_reference_number
-    FROM kept_invoices
-    WHERE kept_invoices.company_nip = :company_nip
-      AND kept_invoices.environment = :environment
-      AND kept_invoices.ksef_number = unlinked.ksef_number
-      AND kept_invoices.status @> '{"code": 200}'
-    LIMIT 1
-) AS invoice
-UNION
-SELECT kept.reference_number
-FROM (
+    UNION
     SELECT ksef_reference_number
     FROM (
         SELECT ksef_reference_number, session_reference_number
@@ -210,30 +207,32 @@ FROM (
         WHERE company_nip = :company_nip AND environment = :environment
         ORDER BY created_at DESC
         LIMIT :newest
-    ) AS newest
+    ) AS offline
     WHERE session_reference_number IS NULL
-) AS unlinked
-JOIN kept_sessions AS kept
-    ON kept.company_nip = :company_nip
-    AND kept.environment = :environment
-    AND kept.reference_number = unlinked.ksef_reference_number
-UNION
-SELECT invoice.session_reference_number
-FROM (
-    SELECT invoice_hash
+    UNION
+    SELECT (
+        SELECT invoice.session_reference_number
+        FROM kept_invoices AS invoice
+        WHERE (invoice.more ->> 'invoiceHash', invoice.company_nip, invoice.environment)
+            BETWEEN (hashed.invoice_hash, :company_nip, :environment)
+            AND (hashed.invoice_hash, :company_nip, :environment)
+        ORDER BY invoice.status @> '{"code": 200}' DESC
+        LIMIT 1
+    )
     FROM (
         SELECT invoice_hash, ksef_reference_number, session_reference_number
         FROM offline_invoices
         WHERE company_nip = :company_nip AND environment = :environment
         ORDER BY created_at DESC
         LIMIT :newest
-    ) AS newest
+    ) AS hashed
     WHERE session_reference_number IS NULL AND ksef_reference_number IS NULL AND invoice_hash IS NOT NULL
-) AS unlinked
-CROSS JOIN LATERAL (
-    SELECT session_reference_number
-    FROM kept_invoices
-    WHERE (more ->> 'invoiceHash', company_nip, environment)
-        BETWEEN (unlinked.invoice_hash, :company_nip, :environment)
-        AND (unlinked.invoice_hash, :company_nip, :environment)
-) AS invoice;
+) AS found
+WHERE (
+    SELECT final
+    FROM kept_sessions
+    WHERE company_nip = :company_nip
+      AND environment = :environment
+      AND kept_sessions.reference_number = found.reference_number
+    LIMIT 1
+);

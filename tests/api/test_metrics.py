@@ -14,6 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from app import create_app
 from app.context import EXTENSION
 from app.service import Service
+from app.services.events import follow
 from app.services.replicas import quota
 from app.settings import Settings
 from sandbox.control import Control
@@ -23,6 +24,7 @@ from tests.service import Company
 LABELS = {
     *("method", "route", "status", "source", "le"),
     *("environment", "group", "outcome", "table", "what", "version", "reason", "verdict"),
+    "state",
 }
 STATUS = "/invoices/<environment>/status/<referenceNumber>"
 
@@ -157,6 +159,27 @@ def test_size_of_the_archive(company: Company, ask: Any, database: Any) -> None:
     found = ask()
     assert found("upo_archive_documents") == 20
     assert found("upo_archive_bytes") >= before("upo_archive_bytes") + 20 * 9000
+
+
+def test_sessions_that_are_followed(
+    company: Company, ask: Any, control: Control, database: Any
+) -> None:
+    assert "follow_lag_seconds" not in ask()
+    control.seed_session("test", company.nip, state="moving", invoices=[{"status": 150}])
+    follow.follow_all(company.service)
+    figures = ask()
+    lag = figures("follow_lag_seconds", environment="test")
+    where = {"environment": "test", "state": "moving"}
+    assert 120 <= lag < 150, "the overlap"
+    assert figures("followed_sessions", **where) == 1
+    database.execute(
+        "UPDATE followed_sessions SET stuck_at = now();"
+        "UPDATE followed SET known_until = now() - interval '2 hours'"
+    )
+    figures = ask()
+    assert 7200 <= figures("follow_lag_seconds", environment="test") < 7230
+    assert figures("followed_sessions", **where) == 0
+    assert figures("followed_sessions", environment="test", state="stuck") == 1
 
 
 def test_no_label_names_a_company(company: Company, ask: Any, control: Control) -> None:

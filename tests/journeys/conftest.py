@@ -55,16 +55,8 @@ def running_service(
     """
     port = port or free_port()
     environment = {
-        "PATH": os.environ.get("PATH", ""),
-        "DATABASE_URL": database.service_dsn,
-        "SECRET_KEYS": base64.b64encode(secret_key).decode(),
-        **{f"KSEF_URL_{name.upper()}": f"{sandbox.url}/{name}/v2" for name in _ENVIRONMENTS},
-        **_upo_signers(sandbox.url),
+        **service_environment(database, sandbox, secret_key),
         "PORT": str(port),
-        "WEB_CONCURRENCY": "2",
-        "WEB_THREADS": "4",
-        "PYTHONDONTWRITEBYTECODE": "1",
-        "LATARNIA_URL_PROD": f"{sandbox.url}/latarnia/prod",
         **settings,
     }
     with log.open("wb") as stderr:
@@ -87,6 +79,21 @@ def running_service(
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+
+
+def service_environment(database: Any, sandbox: Any, secret_key: bytes) -> dict[str, str]:
+    """The usual settings of the service, as environment variables."""
+    return {
+        "PATH": os.environ.get("PATH", ""),
+        "DATABASE_URL": database.service_dsn,
+        "SECRET_KEYS": base64.b64encode(secret_key).decode(),
+        **{f"KSEF_URL_{name.upper()}": f"{sandbox.url}/{name}/v2" for name in _ENVIRONMENTS},
+        **_upo_signers(sandbox.url),
+        "WEB_CONCURRENCY": "2",
+        "WEB_THREADS": "4",
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "LATARNIA_URL_PROD": f"{sandbox.url}/latarnia/prod",
+    }
 
 
 def _upo_signers(sandbox_url: str) -> dict[str, str]:

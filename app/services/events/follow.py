@@ -52,16 +52,17 @@ def follow_all(service: Service, *, turn: float = math.inf) -> None:
             _rest(account, account.timing.follow_most)
 
 
-def listing_pause(timing: Timing, *, moves: bool, used: float) -> float:
-    """Seconds until KSeF's lists are asked for again.
+def listing_pause(timing: Timing, *, moves: bool, hourly: int) -> float:
+    """Seconds until KSeF's lists are asked for again, one call for each type of session.
 
-    `used`: how much of our share of the hour's lists is used, from 0 to 1. While something moves
-    the pause is short, until the quota is worn so far that only the long one lasts for an hour.
+    `hourly`: how many calls we may make in an hour. While something moves they are spread over it,
+    as close as `follow_least` allows; of the published limits that is hardly more often.
     """
     if not moves:
         return timing.follow_most
-    worn = min(1.0, max(0.0, (used - 0.4) / 0.4))
-    return timing.follow_least + worn * (timing.follow_most - timing.follow_least)
+    rounds = max(1, hourly // len(SESSION_TYPES)) if hourly != limits.NO_LIMIT else math.inf
+    hour = limits.WINDOWS[-1] * timing.quota_scale
+    return min(timing.follow_most, max(timing.follow_least, hour / rounds))
 
 
 def failing_pause(timing: Timing, failures: int) -> float:
@@ -79,8 +80,7 @@ def _follow(account: Account, lease: Lease, deadline: float) -> None:
     try:
         outages.refuse_if_simulated(account)
         if state.list_is_due:
-            _list(account, state)
-            _link_late_rows(account)
+            _list_all(account, lease, state)
         _follow_sessions(account, lease, deadline)
     except (errors.OutageSimulation, errors.NoActiveKsefSession):
         _rest(account, timing.follow_least)
@@ -96,23 +96,30 @@ def _follow(account: Account, lease: Lease, deadline: float) -> None:
     _mark_stuck(account)
     with account.db.transaction() as connection:
         queries.hold(connection, **account.columns)
-        queries.advance(connection, **account.columns)
-    account.db.run(queries.forget, **account.columns, batch=_BATCH)
+        queries.advance(connection, **account.columns, overlap=timing.follow_overlap)
+    if state.list_is_due:
+        _link_late_rows(account, deadline)
+        account.db.run(queries.forget, **account.columns, batch=_BATCH)
+
+
+def _list_all(account: Account, lease: Lease, state: Any) -> None:
+    """Note what happened since the last time, as KSeF lists it: a long time in parts."""
+    while state and state.list_is_due and lease.extend(account, account.timing.follow_lease):
+        _list(account, state)
+        state = account.db.run(queries.get, **account.columns)
 
 
 def _list(account: Account, state: Any) -> None:
-    """Note what happened since the last time, as KSeF lists it."""
     timing = account.timing
     began = account.db.now()
+    start = state.listed_until - timedelta(seconds=timing.follow_again)
     end = state.listed_until + timedelta(seconds=timing.follow_slice)
     try:
         account.ksef.reserve_session_lists(len(SESSION_TYPES))
         listed = {
             session.reference_number: session
             for name in SESSION_TYPES
-            for session in account.ksef.all_sessions(
-                name, state.listed_until, end if end < began else None
-            )
+            for session in account.ksef.all_sessions(name, start, end if end < began else None)
         }
     except errors.KsefRateLimited as error:
         seconds = min(timing.follow_most, max(timing.follow_least, error.retry_after or 0))
@@ -140,7 +147,7 @@ def _note_listed(
 ) -> None:
     """Note the sessions, and up to when these are all, in one transaction."""
     sessions = list(listed)
-    used = quota.used_share(account, limits.SESSION_LIST)
+    hourly = quota.hourly(account, limits.SESSION_LIST)
     with account.db.transaction() as connection:
         if not queries.hold(connection, **account.columns):  # the company was removed
             return
@@ -152,12 +159,13 @@ def _note_listed(
             told=[wire.to_json(session) for session in sessions],
             found_at=found_at,
         )
-        moves = catches_up or queries.moves(connection, **account.columns)
+        moves = queries.moves(connection, **account.columns)
+        pause = listing_pause(account.timing, moves=moves, hourly=hourly)
         queries.listed(
             connection,
             **account.columns,
             listed_until=listed_until,
-            seconds=listing_pause(account.timing, moves=moves, used=used),
+            seconds=0.0 if catches_up else pause,
         )
 
 
@@ -265,9 +273,11 @@ def _is_listed(account: Account, row: Any) -> bool:
     return True
 
 
-def _link_late_rows(account: Account) -> None:
-    """Link rows that the ERP wrote after their session was read."""
+def _link_late_rows(account: Account, deadline: float) -> None:
+    """Link rows that the ERP wrote after their session was read, which is final by now."""
     for row in account.db.rows(queries.late_rows, **account.columns, newest=_NEWEST_ROWS):
+        if clock.monotonic() > deadline:
+            return
         with suppress(errors.KsefFailure, errors.Missing, errors.Vetoed):
             check_session(account, row.reference_number)
 

@@ -23,6 +23,10 @@ HELP = {
     "quota_left_ratio": "What is left of our share of KSeF's hourly quota, 0 to 1,"
     " to the company that has least of it",
     "quota_blocked_companies": "Companies that KSeF's 429 keeps from calling",
+    "follow_lag_seconds": "How far back everything is known, for the logged in company that is"
+    " furthest behind; of those that were ever followed",
+    "followed_sessions": "Sessions that are followed and not done, by state: moving, stuck, or"
+    " archiving (final, and UPOs are missing)",
     "upo_archive_documents": "UPOs in the archive; an estimate above a hundred thousand",
     "upo_archive_bytes": "Bytes of the archive on disk, indexes included",
 }
@@ -69,6 +73,10 @@ def _from_database(db: Database, timing: Timing, quota_share: float) -> Iterator
         yield Figure("active_sessions", row.active_sessions, where)
         yield Figure("breaker_open", row.breaker_open, where)
         yield Figure("firewall_blocks", row.firewall_blocks, where)
+        if row.follow_lag is not None:
+            yield Figure("follow_lag_seconds", row.follow_lag, where)
+        for state in ("moving", "stuck", "archiving"):
+            yield Figure("followed_sessions", getattr(row, state), {**where, "state": state})
     for row in groups:
         where = {"environment": row.environment, "group": row.quota_group}
         yield Figure("quota_left_ratio", row.quota_left, where)

@@ -153,6 +153,12 @@ def used_share(account: Account, *groups: str) -> float:
     return max(row.used / most if most > 0 else 0.0 for row, most in zip(rows, hourly, strict=True))
 
 
+def hourly(account: Account, group: str) -> int:
+    """How many calls of a group we may make in an hour; NO_LIMIT for any number."""
+    [row] = account.db.rows(queries.used, **account.columns, quota_groups=[group], seconds=0.0)
+    return own_limits(row, group, account.quota_share).per_hour
+
+
 def store_limits(account: Account, limits: dict[str, Limits]) -> None:
     """Store the company's own limits, by group, as KSeF reported them."""
     with account.db.transaction() as connection:

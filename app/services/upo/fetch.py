@@ -142,7 +142,10 @@ def archive_session(account: Account, reference_number: str, *, most: int) -> bo
         if pages:
             return True
         _fetch(account, name)
-    return len(missing) <= most
+    left = archive.missing_of(account, reference_number, 1) if len(missing) > most else []
+    if left and left == missing[:1]:
+        raise errors.KsefInvalidResponse("KSeF sends no UPO that can be archived.")
+    return not left
 
 
 def _by_link(account: Account, name: UpoName) -> bool:

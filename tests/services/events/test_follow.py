@@ -1,14 +1,80 @@
 """Sessions are followed by themselves: found, read, linked, archived, in order and within quota."""
 
+import itertools
+import math
+import threading
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
+import pytest
+
+from app.db.pool import Database
+from app.ksef import client
+from app.services import outages
 from app.services.events import follow
+from app.services.operators import purge
+from app.services.replicas import leases
+from app.services.sessions.check import check_session
+from app.services.sessions.following import known as known_of
+from app.settings import Timing
 from tests.rows import add_offline, add_synced, synced_sessions
-from tests.services.conftest import LISTING, SESSIONS, STATUS
-from tests.services.events.conftest import Following
+from tests.services.conftest import LISTING, NIP, SESSIONS, STATUS, Asking
 
 DOWNLOAD = "GET /{environment}/storage/upo/{reference}/{name}.xml"
 PAGE = "GET /{environment}/v2/sessions/{reference}/upo/{upo_reference}"
+
+
+_MOMENTS = {
+    "followed": ("known_since", "known_until", "listed_until", "list_at", "rests_until"),
+    "followed_sessions": ("date_created", "found_at", "read_at", "due_at", "moving_since"),
+    "quota_calls": ("reserved_at",),
+}
+
+
+@dataclass(frozen=True)
+class Following:
+    """Rounds of following, and what they did."""
+
+    asking: Asking
+
+    def round(self) -> dict[str, int]:
+        """One round; KSeF's calls in it."""
+        self.asking.control.clear_calls()
+        follow.follow_all(self.asking.service)
+        return self.asking.counts()
+
+    def later(self, seconds: float = 301.0) -> None:
+        """As if so many seconds had passed."""
+        for table, columns in _MOMENTS.items():
+            changes = ", ".join(f"{c} = {c} - interval '{seconds} seconds'" for c in columns)
+            self.asking.database.execute(f"UPDATE {table} SET {changes}")
+        self.asking.age(seconds)
+
+    def sessions(self, column: str) -> list[Any]:
+        """A column of the sessions found, the oldest session first."""
+        rows = self.asking.database.execute(
+            f"SELECT {column} FROM followed_sessions ORDER BY date_created, reference_number"
+        )
+        return [value for (value,) in rows]
+
+    @property
+    def known_until(self) -> Any:
+        known = known_of(self.asking.account)
+        return known.until if known else None
+
+
+@pytest.fixture
+def settings(settings: Any) -> Any:
+    # Nothing that moves is waited for; one list tells of all that happened before.
+    timing = replace(settings.timing, follow_moving=0.0, follow_before=21_000.0)
+    return replace(settings, timing=timing)
+
+
+@pytest.fixture
+def following(asking: Asking) -> Following:
+    return Following(asking)
 
 
 def now() -> datetime:
@@ -43,6 +109,7 @@ class TestWithoutAnybodyAsking:
         following.round()
         assert following.sessions("final_at") == [None]
         asking.control.change_session("test", session.reference_number, state="finished")
+        following.later(5)
         following.round()
         assert None not in following.sessions("final_at") + following.sessions("archived_at")
 
@@ -81,3 +148,372 @@ class TestWithoutAnybodyAsking:
         assert calls[PAGE] == 1
         assert upos(following) == 1
         assert None not in following.sessions("archived_at")
+
+    def test_a_session_without_accepted_invoices_is_done(self, following: Following) -> None:
+        following.asking.seed(invoices=[{"status": 450}])
+        following.round()
+        assert (upos(following), following.sessions("failures")) == (0, [0])
+        assert None not in following.sessions("archived_at")
+
+    def test_a_long_session_s_upos_are_archived_in_parts(
+        self, following: Following, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(follow, "_DOCUMENTS", 3)
+        following.asking.seed(invoices=8)
+        assert following.round()[DOWNLOAD] == 8
+        assert upos(following) == 8
+        assert None not in following.sessions("archived_at")
+
+    def test_upos_that_cannot_be_archived_are_tried_less_and_less(
+        self, following: Following, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(follow, "_DOCUMENTS", 1)
+        following.asking.seed(invoices=3)
+        following.asking.control.fault(
+            "set-field", field="upo", value=None, path="/sessions/[^/]+$", times=None
+        )
+        following.asking.control.fault("upo-pdf", service="any", path="/upo", times=None)
+        following.round()
+        assert (upos(following), following.sessions("failures")) == (0, [1])
+
+
+class TestKnownUntil:
+    def test_nothing_is_known_before_the_first_round(self, following: Following) -> None:
+        assert known_of(following.asking.account) is None
+        assert following.known_until is None
+
+    def test_it_is_the_begin_of_the_list_less_the_overlap(self, following: Following) -> None:
+        before = now()
+        following.round()
+        overlap = timedelta(seconds=following.asking.service.timing.follow_overlap)
+        # KSeF's clock is told in whole seconds.
+        assert before - timedelta(seconds=2) <= following.known_until + overlap <= now()
+        known = known_of(following.asking.account)
+        assert known is not None
+        assert known.since < before - timedelta(seconds=20_000)
+
+    def test_the_slower_of_the_two_clocks_counts(
+        self, following: Following, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        slow = now() - timedelta(hours=1)
+        monkeypatch.setattr(client, "_date", lambda _answer: slow)
+        following.round()
+        assert abs(following.known_until - slow + timedelta(seconds=120)) < timedelta(seconds=10)
+
+    def test_it_moves_with_each_round_and_an_open_session_holds_it_not(
+        self, following: Following
+    ) -> None:
+        following.asking.seed(state="open", invoices=1)
+        following.round()
+        following.later()
+        first = following.known_until
+        following.round()
+        assert following.known_until > first
+
+    def test_it_stands_still_while_a_session_cannot_be_read(self, following: Following) -> None:
+        asking = following.asking
+        following.round()
+        first = following.known_until
+        broken, good = (asking.seed(date_created=now().isoformat()) for _ in range(2))
+        fault = asking.control.fault(
+            "invalid-json", path=f"/sessions/{broken.reference_number}$", times=None
+        )
+        for _ in range(3):
+            asking.database.execute("UPDATE followed SET list_at = now()")
+            following.round()
+        state = dict(
+            zip(following.sessions("reference_number"), following.sessions("final_at"), strict=True)
+        )
+        assert state[broken.reference_number] is None
+        assert state[good.reference_number] is not None, "it holds up no other"
+        created = min(following.sessions("date_created"))
+        assert first <= following.known_until <= created
+
+        asking.control.clear_faults(fault)
+        following.later()
+        following.round()
+        assert following.known_until > min(following.sessions("date_created"))
+
+    def test_it_stands_still_while_an_invoice_is_missing(self, following: Following) -> None:
+        asking = following.asking
+        asking.control.fault("shorter-list", path="/invoices$", times=None)
+        asking.seed(invoices=3)
+        following.round()
+        assert following.sessions("read_at") == [None]
+        assert following.known_until <= min(following.sessions("date_created"))
+
+    def test_it_passes_a_session_that_ksef_lists_no_more(self, following: Following) -> None:
+        asking = following.asking
+        session = asking.seed()
+        path = f"/sessions/{session.reference_number}$"
+        asking.control.fault("ksef-error", code=21173, path=path, times=None)
+        for _ in range(follow._ASK_WHETHER_LISTED + 1):
+            following.round()
+        assert following.sessions("final_at") == [None], "KSeF still lists it"
+        asking.control.remove_session("test", session.reference_number)
+        following.round()
+        assert following.sessions("reference_number") == []
+        assert following.known_until > now() - timedelta(minutes=5)
+
+    def test_what_ksef_lists_late_is_found_all_the_same(self, following: Following) -> None:
+        following.round()
+        created = now() - timedelta(minutes=50)
+        session = following.asking.seed(date_created=created.isoformat(), invoices=1)
+        following.later()
+        following.round()
+        assert following.sessions("reference_number") == [session.reference_number]
+        assert None not in following.sessions("archived_at")
+
+    def test_purge_moves_its_begin(self, following: Following) -> None:
+        following.round()
+        following.later(3 * 86400.0)
+        purge.purge(following.asking.service.db, days=1)
+        known = known_of(following.asking.account)
+        assert known is not None
+        assert abs(known.since - now() + timedelta(days=1)) < timedelta(seconds=10)
+        assert known.until is not None
+        assert known.until < known.since, "of no moment everything is known"
+
+    def test_it_never_moves_back(self, following: Following) -> None:
+        following.round()
+        known = following.known_until
+        following.asking.seed(date_created=(now() - timedelta(hours=4)).isoformat())
+        following.asking.control.fault("invalid-json", path="/sessions/[^/]+$", times=None)
+        following.asking.database.execute(
+            "UPDATE followed SET list_at = now(), listed_until = known_since"
+        )
+        following.round()
+        assert following.sessions("read_at") == [None]
+        assert following.known_until == known
+        following.asking.control.clear_faults()
+
+
+class TestManyProcesses:
+    @pytest.mark.fault(43)
+    def test_two_at_once_ask_once(self, following: Following) -> None:
+        asking = following.asking
+        for _ in range(4):
+            asking.seed(invoices=2)
+        rounds = [
+            threading.Thread(target=follow.follow_all, args=(asking.service,)) for _ in range(3)
+        ]
+        asking.control.fault("delay", seconds=0.2, path="/v2/sessions$", times=2)
+        for one in rounds:
+            one.start()
+        for one in rounds:
+            one.join()
+        assert asking.counts() == {SESSIONS: 2, STATUS: 4, LISTING: 4, DOWNLOAD: 8}
+
+    @pytest.mark.fault(43)
+    @pytest.mark.parametrize("step", range(1, 60, 3))
+    def test_one_that_is_killed_anywhere_is_gone_on_with(
+        self, following: Following, step: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """It ends before its n-th statement: nothing more of it reaches the database."""
+        asking = following.asking
+        sessions = [asking.seed(invoices=2) for _ in range(2)]
+        for session in sessions:
+            add_synced(asking.database, asking.account, session.ksef_numbers)
+        with monkeypatch.context() as killed:
+            _kill_at(killed, step)
+            with suppress(KeyboardInterrupt):
+                follow.follow_all(asking.service)
+        asking.database.execute("DELETE FROM leases")  # it has run out
+        following.later()
+        following.round()
+        assert len(synced_sessions(asking.database, asking.account)) == 4
+        assert upos(following) == 4
+        assert None not in following.sessions("archived_at")
+        assert following.known_until is not None
+
+
+def _kill_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    """Every borrowed connection from the n-th on is refused by Ctrl-C, as if the process ended."""
+    borrow = Database._connection
+    taken = itertools.count(1)
+
+    def borrowed(self: Database) -> Any:
+        if next(taken) >= step:
+            raise KeyboardInterrupt
+        return borrow(self)
+
+    monkeypatch.setattr(Database, "_connection", borrowed)
+
+
+class TestPace:
+    @pytest.mark.parametrize(
+        ("moves", "hourly", "pause"),
+        [
+            (False, 27, 300),
+            (False, 10_000, 300),
+            (True, 27, 3600 / 13),  # half of our part of what KSeF has published
+            (True, 1, 300),
+            (True, 60, 120),
+            (True, 10_000, 60),
+            (True, -1, 60),
+        ],
+    )
+    def test_lists(self, moves: bool, hourly: int, pause: float) -> None:
+        assert follow.listing_pause(Timing(), moves=moves, hourly=hourly) == pytest.approx(pause)
+
+    @pytest.mark.parametrize(("moves", "most"), [(False, 24), (True, 26)])
+    def test_lists_of_any_hour_stay_within_half_of_our_quota(self, moves: bool, most: int) -> None:
+        pause = follow.listing_pause(Timing(), moves=moves, hourly=27)
+        assert 2 * math.ceil(3600 / pause) == most
+
+    def test_a_day_without_anything_costs_24_lists_an_hour(self, following: Following) -> None:
+        following.round()
+        for _ in range(24):  # two hours, looked at each five minutes and in between
+            following.later(299)
+            assert following.round() == {}
+            following.later(1.5)
+            assert following.round() == {SESSIONS: 2}
+
+    @pytest.mark.parametrize(
+        ("failures", "pause"), [(0, 20), (1, 40), (5, 640), (8, 3600), (10_000, 3600)]
+    )
+    def test_a_session_that_fails(self, failures: int, pause: float) -> None:
+        assert follow.failing_pause(Timing(), failures) == pause
+
+
+class TestBehindLiveCallers:
+    def test_it_takes_no_more_than_half_of_our_quota(
+        self, following: Following, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        asking = following.asking
+        monkeypatch.setattr(
+            asking.service, "timing", replace(asking.service.timing, quota_scale=1.0)
+        )
+        for _ in range(30):
+            asking.seed(invoices=1)
+        calls = following.round()
+        assert calls[LISTING] == 9, "of the eighteen of a minute"
+        assert following.round() == {}
+        for session in asking.control.session_references("test")[-9:]:
+            check_session(asking.account, session)
+        assert asking.counts()[LISTING] == 9, "the other half is there for callers"
+
+    def test_while_callers_use_that_half_it_waits(self, following: Following) -> None:
+        asking = following.asking
+        session = asking.seed(invoices=1)
+        asking.database.execute(
+            "INSERT INTO quota_calls (company_nip, environment, quota_group, reserved_at)"
+            " SELECT nip, 'test', quota_group, now() FROM companies,"
+            " unnest(ARRAY['sessionInvoiceList', 'sessionList']) AS quota_group,"
+            " generate_series(1, 99)"
+        )
+        assert following.round() == {}
+        asking.database.execute("DELETE FROM quota_calls")
+        following.later(61)
+        following.round()
+        assert following.sessions("reference_number") == [session.reference_number]
+
+
+class TestWhileKsefIsDown:
+    def test_it_asks_less_and_less(self, following: Following) -> None:
+        asking = following.asking
+        asking.service.db.run(
+            follow.queries.begin, company_nip=NIP, environment="test", seconds=60.0
+        )
+        timing = replace(asking.service.timing, follow_moving=20.0)
+        asking.control.set_api("test", available=False)
+        pauses = []
+        for _ in range(6):
+            failures = len(pauses)
+            follow._rest(asking.account, 0.0, failures=failures)
+            pauses.append(_rested(following, timing))
+        assert pauses == [20, 40, 80, 160, 300, 300]
+
+    @pytest.mark.fault(43)
+    def test_it_goes_on_when_ksef_is_back(self, following: Following) -> None:
+        asking = following.asking
+        asking.seed()
+        asking.control.set_api("test", available=False)
+        following.round()
+        assert following.sessions("1") == []
+        asking.control.set_api("test", available=True)
+        following.later()
+        following.round()
+        assert None not in following.sessions("archived_at")
+        assert asking.database.execute("SELECT failures FROM followed") == [(0,)]
+
+    def test_a_simulation_asks_nothing(self, following: Following) -> None:
+        asking = following.asking
+        asking.seed()
+        outages.simulate(
+            asking.service.db, "test", company_nip=None, message="Ćwiczenie", ends_at=None
+        )
+        assert following.round() == {}
+        outages.clear_all(asking.service.db, "test")
+        following.later()
+        assert following.round()[STATUS] == 1
+
+    def test_a_session_that_answers_500_holds_up_no_other(self, following: Following) -> None:
+        asking = following.asking
+        broken = asking.seed(date_created=(now() - timedelta(hours=1)).isoformat())
+        good = asking.seed()
+        path = f"/sessions/{broken.reference_number}$"
+        asking.control.fault("status", status=500, path=path, times=None)
+        following.round()
+        asking.database.execute(
+            "UPDATE followed SET rests_until = now();"
+            "UPDATE followed_sessions SET due_at = now() + failures * interval '1 minute'"
+        )
+        following.round()
+        state = dict(
+            zip(following.sessions("reference_number"), following.sessions("final_at"), strict=True)
+        )
+        assert state[broken.reference_number] is None
+        assert state[good.reference_number] is not None
+
+
+def _rested(following: Following, timing: Timing) -> float:
+    """Seconds for which the company rests after a round."""
+    service = following.asking.service
+    account = service.account(NIP, "test", live=False, share=0.5)
+    account.timing = timing
+    with leases.try_lease(account, "follow") as lease:
+        assert lease
+        follow._follow(account, lease, math.inf)
+    [(seconds,)] = following.asking.database.execute(
+        "SELECT extract(epoch FROM rests_until - now())::float8 FROM followed"
+    )
+    return float(round(seconds))
+
+
+class TestStuck:
+    def made(self, following: Following, *, hours: float, usual: float) -> list[Any]:
+        asking = following.asking
+        asking.seed(state="moving", invoices=[{"status": 150}])
+        following.round()
+        asking.database.execute(
+            f"UPDATE followed_sessions SET moving_since = now() - interval '{hours} hours';"
+            "INSERT INTO followed_sessions (company_nip, environment, reference_number,"
+            " date_created, told, found_at, moving_since, final_at, archived_at)"
+            " SELECT company_nip, environment, 'S' || n, now(), '{}', now(),"
+            f" now() - interval '{usual} hours', now(), now() FROM followed,"
+            " generate_series(1, 3) AS n"
+        )
+        following.later(5)
+        following.round()
+        return following.sessions("stuck_at IS NOT NULL AND final_at IS NULL")
+
+    @pytest.mark.parametrize(
+        ("hours", "usual", "stuck"),
+        [(0.9, 0.01, False), (1.1, 0.01, True), (2.9, 1.0, False), (3.1, 1.0, True)],
+    )
+    def test_after_three_times_the_usual_time_and_an_hour(
+        self, following: Following, hours: float, usual: float, stuck: bool
+    ) -> None:
+        assert any(self.made(following, hours=hours, usual=usual)) is stuck
+
+    def test_it_is_told_once(self, following: Following, caplog: pytest.LogCaptureFixture) -> None:
+        self.made(following, hours=2.0, usual=0.01)
+        following.later(5)
+        following.round()
+        assert [record.message for record in caplog.records].count("a session is stuck") == 1
+
+    def test_an_open_session_is_not(self, following: Following) -> None:
+        following.asking.seed(state="open", invoices=1)
+        following.round()
+        assert following.sessions("moving_since") == [None]

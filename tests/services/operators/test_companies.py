@@ -23,6 +23,8 @@ TABLES = (
     "kept_refusals",
     "upos",
     "outage_simulations",
+    "followed",
+    "followed_sessions",
 )
 REVOKE = "DELETE /{environment}/v2/auth/sessions/current"
 
@@ -50,6 +52,12 @@ def busy(
         assert company.get(f"{path}/{session.ksef_numbers[0]}/upo").status_code == 200
         database.execute(
             f"INSERT INTO kept_refusals VALUES ('{nip}', 'test', 'q', 'c', 'd', '{{}}', 1, now())"
+        )
+        database.execute(
+            "INSERT INTO followed (company_nip, environment, known_since, listed_until, list_at)"
+            f" VALUES ('{nip}', 'test', now(), now(), now());"
+            "INSERT INTO followed_sessions (company_nip, environment, reference_number,"
+            f" date_created, told, found_at) VALUES ('{nip}', 'test', 'S', now(), '{{}}', now())"
         )
         outages.simulate(service.db, "demo", company_nip=nip, message="drill", ends_at=None)
         assert min(counts(database, nip).values()) > 0
