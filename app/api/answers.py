@@ -9,6 +9,7 @@ from typing import Annotated
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
+from app.services.events.journal import Event
 from app.settings import ENVIRONMENTS
 
 # -- Types. One with a title and a choice is a type of its own in generated clients.
@@ -186,6 +187,17 @@ class FoundAnswer(Answer, kw_only=True):
     ]
 
 
+# -- The journal.
+
+
+class EventsAnswer(Answer, kw_only=True):
+    events: Annotated[Sequence[Event], Meta(description="In order, maybe none")]
+    next: Annotated[
+        str | None,
+        Meta(description="To be given as `after`; null while there has been no event at all"),
+    ]
+
+
 # -- The company's KSeF session.
 
 
@@ -305,6 +317,7 @@ class Problem(Answer, kw_only=True):
 ALL = (
     SessionAnswer,
     FoundAnswer,
+    EventsAnswer,
     KsefSessionAnswer,
     OutageAnswer,
     ServiceStatus,

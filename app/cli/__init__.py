@@ -3,7 +3,7 @@
 import click
 from flask import Flask
 
-from app.cli import accounts, invoices, logins, outages, quotas, upkeep, upos
+from app.cli import accounts, invoices, logins, outages, quotas, upkeep, upos, webhooks
 
 COMMANDS: tuple[click.Command, ...] = (
     upkeep.migrate_database,
@@ -18,6 +18,7 @@ COMMANDS: tuple[click.Command, ...] = (
     invoices.link,
     upos.upos,
     quotas.quotas,
+    webhooks.webhook,
     upkeep.rotate_keys,
     upkeep.purge,
     upkeep.audits,

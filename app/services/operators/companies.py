@@ -71,6 +71,8 @@ def _delete(db: Database, nip: str, had: Holdings) -> None:
             queries.remove_refusals,
             queries.remove_calls,
             queries.remove_limits,
+            queries.remove_webhooks,
+            queries.remove_events,
             queries.mark_removed,
         ):
             remove_from(connection, nip=nip)
