@@ -36,7 +36,10 @@ def add(account: Account, url: str) -> None:
 @json_option
 @plain_errors
 def list_all(nip: str | None, as_json: bool) -> None:
-    """Show all webhooks, with the events that wait or are parked, and the last answer."""
+    """Show webhooks and their last answers.
+
+    Also how many events wait for each, and how many were parked: given up, or refused.
+    """
     print_table(
         ("nip", "environment", "url", "state", "waiting", "parked", "last answer", "at"),
         [
@@ -71,7 +74,10 @@ def remove(account: Account, url: str) -> None:
 @plain_errors
 @for_account
 def send_test(account: Account, url: str) -> None:
-    """Post a message of the type webhook.test now, which is no event."""
+    """Post a message of the type webhook.test.
+
+    It is posted now, by this command, and is no event.
+    """
     is_taken, answer = webhooks.test(service(), account, url)
     if not is_taken:
         raise errors.OperatorError(f"{url} did not take it: {answer}")
@@ -86,7 +92,7 @@ def send_test(account: Account, url: str) -> None:
 @plain_errors
 @for_account
 def replay(account: Account, url: str, since: datetime) -> None:
-    """Deliver the events since a moment again, in order, parked ones too.
+    """Deliver events again, parked ones too.
 
     They have the same ids as before. What waits is due at once.
     """
