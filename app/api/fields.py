@@ -1,7 +1,7 @@
 """The identifiers of the contract as marshmallow fields, which validate them."""
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from marshmallow import ValidationError, fields, validate
 
@@ -20,6 +20,15 @@ def refusing(wrong: Callable[[T], str | None]) -> Callable[[T], None]:
             raise ValidationError(said)
 
     return check
+
+
+class Digits(fields.Integer):
+    """A whole number in a query, of digits only: Python would also take ` +1_0 ` for one."""
+
+    def _validated(self, value: Any) -> int:
+        if not (value.isascii() and value.isdigit()):
+            raise self.make_error("invalid", input=value)
+        return super()._validated(value)
 
 
 def environment() -> fields.String:

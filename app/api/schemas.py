@@ -76,8 +76,7 @@ class EventsQuery(Strict):
             "pattern": "^[1-9][0-9]{0,17}-[0-9a-f]{8}$",
         },
     )
-    limit = fields.Integer(
-        strict=True,
+    limit = own.Digits(
         load_default=100,
         validate=validate.Range(1, journal.MOST, error="Must be {min} to {max}."),
         metadata={"description": "Events in the answer at most"},

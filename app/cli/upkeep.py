@@ -67,8 +67,8 @@ def purge() -> None:
     """Delete old documents and events, and expired download links.
 
     Documents are kept answers and archived UPOs; they are old after DOCUMENT_RETENTION_DAYS, and so
-    are events. Links in the companies' rows stay. Meant for cron: safe beside live traffic, and to interrupt and run
-    again.
+    are events. Links in the companies' rows stay. Meant for cron: safe beside live traffic, and to
+    interrupt and run again.
     """
     click.echo(
         f"expired download links of {documents.forget_links(service().db)} kept answers deleted"
