@@ -12,6 +12,7 @@ from app import errors
 from app.account import Account
 from app.db.queries import events as queries
 from app.db.queries import outages as outage_queries
+from app.db.queries import upo as upo_queries
 from app.service import Service
 from app.services.events import journal, webhooks
 from app.services.events.journal import Kind
@@ -235,6 +236,37 @@ class TestSessions:
         ]
         upos = [e for e in everything(company.account()) if e.type == "upo.archived"]
         assert [event.upo_count for event in upos] == [2]
+
+    def test_two_last_upos_at_the_same_moment_are_told_by_the_later_one(
+        self, company: Company, control: Any, service: Service
+    ) -> None:
+        seeded = control.seed_session("test", NIP, invoices=2)
+        path = f"/invoices/test/status/{seeded.reference_number}"
+        company.get(path)
+        first, second = (invoice.ksef_number for invoice in seeded.invoices)
+        got = threading.Thread(target=company.get, args=(f"{path}/{second}/upo",))
+        with service.db.transaction() as connection:
+            journal.lock_session(connection, company.account(), seeded.reference_number)
+            got.start()
+            upo_queries.put_upo(
+                connection,
+                **company.account().columns,
+                session_reference_number=seeded.reference_number,
+                ksef_number=first,
+                page_reference_number="",
+                question="upo",
+                content=b"<Potwierdzenie/>",
+                sha256="",
+                ksef_host="",
+                **dict.fromkeys(("signature", "signer", "signed_at", "certificate_sha256")),
+            )
+            journal.note_if_archived(connection, company.account(), seeded.reference_number)
+            got.join(0.5)
+        got.join()
+        assert told(company.account()) == [
+            ("session.final", seeded.reference_number),
+            ("upo.archived", seeded.reference_number),
+        ]
 
     def test_a_refused_credential_is_told_when_it_begins(
         self, company: Company, control: Any, service: Service

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -252,6 +253,17 @@ class TestFailure:
         while "cut" not in receiver.headers and time.monotonic() < until:
             time.sleep(0.01)
         assert receiver.headers == {"cut": "yes"}
+
+    def test_the_proxy_of_the_settings_is_used(
+        self, service: Service, make_receiver: Make, settings: Any, account: Account, tell: Tell
+    ) -> None:
+        proxy = make_receiver()
+        proxied = Service(replace(settings, ksef_proxy_url=proxy.url.removesuffix("/events")))
+        webhooks.add(account, "http://127.0.0.1:1/nobody")
+        tell("A")
+        deliver(proxied)
+        assert references(proxy) == ["A"]
+        proxied.db.close()
 
     def test_a_secret_that_does_not_open_is_told_and_keeps_the_event(
         self, service: Service, account: Account, make_receiver: Make, tell: Tell, database: Any
