@@ -45,9 +45,5 @@ WHERE company_nip = :nip AND (blocked_until IS NULL OR blocked_until < clock_tim
 -- name: remove_webhooks(nip)!
 DELETE FROM webhooks WHERE company_nip = :nip;
 
--- name: remove_events(nip)!
--- Their numbers go on where they ended, if the company is added again.
-DELETE FROM events WHERE company_nip = :nip;
-
 -- name: mark_removed(nip)!
 UPDATE companies SET removed_at = coalesce(removed_at, now()) WHERE nip = :nip;

@@ -100,6 +100,10 @@ UPDATE outages SET established_at = NULL FROM before
 WHERE environment = :environment
 RETURNING before.established_at;
 
+-- name: forget(nip, batch)!
+-- Deletes a company's events, a few at a time. Their numbers go on where they ended, if the company is added again.
+DELETE FROM events WHERE ctid = ANY (ARRAY(SELECT ctid FROM events WHERE company_nip = :nip LIMIT :batch));
+
 -- name: purge(days, batch)!
 -- Deletes old events, but not those that a webhook still has to deliver.
 DELETE FROM events

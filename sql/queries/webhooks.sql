@@ -71,18 +71,21 @@ SELECT (
 FROM rewound;
 
 -- name: claim(holder, seconds, most)
--- Webhooks with an event that is due, which nobody else delivers: they are the holder's for so many seconds.
+-- Webhooks with an event that is due, which nobody else delivers: they are the holder's for so many seconds. (Whether one
+-- waits is looked up by the key, whatever the planner knows of the table.)
 WITH due AS (
     SELECT company_nip, environment, url
     FROM webhooks
     WHERE ended_at IS NULL
       AND next_at <= clock_timestamp()
       AND (busy_until IS NULL OR busy_until <= clock_timestamp())
-      AND EXISTS (
-          SELECT FROM events
-          WHERE events.company_nip = webhooks.company_nip
-            AND events.environment = webhooks.environment
-            AND number > position
+      AND (
+          SELECT true FROM events
+          WHERE (events.company_nip, events.environment, number)
+                > (webhooks.company_nip, webhooks.environment, position)
+            AND (events.company_nip, events.environment) <= (webhooks.company_nip, webhooks.environment)
+          ORDER BY events.company_nip, events.environment, number
+          LIMIT 1
       )
     ORDER BY next_at
     LIMIT :most
@@ -112,8 +115,9 @@ SELECT
 FROM mine
 JOIN LATERAL (
     SELECT * FROM events
-    WHERE company_nip = :company_nip AND environment = :environment AND number > mine.position
-    ORDER BY number
+    WHERE (company_nip, environment, number) > (:company_nip, :environment, mine.position)
+      AND (company_nip, environment) <= (:company_nip, :environment)
+    ORDER BY company_nip, environment, number
     LIMIT 1
 ) AS event ON true;
 
@@ -159,9 +163,11 @@ WHERE company_nip = :company_nip AND environment = :environment AND url = :url A
 SELECT extract(epoch FROM min(greatest(next_at, busy_until)) - clock_timestamp())::float8
 FROM webhooks
 WHERE ended_at IS NULL
-  AND EXISTS (
-      SELECT FROM events
-      WHERE events.company_nip = webhooks.company_nip
-        AND events.environment = webhooks.environment
-        AND number > position
+  AND (
+      SELECT true FROM events
+      WHERE (events.company_nip, events.environment, number)
+            > (webhooks.company_nip, webhooks.environment, position)
+        AND (events.company_nip, events.environment) <= (webhooks.company_nip, webhooks.environment)
+      ORDER BY events.company_nip, events.environment, number
+      LIMIT 1
   );

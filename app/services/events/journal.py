@@ -222,6 +222,12 @@ def purge(db: Database, days: int) -> int:
     return total
 
 
+def forget(db: Database, nip: str) -> None:
+    """Delete all events of a company."""
+    while db.run(queries.forget, nip=nip, batch=_BATCH):
+        pass
+
+
 def utc(moment: datetime) -> str:
     """A moment as RFC 3339 in UTC, to the microsecond where it has them."""
     return moment.astimezone(UTC).isoformat()

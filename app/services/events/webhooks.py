@@ -34,8 +34,8 @@ PAUSES = (
 )
 """Seconds before each further attempt at an event; after the last one it is parked."""
 PURPOSE = "webhook secret"
-IDLE = 5.0
-"""Seconds until it is worthwhile to look for new events."""
+IDLE = 1.0
+"""Seconds between two looks for new events."""
 _LEASE = 30.0  # longer than a call of 10 s, with what the database may take
 _SECRET_BYTES = 32
 _NOT_NOW = frozenset({408, 429})  # of the 4xx, those that say nothing about the event

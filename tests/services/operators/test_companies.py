@@ -9,6 +9,7 @@ from click.testing import Result
 from app import errors
 from app.service import Service
 from app.services import outages
+from app.services.events import webhooks
 from app.services.operators import companies, purge, users
 from tests.rows import add_offline, add_synced, stored
 from tests.service import PASSWORD, Company
@@ -23,6 +24,8 @@ TABLES = (
     "kept_refusals",
     "upos",
     "outage_simulations",
+    "events",
+    "webhooks",
 )
 REVOKE = "DELETE /{environment}/v2/auth/sessions/current"
 
@@ -51,6 +54,7 @@ def busy(
         database.execute(
             f"INSERT INTO kept_refusals VALUES ('{nip}', 'test', 'q', 'c', 'd', '{{}}', 1, now())"
         )
+        webhooks.add(company.account(), "https://erp.example/events")
         outages.simulate(service.db, "demo", company_nip=nip, message="drill", ends_at=None)
         assert min(counts(database, nip).values()) > 0
         made[nip] = company
