@@ -34,6 +34,31 @@ from app.services.events import webhooks
 webhooks.deliver_due(Service(settings.from_environment()))
 webhooks.wait(60)
 """
+DELIVERS_ON = """
+import time
+from app import settings
+from app.service import Service
+from app.services.events import webhooks
+webhooks._LEASE = 1.0
+webhooks.PAUSES = (0.2,) * 9
+service = Service(settings.from_environment())
+while True:
+    webhooks.deliver_due(service)
+    time.sleep(0.05)
+"""
+
+
+@pytest.fixture
+def environ(settings: Any) -> dict[str, str]:
+    """What a process needs to deliver on its own."""
+    return {
+        "DATABASE_URL": settings.database_url,
+        "SECRET_KEYS": base64.b64encode(settings.secret_keys[0]).decode(),
+    }
+
+
+def start(program: str, environ: dict[str, str]) -> "subprocess.Popen[bytes]":
+    return subprocess.Popen([sys.executable, "-c", program], env=environ, cwd=PROJECT)
 
 
 def deliver(service: Service) -> float:
@@ -115,16 +140,12 @@ class TestDelivery:
         make_receiver: Make,
         tell: Tell,
         database: Any,
-        settings: Any,
+        environ: dict[str, str],
     ) -> None:
         receiver = make_receiver(hangs=True)
         webhooks.add(account, receiver.url)
         tell("A", "B")
-        environ = {
-            "DATABASE_URL": settings.database_url,
-            "SECRET_KEYS": base64.b64encode(settings.secret_keys[0]).decode(),
-        }
-        deliverer = subprocess.Popen([sys.executable, "-c", DELIVERS], env=environ, cwd=PROJECT)
+        deliverer = start(DELIVERS, environ)
         until = time.monotonic() + 30
         while not receiver.came and time.monotonic() < until:
             time.sleep(0.01)
@@ -150,6 +171,40 @@ class TestDelivery:
             webhooks.deliver_due(service)
         assert webhooks.wait(15)
         assert references(receiver) == names
+
+    def test_three_that_are_killed_all_the_time_lose_nothing_and_keep_the_order(
+        self,
+        service: Service,
+        account: Account,
+        make_receiver: Make,
+        tell: Tell,
+        environ: dict[str, str],
+    ) -> None:
+        receiver = make_receiver(503, 200, 200, 503)
+        webhooks.add(account, receiver.url)
+        names = [f"S{n:02}" for n in range(40)]
+        running: list[Any] = []
+        try:
+            for n, name in enumerate(names):
+                tell(name)
+                if n % 4 == 0:
+                    running.append(start(DELIVERS_ON, environ))
+                if len(running) > 3:
+                    killed = running.pop(0)
+                    killed.kill()
+                    killed.wait()
+                time.sleep(0.1)
+            until = time.monotonic() + 60
+            while set(references(receiver)) != set(names):
+                assert time.monotonic() < until
+                time.sleep(0.1)
+        finally:
+            for one in running:
+                one.kill()
+                one.wait()
+        told = references(receiver)
+        assert list(dict.fromkeys(told)) == names
+        assert len(set(receiver.ids)) == len(names)
 
     def test_a_late_note_of_one_that_was_replaced_changes_nothing(
         self, service: Service, account: Account, make_receiver: Make, tell: Tell
