@@ -29,6 +29,14 @@ WHERE (company_nip, environment, number) > (:company_nip, :environment, :after)
 ORDER BY company_nip, environment, number
 LIMIT :most;
 
+-- name: newest(company_nip, environment, most)
+-- The newest first.
+SELECT number, id::text AS id, type, at, company_nip, environment::text AS environment, data::text AS data
+FROM events
+WHERE company_nip = :company_nip AND environment = :environment
+ORDER BY company_nip DESC, environment DESC, number DESC
+LIMIT :most;
+
 -- name: where(company_nip, environment, number)^
 -- One row always. id: of the event with that number, null where there is none (any more); last: the newest number.
 SELECT

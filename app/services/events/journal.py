@@ -202,6 +202,12 @@ def read(account: Account, after: str | None, most: int) -> Page:
     return Page([event(row) for row in shown], last, is_last=len(rows) <= most)
 
 
+def newest(account: Account, most: int) -> Sequence[tuple[datetime, Event]]:
+    """The newest events first, each with its time."""
+    rows = account.db.rows(queries.newest, **account.columns, most=most)
+    return [(row.at, event(row)) for row in rows]
+
+
 def event(row: Any) -> Event:
     """The event of a row."""
     about = {

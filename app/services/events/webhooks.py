@@ -74,6 +74,12 @@ def list_all(service: Service, nip: str | None) -> Sequence[Any]:
     return service.db.rows(queries.list, nip=nip)
 
 
+def of_account(account: Account) -> Sequence[Any]:
+    """The webhooks of a company in an environment, as in `list_all`."""
+    rows = account.db.rows(queries.list, nip=account.company_nip)
+    return [row for row in rows if row.environment == account.environment]
+
+
 def test(service: Service, account: Account, url: str) -> tuple[bool, str]:
     """Post a message of the type `webhook.test`, which is no event: is it taken, and the answer.
 
