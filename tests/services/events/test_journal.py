@@ -79,12 +79,12 @@ class TestOrder:
             writer.start()
         seen: list[Any] = []
         after = None
-        while any(writer.is_alive() for writer in writers) or len(seen) < 60:
+        are_done, page = False, None
+        while not (are_done and page and not page.events):
+            are_done = not any(writer.is_alive() for writer in writers)
             page = journal.read(account, after, 7)
             seen += [event.reference_number for event in page.events]
             after = page.next
-            if page.is_last and not page.events and not any(w.is_alive() for w in writers):
-                break
         assert seen == [event.reference_number for event in everything(account)]
         assert sorted(seen) == sorted(f"{w}-{n}" for w in range(4) for n in range(15))
 
