@@ -54,23 +54,26 @@ SELECT
 SELECT pg_advisory_xact_lock(hashtextextended(:company_nip || :environment || :reference_number, 0));
 
 -- name: archived(company_nip, environment, reference_number)$
--- How many UPOs of a final session are archived, if none is missing; else null.
-SELECT archived
+-- How many invoices of a final session were accepted, if the UPO of each is archived, or every page of the collective one;
+-- else null.
+SELECT (kept.session ->> 'successfulInvoiceCount')::bigint
 FROM kept_sessions AS kept
 CROSS JOIN LATERAL (
-    SELECT count(*) AS archived
+    SELECT count(*) FILTER (WHERE ksef_number <> '') AS single, count(*) FILTER (WHERE ksef_number = '') AS pages
     FROM upos
     WHERE upos.company_nip = :company_nip
       AND upos.environment = :environment
       AND upos.session_reference_number = :reference_number
-      AND upos.ksef_number <> ''
-) AS counted
+) AS archived
 WHERE kept.company_nip = :company_nip
   AND kept.environment = :environment
   AND kept.reference_number = :reference_number
   AND kept.final
-  AND archived > 0
-  AND archived >= (kept.session ->> 'successfulInvoiceCount')::bigint;
+  AND (kept.session ->> 'successfulInvoiceCount')::bigint > 0
+  AND (
+      single >= (kept.session ->> 'successfulInvoiceCount')::bigint
+      OR pages >= nullif(jsonb_array_length(kept.session #> '{upo,pages}'), 0)
+  );
 
 -- name: expiring(days)
 -- Certificates that end within one of so many days (the fewest that apply), if that was not told yet.

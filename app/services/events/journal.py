@@ -68,7 +68,7 @@ class Event(msgspec.Struct, kw_only=True, rename="camel", gc=False):
         int | UnsetType, Meta(description="Of session.final: rejected invoices")
     ] = UNSET
     upo_count: Annotated[
-        int | UnsetType, Meta(description="Of upo.archived: the session's UPOs, one an invoice")
+        int | UnsetType, Meta(description="Of upo.archived: the accepted invoices that they prove")
     ] = UNSET
     since: Annotated[
         _Moment | UnsetType,

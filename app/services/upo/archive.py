@@ -127,8 +127,7 @@ def _put(account: Account, name: UpoName, document: bytes, signature: Verdict) -
             ksef_host=account.ksef_host,
             **_columns(signature),
         )
-        if name.ksef_number:
-            journal.note_if_archived(connection, account, name.reference_number)
+        journal.note_if_archived(connection, account, name.reference_number)
 
 
 def set_signature(account: Account, name: UpoName, signature: Verdict) -> None:

@@ -237,6 +237,15 @@ class TestSessions:
         upos = [e for e in everything(company.account()) if e.type == "upo.archived"]
         assert [event.upo_count for event in upos] == [2]
 
+    def test_the_collective_upo_counts_for_all(self, company: Company, control: Any) -> None:
+        seeded = control.seed_session("test", NIP, invoices=3)
+        path = f"/invoices/test/status/{seeded.reference_number}"
+        company.get(path)
+        assert company.get(f"{path}/upo").status_code == 200
+        assert company.get(f"{path}/{seeded.invoices[0].ksef_number}/upo").status_code == 200
+        [_, event] = everything(company.account())
+        assert (event.type, event.upo_count) == ("upo.archived", 3)
+
     def test_two_last_upos_at_the_same_moment_are_told_by_the_later_one(
         self, company: Company, control: Any, service: Service
     ) -> None:
