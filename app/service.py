@@ -1,6 +1,7 @@
 """What one process works with: made once from the settings, connected to nothing."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from urllib.parse import urlsplit
 
 from app import meters
@@ -13,12 +14,16 @@ from app.ksef.http import Http
 from app.ksef.latarnia import Latarnia
 from app.ksef.metered import Metered
 from app.ksef.watched import Watched
+from app.ksef.webhook import Receivers
 from app.services.login.tokens import AccessToken
 from app.services.operators.passwords import Passwords
 from app.services.replicas.breaker import Breaker
 from app.services.replicas.places import Places
 from app.services.replicas.quota import Calls
 from app.settings import Settings
+
+MOST_RECEIVERS = 32
+"""Webhooks that one process delivers at the same time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +96,15 @@ class Service:
         account.http = Metered(Watched(upstream.calls, breaker, self._retry), account.calls)
         account.ksef = Client(account.http, AccessToken(account), account.calls)
         return account
+
+    @cached_property
+    def receivers(self) -> Receivers:
+        """HTTP to the receivers of webhooks; most processes never need it."""
+        return Receivers(
+            threads=MOST_RECEIVERS,
+            proxy_url=self.settings.ksef_proxy_url,
+            ca_bundle=self.settings.ksef_ca_bundle,
+        )
 
 
 def _upstream(settings: Settings, environment: str) -> _Upstream:

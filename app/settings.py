@@ -267,14 +267,14 @@ def _http_url(text: str) -> str:
 def _url_parser(environment: str) -> Callable[[str], str]:
     def parse(text: str) -> str:
         url = _http_url(text)
-        if environment == "prod" and urlsplit(url).scheme != "https" and not _is_loopback(url):
+        if environment == "prod" and urlsplit(url).scheme != "https" and not is_loopback(url):
             raise ValueError("must be https")
         return url
 
     return parse
 
 
-def _is_loopback(url: str) -> bool:
+def is_loopback(url: str) -> bool:
     host = urlsplit(url).hostname or ""
     if host == "localhost":
         return True

@@ -769,6 +769,45 @@ def test_reader_who_goes_away_is_not_called_an_error(tmp_path: Path) -> None:
     assert (ended.returncode, ended.stderr) == (1, "")
 
 
+def test_webhook_is_added_tested_listed_replayed_and_removed(
+    run: Run, company: None, database: Any
+) -> None:
+    url = "http://127.0.0.1:1/events"
+    added = run("webhook", "add", url, *PLACE)
+    assert added.exit_code == 0
+    [secret] = re.findall(r"whsec_[A-Za-z0-9+/]{43}=", added.output)
+    refused = run("webhook", "add", url, *PLACE)
+    assert (refused.exit_code, "remove it first" in refused.output) == (1, True)
+    tried = run("webhook", "test", url, *PLACE)
+    assert (tried.exit_code, tried.output) == (
+        1,
+        f"Error: {url} did not take it: ConnectionError\n",
+    )
+    [listed] = json.loads(run("webhook", "list", "--nip", NIP, "--json").output)
+    assert {**listed, "last_answer": None} == {
+        **{"nip": NIP, "environment": "test", "url": url, "state": "live"},
+        **{"waiting": 0, "parked": 0, "last_answer": None, "at": None},
+    }
+    assert json.loads(run("webhook", "list", "--nip", OTHER_NIP, "--json").output) == []
+    replayed = run("webhook", "replay", url, "--since", "2026-01-01", *PLACE)
+    assert replayed.output == f"0 event(s) wait for {url}\n"
+    assert run("webhook", "remove", url, *PLACE).exit_code == 0
+    for command in ("remove", "test"):
+        assert "no such webhook" in run("webhook", command, url, *PLACE).output
+    audited = run("audit", "list").output
+    for act in ("webhook_added", "webhook_replayed", "webhook_removed"):
+        assert audited.count(act) == 1
+    assert secret not in audited
+
+
+def test_webhook_to_anywhere_is_refused_without_https(
+    run: Run, company: None, database: Any
+) -> None:
+    refused = run("webhook", "add", "http://10.0.0.7/events", *PLACE)
+    assert (refused.exit_code, "must be https" in refused.output) == (1, True)
+    assert database.execute("SELECT url FROM webhooks") == []
+
+
 def test_missing_settings_are_told_in_one_sentence() -> None:
     told = without_settings("user", "list")
     assert told.returncode == 1

@@ -9,6 +9,7 @@ from typing import Annotated, get_args
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
+from app.services.events.journal import Event
 from app.services.sessions.search import State
 from app.settings import ENVIRONMENTS
 
@@ -207,6 +208,17 @@ class FoundAnswer(Answer, kw_only=True):
     ]
 
 
+# -- The journal.
+
+
+class EventsAnswer(Answer, kw_only=True):
+    events: Annotated[Sequence[Event], Meta(description="In order, maybe none")]
+    next: Annotated[
+        str | None,
+        Meta(description="To be given as `after`; null while there has been no event at all"),
+    ]
+
+
 # -- The company's KSeF session.
 
 
@@ -326,6 +338,7 @@ class Problem(Answer, kw_only=True):
 ALL = (
     SessionAnswer,
     FoundAnswer,
+    EventsAnswer,
     KsefSessionAnswer,
     OutageAnswer,
     ServiceStatus,

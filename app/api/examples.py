@@ -160,6 +160,32 @@ ANSWERS: dict[str, dict[str, Any]] = {
         "state": "accepted",
         "knownUntil": "2026-09-15T10:04:00+02:00",
     },
+    "events": {
+        "events": [
+            {
+                "id": "5b2f6b0e-6c0a-4b55-9a0e-0d9f5f4d8a11",
+                "type": "session.final",
+                "timestamp": "2026-09-15T08:05:00.123456+00:00",
+                "nip": "5265877635",
+                "environment": "test",
+                "referenceNumber": SESSION,
+                "code": 200,
+                "totalInvoiceCount": 2,
+                "successfulInvoiceCount": 1,
+                "failedInvoiceCount": 1,
+            },
+            {
+                "id": "0c8d3c1a-2a38-4a0e-8f3c-7f1f6b7f2b90",
+                "type": "upo.archived",
+                "timestamp": "2026-09-15T08:06:00.654321+00:00",
+                "nip": "5265877635",
+                "environment": "test",
+                "referenceNumber": SESSION,
+                "upoCount": 1,
+            },
+        ],
+        "next": "2-0c8d3c1a",
+    },
     "ksef-session": {
         "environment": "test",
         "nip": "5265877635",

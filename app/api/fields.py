@@ -24,6 +24,15 @@ def refusing(wrong: Callable[[T], str | None]) -> Callable[[T], None]:
     return check
 
 
+class Digits(fields.Integer):
+    """A whole number in a query, of digits only: Python would also take ` +1_0 ` for one."""
+
+    def _validated(self, value: Any) -> int:
+        if not (value.isascii() and value.isdigit()):
+            raise self.make_error("invalid", input=value)
+        return super()._validated(value)
+
+
 def environment() -> fields.String:
     """One of KSeF's environments."""
     return fields.String(

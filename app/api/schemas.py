@@ -6,6 +6,7 @@ from marshmallow import RAISE, Schema, ValidationError, fields, validate, valida
 
 from app.api import fields as own
 from app.services import outages
+from app.services.events import journal
 
 
 class Strict(Schema):
@@ -62,6 +63,23 @@ class SimulationBody(Strict):
             "description": "When it ends by itself: RFC 3339, with offset, in the future",
             "examples": ["2099-01-01T12:00:00+01:00"],
         },
+    )
+
+
+class EventsQuery(Strict):
+    after = fields.String(
+        load_default=None,
+        validate=validate.Regexp(r"\A[1-9][0-9]{0,17}-[0-9a-f]{8}\Z", error="Must be a `next`."),
+        metadata={
+            "description": "`next` of the answer before; without it the journal is read from its"
+            " beginning",
+            "pattern": "^[1-9][0-9]{0,17}-[0-9a-f]{8}$",
+        },
+    )
+    limit = own.Digits(
+        load_default=100,
+        validate=validate.Range(1, journal.MOST, error="Must be {min} to {max}."),
+        metadata={"description": "Events in the answer at most"},
     )
 
 

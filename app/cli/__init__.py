@@ -3,7 +3,17 @@
 import click
 from flask import Flask
 
-from app.cli import accounts, follow, invoices, logins, outages, quotas, upkeep, upos
+from app.cli import (
+    accounts,
+    follow,
+    invoices,
+    logins,
+    outages,
+    quotas,
+    upkeep,
+    upos,
+    webhooks,
+)
 
 COMMANDS: tuple[click.Command, ...] = (
     upkeep.migrate_database,
@@ -19,6 +29,7 @@ COMMANDS: tuple[click.Command, ...] = (
     follow.follow,
     upos.upos,
     quotas.quotas,
+    webhooks.webhook,
     upkeep.rotate_keys,
     upkeep.purge,
     upkeep.audits,

@@ -1,7 +1,8 @@
-"""`follow`: the process that follows the sessions of all companies."""
+"""`follow`: the process that follows the sessions of all companies, and delivers webhooks."""
 
 import random
 import signal
+import threading
 
 import click
 from flask.cli import with_appcontext
@@ -9,7 +10,12 @@ from flask.cli import with_appcontext
 from app import clock, errors, telemetry
 from app.cli.options import plain_errors
 from app.context import service
+from app.service import Service
 from app.services.events import follow as following
+from app.services.events import webhooks
+
+_LAST_DELIVERIES = 60.0
+"""Seconds that `--once` gives to the receivers of webhooks."""
 
 
 @click.command("follow")
@@ -17,7 +23,7 @@ from app.services.events import follow as following
 @with_appcontext
 @plain_errors
 def follow(once: bool) -> None:
-    """Follow the sessions of all companies.
+    """Follow the sessions of all companies, and deliver webhooks.
 
     What KSeF lists is read, linked and archived before anybody asks. Runs until SIGTERM or Ctrl-C;
     may be killed at any moment, and run as often as you like. Leaves half of KSeF's quota to live
@@ -25,13 +31,30 @@ def follow(once: bool) -> None:
     """
     if once:
         following.follow_all(service())
+        webhooks.deliver_due(service())
+        webhooks.wait(_LAST_DELIVERIES)
         return
+    # A thread of its own, since a company's turn may be long. Whatever it does may be cut off.
+    threading.Thread(target=_deliver, args=(service(),), daemon=True).start()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         while True:
             _round()
     except KeyboardInterrupt:
         telemetry.info("following ends")
+
+
+def _deliver(service: Service) -> None:
+    """Deliver webhooks, as long as the process lives."""
+    while True:
+        pause = service.timing.follow_poll
+        try:
+            pause = webhooks.deliver_due(service)
+        except errors.Unavailable as error:
+            telemetry.warning("webhooks wait for the database", reason=error.detail)
+        except Exception:
+            telemetry.exception("webhooks could not be delivered")
+        clock.sleep(pause)
 
 
 def _round() -> None:

@@ -10,6 +10,7 @@ from app.cli.options import UTC_DATE_TIME, json_option, plain_errors
 from app.cli.output import print_table, progress
 from app.context import service, settings
 from app.db import migrate
+from app.services.events import journal
 from app.services.operators import audit, keys
 from app.services.operators import purge as documents
 from app.settings import MOST_DAYS
@@ -63,21 +64,22 @@ def rotate_keys() -> None:
 @with_appcontext
 @plain_errors
 def purge() -> None:
-    """Delete old documents and expired download links.
+    """Delete old documents and events, and expired download links.
 
-    Documents are kept answers and archived UPOs; they are old after DOCUMENT_RETENTION_DAYS. Links
-    in the companies' rows stay. Meant for cron: safe beside live traffic, and to interrupt and run
-    again.
+    Documents are kept answers and archived UPOs; they are old after DOCUMENT_RETENTION_DAYS, and so
+    are events. Links in the companies' rows stay. Meant for cron: safe beside live traffic, and to
+    interrupt and run again.
     """
     click.echo(
         f"expired download links of {documents.forget_links(service().db)} kept answers deleted"
     )
     days = settings().document_retention_days
     if days is None:
-        click.echo("DOCUMENT_RETENTION_DAYS is not set: documents are kept")
+        click.echo("DOCUMENT_RETENTION_DAYS is not set: documents and events are kept")
         return
     deleted = documents.purge(service().db, days)
     click.echo(f"{deleted.answers} kept answers and {deleted.upos} archived UPOs deleted")
+    click.echo(f"{journal.purge(service().db, days)} events deleted")
 
 
 @audits.command("list")

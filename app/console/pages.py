@@ -31,6 +31,7 @@ from app.console.schemas import (
 from app.context import account, caller, service
 from app.identifiers import HEX_HASH, INVOICE_HASH, KSEF_NUMBER, REFERENCE_NUMBER, base64_hash
 from app.services import outages
+from app.services.events import journal, webhooks
 from app.services.operators import overview as console
 from app.services.sessions import search
 from app.services.sessions.check import check_session
@@ -149,7 +150,7 @@ def _find_session(number: str) -> Any:
 @blueprint.get("/console/<environment>")
 @_takes(EnvironmentPath)
 def environment(path: dict[str, str], query: dict[str, Any], **_url: str) -> Response:
-    """One environment: its state with the evidence, the quota, recent sessions, unlinked rows."""
+    """One environment: its state with the evidence, quota, sessions, events, unlinked rows."""
     where = account(path["environment"])
     sessions = console.sessions(where, skip=0, take=_SHORT)
     unlinked = console.unlinked(where, skip=0, take=_SHORT)
@@ -159,6 +160,8 @@ def environment(path: dict[str, str], query: dict[str, Any], **_url: str) -> Res
         state=console.overview(where),
         sessions=sessions,
         unlinked=unlinked,
+        webhooks=webhooks.of_account(where),
+        events=journal.newest(where, _SHORT),
         unknown_signers=archive.unknown_signers(where),
         newest=console.NEWEST,
         may_simulate=caller().role == "admin" and where.environment != outages.PRODUCTION,

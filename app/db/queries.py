@@ -19,6 +19,7 @@ def _load(resource: str) -> Any:  # aiosql makes the attributes at run time
 audit = _load("audit")
 companies = _load("companies")
 database = _load("database")
+events = _load("events")
 figures = _load("figures")
 follow = _load("follow")
 keys = _load("keys")
@@ -36,6 +37,7 @@ sessions = _load("sessions")
 throttle = _load("throttle")
 upo = _load("upo")
 users = _load("users")
+webhooks = _load("webhooks")
 
 # Writes that do nothing more the second time, and say the same: the pool sends them again where the
 # connection was lost before the answer came.

@@ -32,12 +32,13 @@ from app import clock
 class Exchange:
     """One request with its answer.
 
-    `until`: its deadline, on `clock.monotonic()`; `connect`: seconds for connecting; `answered`:
-    whether an answer has begun, and did not end within its headers.
+    `until`: its deadline, on `clock.monotonic()`; `connect`: seconds for connecting; `strict`:
+    see `exchange`; `answered`: whether an answer has begun, and did not end within its headers.
     """
 
     until: float
     connect: float
+    strict: bool = True
     answered: bool = False
 
 
@@ -47,13 +48,14 @@ _MOST_LINES = 100
 
 
 @contextmanager
-def exchange(seconds: float, *, connect: float) -> Iterator[Exchange]:
+def exchange(seconds: float, *, connect: float, strict: bool = True) -> Iterator[Exchange]:
     """Give what this thread sends and receives in the block so many seconds in all.
 
     Connecting, with TLS and a proxy, may take `connect` of them. After that every wait raises
-    TimeoutError (or the timeout errors of urllib3 and requests, if it happens inside them).
+    TimeoutError (or the timeout errors of urllib3 and requests, if it happens inside them). A
+    `strict` one takes a successful answer that does not say where its body ends for broken.
     """
-    current = Exchange(clock.monotonic() + seconds, connect)
+    current = Exchange(clock.monotonic() + seconds, connect, strict)
     _local.exchange = current
     try:
         yield current
@@ -147,7 +149,7 @@ class _Response(http.client.HTTPResponse):
             super().begin()
         finally:
             self.fp = source
-        if self.length is None and not self.chunked and self.status < 300:
+        if current.strict and self.length is None and not self.chunked and self.status < 300:
             raise http.client.IncompleteRead(b"")
 
 

@@ -84,12 +84,12 @@ def state(account: Account) -> State:
     answered_at = row.answered_at if row else None
     if simulation:
         return State("simulation", _simulated(simulation), answered_at)
-    return State(_name(row, account.timing), _evidence(row, account.timing), answered_at)
+    return State(_name(row, account.timing), of_row(row, account.timing), answered_at)
 
 
 def evidence(db: Database, timing: Timing, environment: str) -> Evidence:
     """What is known of a real outage, as stored; KSeF is not asked."""
-    return _evidence(db.run(queries.known, environment=environment), timing)
+    return of_row(db.run(queries.known, environment=environment), timing)
 
 
 def simulate(
@@ -205,7 +205,7 @@ def _refuse_wrong(**said: str | None) -> None:
 
 def _name(row: Any, timing: Timing) -> str:
     """`outage`, `available` (KSeF answered the last call, not long ago) or `unknown`."""
-    if _evidence(row, timing).established:
+    if of_row(row, timing).established:
         return "outage"
     if row is None or row.consecutive_failures > 0 or row.answered_at is None:
         return "unknown"
@@ -213,8 +213,8 @@ def _name(row: Any, timing: Timing) -> str:
     return "available" if row.answered_at >= lately else "unknown"
 
 
-def _evidence(row: Any, timing: Timing) -> Evidence:
-    """From a row of `outages`; None: no call was made yet."""
+def of_row(row: Any, timing: Timing) -> Evidence:
+    """The evidence in a row of `outages`; None: no call was made yet."""
     if row is None:
         return Evidence()
     reading = _fresh_reading(row, timing)

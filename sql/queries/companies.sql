@@ -46,5 +46,8 @@ WHERE company_nip = :nip AND reserved_at < clock_timestamp() - interval '2 hours
 DELETE FROM quota_groups
 WHERE company_nip = :nip AND (blocked_until IS NULL OR blocked_until < clock_timestamp());
 
+-- name: remove_webhooks(nip)!
+DELETE FROM webhooks WHERE company_nip = :nip;
+
 -- name: mark_removed(nip)!
 UPDATE companies SET removed_at = coalesce(removed_at, now()) WHERE nip = :nip;

@@ -43,6 +43,25 @@ LEFT JOIN (
     GROUP BY environment
 ) AS session USING (environment);
 
+-- name: webhooks()
+-- undelivered: an event counts once for each webhook that waits with it. oldest: in seconds, of the first that waits.
+SELECT
+    known.environment,
+    coalesce(sum(waiting.events) FILTER (WHERE ended_at IS NULL), 0) AS undelivered,
+    coalesce(max(waiting.age) FILTER (WHERE ended_at IS NULL), 0)::float8 AS oldest,
+    count(webhooks.url) FILTER (WHERE ended_at IS NOT NULL) AS ended,
+    (SELECT count(*) FROM parked_events WHERE parked_events.environment = known.environment) AS parked
+FROM unnest(enum_range(NULL::ksef_environment)) AS known (environment)
+LEFT JOIN webhooks ON webhooks.environment = known.environment
+LEFT JOIN LATERAL (
+    SELECT count(*) AS events, extract(epoch FROM clock_timestamp() - min(at)) AS age
+    FROM events
+    WHERE events.company_nip = webhooks.company_nip
+      AND events.environment = webhooks.environment
+      AND number > position
+) AS waiting ON true
+GROUP BY known.environment;
+
 -- name: quota_by_group(quota_groups, per_hour, share, seconds)
 -- For each group: how much of our hourly share the company with the least has left (0 to 1), and how
 -- many companies are blocked after a 429. per_hour: the groups' published limits, -1 for no limit.

@@ -13,8 +13,9 @@ ORDER BY company_nip, environment::text
 LIMIT :batch
 FOR UPDATE;
 
--- name: put_credentials(company_nip, environment, sealed)!
-UPDATE ksef_credentials SET secret = :sealed WHERE company_nip = :company_nip AND environment = :environment;
+-- name: put_credentials(company_nip, environment, before, sealed)!
+UPDATE ksef_credentials SET secret = :sealed
+WHERE company_nip = :company_nip AND environment = :environment AND secret = :before;
 
 -- name: count_access_tokens(key_id)$
 SELECT count(*) FROM ksef_sessions WHERE substring(access_token FROM 1 FOR 4) <> :key_id;
@@ -28,8 +29,9 @@ ORDER BY company_nip, environment::text
 LIMIT :batch
 FOR UPDATE;
 
--- name: put_access_tokens(company_nip, environment, sealed)!
-UPDATE ksef_sessions SET access_token = :sealed WHERE company_nip = :company_nip AND environment = :environment;
+-- name: put_access_tokens(company_nip, environment, before, sealed)!
+UPDATE ksef_sessions SET access_token = :sealed
+WHERE company_nip = :company_nip AND environment = :environment AND access_token = :before;
 
 -- name: count_refresh_tokens(key_id)$
 SELECT count(*) FROM ksef_sessions WHERE substring(refresh_token FROM 1 FOR 4) <> :key_id;
@@ -43,8 +45,26 @@ ORDER BY company_nip, environment::text
 LIMIT :batch
 FOR UPDATE;
 
--- name: put_refresh_tokens(company_nip, environment, sealed)!
-UPDATE ksef_sessions SET refresh_token = :sealed WHERE company_nip = :company_nip AND environment = :environment;
+-- name: put_refresh_tokens(company_nip, environment, before, sealed)!
+UPDATE ksef_sessions SET refresh_token = :sealed
+WHERE company_nip = :company_nip AND environment = :environment AND refresh_token = :before;
+
+-- name: count_webhook_secrets(key_id)$
+SELECT count(*) FROM webhooks WHERE substring(secret FROM 1 FOR 4) <> :key_id;
+
+-- name: lock_webhook_secrets(key_id, nip, environment, batch)
+-- Those of a company in an environment come together, however many there are.
+SELECT company_nip, environment::text AS environment, secret AS sealed
+FROM webhooks
+WHERE substring(secret FROM 1 FOR 4) <> :key_id
+  AND (company_nip, environment::text) > (:nip, :environment)
+ORDER BY company_nip, environment::text
+FETCH FIRST :batch ROWS WITH TIES
+FOR UPDATE;
+
+-- name: put_webhook_secrets(company_nip, environment, before, sealed)!
+UPDATE webhooks SET secret = :sealed
+WHERE company_nip = :company_nip AND environment = :environment AND secret = :before;
 
 -- name: forget_links(key_id, batch)!
 -- Drops the download links of sessions that were sealed with another key, a batch of sessions at a time.

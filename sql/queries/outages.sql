@@ -36,6 +36,7 @@ SELECT
     consecutive_failures,
     failing_since,
     answered_at,
+    established_at,
     opened_at,
     probed_at,
     paused_until,

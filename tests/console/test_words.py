@@ -12,6 +12,7 @@ from app.console import texts
 from app.console.texts import TEXTS
 from app.console.words import Words
 from app.ksef.limits import PUBLISHED
+from app.services.events.journal import Kind
 from app.services.operators.overview import FILTERS
 
 FOLDER = Path(texts.__file__).parent
@@ -23,7 +24,7 @@ SOURCES = "\n".join(
 )
 PREFIXES = (
     "env_", "state_", "login_by_", "group_", "row_", "for_", "done_", "error_", "why_",
-    "signature_",
+    "signature_", "event_",
 )  # fmt: skip
 
 ENGLISH, POLISH = TEXTS["en"], TEXTS["pl"]
@@ -57,7 +58,7 @@ def test_each_text_is_used_and_each_that_is_used_is_there() -> None:
     assert ENGLISH.keys() - used - chosen == set()
 
 
-def test_every_group_and_error_has_its_words() -> None:
+def test_every_group_error_and_event_has_its_words() -> None:
     assert {f"group_{group}" for group in PUBLISHED} <= ENGLISH.keys()
     codes = {
         kind.code
@@ -66,6 +67,7 @@ def test_every_group_and_error_has_its_words() -> None:
     }
     assert "ksef_outage" in codes
     assert {f"error_{code}" for code in codes} <= ENGLISH.keys()
+    assert {f"event_{kind.replace('.', '_')}" for kind in Kind} <= ENGLISH.keys()
 
 
 @pytest.mark.parametrize(

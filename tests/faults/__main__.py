@@ -57,7 +57,7 @@ ROWS = {
     40: "clients that send half, never close, guess passwords",
     41: "logout beside a login, a renewal, a status check",
     42: "UPO whose signature is broken, a stranger's or missing",
-    43: "followers of sessions killed, two at once, KSeF down",
+    43: "followers killed, two at once, KSeF down; receivers of webhooks killed, hanging",
     44: "identifiers, times or keys of KSeF that cannot be",
 }
 PROJECT = Path(__file__).parents[2]

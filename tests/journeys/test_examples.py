@@ -4,16 +4,19 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from contextlib import closing
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import psycopg2
 import pytest
 
+from app.services.events import journal, webhooks
 from sandbox.server import start
-from tests.journeys.conftest import RunningService
+from tests.journeys.conftest import RunningService, free_port
 from tests.pages import EXAMPLES
 from tests.rows import offline_sessions, synced_sessions
 from tests.service import PASSWORD, Company
@@ -65,6 +68,48 @@ def run(server: RunningService, company: Company, tmp_path: Path) -> Run:
         )
 
     return run
+
+
+@pytest.mark.parametrize("command", [[sys.executable, "receiver.py"], ["node", "receiver.mjs"]])
+def test_a_receiver_takes_what_is_genuine_and_prints_it_once(
+    company: Company, command: list[str]
+) -> None:
+    program, name = command
+    needs(program)
+    service, account, port = company.service, company.account(), free_port()
+    url = f"http://127.0.0.1:{port}/"
+    secret = webhooks.add(account, url)
+    environ = {"PATH": os.environ["PATH"], "WEBHOOK_SECRET": secret}
+    began = datetime.now(UTC)
+    with subprocess.Popen(
+        [program, EXAMPLES / name, str(port)], env=environ, stdout=subprocess.PIPE, text=True
+    ) as receiver:
+        until = time.monotonic() + 30
+        while not webhooks.test(service, account, url)[0]:
+            assert time.monotonic() < until
+            time.sleep(0.1)
+        for reference in ("A", "B"):
+            with service.db.transaction() as connection:
+                journal.note(
+                    connection,
+                    journal.Kind.SESSION_STUCK,
+                    **account.columns,
+                    data={"referenceNumber": reference},
+                )
+        for _ in range(2):
+            webhooks.deliver_due(service)
+            assert webhooks.wait(15)
+            [known] = webhooks.list_all(service, NIP)
+            assert (known.waiting, known.parked, known.answer) == (0, 0, "204")
+            webhooks.replay(account, url, began)
+        webhooks.remove(account, url)
+        webhooks.add(account, url)  # another secret
+        assert webhooks.test(service, account, url) == (False, "401")
+        receiver.terminate()
+        assert receiver.stdout
+        printed = receiver.stdout.read().splitlines()
+    assert printed[-2:] == ["session.stuck A", "session.stuck B"]
+    assert {line.strip() for line in printed[:-2]} == {"webhook.test"}
 
 
 @pytest.mark.parametrize("name", CLIENTS)

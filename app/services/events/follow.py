@@ -18,6 +18,7 @@ from app.ksef.client import SESSION_TYPES, pages_of
 from app.ksef.wire import ListedSession
 from app.service import Service
 from app.services import outages
+from app.services.events import journal
 from app.services.replicas import leases, quota
 from app.services.replicas.leases import Lease
 from app.services.sessions.check import check_session
@@ -288,10 +289,13 @@ def _mark_stuck(account: Account) -> None:
         for row in queries.mark_stuck(
             connection, **account.columns, times=_STUCK_TIMES, least=account.timing.follow_stuck
         ):
+            since = journal.utc(row.moving_since)
+            data = {"referenceNumber": row.reference_number, "since": since}
+            journal.note(connection, journal.Kind.SESSION_STUCK, **account.columns, data=data)
             telemetry.warning(
                 "a session is stuck",
                 session=row.reference_number,
-                since=row.moving_since.isoformat(),
+                since=since,
                 **account.log_fields,
             )
 

@@ -19,6 +19,7 @@ from app.ksef.login import LoginRefused as LoginRefused
 from app.ksef.login import TokensLost, log_in_with_certificate, log_in_with_token, remedy, revoke
 from app.ksef.wire import Tokens
 from app.services import outages
+from app.services.events import journal
 from app.services.operators import audit
 from app.services.operators.audit import What
 from app.services.replicas.leases import Lease
@@ -152,6 +153,8 @@ def _warn_of_its_end(account: Account, valid_until: datetime) -> None:
 def refusal_noted(account: Account, lease: Lease, *, repeat: bool) -> Iterator[None]:
     """Log in within the block: a refusal by KSeF is stored with the credential and audited.
 
+    One that is not the same as the last is written to the journal.
+
     With `repeat`, a refusal that is stored and still holds is raised again before the block.
     """
     row = account.db.run(queries.get_refusal, **account.columns)
@@ -173,6 +176,14 @@ def refusal_noted(account: Account, lease: Lease, *, repeat: bool) -> Iterator[N
                         code=error.ksef.code,
                         words="\n".join(_words(error.ksef)),
                     )
+                    if row.code != error.ksef.code:
+                        journal.note(
+                            connection,
+                            journal.Kind.CREDENTIAL_REFUSED,
+                            **account.columns,
+                            data={"code": error.ksef.code},
+                            key=lease.holder,
+                        )
         raise
 
 

@@ -41,6 +41,9 @@ class What(StrEnum):
     COMPANY_ADDED = "company_added"
     COMPANY_REMOVED = "company_removed"
     DOCUMENTS_PURGED = "documents_purged"
+    WEBHOOK_ADDED = "webhook_added"
+    WEBHOOK_REMOVED = "webhook_removed"
+    WEBHOOK_REPLAYED = "webhook_replayed"
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from app.db.pool import Database
 from app.db.queries import companies as queries
 from app.errors import OperatorError
 from app.service import Service
+from app.services.events import journal
 from app.services.login import session
 from app.services.operators import audit, purge
 from app.services.replicas.leases import Lease
@@ -42,11 +43,11 @@ def holdings(db: Database, nip: str) -> Holdings:
 
 
 def remove(service: Service, nip: str) -> list[str]:
-    """Remove a company: users, credentials, KSeF sessions, documents, the quota's ledger.
+    """Remove a company: users, credentials, KSeF sessions, documents, events, the quota's ledger.
 
-    Its invoice rows and their links stay. If it is interrupted while deleting documents, calling it
-    again goes on. Returns the environments whose KSeF session could not be revoked at KSeF; raises
-    OperatorError as `holdings` does.
+    Its webhooks go too; its invoice rows and their links stay. If it is interrupted while deleting
+    documents, calling it again goes on. Returns the environments whose KSeF session could not be
+    revoked at KSeF; raises OperatorError as `holdings` does.
     """
     with ExitStack() as held:
         # Nobody logs in meanwhile.
@@ -57,6 +58,7 @@ def remove(service: Service, nip: str) -> list[str]:
         had = holdings(service.db, nip)
         not_revoked = [name for name in had.logged_in if not _revoked(accounts[name], leases[name])]
         _delete(service.db, nip, had)
+    journal.forget(service.db, nip)
     purge.delete(service.db, company_nip=nip)
     return not_revoked
 
@@ -72,6 +74,7 @@ def _delete(db: Database, nip: str, had: Holdings) -> None:
             queries.remove_followed,
             queries.remove_calls,
             queries.remove_limits,
+            queries.remove_webhooks,
             queries.mark_removed,
         ):
             remove_from(connection, nip=nip)

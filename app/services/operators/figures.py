@@ -20,6 +20,11 @@ HELP = {
     "active_sessions": "Companies that are logged in to KSeF",
     "breaker_open": "1 while KSeF is known to be down",
     "firewall_blocks": "1 while nothing is sent because KSeF's firewall blocked a call",
+    "events_undelivered": "Events that wait for a webhook's receiver",
+    "events_oldest_undelivered_seconds": "Age of the oldest of them, 0 where none waits",
+    "events_parked": "Events that a receiver refused, or that were given up: none is sent again"
+    " without `webhook replay`",
+    "webhooks_ended": "Webhooks whose receiver said that it is gone for ever (410)",
     "quota_left_ratio": "What is left of our share of KSeF's hourly quota, 0 to 1,"
     " to the company that has least of it",
     "quota_blocked_companies": "Companies that KSeF's 429 keeps from calling",
@@ -63,6 +68,7 @@ def _from_database(db: Database, timing: Timing, quota_share: float) -> Iterator
                 seconds=3600.0 * timing.quota_scale,
             )
         )
+        webhooks = list(queries.webhooks(connection))
         archive: Any = queries.archive(connection)
     yield Figure("database_up", 1, {})
     for row in environments:
@@ -77,6 +83,12 @@ def _from_database(db: Database, timing: Timing, quota_share: float) -> Iterator
             yield Figure("follow_lag_seconds", row.follow_lag, where)
         for state in ("moving", "stuck", "archiving"):
             yield Figure("followed_sessions", getattr(row, state), {**where, "state": state})
+    for row in webhooks:
+        where = {"environment": row.environment}
+        yield Figure("events_undelivered", row.undelivered, where)
+        yield Figure("events_oldest_undelivered_seconds", row.oldest, where)
+        yield Figure("events_parked", row.parked, where)
+        yield Figure("webhooks_ended", row.ended, where)
     for row in groups:
         where = {"environment": row.environment, "group": row.quota_group}
         yield Figure("quota_left_ratio", row.quota_left, where)

@@ -35,6 +35,11 @@ COLUMNS: dict[str, tuple[Query, Query, Query]] = {
         queries.lock_refresh_tokens,
         queries.put_refresh_tokens,
     ),
+    "webhook secret": (
+        queries.count_webhook_secrets,
+        queries.lock_webhook_secrets,
+        queries.put_webhook_secrets,
+    ),
 }
 """What is sealed, each with the queries that count, lock and store those of an older key.
 
@@ -74,6 +79,7 @@ def rotate(db: Database, vault: Vault, progress: Progress) -> Rotation:
                         connection,
                         company_nip=row.company_nip,
                         environment=row.environment,
+                        before=row.sealed,
                         sealed=again,
                     )
                     sealed += 1

@@ -19,6 +19,8 @@ from app.db.queries import outages as queries
 from app.ksef.http import Http
 from app.ksef.latarnia import Latarnia
 from app.ksef.login import PUBLIC_KEYS
+from app.services import outages
+from app.services.events import journal
 from app.settings import Timing
 
 FAILURES = 5  # in a row, before the breaker may open
@@ -80,6 +82,8 @@ class Breaker:
                 self._write(queries.note_answer)
                 if row is not None and row.opened_at is not None:
                     telemetry.info("KSeF answers again", environment=self._environment)
+                if row is not None and row.established_at is not None:
+                    journal.end_outage(self._db, self._environment)
         except errors.Unavailable:
             telemetry.warning("an answer of KSeF was not noted", environment=self._environment)
 
@@ -92,6 +96,7 @@ class Breaker:
             elif error.health is errors.KsefHealth.DOWN:
                 self._count()
                 self._confirm()
+                self._tell()
         except errors.Unavailable:
             telemetry.warning("a failure of KSeF was not noted", environment=self._environment)
 
@@ -107,6 +112,18 @@ class Breaker:
         if self._take_probe() and self._probe_ksef() is errors.KsefHealth.DOWN:
             self._write(queries.open_breaker, failures=FAILURES)
             telemetry.warning("KSeF is down: calls fail at once", environment=self._environment)
+
+    def _tell(self) -> None:
+        """Write the begin of an outage to the journal, once it is established."""
+        row = self._known()
+        if row is None or row.established_at is not None:
+            return
+        evidence = outages.of_row(row, self._timing)
+        if evidence.established and evidence.source:
+            journal.begin_outage(
+                self._db, self._environment, since=evidence.since, source=evidence.source
+            )
+            self._read_at = -math.inf
 
     def _take_probe(self) -> bool:
         """Whether this caller, alone among all replicas, is to probe KSeF now.
@@ -170,6 +187,7 @@ class Breaker:
         noted = timedelta(seconds=self._timing.answer_noted)
         return (
             row.consecutive_failures > 0
+            or row.established_at is not None
             or row.answered_at is None
             or row.answered_at < row.now - noted
         )

@@ -11,9 +11,12 @@ import zstandard
 
 from app import errors
 from app.account import Account
+from app.db.pool import retried
 from app.db.queries import sessions as queries
 from app.ksef import wire
 from app.ksef.wire import Invoice, Session
+from app.services.events import journal
+from app.services.events.journal import Kind
 from app.services.sessions.snapshot import Snapshot
 
 _LINK = "download link"
@@ -167,7 +170,8 @@ def mark_wanted(account: Account, kept: Snapshot) -> None:
 def save(account: Account, new: Snapshot, old: Snapshot | None) -> None:
     """Store a snapshot, unless a newer or final one is stored already. `old`: the one before.
 
-    A final one that was incomplete is replaced by the same one, completed.
+    A final one that was incomplete is replaced by the same one, completed. That a session has
+    become final is written to the journal with it.
     """
     completes = old is not None and old.final and old.incomplete
     known = {one.reference_number: wire.to_json(one) for one in old.invoices} if old else {}
@@ -179,8 +183,7 @@ def save(account: Account, new: Snapshot, old: Snapshot | None) -> None:
     ]
     gone = list(known.keys() - told.keys())
     session = wire.to_json(new.session)
-    stored = account.db.run(
-        queries.put_session,
+    values = dict(
         **_where(account, new.reference_number),
         question=question(new.reference_number),
         session=session,
@@ -195,8 +198,34 @@ def save(account: Account, new: Snapshot, old: Snapshot | None) -> None:
         invoice_links=[_sealed_link(account, one) for one in changed],
         gone=gone,
     )
+    if new.final and not (old and old.final):
+        stored = _put_final(account, new, values)
+    else:
+        stored = account.db.run(queries.put_session, **values)
     if old and not stored and not completes:  # a newer one is, or the old one was purged meanwhile
         save(account, new, None)
+
+
+@retried
+def _put_final(account: Account, new: Snapshot, values: dict[str, Any]) -> int:
+    with account.db.transaction() as connection:
+        journal.lock_session(connection, account, new.reference_number)
+        stored: int = queries.put_session(connection, **values)
+        if stored:
+            journal.note(
+                connection,
+                Kind.SESSION_FINAL,
+                **account.columns,
+                data={
+                    "referenceNumber": new.reference_number,
+                    "code": new.session.status.code,
+                    "totalInvoiceCount": new.session.invoice_count,
+                    "successfulInvoiceCount": new.session.successful_invoice_count,
+                    "failedInvoiceCount": new.session.failed_invoice_count,
+                },
+            )
+            journal.note_if_archived(connection, account, new.reference_number)
+    return stored
 
 
 def upo_link(account: Account, reference_number: str, name: str) -> str | None:

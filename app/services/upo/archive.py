@@ -9,10 +9,12 @@ from typing import Any
 
 from app import errors, telemetry
 from app.account import Account
+from app.db.pool import retried
 from app.db.queries import audit as audit_queries
 from app.db.queries import upo as queries
 from app.ksef.wire import Invoice
 from app.services import outages
+from app.services.events import journal
 from app.services.operators import audit
 from app.upo.verdict import Verdict
 from app.upo.xml import parse_upo
@@ -102,10 +104,22 @@ def archived(row: Any) -> ArchivedUpo:
 
 
 def put(account: Account, name: UpoName, document: bytes, signature: Verdict) -> None:
-    """Archive a checked document. If that fails, the caller still gets it."""
+    """Archive a checked document. If that fails, the caller still gets it.
+
+    That it was the last one of its session is written to the journal with it.
+    """
     try:
-        account.db.run(
-            queries.put_upo,
+        _put(account, name, document, signature)
+    except errors.Unavailable:
+        telemetry.warning("a UPO could not be archived", environment=account.environment)
+
+
+@retried
+def _put(account: Account, name: UpoName, document: bytes, signature: Verdict) -> None:
+    with account.db.transaction() as connection:
+        journal.lock_session(connection, account, name.reference_number)
+        queries.put_upo(
+            connection,
             **_where(account, name),
             question=name.question,
             content=document,
@@ -113,8 +127,7 @@ def put(account: Account, name: UpoName, document: bytes, signature: Verdict) ->
             ksef_host=account.ksef_host,
             **_columns(signature),
         )
-    except errors.Unavailable:
-        telemetry.warning("a UPO could not be archived", environment=account.environment)
+        journal.note_if_archived(connection, account, name.reference_number)
 
 
 def set_signature(account: Account, name: UpoName, signature: Verdict) -> None:

@@ -506,6 +506,10 @@ class TestStuck:
         self, following: Following, hours: float, usual: float, stuck: bool
     ) -> None:
         assert any(self.made(following, hours=hours, usual=usual)) is stuck
+        told = following.asking.database.execute(
+            "SELECT data ->> 'referenceNumber' FROM events WHERE type = 'session.stuck'"
+        )
+        assert len(told) == stuck
 
     def test_it_is_told_once(self, following: Following, caplog: pytest.LogCaptureFixture) -> None:
         self.made(following, hours=2.0, usual=0.01)

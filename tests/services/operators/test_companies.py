@@ -9,6 +9,7 @@ from click.testing import Result
 from app import errors
 from app.service import Service
 from app.services import outages
+from app.services.events import webhooks
 from app.services.operators import companies, purge, users
 from tests.rows import add_offline, add_synced, stored
 from tests.service import PASSWORD, Company
@@ -25,6 +26,8 @@ TABLES = (
     "outage_simulations",
     "followed",
     "followed_sessions",
+    "events",
+    "webhooks",
 )
 REVOKE = "DELETE /{environment}/v2/auth/sessions/current"
 
@@ -59,6 +62,7 @@ def busy(
             "INSERT INTO followed_sessions (company_nip, environment, reference_number,"
             f" date_created, told, found_at) VALUES ('{nip}', 'test', 'S', now(), '{{}}', now())"
         )
+        webhooks.add(company.account(), "https://erp.example/events")
         outages.simulate(service.db, "demo", company_nip=nip, message="drill", ends_at=None)
         assert min(counts(database, nip).values()) > 0
         made[nip] = company

@@ -9,6 +9,7 @@ import pytest
 
 from app.crypto import SealError
 from app.service import Service
+from app.services.events import webhooks
 from app.services.operators import keys
 from app.services.sessions import store
 from app.services.sessions.check import check_session
@@ -19,6 +20,7 @@ SEALED = {
     ("ksef_credentials", "secret"): "credential",
     ("ksef_sessions", "access_token"): "access token",
     ("ksef_sessions", "refresh_token"): "refresh token",
+    ("webhooks", "secret"): "webhook secret",
     ("kept_sessions", "links"): "download links",
     ("kept_invoices", "link"): "download link",
 }
@@ -27,12 +29,14 @@ FORGOTTEN = {"download links", "download link"}  # rather than sealed again
 
 @pytest.fixture
 def kept(make_company: Callable[..., Company], service: Service, control: Any) -> str:
-    """Two companies with a credential, a session and a kept answer each; the first one's."""
+    """Two companies with a credential, a session, webhooks and a kept answer each; the first's."""
     references = []
     for nip in (NIP, OTHER_NIP):
         make_company(nip, environments=("test",))
         references.append(control.seed_session("test", nip, invoices=2).reference_number)
         check_session(service.account(nip, "test"), references[-1])
+        webhooks.add(service.account(nip, "test"), "https://erp.example/events")
+    webhooks.add(service.account(NIP, "test"), "https://archive.example/events")
     return references[0]
 
 
@@ -79,8 +83,8 @@ def test_rotation_seals_everything_with_the_newest_key_but_links_which_it_forget
 
     done = keys.rotate(both.db, both.vault, lambda *progress: seen.append(progress))
 
-    assert done == keys.Rotation(sealed=6, unreadable=0)
-    assert seen[-1] == (6, 6)
+    assert done == keys.Rotation(sealed=9, unreadable=0)
+    assert seen[-1] == (9, 9)
     assert key_ids(database) == {both.vault.newest_key_id}
     assert link(both, database, kept) is None
     assert keys.rotate(both.db, both.vault, lambda *_: None) == keys.Rotation(0, 0)
@@ -112,7 +116,7 @@ def test_rotation_that_was_broken_off_goes_on(
     with pytest.raises(KeyboardInterrupt):
         keys.rotate(service.db, service.vault, break_off)
     assert len(key_ids(database)) == 2
-    assert keys.rotate(service.db, service.vault, lambda *_: None).sealed == 3
+    assert keys.rotate(service.db, service.vault, lambda *_: None).sealed == 6
     assert key_ids(database) == {service.vault.newest_key_id}
     service.db.close()
 
@@ -123,7 +127,7 @@ def test_what_opens_with_no_key_is_counted_and_stays(
     before = key_ids(database)
     stranger = make(settings, os.urandom(32))
     assert keys.rotate(stranger.db, stranger.vault, lambda *_: None) == keys.Rotation(
-        0, unreadable=6
+        0, unreadable=9
     )
     assert key_ids(database) == before
     stranger.db.close()

@@ -138,7 +138,7 @@ def test_purge_is_audited_and_told(app: Any, settings: Any, asking: Asking, sess
     assert keeps.exit_code == 0
     assert keeps.output == (
         "expired download links of 1 kept answers deleted\n"
-        "DOCUMENT_RETENTION_DAYS is not set: documents are kept\n"
+        "DOCUMENT_RETENTION_DAYS is not set: documents and events are kept\n"
     )
     assert asking.database.execute(COUNTS) == [(1, 3, 1)]
 
@@ -148,6 +148,7 @@ def test_purge_is_audited_and_told(app: Any, settings: Any, asking: Asking, sess
     assert result.output == (
         "expired download links of 0 kept answers deleted\n"
         "1 kept answers and 1 archived UPOs deleted\n"
+        "0 events deleted\n"
     )
     assert asking.database.execute(
         "SELECT who, detail FROM audit WHERE what = 'documents_purged'"

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from app.db.queries import outages as queries
 from app.ksef.latarnia import Event
 from app.ksef.login import CHALLENGE
 from app.services import outages
+from app.services.events import journal
 from app.services.outages import Evidence
 from app.settings import Settings
 from sandbox.control import Control
@@ -464,3 +466,65 @@ def test_late_failure_of_a_probe_does_not_open_it_after_an_answer(
     assert [ask() for _ in range(6)] == ["ksef_error"] * 5 + ["ok"]
     company.service.db.run(queries.open_breaker, environment="test", failures=5)
     assert evidence(company).established is False
+
+
+# -- what the journal tells of it -----------------------------------------------------------
+
+
+def told(company: Company, environment: str = "test") -> list[str]:
+    """The types of the company's events, and which source an outage has."""
+    events = journal.read(company.service.account(NIP, environment), None, 100).events
+    return [f"{event.type} {event.source or ''}".strip() for event in events]
+
+
+def answering(ask: Callable[..., str], control: Control, company: Company) -> None:
+    control.set_api("test", available=True)
+    until("ok", ask)
+    assert ask() == "ok"
+    assert not evidence(company).established
+
+
+def test_an_outage_is_told_once_when_it_is_established_and_once_when_it_is_over(
+    ask: Any, company: Company, control: Control, replica: Any
+) -> None:
+    other = replica()
+    control.set_api("test", available=False)
+    assert [ask() for _ in range(5)] == ["ksef_error"] * 5
+    assert told(company) == []
+    until("ksef_outage", ask)
+    for one in (company, other):
+        ask(of=one)
+    assert told(company) == ["outage.began breaker"]
+    answering(ask, control, company)
+    assert told(company) == ["outage.began breaker", "outage.ended"]
+    control.set_api("test", available=False)
+    until("ksef_outage", ask)
+    assert told(company) == ["outage.began breaker", "outage.ended", "outage.began breaker"]
+    assert told(company, "demo") == []
+
+
+def test_an_outage_that_latarnia_announces_is_told_with_the_first_failure(
+    ask: Any, company: Company, control: Control
+) -> None:
+    begin = (clock.now() - timedelta(minutes=5)).isoformat()
+    message = {
+        **{"id": "M1", "eventId": 1, "category": "FAILURE", "type": "FAILURE_START"},
+        **{"title": "Awaria", "text": "Trwa.", "start": begin, "published": begin, "version": 1},
+    }
+    control.set_latarnia("prod", "FAILURE", messages=[message])
+    control.set_api("prod", available=False)
+    assert ask("prod") == "ksef_outage"
+    assert ask("prod") == "ksef_outage"
+    assert told(company, "prod") == ["outage.began latarnia"]
+
+
+def test_the_end_of_an_outage_is_told_also_after_a_death_right_after_the_first_answer(
+    ask: Any, company: Company, control: Control
+) -> None:
+    control.set_api("test", available=False)
+    until("ksef_outage", ask)
+    control.set_api("test", available=True)
+    company.service.db.run(queries.note_answer, environment="test")  # and then it was killed
+    assert told(company) == ["outage.began breaker"]
+    assert ask() == "ok"
+    assert told(company) == ["outage.began breaker", "outage.ended"]
