@@ -161,13 +161,13 @@ WHERE company_nip = :company_nip
   AND session_reference_number = :session_reference_number
   AND ksef_number = ANY (:ksef_numbers::text[]);
 
--- name: invoice_hashes(company_nip, environment, session_reference_number, ksef_numbers)
--- The hashes of the files that a session holds as accepted, as KSeF listed them, where they are kept.
+-- name: invoice_hashes(company_nip, environment, session_reference_number, ksef_number)
+-- The hashes of the files that a session holds as accepted, as KSeF listed them, where they are kept; or of one invoice.
 SELECT ksef_number, more ->> 'invoiceHash' AS invoice_hash
 FROM kept_invoices
 WHERE company_nip = :company_nip
   AND environment = :environment
   AND session_reference_number = :session_reference_number
-  AND ksef_number = ANY (:ksef_numbers::text[])
+  AND (:ksef_number::text IS NULL OR ksef_number = :ksef_number)
   AND more ->> 'invoiceHash' IS NOT NULL
   AND status @> '{"code": 200}';

@@ -31,6 +31,9 @@ spoiled: set[str] = set()
 atexit.register(lambda: Path(os.environ["FUZZ_COUNTS"]).write_text(json.dumps(counts)))
 
 
+NAMES = ("ksefNumber", "invoiceHash", "invoiceNumber")  # of an invoice: one in a question
+
+
 def operation(case: Any) -> str:
     return str(case.operation.definition.raw["operationId"])
 
@@ -42,10 +45,13 @@ def obey(case: Any) -> None:
             place["ksefNumber"] = f"{number[:33]}{crc8(number[:32]):02X}"
     if operation(case) == "findInvoice":
         query = case.query
-        if "ksefNumber" in query:
-            query.pop("invoiceNumber", None)
-        else:
-            query.setdefault("invoiceNumber", "FV/1")
+        names = [name for name in NAMES if name in query]
+        for name in names[1:]:
+            query.pop(name)
+        if not names:
+            query["invoiceNumber"] = "FV/1"
+        if "invoiceHash" not in query:
+            query.pop("sentAt", None)
     if isinstance(case.body, dict) and case.body.get("endsAt"):
         case.body["endsAt"] = "2099-01-01T12:00:00+01:00"
 

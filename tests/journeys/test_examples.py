@@ -19,6 +19,7 @@ from sandbox.server import start
 from tests.journeys.conftest import RunningService, free_port
 from tests.pages import EXAMPLES
 from tests.rows import offline_sessions, synced_sessions
+from tests.sandbox.ksef_client import sha256
 from tests.service import PASSWORD, Company
 
 pytestmark = pytest.mark.slow
@@ -151,7 +152,10 @@ def test_rows_are_written_as_the_erp_and_linked(
         "test",
         NIP,
         reference_number="20260915-SO-00000001A1-0000000001-01",
-        invoices=[{"ksefNumber": "5265877635-20260915-20273DF0F2E7-F1"}],
+        invoices=[
+            {"ksefNumber": "5265877635-20260915-20273DF0F2E7-F1"},
+            {"status": 430, "invoiceHash": sha256("<Faktura>…</Faktura>".encode())},
+        ],
     )
 
     def write_and_look() -> list[Any]:
@@ -160,7 +164,11 @@ def test_rows_are_written_as_the_erp_and_linked(
             return cursor.fetchall()
 
     assert write_and_look() == write_and_look()
-    assert [number for number, _ in write_and_look()] == ["FV/2026/09/001", "FV/2026/09/002"]
+    assert [number for number, _ in write_and_look()] == [
+        "FV/2026/09/001",
+        "FV/2026/09/002",
+        "FV/2026/09/003",
+    ]
     company.get(f"/invoices/test/status/{session.reference_number}")
     assert write_and_look() == []
     account = company.account()

@@ -239,13 +239,13 @@ def signatures(
     return defaultdict(lambda: None, {row.ksef_number: row.signature for row in rows})
 
 
-def invoice_hashes(account: Account, name: UpoName, ksef_numbers: Sequence[str]) -> dict[str, str]:
-    """By KSeF number the hash of each file that the session holds as accepted, where it is kept."""
+def invoice_hashes(account: Account, name: UpoName) -> dict[str, str]:
+    """By KSeF number the hash of each accepted file that the UPO proves, where it is kept."""
     rows = account.db.rows(
         queries.invoice_hashes,
         **account.columns,
         session_reference_number=name.reference_number,
-        ksef_numbers=ksef_numbers,
+        ksef_number=name.ksef_number or None,
     )
     return {row.ksef_number: row.invoice_hash for row in rows}
 

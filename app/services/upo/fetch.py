@@ -1,7 +1,7 @@
 """The UPO, KSeF's official receipt: fetched once, checked, archived, drawn as a PDF on demand."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -150,7 +150,7 @@ def archive_session(account: Account, reference_number: str, *, most: int) -> bo
 
 def _by_link(account: Account, name: UpoName) -> bool:
     """Archive a UPO from its download link; false where there is none, or no good one."""
-    found = _from_link(account, name)
+    found = _from_link(account, name, archive.invoice_hashes(account, name))
     if found is None or found[0].startswith(_PDF):
         return False
     archive.put(account, name, *found)
@@ -194,23 +194,26 @@ def _from_ksef(account: Account, name: UpoName) -> tuple[bytes, Verdict]:
     It comes by the download link, which costs no quota, else from the API. Raises what the API's
     document fails in.
     """
-    if found := _from_link(account, name):
+    listed = archive.invoice_hashes(account, name)  # first: what KSeF answers is not to be lost
+    if found := _from_link(account, name, listed):
         return found
     document = _by_api(account, name)
     try:
-        return document.content, _check(document, account, name)
+        return document.content, _check(document, account, name, listed)
     except (errors.UpoIntegrity, errors.KsefInvalidResponse) as error:
         telemetry.warning("a UPO did not pass the checks", reason=error.detail)
         raise
 
 
-def _from_link(account: Account, name: UpoName) -> tuple[bytes, Verdict] | None:
+def _from_link(
+    account: Account, name: UpoName, listed: Mapping[str, str]
+) -> tuple[bytes, Verdict] | None:
     """The document by its download link; None without a good link, or if it fails the checks."""
     url = store.upo_link(account, name.reference_number, name.key)
     linked = account.ksef.download(url) if url else None
     if linked:
         try:
-            return linked.content, _check(linked, account, name)
+            return linked.content, _check(linked, account, name, listed)
         except (errors.UpoIntegrity, errors.KsefInvalidResponse) as error:
             telemetry.warning("a UPO did not pass the checks", reason=error.detail)
     return None
@@ -283,9 +286,12 @@ def _never_gets_upo(session: Session) -> bool:
     )
 
 
-def _check(document: Document, account: Account, name: UpoName) -> Verdict:
+def _check(
+    document: Document, account: Account, name: UpoName, listed: Mapping[str, str]
+) -> Verdict:
     """The verdict on its signature; UpoIntegrity if it is damaged or not the one asked for.
 
+    `listed`: the hashes of the files, by KSeF number, as KSeF listed them, as far as it did.
     Raises KsefInvalidResponse if it is not a readable UPO. A PDF can be checked by its hash only.
     """
     expected = document.sha256
@@ -295,19 +301,18 @@ def _check(document: Document, account: Account, name: UpoName) -> Verdict:
         if expected is None:
             raise errors.KsefInvalidResponse("KSeF sent a PDF without a hash to check it against.")
         return Verdict("unverifiable")
-    _check_belongs(parse_upo(document.content), account, name)
+    _check_belongs(parse_upo(document.content), account, name, listed)
     return signature.judge(account, document.content)
 
 
-def _check_belongs(upo: Upo, account: Account, name: UpoName) -> None:
+def _check_belongs(upo: Upo, account: Account, name: UpoName, listed: Mapping[str, str]) -> None:
     if upo.session_reference_number != name.reference_number:
         raise errors.UpoIntegrity("The UPO is of another session than the one asked for.")
     if upo.context_nip != account.company_nip:
         raise errors.UpoIntegrity("The UPO is of another company than the one that asks.")
     if name.ksef_number and all(d.ksef_number != name.ksef_number for d in upo.documents):
         raise errors.UpoIntegrity("The UPO does not hold the KSeF number asked for.")
-    kept = archive.invoice_hashes(account, name, [d.ksef_number for d in upo.documents])
-    if any(kept.get(d.ksef_number, d.document_hash) != d.document_hash for d in upo.documents):
+    if any(listed.get(d.ksef_number, d.document_hash) != d.document_hash for d in upo.documents):
         raise errors.UpoIntegrity("The UPO is of another file than KSeF's list of the session.")
 
 
