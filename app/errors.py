@@ -29,6 +29,7 @@ Errors are raised where they are understood and turned into HTTP in one place
         ├── BrokenOff               PostgreSQL ended the transaction: may be retried
         ├── Vetoed                  a rule of the ERP keeps its row from being changed
         └── NotWritable             the database cannot be written to
+            └── NoRight                 the service's role lacks a right
 
     OperatorError: a command cannot be carried out; never reaches HTTP.
 """
@@ -71,6 +72,7 @@ class ProxyError(Exception):
     `detail` is a sentence for a person; it never holds a secret, SQL, a stack trace or a host.
     `errors` are messages by parameter name, `retry_after` is in seconds, `ksef` is what KSeF said,
     and `outage` is the evidence of an outage (`services.outages.Evidence`), if it has its own.
+    `reason` is for operators, in commands and the log, and never answered: it may name a host.
     """
 
     status: ClassVar[int] = 500
@@ -85,6 +87,7 @@ class ProxyError(Exception):
         retry_after: int | None = None,
         ksef: KsefAnswer | None = None,
         outage: Any = None,
+        reason: str | None = None,
     ) -> None:
         super().__init__(detail)
         self.detail = detail
@@ -92,12 +95,17 @@ class ProxyError(Exception):
         self.retry_after = retry_after
         self.ksef = ksef
         self.outage = outage
+        self.reason = reason
 
     @property
     def in_full(self) -> str:
-        """`detail` with KSeF's own details, for an operator at a terminal."""
-        details = self.ksef.details if self.ksef else ()
-        return " ".join([self.detail, *(["KSeF: " + "; ".join(details)] if details else [])])
+        """`detail` with the reason and KSeF's own details, for an operator at a terminal."""
+        sentences = [self.detail]
+        if self.reason:
+            sentences.append(f"Reason: {self.reason}")
+        if self.ksef and self.ksef.details:
+            sentences.append("KSeF: " + "; ".join(self.ksef.details))
+        return " ".join(sentences)
 
 
 class InvalidParameter(ProxyError):
@@ -249,6 +257,10 @@ class BrokenOff(Unavailable):
 class NotWritable(Unavailable):
     """The database answers but cannot be written to: it is read-only, its disk is full, a right is
     missing, or another transaction holds a lock for too long."""
+
+
+class NoRight(NotWritable):
+    """The role with which the service works lacks a right in the database, be it to read."""
 
 
 class OperatorError(Exception):

@@ -5,6 +5,7 @@ import binascii
 import ipaddress
 import os
 import re
+import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -156,7 +157,6 @@ class Settings:
     timing: Timing = field(default_factory=Timing)
 
 
-_LAST_PORT = 65535
 _LEAST_DIFFERENT = 12  # bytes of a key; a random one has about thirty, and never fewer than this
 
 
@@ -207,7 +207,7 @@ def from_environment(environ: Mapping[str, str] | None = None) -> Settings:
         secret_keys=reader.require("SECRET_KEYS", _secret_keys, ()),
         ksef_urls=urls,
         ksef_proxy_url=reader.read("KSEF_PROXY_URL", _http_url, None),
-        ksef_ca_bundle=reader.read("KSEF_CA_BUNDLE", _existing_file, None),
+        ksef_ca_bundle=reader.read("KSEF_CA_BUNDLE", _ca_bundle, None),
         quota_share=reader.read("KSEF_QUOTA_SHARE", _share, 0.9),
         forwarded_allow_ips=reader.read("FORWARDED_ALLOW_IPS", _networks, LOOPBACK),
         response_timezone=reader.read("RESPONSE_TIMEZONE", _timezone, WARSAW),
@@ -284,12 +284,12 @@ def is_loopback(url: str) -> bool:
         return False
 
 
-def _existing_file(text: str) -> str:
+def _ca_bundle(text: str) -> str:
     try:
-        with open(text, "rb"):  # noqa: PTH123 - only whether it can be read
-            return text
-    except OSError:
-        raise ValueError("is not a readable file") from None
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(text)
+    except OSError:  # ssl.SSLError is one
+        raise ValueError("is not a readable file of certificates (PEM)") from None
+    return text
 
 
 def _networks(text: str) -> tuple[Network, ...]:
@@ -321,8 +321,8 @@ def _host(text: str) -> str:
 
 
 def _port(text: str) -> int:
-    if not re.fullmatch("[0-9]{1,5}", text) or not 1 <= int(text) <= _LAST_PORT:
-        raise ValueError(f"is not a port: 1 to {_LAST_PORT}")
+    if not re.fullmatch("[0-9]{1,5}", text) or not 1 <= int(text) <= 65535:
+        raise ValueError("is not a port: 1 to 65535")
     return int(text)
 
 

@@ -19,6 +19,7 @@ import psycopg2
 import pytest
 from click.testing import Result
 from flask import Flask
+from psycopg2.extensions import make_dsn
 
 from app import create_app, errors
 from app.context import EXTENSION
@@ -662,8 +663,33 @@ def test_list_refuses_an_unknown_company(run: Run, database: Any) -> None:
 def test_database_that_is_away_is_told(settings: Any, arguments: tuple[str, ...]) -> None:
     with app_on(settings, "postgresql://nobody:hunter2@127.0.0.1:1/nothing") as app:
         result = app.test_cli_runner().invoke(args=arguments)
-    refused(result, "The database does not answer")
+    refused(result, "The database does not answer. Reason: host=127.0.0.1 ", "Connection refused")
     assert "hunter2" not in result.output
+
+
+def test_why_the_database_refuses_is_told(settings: Any, database: Any) -> None:
+    """PostgreSQL's own words and the role; a server that refuses is not one that is silent."""
+    dsn = make_dsn(settings.database_url, dbname="no_such_database")
+    with app_on(settings, dsn) as app:
+        result = app.test_cli_runner().invoke(args=["user", "list"])
+    refused(result, ' database "no_such_database" does not exist')
+
+    with app_on(settings, settings.database_url) as app:
+        [(role,)] = app.extensions[EXTENSION].db.rows(session_user)
+        database.execute("REVOKE SELECT ON companies FROM ksef_proxy")
+        try:
+            result = app.test_cli_runner().invoke(args=["company", "list"])
+        finally:
+            database.execute("GRANT SELECT ON companies TO ksef_proxy")
+    refused(result, f"permission denied for table companies (role {role})")
+    assert "written" not in result.output
+
+
+def session_user(connection: Any) -> list[tuple[str]]:
+    """As a named query is called."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT session_user")
+        return list(cursor.fetchall())
 
 
 def without_settings(

@@ -121,3 +121,7 @@ def test_it_is_gunicorn_under_the_pid_that_was_started(
         process.wait()
     assert process.returncode == 0
     assert "Traceback" not in err
+    # Each worker says at its start why it has no database.
+    assert err.count("no connection to the database") == len(children)
+    assert '"reason":"host=127.0.0.1 port=1 user=nobody' in err
+    assert "Connection refused" in err

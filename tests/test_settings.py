@@ -1,9 +1,9 @@
 """Environment variables in, settings out; what is wrong is told by name, never by value."""
 
 import base64
-from pathlib import Path
 from zoneinfo import ZoneInfo
 
+import certifi
 import pytest
 
 from app.settings import Settings, SettingsError, Timing, from_environment
@@ -62,16 +62,15 @@ def test_signers_are_given_as_openssl_writes_them_or_plain() -> None:
         )
 
 
-def test_everything_set(tmp_path: Path) -> None:
-    bundle = tmp_path / "ca.pem"
-    bundle.touch()
+def test_everything_set() -> None:
+    bundle = certifi.where()
     settings = read(
         SECRET_KEYS=f" {NEWER} , {KEY}",
         KSEF_URL_TEST="http://127.0.0.1:8100/test/v2/",
         KSEF_URL_DEMO="https://demo.example/v2",
         KSEF_URL_PROD="https://prod.example/v2",
         KSEF_PROXY_URL="http://user:hunter2@proxy.example:3128",
-        KSEF_CA_BUNDLE=str(bundle),
+        KSEF_CA_BUNDLE=bundle,
         RESPONSE_TIMEZONE="UTC",
         HOST="[::1]",
         PORT="8081",
@@ -96,7 +95,7 @@ def test_everything_set(tmp_path: Path) -> None:
         "prod": "https://prod.example/v2",
     }
     assert settings.ksef_proxy_url == "http://user:hunter2@proxy.example:3128"
-    assert settings.ksef_ca_bundle == str(bundle)
+    assert settings.ksef_ca_bundle == bundle
     assert settings.response_timezone == ZoneInfo("UTC")
     assert (settings.host, settings.port) == ("::1", 8081)
     assert settings.web_concurrency == 3
@@ -133,7 +132,7 @@ def test_all_problems_are_told_together() -> None:
         "DATABASE_URL is missing; "
         "SECRET_KEYS holds a key that is not Base64; "
         "KSEF_PROXY_URL is not an http(s) URL; "
-        "KSEF_CA_BUNDLE is not a readable file; "
+        "KSEF_CA_BUNDLE is not a readable file of certificates (PEM); "
         "RESPONSE_TIMEZONE is not a known time zone; "
         "HOST is neither an address nor a name; "
         "PORT is not a port: 1 to 65535; "
@@ -161,6 +160,7 @@ def test_all_problems_are_told_together() -> None:
         ("KSEF_URL_TEST", "https://geheim℀x.example"),
         ("KSEF_PROXY_URL", "socks5://geheim"),
         ("KSEF_CA_BUNDLE", "/"),
+        ("KSEF_CA_BUNDLE", __file__),  # holds no certificate
         ("RESPONSE_TIMEZONE", "../geheim"),
         ("RESPONSE_TIMEZONE", "Europe"),
         ("HOST", "geheim:80"),

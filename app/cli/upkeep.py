@@ -128,7 +128,7 @@ def purge_audit(days: int) -> None:
     """
     try:
         deleted = audit.purge(service().db, days)
-    except errors.NotWritable as error:
+    except errors.NoRight as error:
         raise errors.OperatorError(
             "Only the owner of the database may do that; the service's role may not."
         ) from error

@@ -31,30 +31,32 @@ _OUTAGE = (psycopg2.OperationalError, psycopg2.InternalError, psycopg2.Interface
 
 def understood(error: psycopg2.Error) -> errors.Unavailable | None:
     """The error for callers, once the log tells why; None if the statement itself was wrong."""
-    seen = {"kind": type(error).__name__, "sqlstate": error.pgcode}
+    reason = error.diag.message_primary or " ".join(str(error).split())
+    seen = {"kind": type(error).__name__, "sqlstate": error.pgcode, "reason": reason}
     if isinstance(error, _NOT_MIGRATED):
         telemetry.warning("the database is not migrated", **seen)
-        return errors.Unavailable("The database is not migrated.")
+        return errors.Unavailable("The database is not migrated.", reason=reason)
     if isinstance(error, _ABORTED):
         telemetry.warning("the database aborted a transaction", **seen)
-        return errors.BrokenOff("The database aborted a transaction.")
+        return errors.BrokenOff("The database aborted a transaction.", reason=reason)
     if isinstance(error, sqlstates.InsufficientPrivilege):
         role = error.cursor.connection.info.user if error.cursor else None
-        reason = error.diag.message_primary
-        telemetry.warning(
-            "the role lacks a right in the database", **seen, role=role, reason=reason
+        telemetry.warning("the role lacks a right in the database", **seen, role=role)
+        return errors.NoRight(
+            "The database refuses the service a right.", reason=f"{reason} (role {role})"
         )
-        return errors.NotWritable("The database refuses the service a right.")
     if _is_veto(error):
-        told = {"reason": error.diag.message_primary, "constraint": error.diag.constraint_name}
-        telemetry.warning("a rule in the database refuses a change", **seen, **told)
-        return errors.Vetoed("A rule in the database refuses to change an invoice row.")
+        constraint = error.diag.constraint_name
+        telemetry.warning("a rule in the database refuses a change", **seen, constraint=constraint)
+        return errors.Vetoed(
+            "A rule in the database refuses to change an invoice row.", reason=reason
+        )
     if isinstance(error, _NOT_WRITABLE):
         telemetry.warning("the database cannot be written to", **seen)
-        return errors.NotWritable("The database cannot be written to.")
+        return errors.NotWritable("The database cannot be written to.", reason=reason)
     if isinstance(error, _OUTAGE):
         telemetry.warning("database failure", **seen)
-        return errors.Unavailable("The database does not answer.")
+        return errors.Unavailable("The database does not answer.", reason=reason)
     return None
 
 

@@ -97,7 +97,7 @@ class Database:
 
         Raises Unavailable if there is no connection in time or PostgreSQL does not answer;
         BrokenOff if nothing was done and it may be tried again; NotWritable if PostgreSQL cannot
-        be written to or the role may not. Never hold a transaction across a call to KSeF.
+        be written to (NoRight: the role may not). Never hold a transaction across a call to KSeF.
         """
         with self._connection() as connection:
             connection.repeatable = True  # nothing is done yet
@@ -142,7 +142,7 @@ class Database:
             # Otherwise each statement with which a failed request cleans up would hang as long.
             self._hung_until = clock.monotonic() + _HANG_PAUSE
             telemetry.warning("the database hangs")
-            raise errors.Unavailable("The database does not answer.") from error
+            raise errors.Unavailable("The database does not answer.", reason=str(error)) from error
         except psycopg2.Error as error:
             unknown = error.pgcode in (None, errorcodes.CRASH_SHUTDOWN)
             if unknown and connection.closed and connection.repeatable:
@@ -185,7 +185,7 @@ class Database:
         except psycopg2.Error as error:
             reason = failures.no_connection(error, self._dsn)
             telemetry.warning("no connection to the database", reason=reason)
-            raise errors.Unavailable("The database does not answer.") from error
+            raise errors.Unavailable("The database does not answer.", reason=reason) from error
         connection.patience = self._timing.statement + _GRACE
         connection.autocommit = True  # we send BEGIN and COMMIT ourselves, limits with BEGIN
         return connection

@@ -50,6 +50,9 @@ _SIGNS_OF_AN_OUTAGE = (
     requests.ReadTimeout,
 )
 _OUT_OF_TIME = (requests.Timeout, urllib3.exceptions.TimeoutError, TimeoutError)
+# The reasons for which no other CA would make OpenSSL trust a certificate: it is not valid yet,
+# or any more; the name or the address is another one.
+_WHATEVER_THE_CA = frozenset({9, 10, 62, 64})
 _OUR_OWN_TROUBLE = (ssl.SSLError, requests.exceptions.SSLError, requests.exceptions.ProxyError)
 
 
@@ -156,18 +159,37 @@ def of_exchange(error: Exception, *, answered: bool, hurried: bool) -> errors.Ks
     `answered`: see `deadline.Exchange`; `hurried`: the request had less time left than a call may
     take.
     """
-    health = _health_after(error, hurried=hurried)
+    health, reason = _health_after(error, hurried=hurried), why(error)
     if isinstance(error, _OUT_OF_TIME):
         return errors.KsefUnreachable("KSeF did not answer in time.").with_health(health)
     if isinstance(error, requests.exceptions.SSLError):
-        return errors.KsefUnreachable("No secure connection to KSeF could be made.")
+        return errors.KsefUnreachable("No secure connection to KSeF could be made.", reason=reason)
     if answered or health is KsefHealth.UNKNOWN:
         return errors.KsefUnreachable(
-            "KSeF could not be reached, or broke off its answer."
+            "KSeF could not be reached, or broke off its answer.", reason=reason
         ).with_health(health)
-    return NoAnswer("KSeF could not be reached, or broke off before its answer.").with_health(
-        health
-    )
+    return NoAnswer(
+        "KSeF could not be reached, or broke off before its answer.", reason=reason
+    ).with_health(health)
+
+
+def why(error: Exception) -> str | None:
+    """Why an exchange broke off, for operators, in the words of OpenSSL or of the system.
+
+    None where neither said anything.
+    """
+    told = None
+    causes = list(_causes(error))
+    for cause in causes:
+        if isinstance(cause, ssl.SSLError) and hasattr(cause, "verify_message"):
+            told = f"TLS: {cause.verify_message}"
+            if cause.verify_code not in _WHATEVER_THE_CA:
+                told += " (the CAs in KSEF_CA_BUNDLE, by default certifi's, are trusted)"
+            break
+        if isinstance(cause, OSError) and not isinstance(cause, requests.RequestException):
+            told = cause.strerror or str(cause)
+    by_proxy = any(isinstance(cause, requests.exceptions.ProxyError) for cause in causes)
+    return f"KSEF_PROXY_URL: {told}" if by_proxy else told
 
 
 def _health_after(error: Exception, *, hurried: bool) -> KsefHealth:

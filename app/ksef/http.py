@@ -144,6 +144,7 @@ class Http:
                         environment=self.environment,
                         call=f"{route.method} {_NUMBERS.sub('/…', path)}",
                         kind=type(error).__name__,
+                        reason=failures.why(error),
                     )
                     raise failures.of_exchange(
                         error, answered=exchange.answered, hurried=seconds < self._call
@@ -180,7 +181,8 @@ class Http:
             ):
                 body = read(response, LONG_LIMIT, exchange.until)
         except (*BROKEN, TooLong) as error:
-            telemetry.info("download link failed", kind=type(error).__name__)
+            kind, reason = type(error).__name__, failures.why(error)
+            telemetry.info("download link failed", kind=kind, reason=reason)
             return None
         if response.status_code != 200 or not body.lstrip(_BLANK).startswith(_DOCUMENTS):
             telemetry.info("download link failed", status=response.status_code)

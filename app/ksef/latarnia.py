@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from app import telemetry
-from app.ksef import deadline, http
+from app.ksef import deadline, failures, http
 from app.ksef.wire import UNREADABLE
 
 AVAILABLE, MAINTENANCE = "AVAILABLE", "MAINTENANCE"
@@ -101,7 +101,8 @@ class Latarnia:
                 if status != AVAILABLE:  # the end of an event may be only there
                     messages += _list(self._get("/messages", exchange))
         except (*http.BROKEN, http.TooLong, _NotUnderstood) as error:
-            telemetry.warning("Latarnia gave no usable answer", kind=type(error).__name__)
+            kind, reason = type(error).__name__, failures.why(error)
+            telemetry.warning("Latarnia gave no usable answer", kind=kind, reason=reason)
             return None
         return {"status": status, "messages": [one for one in messages if _message(one)]}
 

@@ -383,6 +383,7 @@ class TestNoDatabase:
         assert reason.startswith("host=")
         assert "Sec-ret" not in reason
         assert caught.value.detail == "The database does not answer."
+        assert caught.value.reason == reason
 
     @pytest.mark.parametrize(
         "password", ["S3c@ret", "S3c/ret", "S3c:ret?x", "S3c#r%40et", "S3c ret"]
@@ -492,11 +493,12 @@ def test_the_service_has_no_right_to_change_the_schema(pool: Database, statement
 def test_a_missing_right_is_told_with_the_role(
     pool: Database, database: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with pytest.raises(errors.Unavailable) as caught:
+    with pytest.raises(errors.NoRight) as caught:
         run(pool, "SELECT FROM pg_authid")
     assert "written" not in caught.value.detail
     [record] = caplog.records
     [(me,)] = database.execute("SELECT session_user")
+    assert caught.value.reason == f"permission denied for table pg_authid (role {me})"
     assert record.message == "the role lacks a right in the database"
     assert record.fields == {  # type: ignore[attr-defined]
         "kind": "InsufficientPrivilege",
@@ -504,6 +506,30 @@ def test_a_missing_right_is_told_with_the_role(
         "role": me,
         "reason": "permission denied for table pg_authid",
     }
+
+
+@pytest.mark.parametrize(
+    ("statement", "reason"),
+    [
+        ("SET TRANSACTION READ ONLY", "cannot execute INSERT in a read-only transaction"),
+        ("SET LOCAL statement_timeout = 1", "canceling statement due to statement timeout"),
+    ],
+)
+def test_operators_are_told_what_postgresql_says(
+    pool: Database, caplog: pytest.LogCaptureFixture, statement: str, reason: str
+) -> None:
+    def work() -> None:
+        with pool.transaction() as connection:
+            fetch(connection, statement)
+            fetch(connection, "SELECT pg_sleep(0.1)")
+            fetch(connection, insert("5265877635"))
+
+    with pytest.raises(errors.Unavailable) as caught:
+        work()
+    assert caught.value.reason == reason
+    assert reason not in caught.value.detail
+    [record] = caplog.records
+    assert record.fields["reason"] == reason  # type: ignore[attr-defined]
 
 
 def test_the_role_s_limits_are_those_of_transactions(database: Any) -> None:

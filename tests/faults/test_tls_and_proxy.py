@@ -25,6 +25,7 @@ from app import create_app, errors
 from app.context import EXTENSION
 from app.ksef.failures import NoAnswer, Retry
 from app.ksef.http import Http
+from app.ksef.latarnia import Latarnia
 from app.ksef.login import PUBLIC_KEYS
 from app.settings import Settings
 from tests.answers import assert_problem
@@ -210,7 +211,15 @@ def test_ca_of_the_settings_is_trusted(secure_ksef: Door, ca: Ca) -> None:
     assert secure_ksef.connections == 1
 
 
-@pytest.fixture(params=["expired", "another host", "unknown CA"])
+REASONS = {
+    "expired": "TLS: certificate has expired",
+    "another host": "TLS: IP address mismatch, certificate is not valid for '127.0.0.1'.",
+    "unknown CA": "TLS: unable to get local issuer certificate"
+    " (the CAs in KSEF_CA_BUNDLE, by default certifi's, are trusted)",
+}
+
+
+@pytest.fixture(params=REASONS)
 def insecure(
     request: pytest.FixtureRequest, door: Open, sandbox: Any, ca: Ca, tmp_path: Path
 ) -> tuple[Door, str | None]:
@@ -260,6 +269,36 @@ def test_connection_that_is_not_secure(insecure: tuple[Door, str | None], contro
     assert Retry(left=0, least=0, most=0).pause_after(failure.value) is None
     assert tls.connections == 1
     assert control.calls() == []
+
+
+def test_operators_are_told_why_it_is_not_secure(
+    insecure: tuple[Door, str | None],
+    request: pytest.FixtureRequest,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """In the log, of calls to KSeF, of downloads and of Latarnia; in commands; not callers."""
+    tls, bundle = insecure
+    url = f"https://127.0.0.1:{tls.port}"
+    caplog.set_level("INFO")
+    ksef = http_to(url, ca_bundle=bundle)
+    with pytest.raises(errors.KsefUnreachable) as failure:
+        ksef.send(PUBLIC_KEYS)
+    assert ksef.download(f"{url}/upo") is None
+    assert Latarnia(url, seconds=2, ca_bundle=bundle).ask() is None
+    reason = REASONS[request.node.callspec.params["insecure"]]
+    logged = [record.fields["reason"] for record in caplog.records]  # type: ignore[attr-defined]
+    assert logged == [reason] * 3
+    assert failure.value.in_full.endswith(f"could be made. Reason: {reason}")
+    assert "TLS" not in failure.value.detail
+
+
+def test_operators_are_told_why_the_proxy_makes_no_connection(door: Open) -> None:
+    proxy = door()
+    proxy.close()
+    url = f"http://me:password@127.0.0.1:{proxy.port}"
+    with pytest.raises(errors.KsefUnreachable) as failure:
+        http_to("https://127.0.0.1:1", proxy_url=url).send(PUBLIC_KEYS)
+    assert failure.value.reason == "KSEF_PROXY_URL: Connection refused"
 
 
 @pytest.mark.parametrize("ksef_tls", [False, True], ids=["http", "https"])

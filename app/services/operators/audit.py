@@ -98,7 +98,7 @@ def newest(
 def purge(db: Database, days: int) -> int:
     """Delete rows older than so many days, in batches. Returns how many.
 
-    Raises NotWritable unless the database role is the owner's.
+    Raises NoRight unless the database role is the owner's.
     """
     total = 0
     while True:

@@ -51,8 +51,8 @@ def begin(db: Database, timing: Timing, email: str, address: str) -> Attempt | N
             seconds=timing.failed_logins,
             remembered=timing.known_login,
         )
-    except errors.NotWritable:
-        telemetry.warning("failed logins are not counted: the database cannot be written to")
+    except errors.NotWritable as error:
+        telemetry.warning("failed logins are not counted", reason=error.reason)
         return None
     if counted.counted_at is None:
         telemetry.warning("too many failed logins: a caller is refused for a while")
