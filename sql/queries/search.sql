@@ -93,7 +93,8 @@ LIMIT 100;
 
 -- name: is_unsettled(company_nip, environment, first_day)$
 -- Whether a session that was begun on that day (YYYYMMDD) or later still moves, is listed by KSeF and not read yet, or is
--- kept without the hashes of its invoices (by version 0.1.0).
+-- kept without the hashes of its invoices (by version 0.1.0); or a caller has asked for one that KSeF's lists should have
+-- shown and did not: then they do not show everything to our credential. (Followed ones are forgotten after 30 days.)
 SELECT EXISTS (
     SELECT
     FROM kept_sessions AS kept
@@ -117,4 +118,19 @@ SELECT EXISTS (
       AND environment = :environment
       AND reference_number >= :first_day
       AND final_at IS NULL
+) OR EXISTS (
+    SELECT
+    FROM followed
+    JOIN kept_sessions AS kept USING (company_nip, environment)
+    WHERE followed.company_nip = :company_nip
+      AND followed.environment = :environment
+      AND kept.reference_number >= :first_day
+      AND (kept.session ->> 'dateCreated')::timestamptz BETWEEN followed.known_since AND followed.known_until
+      AND (kept.session ->> 'dateCreated')::timestamptz > statement_timestamp() - interval '29 days'
+      AND NOT EXISTS (
+          SELECT FROM followed_sessions AS listed
+          WHERE listed.company_nip = kept.company_nip
+            AND listed.environment = kept.environment
+            AND listed.reference_number = kept.reference_number
+      )
 );

@@ -276,3 +276,17 @@ def test_what_was_refused_and_sent_once_more_is_not_told_as_refused(
     assert ask(company, name)["state"] == "rejected"
     later = (datetime.now(UTC) + timedelta(seconds=60)).isoformat()
     assert state(company, later, name) == "unknown"
+
+
+def test_lists_that_do_not_show_everything_leave_it_uncertain(
+    company: Company, control: Any, database: Any
+) -> None:
+    """With the right InvoiceWrite alone KSeF lists the sessions of this very credential only."""
+    sent_at = now()
+    session = control.seed_session("test", NIP)
+    follow(company, database)
+    assert state(company, sent_at) == "not_arrived"
+    company.get(f"/invoices/test/status/{session.reference_number}")
+    assert state(company, sent_at) == "not_arrived"
+    database.execute("DELETE FROM followed_sessions")  # as if it had not been listed
+    assert state(company, sent_at) == "unknown"
