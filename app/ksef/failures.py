@@ -183,7 +183,7 @@ def why(error: Exception) -> str | None:
     for cause in causes:
         if isinstance(cause, ssl.SSLError) and hasattr(cause, "verify_message"):
             told = f"TLS: {cause.verify_message}"
-            if cause.verify_code not in _WHATEVER_THE_CA:
+            if getattr(cause, "verify_code", None) not in _WHATEVER_THE_CA:
                 told += " (the CAs in KSEF_CA_BUNDLE, by default certifi's, are trusted)"
             break
         if isinstance(cause, OSError) and not isinstance(cause, requests.RequestException):
