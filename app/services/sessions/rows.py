@@ -1,6 +1,7 @@
 """The company's own invoice rows: imported and listed by an operator."""
 
 import csv
+import difflib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,7 @@ from app.errors import OperatorError
 from app.identifiers import wrong_invoice_number, wrong_ksef_number, wrong_reference_number
 
 COLUMNS = ("invoice_number", "ksef_number", "ksef_reference_number")
+_ALIKE = 0.8  # as `difflib` measures: ksef_numer is ksef_number, invoice_date is not invoice_number
 _WRONG = {
     "invoice_number": wrong_invoice_number,
     "ksef_number": wrong_ksef_number,
@@ -32,8 +34,9 @@ def import_csv(account: Account, lines: Iterable[str]) -> Imported:
 
     Columns: invoice_number, and ksef_number or ksef_reference_number or both. A row with a
     reference number goes to `offline_invoices`, one with a KSeF number only to `synced_invoices`.
-    Rows that exist already are left unchanged. Raises OperatorError, which names the wrong line: a
-    row with a number that cannot be KSeF's would never be linked, and could never be removed.
+    Other columns are ignored, unless the name looks like a misspelt one of these. Rows that exist
+    already are left unchanged. Raises OperatorError, which names the wrong line: a row with a
+    number that cannot be KSeF's would never be linked, and could never be removed.
     """
     rows = _read(lines)
     offline = [row for row in rows if row["ksef_reference_number"]]
@@ -76,6 +79,9 @@ def _read(lines: Iterable[str]) -> list[dict[str, str]]:
             "The first line names the columns: invoice_number, and ksef_number or "
             "ksef_reference_number or both."
         )
+    for name in {*header} - {*COLUMNS}:
+        if meant := difflib.get_close_matches(name.lower(), COLUMNS, 1, _ALIKE):
+            raise OperatorError(f"There is no column {name}: is {meant[0]} meant?")
     reader.fieldnames = header
     try:
         return [_row(record, reader.line_num) for record in reader]
