@@ -72,6 +72,7 @@ def prepare(
     demos = {environment: _sessions(control, environment) for environment in ENVIRONMENTS}
     for environment, demo in demos.items():
         account = service.account(NIP, environment)
+        _forget(account, demo.moving)
         if environment == _WITH_CERTIFICATE:
             read = certificates.read(service.db, certificate, key=None, passphrase=None)
             control.add_certificate(environment, NIP, fingerprint=read.fingerprint)
@@ -168,6 +169,7 @@ def _ask_after_earlier_sessions(account: Account, control: Control) -> None:
         finishes_after=_MOVES_FOR * 10,
         invoices=[{}, {}, {"status": 150}, {"status": 150}],
     )
+    _forget(account, moving)
     _ask_after(account, moving)
     if not any(use.per_hour > _UNTOUCHED for use in quotas.last_hour(account)):
         _write_ledger(account)
@@ -181,6 +183,20 @@ def _ask_after(account: Account, seeded: SeededSession) -> None:
     """Unless an outage, simulated or real, was left on by the run before this one."""
     with suppress(errors.OutageSimulation, errors.KsefOutage):
         check_session(account, seeded.reference_number)
+
+
+def _forget(account: Account, moving: SeededSession) -> None:
+    """Delete the answer of the run before this one, in which it was finished in the end."""
+    for table, column in (
+        ("kept_invoices", "session_reference_number"),
+        ("kept_sessions", "reference_number"),
+    ):
+        with account.db.transaction() as connection, connection.cursor() as cursor:
+            cursor.execute(
+                f"DELETE FROM {table} WHERE company_nip = %s AND environment = %s"  # noqa: S608
+                f" AND {column} = %s",
+                (*account.columns.values(), moving.reference_number),
+            )
 
 
 def _write_ledger(account: Account) -> None:

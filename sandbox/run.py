@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import errno
 import json
 import os
 import secrets
@@ -54,10 +55,9 @@ class Databases:
 def main() -> None:
     """Bring everything up, print the page, wait for Ctrl-C, stop everything."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    port = int(os.environ.get("PORT", "8080"))
     try:
         with ExitStack() as stack:
-            _run(stack, port)
+            _run(stack)
     except KeyboardInterrupt:
         print("\nStopped.")
     except (postgres.PostgresError, settings.SettingsError, _NotStarted) as error:
@@ -68,11 +68,10 @@ class _NotStarted(Exception):
     """The text is for the person at the terminal."""
 
 
-def _run(stack: ExitStack, port: int) -> None:
-    if _is_taken(port):
-        raise _NotStarted(f"Port {port} is taken. Choose another one: make run PORT=8000")
+def _run(stack: ExitStack) -> None:
     KEPT.mkdir(exist_ok=True)
     kept = _kept_secrets()
+    host, port = _address(kept["secret_key"])
     _say("PostgreSQL")
     databases = stack.enter_context(_databases())
     _say("migrations")
@@ -92,15 +91,38 @@ def _run(stack: ExitStack, port: int) -> None:
     shown = _prepare(environment, ksef.url, databases.erp, kept["password"], _kept_certificate())
     _say("gunicorn")
     service = stack.enter_context(_process("service", environment, "app.serve"))
-    _wait_until_ready(service, port)
+    base = f"http://{host}:{port}"
+    _wait_until_ready(service, base)
     stack.enter_context(_process("follow", environment, "flask", "--app", "wsgi", "follow"))
-    print(_page(port, ksef.url, databases.place, kept["password"], shown), flush=True)
+    print(_page(base, ksef.url, databases.place, kept["password"], shown), flush=True)
     service.wait()
     raise _NotStarted(f"gunicorn ended; its log: {KEPT / 'service.log'}")
 
 
 def _say(what: str) -> None:
     print(f"  starting: {what}", flush=True)
+
+
+def _address(secret_key: str) -> tuple[str, int]:
+    """Where people reach the service, by HOST and PORT. Raises SettingsError if any setting is
+    wrong, _NotStarted if nobody can listen there."""
+    made_here = {"DATABASE_URL": "postgresql://", "SECRET_KEYS": secret_key}
+    chosen = settings.from_environment(os.environ | made_here)
+    host, port = chosen.host, chosen.port
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        socket.create_server((host, port), family=family).close()
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise _NotStarted(
+                f"Port {port} is taken. Choose another one: make run PORT=8000"
+            ) from None
+        raise _NotStarted(
+            f"HOST={host} PORT={port}: nobody can listen there: {error.strerror}."
+        ) from None
+    everywhere = {"0.0.0.0": "127.0.0.1", "::": "::1"}
+    host = everywhere.get(host, host)
+    return f"[{host}]" if ":" in host else host, port
 
 
 def _is_taken(port: int) -> bool:
@@ -206,21 +228,20 @@ def _process(
         process.wait()
 
 
-def _wait_until_ready(service: subprocess.Popen[bytes], port: int) -> None:
+def _wait_until_ready(service: subprocess.Popen[bytes], base: str) -> None:
     deadline = time.monotonic() + _READY_SECONDS
     with requests.Session() as http:
         http.trust_env = False
         while time.monotonic() < deadline and service.poll() is None:
             with contextlib.suppress(requests.RequestException):
-                if http.get(f"http://127.0.0.1:{port}/readyz", timeout=2).ok:
+                if http.get(f"{base}/readyz", timeout=2).ok:
                     return
             time.sleep(0.05)
     log = (KEPT / "service.log").read_text(errors="replace").splitlines()[-20:]
     raise _NotStarted("\n".join([*log, "gunicorn did not start; the lines above are its log."]))
 
 
-def _page(port: int, ksef_url: str, database: str, password: str, shown: Demo) -> str:
-    base = f"http://127.0.0.1:{port}"
+def _page(base: str, ksef_url: str, database: str, password: str, shown: Demo) -> str:
     curl = f"curl -sS -w '\\n' -u {shlex.quote(f'{demo.EMAIL}:{password}')}"
     status = f"{base}/invoices/test/status"
     online, batch, moving = (

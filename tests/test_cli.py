@@ -555,24 +555,44 @@ def test_outage_is_simulated_for_all_or_for_one_and_cleared(
     assert simulations(database) == [
         ("test", None, "Ćwiczenie", None),
         ("demo", None, "stays", None),
-        ("test", NIP, "one", datetime(2099, 12, 31, 18, tzinfo=UTC)),
+        ("test", NIP, "one", datetime(2099, 12, 31, 17, tzinfo=UTC)),  # it was Polish time
     ]
     assert done(run("outage", "clear", "test")) == "test: 2 simulation(s) ended\n"
     assert done(run("outage", "clear", "test")) == "test: 0 simulation(s) ended\n"
     assert [row[:1] for row in simulations(database)] == [("demo",)]
 
 
+@pytest.mark.parametrize(
+    ("typed", "hour"),
+    [
+        ("2099-07-01T18:00", 16),
+        ("2099-12-31 18:00", 17),
+        ("2099-12-31T18:00Z", 18),
+        ("2099-12-31T18:00:00-05:00", 23),
+    ],
+)
+def test_times_are_local_or_have_an_offset(
+    run: Run, company: None, database: Any, typed: str, hour: int
+) -> None:
+    done(run("outage", "simulate", "test", "--message", "x", "--until", typed))
+    [(_, _, _, ends)] = simulations(database)
+    assert (ends.astimezone(UTC).hour, ends.year) == (hour, 2099)
+    done(run("audit", "list", "--since", typed))
+
+
 def test_outage_simulate_refuses_what_is_wrong(run: Run, company: None, database: Any) -> None:
     message = ("--message", "x")
     refused(run("outage", "simulate", "prod", *message), "prod cannot be simulated")
     refused(run("outage", "simulate", "test", *message, "--nip", OTHER_NIP), "no company")
-    refused(run("outage", "simulate", "test", *message, "--until", "2020-01-01T00:00:00"), "passed")
+    refused(
+        run("outage", "simulate", "test", *message, "--until", "2020-01-01T00:00:00"), "--until: "
+    )
     for far in ("9999-12-31T23:59:59", "9999-01-01T00:00:00"):
         refused(
             run("outage", "simulate", "test", *message, "--until", far), "too far in the future"
         )
     for text in ("", " \u00a0", "x" * 1001, "\udcff"):
-        refused(run("outage", "simulate", "test", "--message", text), "message: ")
+        refused(run("outage", "simulate", "test", "--message", text), "--message: ")
     refused(run("outage", "simulate", "test", *message, "--until", "soon"), "'soon'", code=2)
     refused(run("outage", "simulate", "moon", *message), "'moon'", code=2)
     refused(run("outage", "simulate", "test"), "--message", code=2)

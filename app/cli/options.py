@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import partial, wraps
 from pathlib import Path
 from typing import Any
@@ -10,22 +10,37 @@ from typing import Any
 import click
 
 from app import errors
-from app.context import service
+from app.context import service, settings
 from app.services.operators import users
 from app.settings import ENVIRONMENTS, SettingsError
 
 Command = Callable[..., None]
 
 
-class UtcDateTime(click.DateTime):
-    """A date and time without an offset, read as UTC; the command gets it aware."""
+class Moment(click.ParamType[datetime]):
+    """A date, or date and time, with an offset or without: see `in_local_time`."""
+
+    name = "time"
 
     def convert(self, value: Any, param: Any, ctx: Any) -> datetime:
-        moment: datetime = super().convert(value, param, ctx)
-        return moment.replace(tzinfo=UTC)
+        try:
+            return datetime.fromisoformat(value)
+        except ValueError:
+            example = "2026-12-31T18:00, or with an offset 2026-12-31T18:00+01:00"
+            self.fail(f"{value!r} is not a date and time such as {example}", param, ctx)
 
 
-UTC_DATE_TIME = UtcDateTime()
+MOMENT = Moment()
+MOMENT_HELP = "In RESPONSE_TIMEZONE, or with an offset; for example 2026-12-31T18:00"
+
+
+def in_local_time(moment: datetime) -> datetime:
+    """The moment, aware: one that was typed without an offset is in RESPONSE_TIMEZONE."""
+    if moment.tzinfo:
+        return moment
+    return moment.replace(tzinfo=settings().response_timezone)
+
+
 EXISTING_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 json_option = click.option("--json", "as_json", is_flag=True, help="A JSON list, for programs")

@@ -5,7 +5,14 @@ from datetime import datetime
 import click
 from flask.cli import AppGroup
 
-from app.cli.options import UTC_DATE_TIME, environment_argument, plain_errors
+from app import errors
+from app.cli.options import (
+    MOMENT,
+    MOMENT_HELP,
+    environment_argument,
+    in_local_time,
+    plain_errors,
+)
 from app.context import service
 from app.services import outages
 from app.services.operators import users
@@ -16,14 +23,25 @@ outage = AppGroup("outage", help="Simulated outages of KSeF.")
 @outage.command("simulate")
 @environment_argument
 @click.option("--message", required=True, help="What callers are told")
-@click.option("--until", type=UTC_DATE_TIME, help="UTC, for example 2026-12-31T18:00:00")
+@click.option("--until", type=MOMENT, help=MOMENT_HELP)
 @click.option("--nip", help="Only for this company; for all companies if left out")
 @plain_errors
 def simulate(environment: str, message: str, until: datetime | None, nip: str | None) -> None:
     """Begin a simulation (test and demo only)."""
     if nip is not None:
         users.require_company(service().db, nip)
-    outages.simulate(service().db, environment, company_nip=nip, message=message, ends_at=until)
+    try:
+        outages.simulate(
+            service().db,
+            environment,
+            company_nip=nip,
+            message=message,
+            ends_at=until and in_local_time(until),
+        )
+    except errors.InvalidParameter as error:
+        names = {"endsAt": "--until", "message": "--message"}
+        error.errors = {names[name]: said for name, said in (error.errors or {}).items()}
+        raise
     click.echo(f"{environment}: outage simulated")
 
 

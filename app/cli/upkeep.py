@@ -6,7 +6,7 @@ import click
 from flask.cli import AppGroup, with_appcontext
 
 from app import errors
-from app.cli.options import UTC_DATE_TIME, json_option, plain_errors
+from app.cli.options import MOMENT, MOMENT_HELP, in_local_time, json_option, plain_errors
 from app.cli.output import print_table, progress
 from app.context import service, settings
 from app.db import migrate
@@ -87,7 +87,7 @@ def purge() -> None:
 @click.option(
     "--what", type=click.Choice([act.value for act in audit.What]), help="Only acts of this kind"
 )
-@click.option("--since", type=UTC_DATE_TIME, help="UTC, for example 2026-12-31T18:00:00")
+@click.option("--since", type=MOMENT, help=MOMENT_HELP)
 @click.option(
     "--most", type=click.IntRange(1), default=100, show_default=True, help="At most so many rows"
 )
@@ -110,7 +110,9 @@ def list_audit(
                 row.address,
                 row.request_id,
             )
-            for row in audit.newest(service().db, nip=nip, what=what, since=since, most=most)
+            for row in audit.newest(
+                service().db, nip=nip, what=what, since=since and in_local_time(since), most=most
+            )
         ],
         as_json,
     )

@@ -8,7 +8,14 @@ from flask.cli import AppGroup
 
 from app import errors
 from app.account import Account
-from app.cli.options import UTC_DATE_TIME, for_account, json_option, plain_errors
+from app.cli.options import (
+    MOMENT,
+    MOMENT_HELP,
+    for_account,
+    in_local_time,
+    json_option,
+    plain_errors,
+)
 from app.cli.output import print_table
 from app.context import service
 from app.services.events import webhooks
@@ -86,9 +93,7 @@ def send_test(account: Account, url: str) -> None:
 
 @webhook.command("replay")
 @url_argument
-@click.option(
-    "--since", required=True, type=UTC_DATE_TIME, help="UTC, for example 2026-12-31T18:00:00"
-)
+@click.option("--since", required=True, type=MOMENT, help=MOMENT_HELP)
 @plain_errors
 @for_account
 def replay(account: Account, url: str, since: datetime) -> None:
@@ -96,7 +101,7 @@ def replay(account: Account, url: str, since: datetime) -> None:
 
     They have the same ids as before. What waits is due at once.
     """
-    waiting = webhooks.replay(account, url, since)
+    waiting = webhooks.replay(account, url, in_local_time(since))
     click.echo(f"{waiting} event(s) wait for {url}")
 
 

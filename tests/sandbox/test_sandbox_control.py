@@ -344,6 +344,23 @@ def test_it_runs_on_its_own(download):
 
 
 @pytest.mark.parametrize(
+    ("option", "value", "said"),
+    [
+        ("--port", "abc", "'abc' is not a port"),
+        ("--port", "99999", "'99999' is not a port"),
+        ("--host", "no.such.host.invalid", "nobody can listen at no.such.host.invalid"),
+        ("--latency", "-1", "'-1' is not a number of seconds"),
+    ],
+)
+def test_what_cannot_be_started_is_told_in_a_sentence(option, value, said):
+    words = [sys.executable, "-m", "sandbox", "--port", "0", f"{option}={value}"]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=20, check=False)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
     ("method", "path", "body", "said"),
     [
         ("POST", "clock", {"advance": 1e300}, "so many seconds lead beyond the calendar"),

@@ -1,6 +1,7 @@
 """The company's own invoice rows: imported and listed by an operator."""
 
 import csv
+import difflib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,7 @@ from app.identifiers import (
 
 COLUMNS = ("invoice_number", "ksef_number", "ksef_reference_number", "invoice_hash")
 _NAMES = COLUMNS[1:]  # by one of them at least a row is linked
+_ALIKE = 0.8  # as `difflib` measures: ksef_numer is ksef_number, invoice_date is not invoice_number
 _WRONG = {
     "invoice_number": wrong_invoice_number,
     "ksef_number": wrong_ksef_number,
@@ -40,9 +42,10 @@ def import_csv(account: Account, lines: Iterable[str]) -> Imported:
 
     Columns: invoice_number, and one or more of ksef_number, ksef_reference_number and invoice_hash
     (Base64 or hexadecimal). A row with a reference number, or without a KSeF number, goes to
-    `offline_invoices`, any other to `synced_invoices`.
-    Rows that exist already are left unchanged. Raises OperatorError, which names the wrong line: a
-    row with a number that cannot be KSeF's would never be linked, and could never be removed.
+    `offline_invoices`, any other to `synced_invoices`. Other columns are ignored, unless the name
+    looks like a misspelt one of these. Rows that exist already are left unchanged. Raises
+    OperatorError, which names the wrong line: a row with a number that cannot be KSeF's would never
+    be linked, and could never be removed.
     """
     rows = _read(lines)
     offline = [row for row in rows if row["ksef_reference_number"] or not row["ksef_number"]]
@@ -87,6 +90,9 @@ def _read(lines: Iterable[str]) -> list[dict[str, str]]:
             "The first line names the columns: invoice_number, and one or more of "
             f"{', '.join(_NAMES)}."
         )
+    for name in {*header} - {*COLUMNS}:
+        if meant := difflib.get_close_matches(name.lower(), COLUMNS, 1, _ALIKE):
+            raise OperatorError(f"There is no column {name}: is {meant[0]} meant?")
     reader.fieldnames = header
     try:
         return [_row(record, reader.line_num) for record in reader]

@@ -231,3 +231,10 @@ def test_list_shows_both_tables_and_only_the_unlinked_where_asked(
         ("offline", "FV/4", None),
     ]
     assert listed(unlinked=True) == [("synced", "FV/2", None), ("offline", "FV/4", None)]
+
+
+@pytest.mark.parametrize("name", ["ksef_numer", "ksefNumber", "KSEF_NUMBER", "ksef number"])
+def test_a_misspelt_column_is_named(service: Service, database: Any, name: str) -> None:
+    with pytest.raises(OperatorError, match=f"no column {name}: is ksef_number meant"):
+        bring_in(service, f"invoice_number,{name},ksef_reference_number\nA,{NUMBER},{REFERENCE}\n")
+    assert offline(database) == []
