@@ -35,7 +35,7 @@ def click(browser: Any, css: str) -> None:
 
 def test_the_contract_is_drawn_from_this_service_alone(docs: Any, server: Any) -> None:
     drawn = docs.find_elements(By.CSS_SELECTOR, ".opblock")
-    assert len(drawn) == 14
+    assert len(drawn) == 15
     assert "Polling." in docs.find_element(By.CSS_SELECTOR, ".info").text
     click(docs, f"#{SESSION_STATUS} .opblock-summary-control")
     assert "session_not_found" in shows(docs, f"#{SESSION_STATUS} .responses-wrapper").text
