@@ -21,9 +21,9 @@ invoices = AppGroup("invoices", help="The company's own invoice rows.")
 def import_invoices(file: Path, account: Account) -> None:
     """Import invoice rows from a CSV file.
 
-    Its columns: invoice_number, ksef_number, ksef_reference_number; others are ignored, unless
-    they look misspelt. Either the whole file is imported or nothing; rows that already exist are
-    left unchanged.
+    Its columns: invoice_number, ksef_number, ksef_reference_number, invoice_hash; others are
+    ignored, unless they look misspelt. Either the whole file is imported or nothing; rows that
+    already exist are left unchanged.
     """
     try:
         with file.open(encoding="utf-8-sig", newline="") as lines:

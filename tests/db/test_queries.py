@@ -97,6 +97,38 @@ def test_a_page_of_missing_upos_is_found_without_reading_the_whole_archive(
     assert rows_read(plan, "upos") <= 100
 
 
+@pytest.mark.parametrize("statistics", ["", "ANALYZE"], ids=["no statistics", "statistics"])
+def test_rows_without_a_hash_are_not_read_to_find_that_none_has_one(
+    empty_database: Any, statistics: str
+) -> None:
+    """Not of this company; another one has many."""
+    migrate(empty_database.owner_dsn)
+    empty_database.execute(
+        "INSERT INTO companies (nip, name) VALUES ('5265877635', 'x');"
+        "INSERT INTO kept_sessions VALUES ('5265877635', 'test', 'S', '{}', NULL, true, now(),"
+        " now(), now(), now(), now());"
+        "INSERT INTO kept_invoices (company_nip, environment, session_reference_number,"
+        " reference_number, ordinal_number, status, more)"
+        " VALUES ('5265877635', 'test', 'S', 'I', 1, '{}', '{}');"
+        "INSERT INTO offline_invoices (company_nip, environment, invoice_number)"
+        " SELECT '5265877635', 'test', n FROM generate_series(1, 20000) AS n;"
+        "INSERT INTO companies (nip, name) VALUES ('7812019453', 'x');"
+        "INSERT INTO offline_invoices (company_nip, environment, invoice_number, invoice_hash)"
+        " SELECT '7812019453', 'test', n, encode(sha256(n::text::bytea), 'base64')"
+        f" FROM generate_series(1, 20000) AS n; {statistics}"
+    )
+    plan = carried_out(
+        empty_database,
+        "sessions.look",
+        reference_number="S",
+        question="q",
+        form="",
+        tags=[],
+        look_every=60.0,
+    )
+    assert rows_read(plan, "offline_invoices") <= 1
+
+
 def test_sessions_that_were_given_up_are_not_read_to_find_those_that_move(
     empty_database: Any,
 ) -> None:
