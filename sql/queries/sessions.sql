@@ -6,7 +6,8 @@
 -- unlinked: a row of the company is to be linked to the session. This is what linking would find, and cheaper. Each number
 -- is looked up by its key, whatever the planner knows of the tables: joined without statistics, 10,000 numbers take 20 s.
 -- BETWEEN and ORDER BY are there for that: without statistics `=` costs the same by any index that begins with the company,
--- while a range of rows seems long, and only the key gives them in order.
+-- while a range of rows seems long, and only the key gives them in order. What the row's session is, is no condition: where
+-- all rows have this session, the planner would expect to find none and to read the whole range.
 -- A caller who has the answer of a big session already is spared the look for a while after the last one.
 SELECT
     simulation.message, simulation.starts_at, simulation.ends_at,
@@ -26,22 +27,22 @@ SELECT
               AND (
                   (
                       invoice.status @> '{"code": 200}' AND (
-                          SELECT true FROM synced_invoices AS synced
+                          SELECT synced.session_reference_number IS DISTINCT FROM :reference_number
+                          FROM synced_invoices AS synced
                           WHERE (synced.company_nip, synced.environment, synced.ksef_number)
                                 BETWEEN (:company_nip, :environment, invoice.ksef_number)
                                 AND (:company_nip, :environment, invoice.ksef_number)
-                            AND synced.session_reference_number IS DISTINCT FROM :reference_number
                           ORDER BY synced.company_nip, synced.environment, synced.ksef_number
                           LIMIT 1
                       )
                   ) OR (
                       invoice.status @> '{"code": 440}'
                       AND invoice.status #>> '{extensions,originalSessionReferenceNumber}' <> :reference_number AND (
-                          SELECT true FROM synced_invoices AS synced
+                          SELECT synced.session_reference_number IS NULL
+                          FROM synced_invoices AS synced
                           WHERE (synced.company_nip, synced.environment, synced.ksef_number)
                                 BETWEEN (:company_nip, :environment, invoice.status #>> '{extensions,originalKsefNumber}')
                                 AND (:company_nip, :environment, invoice.status #>> '{extensions,originalKsefNumber}')
-                            AND synced.session_reference_number IS NULL
                           ORDER BY synced.company_nip, synced.environment, synced.ksef_number
                           LIMIT 1
                       )

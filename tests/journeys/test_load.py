@@ -136,7 +136,8 @@ def test_clients_that_go_away_give_their_places_back(
             with socket.create_connection(address) as client:
                 client.sendall(f"GET {path} HTTP/1.1\r\nHost: b\r\n{head}\r\n".encode())
         until(lambda: not control.waiting_faults())
-        until(lambda: get(service, paths[0], company).status_code == 200)
+        for path in paths:  # each may be under way until its answer is stored
+            until(lambda path=path: get(service, path, company).status_code == 200)
         with ThreadPoolExecutor(len(paths)) as callers:
             new = [status_path(control, company) for _ in paths]
             answers = list(callers.map(lambda path: get(service, path, company), new))

@@ -308,3 +308,17 @@ def test_a_big_session_is_read_in_time_before_the_tables_have_statistics(asking:
     assert not is_linked(asking, session)
     asking.check(session)
     assert is_linked(asking, session)
+
+
+def test_a_big_session_is_read_in_time_when_every_row_belongs_to_it(asking: Asking) -> None:
+    """As a company's first big batch: to the planner no row seems to be of another session."""
+    session = asking.seed(kind="batch", invoices=5000)
+    add_synced(asking.database, asking.account, session.ksef_numbers)
+    asking.check(session)
+    asking.database.execute("ANALYZE synced_invoices")
+    assert is_linked(asking, session)
+    asking.database.execute(
+        "UPDATE synced_invoices SET session_reference_number = NULL"
+        f" WHERE ksef_number = '{session.ksef_numbers[-1]}'"
+    )
+    assert not is_linked(asking, session)
