@@ -160,6 +160,7 @@ def environment(path: dict[str, str], query: dict[str, Any], **_url: str) -> Res
         state=console.overview(where),
         sessions=sessions,
         unlinked=unlinked,
+        followed=console.followed(where, most=_SHORT),
         webhooks=webhooks.of_account(where),
         events=journal.newest(where, _SHORT),
         unknown_signers=archive.unknown_signers(where),

@@ -346,7 +346,7 @@ class TestPace:
         [
             (False, 27, 300),
             (False, 10_000, 300),
-            (True, 27, 3600 / 13),  # half of our part of what KSeF has published
+            (True, 29, 3600 / 14),  # half of what KSeF has published
             (True, 1, 300),
             (True, 60, 120),
             (True, 10_000, 60),
