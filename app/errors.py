@@ -19,6 +19,7 @@ Errors are raised where they are understood and turned into HTTP in one place
     ├── KsefOutage              409 ksef_outage
     ├── KsefFailure             502
     │   ├── KsefError               ksef_error
+    │   │   └── SessionLost             it was shown before: that passes
     │   ├── KsefRateLimited         ksef_rate_limited
     │   ├── KsefUnreachable         ksef_unreachable
     │   ├── KsefInvalidResponse     ksef_invalid_response
@@ -26,6 +27,7 @@ Errors are raised where they are understood and turned into HTTP in one place
     └── Unavailable             503 unavailable
         ├── Busy                    no thread was free: nothing was done
         ├── BrokenOff               PostgreSQL ended the transaction: may be retried
+        ├── Vetoed                  a rule of the ERP keeps its row from being changed
         └── NotWritable             the database cannot be written to
 
     OperatorError: a command cannot be carried out; never reaches HTTP.
@@ -159,6 +161,13 @@ class KsefOutage(ProxyError):
     status, code, title = 409, "ksef_outage", "KSeF is down"
 
 
+# Of KSeF's statuses and codes, those that the same question gets again: a right or an address is
+# refused, what is asked for is gone; the login's document or signature, or the input, is not valid,
+# the person has died.
+LASTING_STATUSES = frozenset({403, 410})
+LASTING_CODES = frozenset({9101, 9102, 9103, 9105, 21308, 21405})
+
+
 class KsefFailure(ProxyError):
     """A call to KSeF failed; `health` is what that tells about KSeF as a whole."""
 
@@ -179,10 +188,12 @@ class KsefFailure(ProxyError):
     def may_pass(self) -> bool:
         """Whether asking again for the same, later, may be answered differently.
 
-        Not where KSeF refuses a right or an address (403) or no longer has what is asked for (410);
-        a block by its firewall ends by itself.
+        A block by KSeF's firewall, a 403 too, ends by itself: it has its `retry_after`.
         """
-        lasting = self.ksef is not None and self.ksef.http_status in (403, 410)
+        said = self.ksef
+        lasting = said is not None and (
+            said.http_status in LASTING_STATUSES or said.code in LASTING_CODES
+        )
         return self.retry_after is not None or not lasting
 
 

@@ -45,8 +45,10 @@ def _refuse_strangers() -> Response | None:
 
 @control.errorhandler(msgspec.DecodeError)
 @control.errorhandler(ValueError)
+@control.errorhandler(OverflowError)
 def _wrong(error: Exception) -> Response:
-    return json_response({"error": str(error)}, 400)
+    beyond = "so many seconds lead beyond the calendar"
+    return json_response({"error": beyond if isinstance(error, OverflowError) else str(error)}, 400)
 
 
 @control.errorhandler(NotFound)
@@ -241,7 +243,10 @@ def _change_outcome(
 def _fingerprint(order: orders.CredentialChange) -> str | None:
     """The SHA-256 of the certificate that the order names, in capital hex digits."""
     if order.certificate is not None:
-        certificate = x509.load_pem_x509_certificate(order.certificate.encode())
+        try:
+            certificate = x509.load_pem_x509_certificate(order.certificate.encode())
+        except ValueError:
+            raise ValueError("certificate: a certificate in PEM is expected") from None
         return certificate.fingerprint(hashes.SHA256()).hex().upper()
     if order.fingerprint is None:
         return None

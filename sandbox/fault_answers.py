@@ -14,7 +14,7 @@ import msgspec
 from flask import Response, g, request
 from lxml import etree
 
-from sandbox import identifiers, problems, upo
+from sandbox import faults, identifiers, problems, upo
 from sandbox.faults import Fault
 from sandbox.forgeries import FORGERIES
 from sandbox.signing import Seal
@@ -51,7 +51,8 @@ class ConnectionEndedError(ConnectionError):
 
 
 def check(fault: Fault) -> None:
-    """ValueError unless the fault is of a known kind, has what that needs, and a right `path`."""
+    """ValueError unless the fault is of a known kind, has right options and a right `path`."""
+    msgspec.convert(fault.fault, faults.Options)
     if fault.kind not in INSTEAD | AFTERWARDS:
         known = ", ".join(sorted(INSTEAD | AFTERWARDS))
         raise ValueError(f"unknown fault {fault.kind!r}; known: {known}")
@@ -70,10 +71,15 @@ def instead(fault: Fault) -> Response:
 
 
 def afterwards(fault: Fault, answer: Response) -> None:
-    """Spoils the sandbox's true answer."""
+    """Spoils the sandbox's true answer; a 500 that says so where it has not what that needs."""
     if fault.kind in _OF_JSON:
-        content = msgspec.json.decode(answer.get_data())
-        _OF_JSON[fault.kind](content, fault.fault)
+        try:
+            content = msgspec.json.decode(answer.get_data())
+            _OF_JSON[fault.kind](content, fault.fault)
+        except (LookupError, TypeError, AttributeError, ValueError):
+            where = f" {fault.fault['field']}" if "field" in fault.fault else ""
+            answer.status_code, answer.mimetype = 500, "application/json"
+            content = {"error": f"fault {fault.kind}{where}: the answer to this call has no such."}
         answer.set_data(msgspec.json.encode(content))
     else:
         _OF_ANSWER[fault.kind](answer, fault.fault)

@@ -5,9 +5,36 @@ from __future__ import annotations
 import re
 import threading
 from itertools import count
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from msgspec import UNSET, Meta, UnsetType
 
 from sandbox.orders import Order
+
+Seconds = Annotated[float, Meta(ge=0, le=86400)]
+
+
+class Options(Order):
+    """A fault's name, and the options that the kinds have between them."""
+
+    kind: str = "status"
+    status: Annotated[int, Meta(ge=100, le=599)] | UnsetType = UNSET
+    body: Any = None
+    headers: dict[str, Annotated[str, Meta(pattern=r"\A[^\r\n]*\Z")] | int] | UnsetType = UNSET
+    reason_code: str | UnsetType = UNSET
+    security: dict[str, Any] | UnsetType | None = UNSET
+    code: int | UnsetType = UNSET
+    details: list[Any] | UnsetType = UNSET
+    retry_after: str | float | UnsetType | None = UNSET
+    bytes: Annotated[int, Meta(ge=0)] | UnsetType = UNSET
+    content_type: str | UnsetType = UNSET
+    seconds: Seconds | UnsetType = UNSET
+    part: Literal["body", "header"] | UnsetType = UNSET
+    seconds_per_byte: Seconds | UnsetType = UNSET
+    name: str | UnsetType = UNSET
+    field: str | UnsetType = UNSET
+    value: Any = None
+    doctype: str | UnsetType = UNSET
 
 
 class Fault(Order, omit_defaults=False):
@@ -22,8 +49,8 @@ class Fault(Order, omit_defaults=False):
     method: str | None = None
     path: str | None = None
     """A regular expression, searched in the path of the call."""
-    times: int | None = 1
-    skip: int = 0
+    times: Annotated[int, Meta(ge=1)] | None = 1
+    skip: Annotated[int, Meta(ge=0)] = 0
     id: int = 0
 
     @property

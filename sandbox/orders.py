@@ -56,7 +56,7 @@ class SessionOrder(Order):
     nip: Nip
     kind: Literal["online", "batch"] = "online"
     state: State = "finished"
-    invoices: int | list[InvoiceOrder] | None = None
+    invoices: Annotated[int, Meta(ge=0)] | list[InvoiceOrder] | None = None
     reference_number: Reference | None = None
     date_created: str | None = None
     code: int | None = None
@@ -78,7 +78,7 @@ class SessionChange(Order):
 class NewInvoices(Order):
     """Invoices for an existing session."""
 
-    invoices: int | list[InvoiceOrder]
+    invoices: Annotated[int, Meta(ge=0)] | list[InvoiceOrder]
 
 
 class CredentialChange(Order):
@@ -130,7 +130,7 @@ class KeysOrder(Order):
 class BearersOrder(Order):
     """Which issued tokens end now."""
 
-    kind: str | None = None
+    kind: Literal["operation", "access", "refresh"] | None = None
     nip: str | None = None
 
 

@@ -26,7 +26,10 @@ def seed_session(order: SessionOrder) -> Session:
     now = world().clock.now()
     is_over = order.state in ("finished", "failed")
     if order.date_created is not None:
-        created = parse_stamp(order.date_created)
+        try:
+            created = parse_stamp(order.date_created)
+        except ValueError:
+            raise ValueError("dateCreated: a date and time in ISO 8601 is expected") from None
     else:
         created = now - timedelta(seconds=300) if is_over else now
     reference = order.reference_number or identifiers.reference_number(

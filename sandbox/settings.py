@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import msgspec
 
@@ -38,10 +38,10 @@ class Settings(
     session_seconds: float = 1.0
     permanent_storage_seconds: float = 2.0
     link_seconds: float = 72 * 3600.0
-    upo_page_size: int = 10_000
+    upo_page_size: Annotated[int, msgspec.Meta(ge=1)] = 10_000
     latency_seconds: float = 0.0
     jitter_seconds: float = 0.0
-    clock_rate: float = 1.0
+    clock_rate: Annotated[float, msgspec.Meta(gt=0)] = 1.0
     quota: bool = False
     quota_scale: float = 1.0
     limits: dict[str, Limit] = {}
@@ -57,9 +57,11 @@ class Settings(
         msgspec.ValidationError for an unknown name or a wrong type.
         """
         content = self.as_json() | changes
-        for group, limit in content["limits"].items():
+        names = Limit.__struct_encode_fields__
+        limits = content["limits"] if isinstance(content["limits"], dict) else {}
+        for group, limit in limits.items():
             if isinstance(limit, list):
-                content["limits"][group] = dict(
-                    zip(Limit.__struct_encode_fields__, limit, strict=True)
-                )
+                if len(limit) != len(names):
+                    raise ValueError(f"limits: {group} needs three numbers")
+                limits[group] = dict(zip(names, limit, strict=True))
         return msgspec.convert(content, Settings)

@@ -17,11 +17,12 @@ import pytest
 import yaml
 from flask import Flask
 
-from app import create_app, settings
+from app import create_app, errors, settings
 from app.api import wording
 from app.api.openapi import ELSEWHERE
 from app.context import EXTENSION
-from app.ksef.login import REFUSED
+from app.ksef import login
+from app.ksef.login import REFUSED, remedy
 from app.services.login.credentials import BLOCKED
 from app.services.operators.audit import What
 from app.settings import Settings as ServiceSettings
@@ -205,9 +206,60 @@ class TestAnswers:
         pausing = re.findall(r"[45]\d\d", asked_again.split("for a minute")[0])
         assert set(map(int, pausing)) == REFUSED - {BLOCKED}
 
-    def test_each_duty_is_told(self) -> None:
-        told = {spans(row[0])[0] for row in ANSWERS.rows("By when offline invoices must be sent")}
-        assert told == {duty or "null" for duty in wording._DUTIES["en"]}
+    def test_what_helps_is_told_as_in_the_problem(self) -> None:
+        for codes, _, advice in ANSWERS.rows(self.LOGIN):
+            for code in map(int, codes.split(", ")):
+                sentence = remedy(code).strip().rstrip(".").lower()
+                assert advice.replace("`", "").lower().startswith(sentence.replace("`", "")), code
+
+    def test_each_failure_that_lasts_is_told(self) -> None:
+        rows = ANSWERS.rows("Where asking again is in vain")
+        told = [
+            (name, set(map(int, re.findall(r"\b\d{3,5}\b", rest))))
+            for row in rows
+            for name, rest in re.findall(r"^`(\w+)`(.*)$", row[0])
+        ]
+        by_name = {
+            name: set().union(*(some for one, some in told if one == name))
+            for name in ("httpStatus", "code")
+        }
+        assert by_name["httpStatus"] == errors.LASTING_STATUSES
+        assert by_name["code"] == errors.LASTING_CODES | login._CERTIFICATE_REFUSED
+
+    def test_each_duty_is_told_as_in_the_problem(self) -> None:
+        rows = ANSWERS.rows("By when offline invoices must be sent")
+        told = {spans(duty)[0]: when.split(";")[0] for duty, _, when in rows}
+        sentences = {duty or "null": text for duty, text in wording._DUTIES["en"].items()}
+        assert set(told) == set(sentences)
+        assert {duty for duty, when in told.items() if when not in sentences[duty]} == set()
+
+    @pytest.mark.parametrize(
+        ("sentence", "numbers"),
+        [
+            ("nextCheckAfter` is how long the answer stays fresh", ("fresh_least", "fresh_most")),
+            ("grows to an hour", {"unfit_most": 3600}),
+            ("begun within the last 30 days", {"completed_within": 30 * 86400}),
+            ("to connect", ("ksef_connect", "ksef_call", "request")),
+            ("is not asked again for a minute", {"refused_pause": 60}),
+            ("at most once a minute for all replicas", {"latarnia_every": 60, "latarnia": 2}),
+            ("its answer is used for at most ten minutes", {"latarnia_kept": 600}),
+            ("at least five such failures in a row, over at least", ("outage_after",)),
+            ("one of all replicas tries to fetch", ("outage_probe_every",)),
+            ("nothing is sent to that environment for", ("outage_pause",)),
+            ("answered the last call, within the last ten minutes", {"available_for": 600}),
+        ],
+    )
+    def test_durations_are_those_of_the_service(self, sentence: str, numbers: Any) -> None:
+        """Those in seconds are read from the sentence; those in words are given here."""
+        timing = settings.Timing()
+        text = " ".join(ANSWERS.text.split())
+        assert text.count(sentence) == 1
+        if isinstance(numbers, dict):
+            assert {name: getattr(timing, name) for name in numbers} == numbers
+            return
+        begin = max(text.rfind(end, 0, text.index(sentence)) for end in (". ", ": ", "| "))
+        told = re.findall(r"(\d+) s\b", re.split(r"\. [A-Z]| \|", text[begin + 1 :], maxsplit=1)[0])
+        assert [float(number) for number in told] == [getattr(timing, name) for name in numbers]
 
 
 class TestErp:

@@ -54,7 +54,8 @@ ADVICE: dict[type[errors.ProxyError], str] = {
         "Neither a certificate nor a KSeF token is stored for the company: an operator has to"
         " store one."
     ),
-    errors.SessionNotFound: "KSeF knows no such session of this company. Check the number.",
+    errors.SessionNotFound: "KSeF knows no such session of this company. Check the number; with "
+    "`retryAfter` it is of today or yesterday: ask again.",
     errors.UpoNotAvailable: (
         "KSeF has no UPO for these numbers. With `retryAfter` it may still come; without, check"
         " the numbers and the status of the session."
@@ -88,6 +89,7 @@ ADVICE: dict[type[errors.ProxyError], str] = {
 ELSEWHERE = ("not_found", "method_not_allowed")  # for requests that match no operation
 CODES = [*(kind.code for kind in ADVICE), *ELSEWHERE]
 _MAY_TELL_WHEN_TO_REPEAT = (
+    errors.SessionNotFound,
     errors.Unauthorized,
     errors.UpoNotAvailable,
     errors.KsefOutage,

@@ -21,16 +21,21 @@ def json_response(
     return Response(msgspec.json.encode(body), status=status, mimetype=mimetype, headers=headers)
 
 
+def is_known(tag: str) -> bool:
+    """Whether If-None-Match names this ETag, so that the answer needs no body."""
+    return request.if_none_match.contains_weak(tag)
+
+
 def conditional(response: Response) -> Response:
     """The response, or a 304 where If-None-Match names its ETag.
 
     No other condition is obeyed: answers are not changed by callers, so that If-Match has no sense
     here, and they are given whole.
     """
-    known = request.headers.get("If-None-Match")
-    if known is None:
-        return response
-    asked = {"REQUEST_METHOD": request.method, "HTTP_IF_NONE_MATCH": known}
+    asked = {
+        "REQUEST_METHOD": request.method,
+        "HTTP_IF_NONE_MATCH": request.headers.get("If-None-Match", ""),
+    }
     return response.make_conditional(asked)  # type: ignore[return-value]
 
 

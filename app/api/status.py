@@ -86,7 +86,7 @@ def _response(body: bytes | None, tag: str, age: float, next_check_after: int | 
 def _known_tags() -> list[str]:
     """The tags in If-None-Match; `*` stands for any."""
     known = request.if_none_match
-    return ["*"] if known.star_tag else sorted(known.as_set(include_weak=True))
+    return ["*"] if known.star_tag else sorted(filter(None, known.as_set(include_weak=True)))
 
 
 def written(snapshot: Snapshot, zone: ZoneInfo) -> tuple[bytes, str]:

@@ -8,7 +8,7 @@ from flask import Response, request
 from app import errors
 from app.api import openapi
 from app.api.blueprint import Blueprint
-from app.api.responses import conditional, json_response, rfc3339
+from app.api.responses import conditional, is_known, json_response, rfc3339
 from app.api.schemas import SessionPath, UpoPath, UpoQuery
 from app.api.upo_answers import SessionUpoAnswer, UpoAnswer, UpoPageAnswer, UpoSignature
 from app.context import account, service
@@ -83,7 +83,9 @@ def session_upo(path: dict[str, str], query: dict[str, str], **_url: str) -> Res
     doc_type = _doc_type(query)
     pages = fetch_session_upo(account(path["environment"]), reference_number, doc_type)
     tags = "".join(file.sha256 + _verdict_tag(file) for _, file in pages)
-    tag = hashlib.sha256(tags.encode()).hexdigest()
+    tag = f"{hashlib.sha256(tags.encode()).hexdigest()}-json"
+    if is_known(tag):
+        return cacheable(Response(), tag)
     response = json_response(
         SessionUpoAnswer(
             reference_number=reference_number,
@@ -100,7 +102,7 @@ def session_upo(path: dict[str, str], query: dict[str, str], **_url: str) -> Res
             ],
         )
     )
-    return cacheable(response, f"{tag}-json")
+    return cacheable(response, tag)
 
 
 def _doc_type(query: dict[str, str]) -> DocType:
@@ -119,10 +121,14 @@ def _answer(file: UpoFile, reference_number: str, ksef_number: str) -> Response:
     media_type = MEDIA_TYPES[file.doc_type]
     name = f"{ksef_number}-upo.{file.doc_type}"
     if _document_is_wanted(media_type):
-        response = Response(file.content, content_type=media_type)
+        content = b"" if is_known(file.sha256) else file.content
+        response = Response(content, content_type=media_type)
         response.headers["Content-Disposition"] = f'attachment; filename="{name}"'
         response.headers["UPO-Signature"] = file.signature.state
         return cacheable(response, file.sha256)
+    tag = f"{file.sha256}{_verdict_tag(file)}-json"
+    if is_known(tag):
+        return cacheable(Response(), tag)
     response = json_response(
         UpoAnswer(
             ksef_number=ksef_number,
@@ -134,7 +140,7 @@ def _answer(file: UpoFile, reference_number: str, ksef_number: str) -> Response:
             signature=_signature(file),
         )
     )
-    return cacheable(response, f"{file.sha256}{_verdict_tag(file)}-json")
+    return cacheable(response, tag)
 
 
 def _verdict_tag(file: UpoFile) -> str:

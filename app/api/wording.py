@@ -65,6 +65,10 @@ _NO_USE = {
     "en": "An outage of KSeF is not established, and asking again will not help.",
     "pl": "Nie stwierdzono awarii KSeF, a ponowienie zapytania nie pomoże.",
 }
+_BEFORE = {
+    "en": "An outage of KSeF is not established; asking again will not help before that is done.",
+    "pl": "Nie stwierdzono awarii KSeF; ponowienie zapytania przedtem nie pomoże.",
+}
 _AN_OUTAGE = {
     "en": "Apart from this, an outage of KSeF is established.",
     "pl": "Niezależnie od tego stwierdzono awarię KSeF.",
@@ -109,8 +113,10 @@ def told(
 def _then(error: errors.ProxyError, outage: Evidence) -> Mapping[str, str]:
     if outage.established:
         return _AN_OUTAGE
-    in_vain = isinstance(error, errors.KsefFailure) and not error.may_pass
-    return _NO_USE if in_vain else _NO_OUTAGE
+    if not isinstance(error, errors.KsefFailure) or error.may_pass:
+        return _NO_OUTAGE
+    remedied = isinstance(error, LoginRefused) and error.ksef and error.ksef.code in REMEDIES
+    return _BEFORE if remedied else _NO_USE
 
 
 def _local(moment: datetime | None) -> str:

@@ -40,17 +40,18 @@ _REMEDIES = {
     480: "An operator must act: store it anew, or run `login`.",
 }
 REFUSED = frozenset(_REMEDIES)
+REVOKED = 425  # the login, not the credential: the same one may log in anew
 # … and those of the call itself that speak of the certificate.
 _CERTIFICATE_REFUSED = frozenset({failures.BAD_CERTIFICATE, failures.WRONG_SUBJECT})
 _LONGEST_POLL = 1.0
 
 
 class LoginRefused(errors.KsefError):
-    """KSeF refused the credential itself; the same one will be refused again."""
+    """KSeF refused the credential itself; the same one will be refused again, but for REVOKED."""
 
     @property
     def may_pass(self) -> bool:
-        return False
+        return self.ksef is not None and self.ksef.code == REVOKED
 
 
 def remedy(code: int | None) -> str:

@@ -24,12 +24,10 @@ Linked = TypeVar("Linked", bound="Session | Invoice")
 
 SUCCESS = 200
 DUPLICATE = 440
-DETAILS_LIMIT = 16 * 2**10
-"""How many bytes of an invoice's or a session's details are kept, in UTF-8."""
+DETAILS_LIMIT = 16 * 2**10  # bytes, in UTF-8, of an invoice's or a session's details
 _decoder: Callable[[Any], msgspec.json.Decoder[Any]] = functools.cache(msgspec.json.Decoder)
 _shape: Callable[[Any], inspect.Type] = functools.cache(inspect.type_info)
-BOM = b"\xef\xbb\xbf"
-"""UTF-8's byte order mark, with which KSeF may begin a body."""
+BOM = b"\xef\xbb\xbf"  # UTF-8's byte order mark, with which KSeF may begin a body
 UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 """What decoding raises for a body that is not the JSON that was expected."""
 
@@ -39,7 +37,6 @@ _YEARS = range(1000, 9999)  # .NET's unset times are outside; shifted by an offs
 # A body with one of these is looked at more closely: a year outside, a NUL.
 _ODD_YEAR = re.compile(rb'"(?:0\d{3}|9999)-\d\d-\d\dT')
 _ODD_ESCAPE = re.compile(rb"\\u00[03]")  # a digit may be escaped too
-
 _LONG_FRACTION = re.compile(rb"(:\d\d\.\d{6})\d+")
 
 Integer = Annotated[int, Meta(ge=-(2**31), le=2**31 - 1)]  # as PostgreSQL's
@@ -291,11 +288,11 @@ def without_links(shape: Linked) -> Linked:
     return structs.replace(shape, upo=Upo(pages) if pages else None)
 
 
-def to_json(said: Session | Sequence[Invoice]) -> str:
-    """A session or invoices as KSeF's JSON, without download links; `decode` reads it back."""
-    if isinstance(said, Session):
-        return msgspec.json.encode(without_links(said)).decode()
-    return msgspec.json.encode([without_links(invoice) for invoice in said]).decode()
+def to_json(shape: Session | Invoice | Status) -> str:
+    """A shape as KSeF's JSON, for storing, without download links; `decode` reads it back."""
+    said = shape.session if isinstance(shape, ListedSession) else shape
+    kept = said if isinstance(said, Status) else without_links(said)
+    return msgspec.json.encode(kept).decode()
 
 
 def _mended(value: Any, shape: inspect.Type) -> Any:

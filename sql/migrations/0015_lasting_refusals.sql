@@ -6,3 +6,18 @@ ALTER TABLE kept_refusals ADD COLUMN may_come boolean;
 CREATE INDEX kept_invoices_originals
     ON kept_invoices (company_nip, environment, (status #>> '{extensions,originalKsefNumber}'))
     WHERE status #>> '{extensions,originalKsefNumber}' IS NOT NULL;
+
+-- The view of 0011, with the key of each invoice.
+CREATE OR REPLACE VIEW told_invoices AS
+SELECT
+    company_nip, environment, session_reference_number, ordinal_number, ksef_number, invoice_number, status,
+    jsonb_build_object(
+        'ordinalNumber', ordinal_number,
+        'referenceNumber', reference_number,
+        'invoiceNumber', invoice_number,
+        'ksefNumber', ksef_number,
+        'acquisitionDate', acquisition_date,
+        'status', status
+    ) || coalesce(more, '{}') AS told,
+    reference_number
+FROM kept_invoices;

@@ -39,10 +39,12 @@ INSERT INTO ksef_sessions (
     company_nip, environment, method,
     access_token, access_token_valid_until, refresh_token, refresh_token_valid_until
 )
-VALUES (
+SELECT
     :company_nip, :environment, :method,
     :access_token, :access_token_valid_until, :refresh_token, :refresh_token_valid_until
-)
+FROM ksef_credentials
+WHERE company_nip = :company_nip AND environment = :environment
+FOR KEY SHARE
 ON CONFLICT (company_nip, environment) DO UPDATE SET
     method = excluded.method,
     access_token = excluded.access_token,

@@ -1,6 +1,22 @@
 -- name: find_invoices(company_nip, environment, ksef_number, invoice_number)
 -- Kept answers that hold an invoice, by one of its numbers; the other one is null. By its KSeF number its duplicates too.
 -- is_held: the session of a duplicate holds its original as well.
+-- Each number is looked up by its own index; with OR, tables without statistics would be read whole.
+WITH found AS MATERIALIZED (
+    SELECT session_reference_number, reference_number
+    FROM kept_invoices
+    WHERE company_nip = :company_nip AND environment = :environment AND ksef_number = :ksef_number
+    UNION
+    SELECT session_reference_number, reference_number
+    FROM kept_invoices
+    WHERE company_nip = :company_nip AND environment = :environment AND invoice_number = :invoice_number
+    UNION
+    SELECT session_reference_number, reference_number
+    FROM kept_invoices
+    WHERE company_nip = :company_nip
+      AND environment = :environment
+      AND status #>> '{extensions,originalKsefNumber}' = :ksef_number
+)
 SELECT
     invoice.told::text AS told,
     invoice.session_reference_number,
@@ -21,18 +37,16 @@ SELECT
           AND original.ksef_number = invoice.status #>> '{extensions,originalKsefNumber}'
           AND original.status @> '{"code": 200}'
     ) AS is_held
-FROM told_invoices AS invoice
+FROM found
+JOIN told_invoices AS invoice
+    ON invoice.company_nip = :company_nip
+    AND invoice.environment = :environment
+    AND invoice.session_reference_number = found.session_reference_number
+    AND invoice.reference_number = found.reference_number
 JOIN kept_sessions AS kept
     ON kept.company_nip = invoice.company_nip
     AND kept.environment = invoice.environment
     AND kept.reference_number = invoice.session_reference_number
-WHERE invoice.company_nip = :company_nip
-  AND invoice.environment = :environment
-  AND (
-      invoice.ksef_number = :ksef_number
-      OR invoice.invoice_number = :invoice_number
-      OR invoice.status #>> '{extensions,originalKsefNumber}' = :ksef_number
-  )
 ORDER BY kept.checked_at DESC, invoice.ordinal_number
 LIMIT 100;
 

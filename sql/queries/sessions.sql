@@ -1,63 +1,60 @@
--- name: look(company_nip, environment, reference_number, form, tags, look_every)^
--- What decides how a check of a session is answered. One row always. Planning it takes longer than running it, and each
--- table that is named costs: what is seldom needed is left to statements of its own.
--- is_simulated: `active_simulations` has a simulation for the company.
--- final: null where no answer is kept; age: in seconds. tag: of its body in this form; body: compressed, null for a
--- caller who has it: one of the `tags` is its own, or `*`.
+-- name: look(company_nip, environment, reference_number, question, form, tags, look_every)^
+-- What decides how a check of a session is answered. One row always.
+-- message, starts_at, ends_at: the simulation that is active (as `active_simulation`), or null.
+-- code, detail, ksef, may_come, left_for: a 404 that is remembered for the question, or null.
+-- final: null where no answer is kept; tag: of its body in this form; age: in seconds.
 -- unlinked: a row of the company is to be linked to the session. This is what linking would find, and cheaper. Each number
 -- is looked up by its key, whatever the planner knows of the tables: joined without statistics, 10,000 numbers take 20 s.
 -- BETWEEN and ORDER BY are there for that: without statistics `=` costs the same by any index that begins with the company,
 -- while a range of rows seems long, and only the key gives them in order.
 -- A caller who has the answer of a big session already is spared the look for a while after the last one.
 SELECT
-    EXISTS (
-        SELECT FROM outage_simulations
-        WHERE environment = :environment
-          AND environment <> 'prod'
-          AND (company_nip = :company_nip OR company_nip IS NULL)
-          AND starts_at <= now()
-          AND (ends_at IS NULL OR ends_at > now())
-    ) AS is_simulated,
+    simulation.message, simulation.starts_at, simulation.ends_at,
+    refusal.code, refusal.detail, refusal.ksef, refusal.may_come,
+    extract(epoch FROM refusal.until - clock_timestamp())::float8 AS left_for,
     kept.final,
     CASE WHEN kept.body_form = :form THEN kept.body_tag END AS tag,
-    CASE WHEN kept.body_form = :form AND NOT ARRAY[kept.body_tag, '*'] && :tags THEN kept.body END AS body,
     extract(epoch FROM clock_timestamp() - kept.checked_at)::float8 AS age,
     caller.is_spared,
     CASE
         WHEN kept.final IS NULL OR caller.is_spared THEN false
         ELSE EXISTS (
-            SELECT FROM (
-                SELECT
-                    reference_number,
-                    status @> '{"code": 200}' AS is_accepted,
-                    coalesce(ksef_number, status #>> '{extensions,originalKsefNumber}') AS ksef_number,
-                    status #>> '{extensions,originalSessionReferenceNumber}' AS original_session
-                FROM kept_invoices
-                WHERE company_nip = :company_nip
-                  AND environment = :environment
-                  AND session_reference_number = :reference_number
-            ) AS invoice
-            WHERE (
-                SELECT true FROM synced_invoices AS synced
-                WHERE (synced.company_nip, synced.environment, synced.ksef_number)
-                      BETWEEN (:company_nip, :environment, invoice.ksef_number)
-                      AND (:company_nip, :environment, invoice.ksef_number)
-                  AND CASE
-                      WHEN invoice.is_accepted
-                          THEN synced.session_reference_number IS DISTINCT FROM :reference_number
-                      ELSE synced.session_reference_number IS NULL AND invoice.original_session <> :reference_number
-                  END
-                ORDER BY synced.company_nip, synced.environment, synced.ksef_number
-                LIMIT 1
-            ) OR (
-                SELECT true FROM offline_invoices AS offline
-                WHERE (offline.company_nip, offline.environment, offline.ksef_reference_number)
-                      BETWEEN (:company_nip, :environment, invoice.reference_number)
-                      AND (:company_nip, :environment, invoice.reference_number)
-                  AND offline.session_reference_number IS DISTINCT FROM :reference_number
-                ORDER BY offline.company_nip, offline.environment, offline.ksef_reference_number
-                LIMIT 1
-            )
+            SELECT FROM kept_invoices AS invoice
+            WHERE invoice.company_nip = :company_nip
+              AND invoice.environment = :environment
+              AND invoice.session_reference_number = :reference_number
+              AND (
+                  (
+                      invoice.status @> '{"code": 200}' AND (
+                          SELECT true FROM synced_invoices AS synced
+                          WHERE (synced.company_nip, synced.environment, synced.ksef_number)
+                                BETWEEN (:company_nip, :environment, invoice.ksef_number)
+                                AND (:company_nip, :environment, invoice.ksef_number)
+                            AND synced.session_reference_number IS DISTINCT FROM :reference_number
+                          ORDER BY synced.company_nip, synced.environment, synced.ksef_number
+                          LIMIT 1
+                      )
+                  ) OR (
+                      invoice.status @> '{"code": 440}'
+                      AND invoice.status #>> '{extensions,originalSessionReferenceNumber}' <> :reference_number AND (
+                          SELECT true FROM synced_invoices AS synced
+                          WHERE (synced.company_nip, synced.environment, synced.ksef_number)
+                                BETWEEN (:company_nip, :environment, invoice.status #>> '{extensions,originalKsefNumber}')
+                                AND (:company_nip, :environment, invoice.status #>> '{extensions,originalKsefNumber}')
+                            AND synced.session_reference_number IS NULL
+                          ORDER BY synced.company_nip, synced.environment, synced.ksef_number
+                          LIMIT 1
+                      )
+                  ) OR (
+                      SELECT true FROM offline_invoices AS offline
+                      WHERE (offline.company_nip, offline.environment, offline.ksef_reference_number)
+                            BETWEEN (:company_nip, :environment, invoice.reference_number)
+                            AND (:company_nip, :environment, invoice.reference_number)
+                        AND offline.session_reference_number IS DISTINCT FROM :reference_number
+                      ORDER BY offline.company_nip, offline.environment, offline.ksef_reference_number
+                      LIMIT 1
+                  )
+              )
         ) OR (
             SELECT true FROM offline_invoices AS offline
             WHERE (offline.company_nip, offline.environment, offline.ksef_reference_number)
@@ -69,6 +66,8 @@ SELECT
         ) IS TRUE
     END AS unlinked
 FROM (SELECT) AS always
+LEFT JOIN active_simulations AS simulation
+    ON simulation.environment = :environment AND simulation.company_nip = :company_nip
 LEFT JOIN kept_sessions AS kept
     ON kept.company_nip = :company_nip
     AND kept.environment = :environment
@@ -77,7 +76,18 @@ CROSS JOIN LATERAL (
     SELECT kept.body_tag = ANY (:tags)
         AND (kept.session ->> 'invoiceCount')::integer > 100
         AND kept.looked_at > clock_timestamp() - make_interval(secs => :look_every) AS is_spared
-) AS caller;
+) AS caller
+LEFT JOIN kept_refusals AS refusal
+    ON refusal.company_nip = :company_nip
+    AND refusal.environment = :environment
+    AND refusal.question = :question
+    AND refusal.until > clock_timestamp();
+
+-- name: body(company_nip, environment, reference_number)$
+-- The final answer as it was sent, compressed.
+SELECT body
+FROM kept_sessions
+WHERE company_nip = :company_nip AND environment = :environment AND reference_number = :reference_number;
 
 -- name: keep_body(company_nip, environment, reference_number, form, tag, body)!
 UPDATE kept_sessions SET body = :body, body_form = :form, body_tag = :tag, looked_at = clock_timestamp()
@@ -170,10 +180,11 @@ WHERE company_nip = :company_nip
 -- its way while the older one was confirmed replaces it.
 -- is_known: it is the next one to an answer that was loaded; nothing is stored where that was purged meanwhile.
 -- completes: it is the stored final answer itself, with more of its invoices.
+-- Version 0.1.0 stored every "unknown error" (500) as final, though some end well: newer answers replace those, too.
 -- Returns how many sessions were stored: one or none.
 -- changed, listed: whether it differs from the stored one, and whether its invoices were listed.
 -- invoices: those that are new or differ, as a JSON list, as KSeF told them; invoice_links: the sealed download link of
--- each in Base64, or null, as a JSON list (10,000 bytea are four times as much work for us); gone: those that KSeF's list does not hold any more. What has no column of its own stands in `more`.
+-- each, or null; gone: those that KSeF's list does not hold any more. What has no column of its own stands in `more`.
 -- A 404 that is remembered for the question is forgotten.
 WITH forgotten AS (
     DELETE FROM kept_refusals
@@ -202,7 +213,11 @@ WITH forgotten AS (
         changed_at = CASE WHEN :changed THEN excluded.checked_at ELSE kept.changed_at END,
         listed_at = coalesce(excluded.listed_at, kept.listed_at)
     WHERE kept.changed_at <= excluded.checked_at
-      AND (NOT kept.final OR (:completes AND kept.checked_at = excluded.checked_at))
+      AND (
+          NOT kept.final
+          OR kept.session #>> '{status,code}' = '500'
+          OR (:completes AND kept.checked_at = excluded.checked_at)
+      )
     RETURNING kept.reference_number
 ), dropped AS (
     DELETE FROM kept_invoices AS invoice USING stored
@@ -224,11 +239,9 @@ WITH forgotten AS (
         (told ->> 'acquisitionDate')::timestamptz,
         told -> 'status',
         told - ARRAY['referenceNumber', 'ordinalNumber', 'invoiceNumber', 'ksefNumber', 'acquisitionDate', 'status'],
-        decode(link, 'base64')
+        link
     FROM stored
-    CROSS JOIN ROWS FROM (
-        jsonb_array_elements(:invoices::jsonb), jsonb_array_elements_text(:invoice_links::jsonb)
-    ) AS given (told, link)
+    CROSS JOIN ROWS FROM (jsonb_array_elements(:invoices::jsonb), unnest(:invoice_links::bytea[])) AS given (told, link)
     ON CONFLICT (company_nip, environment, session_reference_number, reference_number) DO UPDATE SET
         ordinal_number = excluded.ordinal_number,
         invoice_number = excluded.invoice_number,

@@ -65,7 +65,10 @@ UPDATE login_attempts SET
 WHERE who IN (SELECT who FROM mine);
 
 -- name: forget_name(name)!
-UPDATE login_attempts SET failed_at = '{}' WHERE name = :name;
+WITH mine AS (
+    SELECT who FROM login_attempts WHERE name = :name ORDER BY who FOR UPDATE
+)
+UPDATE login_attempts SET failed_at = '{}' WHERE who IN (SELECT who FROM mine);
 
 -- name: forget_attempts()!
 -- A few rows that tell nothing any more; each attempt adds three at most.

@@ -93,7 +93,7 @@ def test_login_with_a_refused_credential(newcomer: Company, control: Any) -> Non
     body = assert_problem(newcomer.request("POST", "/auth/test"), 502, "ksef_error", also=["ksef"])
     assert body["ksef"]["code"] == 450
     assert "błędnego tokenu" in body["ksef"]["description"]
-    assert body["detail"].endswith(" not established, and asking again will not help.")
+    assert body["detail"].endswith("asking again will not help before that is done.")
     why = assert_problem(newcomer.get("/auth/test"), 404, "no_active_ksef_session", also=["ksef"])
     assert "refused the company's credential" in why["detail"]
     assert why["ksef"]["code"] == 450

@@ -261,6 +261,7 @@ def test_403_of_ksef_tells_its_reason(company: Company, control: Any, path: Any)
         ("/invoices", "invoices.0.ordinalNumber", 2**63),
         ("/invoices", "invoices.0.status.code", "200"),
         ("/sessions/[^/]*$", "dateCreated", "yesterday"),
+        ("/sessions/[^/]*$", "upo.pages.0.referenceNumber", "../../etc/x"),
         ("/sessions/[^/]*$", "invoiceCount", -(2**40)),
     ],
 )
@@ -268,9 +269,14 @@ def test_502_for_a_value_that_cannot_be(
     company: Company, control: Any, path: Any, call: str, field: str, value: Any
 ) -> None:
     control.fault("set-field", path=call, field=field, value=value, times=None)
-    body = assert_problem(company.get(path("status")), 502, "ksef_invalid_response")
+    url = path("status")
+    body = assert_problem(company.get(url), 502, "ksef_invalid_response")
     assert field.rsplit(".", 1)[-1] in body["detail"]
     assert str(value) not in body["detail"]
+    reference_link = url.replace("/invoices/test/status/", "/console/test/sessions/")
+    page = company.get(reference_link)
+    assert page.status_code == 200  # with the problem in it
+    assert f"{reference_link}/{value}" not in page.text
 
 
 @pytest.mark.fault(44)

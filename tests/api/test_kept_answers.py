@@ -223,6 +223,17 @@ def test_nothing_of_another_company_or_environment_is_found(
         assert response.json == {"rows": [], "answers": []}
 
 
+def test_tags_of_any_shape_are_taken(company: Company, control: Any) -> None:
+    """A list that is no list of tags names none."""
+    session = control.seed_session("test", company.nip)
+    for tags in ('W/"]", W/"", "+Z\']c:2;e_77d_u!"', ", ,", "W/", '"', "*, *", 'W/"a'):
+        headers = {"If-None-Match": tags}
+        told = company.get(path(session), headers=headers).status_code
+        assert told in (200, 304), tags
+        upo = f"{path(session)}/{session.ksef_numbers[0]}/upo?docType=pdf"
+        assert company.get(upo, headers=headers).status_code in (200, 304), tags
+
+
 @pytest.mark.parametrize(
     "query",
     [

@@ -465,7 +465,7 @@ def test_a_blocked_credential_is_told_in_polish(
         assert body["detail"].startswith(
             f"KSeF odrzucił poświadczenie firmy. KSeF: {body['ksef']['description']}. Musi"
         )
-        assert body["detail"].endswith("a ponowienie zapytania nie pomoże.")
+        assert body["detail"].endswith("ponowienie zapytania przedtem nie pomoże.")
 
 
 def test_simulation_is_told_in_polish_too(company: Company, in_polish: Any) -> None:

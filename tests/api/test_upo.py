@@ -15,6 +15,7 @@ from lxml import etree
 
 from app.service import Service
 from app.services.login.tokens import AccessToken
+from app.services.upo import fetch
 from sandbox import identifiers
 from tests.answers import assert_problem
 from tests.service import Company
@@ -190,6 +191,25 @@ def test_document_itself_is_what_the_envelope_holds(
     assert (
         response.headers["Content-Disposition"] == f'attachment; filename="{enveloped["fileName"]}"'
     )
+
+
+@pytest.mark.parametrize("whole", [False, True], ids=["of an invoice", "of the session"])
+@pytest.mark.parametrize("accept", ["application/pdf", "application/json"])
+def test_a_pdf_that_the_caller_has_is_not_drawn_again(
+    company: Company, session: Any, monkeypatch: pytest.MonkeyPatch, whole: bool, accept: str
+) -> None:
+    asked = path(session, doc_type="pdf")
+    if whole:
+        asked = f"/invoices/test/status/{session.reference_number}/upo?docType=pdf"
+    tag = company.get(asked, headers={"Accept": accept}).headers["ETag"]
+
+    def draw(*_: Any, **__: Any) -> bytes:
+        raise AssertionError("it is drawn")
+
+    monkeypatch.setattr(fetch, "render_upo", draw)
+    answer = company.get(asked, headers={"Accept": accept, "If-None-Match": tag})
+    assert (answer.status_code, answer.data) == (304, b"")
+    assert answer.headers["ETag"] == tag
 
 
 @pytest.mark.parametrize("doc_type", ["xml", "pdf"])

@@ -318,6 +318,22 @@ class TestSessions:
         assert "Page 1 of 2" in text
         assert "Finished, some rejected" in text
 
+    def test_a_duplicate_whose_original_s_session_ksef_does_not_name(
+        self, service: Service, company: Company, control: Control, database: Any
+    ) -> None:
+        session = asked(service, control, company, invoices=[{"status": 440}])
+        [(number,)] = database.execute(
+            "UPDATE kept_invoices"
+            " SET status = status #- '{extensions,originalSessionReferenceNumber}'"
+            " RETURNING status #>> '{extensions,originalKsefNumber}'"
+        )
+
+        answer = company.get(f"/console/test/sessions/{session.reference_number}?lang=en")
+
+        assert answer.status_code == 200
+        assert f"Repeats {number}" in text_of(answer)
+        assert "sent in session" not in text_of(answer)
+
     def test_only_accepted_invoices_have_a_upo(
         self, service: Service, company: Company, control: Control
     ) -> None:

@@ -22,6 +22,8 @@ from tests.faults.conftest import BOTH, ENDPOINTS, GRACE, NIP, TIMING, Asker, Lo
 from tests.journeys.conftest import RunningService
 from tests.rows import SYNCED, one_connection
 
+pytestmark = pytest.mark.slow
+
 # KSeF may take its time, so that PostgreSQL can fail meanwhile.
 PATIENT = replace(TIMING, ksef_call=6.0, request=12.0)
 Ask = Callable[[], dict[str, HttpAnswer]]

@@ -184,6 +184,7 @@ TABLE = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.fault(30)
 @pytest.mark.parametrize(("trouble", "said"), TABLE)
 def test_table(
@@ -291,6 +292,7 @@ def test_simulation_is_409_also_for_what_is_stored_and_asks_nobody(
     assert control.calls() == []
 
 
+@pytest.mark.slow
 @pytest.mark.fault(1, 6)
 def test_three_replicas_share_one_breaker_and_one_probe(
     start: Callable[..., Any],

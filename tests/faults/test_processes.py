@@ -25,6 +25,8 @@ from tests.journeys.conftest import RunningService
 from tests.journeys.test_tokens_end_together import workers
 from tests.rows import OFFLINE
 
+pytestmark = pytest.mark.slow
+
 
 def wait_until(true: Callable[[], Any]) -> None:
     deadline = time.monotonic() + 10

@@ -250,7 +250,8 @@ def test_link_that_ended_is_not_asked(linked: Asker) -> None:
 def test_session_that_ksef_does_not_know(asker: Asker) -> None:
     asker.control.remove_session("test", asker.session.reference_number)
     answer = asker.ask("status")
-    assert_problem(answer, 404, "session_not_found", also={"ksef"})
+    told = answer.json["retryAfter"]  # it is of today
+    assert_problem(answer, 404, "session_not_found", retry_after=told, also={"ksef"})
     assert answer.json["ksef"]["code"] == 21173
     assert len(asker.calls()) == 1
     assert not any(asker.linked())

@@ -17,6 +17,8 @@ from tests.journeys.conftest import RunningService
 from tests.rows import add_synced
 from tests.service import PASSWORD, Company
 
+pytestmark = pytest.mark.slow
+
 PATIENCE = 15  # seconds, for what the browser does by itself
 PHONE = {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True}
 DESKTOP = {"width": 1280, "height": 900, "deviceScaleFactor": 1, "mobile": False}

@@ -18,6 +18,8 @@ from tests.pages import EXAMPLES
 from tests.rows import offline_sessions, synced_sessions
 from tests.service import PASSWORD, Company
 
+pytestmark = pytest.mark.slow
+
 NIP = "5265877635"
 CLIENTS = {
     "session.py": [sys.executable],

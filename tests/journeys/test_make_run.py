@@ -105,6 +105,7 @@ def test_each_line_does_what_its_title_says(page: str, tmp_path: Path) -> None:
     assert '"openapi"' in found("The API")
 
 
+@pytest.mark.slow
 def test_the_console_leads_to_a_upo(page: str, browser: Any) -> None:
     """The steps of README's *Try it*, in a browser."""
     [user, password] = re.findall(r"user +(\S+)  password (\S+)", page)[0]

@@ -19,6 +19,8 @@ from tests.pages import EXAMPLES
 from tests.rows import add_offline, add_synced, offline_sessions, synced_sessions
 from tests.service import PASSWORD, Company
 
+pytestmark = pytest.mark.slow
+
 NIP = "5265877635"
 PLACE = ("--nip", NIP, "--environment", "test")
 KEPT = ("kept_invoices", "kept_sessions", "kept_refusals", "upos")

@@ -30,7 +30,7 @@ from tests.service import Company
 NIP = "5265877635"
 NGINX = shutil.which("nginx", path="/usr/sbin:/usr/local/sbin:/usr/bin:/usr/local/bin")
 CALLERS = 6
-pytestmark = pytest.mark.skipif(NGINX is None, reason="needs nginx")
+pytestmark = [pytest.mark.skipif(NGINX is None, reason="needs nginx"), pytest.mark.slow]
 
 
 @pytest.fixture

@@ -387,6 +387,7 @@ def out_of_reach(base: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return base / "ksef-proxy-postgres-1.2.3"
 
 
+@pytest.mark.slow
 @as_root
 def test_binaries_out_of_reach_are_copied_once(base: Path, out_of_reach: Path) -> None:
     with postgres.start(base / "pg", durable=False) as server:
@@ -398,6 +399,7 @@ def test_binaries_out_of_reach_are_copied_once(base: Path, out_of_reach: Path) -
     assert {path.name for path in base.iterdir()} == {"pg", "root", out_of_reach.name}
 
 
+@pytest.mark.slow
 @as_root
 @pytest.mark.parametrize("trap", ["link", "dangling link", "foreign folder"])
 def test_what_another_user_laid_out_is_refused(base: Path, out_of_reach: Path, trap: str) -> None:

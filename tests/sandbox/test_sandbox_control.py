@@ -12,6 +12,7 @@ from datetime import date, datetime, timedelta
 from urllib.parse import urlsplit
 
 import pytest
+import requests
 
 from sandbox import identifiers, server
 from sandbox.app import create_app
@@ -340,3 +341,41 @@ def test_it_runs_on_its_own(download):
         process.send_signal(signal.SIGTERM)
         _, errors = process.communicate(timeout=10)
     assert (process.returncode, errors) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "said"),
+    [
+        ("POST", "clock", {"advance": 1e300}, "so many seconds lead beyond the calendar"),
+        ("PATCH", "settings", {"limits": {"other": [1]}}, "limits: other needs three numbers"),
+        ("PATCH", "settings", {"limits": 5}, "Expected `object`, got `int` - at `$.limits`"),
+        ("PATCH", "settings", {"upoPageSize": 0}, "`$.upoPageSize`"),
+        ("PATCH", "settings", {"clockRate": -1}, "`$.clockRate`"),
+        ("POST", "test/sessions", {"nip": NIP, "dateCreated": "x"}, "dateCreated: a date and time"),
+        ("POST", "test/sessions", {"nip": NIP, "invoices": -1}, "`$.invoices`"),
+        ("POST", "test/certificates", {"nip": NIP, "certificate": "x"}, "certificate: a certif"),
+        ("POST", "test/bearers/expire", {"kind": "x"}, "`$.kind`"),
+        ("POST", "faults", {"fault": {"status": "abc"}}, "`$.status`"),
+        ("POST", "faults", {"fault": {"status": 9999}}, "`$.status`"),
+        ("POST", "faults", {"fault": {"status": 500, "headers": 5}}, "`$.headers`"),
+        ("POST", "faults", {"fault": {"status": 500, "headers": {"a": "b\nc"}}}, "`$.headers"),
+        ("POST", "faults", {"fault": {"kind": "ksef-error", "code": "x"}}, "`$.code`"),
+        ("POST", "faults", {"fault": {"kind": "hang", "seconds": "x"}}, "`$.seconds`"),
+        ("POST", "faults", {"fault": {"kind": "set-field", "field": 5}}, "`$.field`"),
+        ("POST", "faults", {"fault": {"kind": "reset", "tims": 5}}, "`tims`"),
+        ("POST", "faults", {"fault": {"kind": "reset"}, "times": 0}, "`$.times`"),
+    ],
+)
+def test_a_wrong_order_is_told_in_words_with_its_field(sandbox, method, path, body, said):
+    answer = requests.request(method, f"{sandbox.url}/_sandbox/{path}", json=body, timeout=10)
+    assert answer.status_code == 400
+    assert said in answer.json()["error"]
+
+
+def test_a_fault_that_does_not_fit_the_answer_says_so(client, control):
+    control.fault("set-field", field="status.code.x", value=1)
+    answer = client.get("/rate-limits")
+    assert answer.status_code == 500
+    assert answer.json() == {
+        "error": "fault set-field status.code.x: the answer to this call has no such."
+    }

@@ -241,6 +241,7 @@ def test_each_label_but_the_names_is_in_english_too() -> None:
     assert polish - vars(EnglishLabels).keys() == {"system", "test"}
 
 
+@pytest.mark.slow
 @pytest.mark.fault(34)
 def test_ten_thousand_documents_keep_all_numbers_and_hashes_whole() -> None:
     sample = samples.upo(count=10_000)

@@ -1,6 +1,7 @@
 """A company logs in to KSeF with its stored credential, and out."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -16,9 +17,9 @@ from app.services.login.tokens import (
     LEASE,
     active_row,
     attempts,
-    end_unstored,
     learn_limits,
     live_refresh_token,
+    never_unknown,
     sealed_columns,
 )
 from app.services.operators import audit
@@ -61,16 +62,14 @@ def log_in(account: Account, *, by_operator: bool = False) -> KsefSession:
 def _log_in(account: Account, lease: Lease, by_operator: bool) -> None:
     with credentials.refusal_noted(account, lease, repeat=not by_operator):
         method, tokens = credentials.log_in(account)
-    with account.db.transaction() as connection:
+    with never_unknown(account, tokens), account.db.transaction() as connection:
         audit.note(connection, What.KSEF_LOGIN, **account.columns, detail=method)
-        stored = lease.holds(connection)
+        stored = lease.holds(connection) and queries.put_session(
+            connection, **account.columns, method=method, **sealed_columns(account, tokens)
+        )
         if stored:
-            queries.put_session(
-                connection, **account.columns, method=method, **sealed_columns(account, tokens)
-            )
             queries.clear_refusal(connection, **account.columns)
     if not stored:
-        end_unstored(account, tokens)
         return
     telemetry.info("logged in to KSeF", **account.log_fields)
     learn_limits(account)
@@ -94,20 +93,29 @@ def log_out(account: Account) -> None:
     a call to KSeF raises, and Unavailable where the tokens do not open: the session stays.
     """
     active_row(account)
-    with clock.within(account.timing.request), account.places.one(account.company_nip):
-        for _ in attempts(account):
-            with try_lease(account, LEASE) as lease:
-                if lease:
-                    _log_out(account)
-                    return
+    places = account.places.one(account.company_nip)
+    with clock.within(account.timing.request), places, alone(account) as lease:
+        end(account, lease)
 
 
-def _log_out(account: Account) -> None:
+@contextmanager
+def alone(account: Account) -> Iterator[Lease]:
+    """The lease of logins, renewals and logouts, for the block; waited for as in `attempts`."""
+    for _ in attempts(account):
+        with try_lease(account, LEASE) as lease:
+            if lease:
+                yield lease
+                return
+
+
+def end(account: Account, lease: Lease) -> None:
+    """As `log_out`, for whoever has the lease."""
     row = active_row(account)
     if row.refresh_token_left.total_seconds() > 0:
         _revoke(account, live_refresh_token(account, row))
     with account.db.transaction() as connection:
-        queries.end_session(connection, **account.columns, version=row.version)
+        if lease.holds(connection):
+            queries.end_session(connection, **account.columns, version=row.version)
         audit.note(connection, What.KSEF_LOGOUT, **account.columns)
 
 

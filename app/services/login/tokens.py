@@ -13,6 +13,7 @@ or where they are wrong in one place, other replicas may have the key.
 import math
 import random
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from app import clock, errors, telemetry
@@ -159,23 +160,30 @@ def _renew_once(
     except errors.KsefFailure:
         account.db.run(queries.note_failed_renewal, **account.columns, version=row.version)
         raise
-    with account.db.transaction() as connection:
+    with never_unknown(account, tokens), account.db.transaction() as connection:
         if tokens:
             audit.note(connection, What.KSEF_SILENT_LOGIN, **account.columns, detail=method)
-        stored = lease.holds(connection) and queries.renew_session(
-            connection, **account.columns, version=row.version, **renewed
-        )
-    if tokens and not stored:
-        end_unstored(account, tokens)
+        if lease.holds(connection):
+            queries.renew_session(connection, **account.columns, version=row.version, **renewed)
     learn_limits(account)
 
 
-def end_unstored(account: Account, tokens: Tokens) -> None:
-    """Revoke a session that came too late to be stored, since nobody else knows of it."""
+@contextmanager
+def never_unknown(account: Account, tokens: Tokens | None) -> Iterator[None]:
+    """Store the tokens of a login in the block. If they are not, their session is revoked.
+
+    The row tells it, even where the block failed: its commit may have been made all the same.
+    """
     try:
-        login.revoke(account.http, tokens.refresh.value)
-    except errors.KsefFailure:
-        telemetry.warning("a KSeF session that was not stored lives on", **account.log_fields)
+        yield
+    finally:
+        try:
+            row = account.db.run(queries.get_session, **account.columns) if tokens else None
+            known = account.opened(row.refresh_token, "refresh token") if row else None
+            if tokens and known != tokens.refresh.value:
+                login.revoke(account.http, tokens.refresh.value)
+        except errors.ProxyError:
+            telemetry.warning("a KSeF session that may be unknown lives on", **account.log_fields)
 
 
 def _refreshed(account: Account, row: Any) -> dict[str, Any] | None:

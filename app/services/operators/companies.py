@@ -1,5 +1,6 @@
 """Removing a company: what it has in the database, and how that is deleted."""
 
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 from app import clock, errors
@@ -10,6 +11,8 @@ from app.errors import OperatorError
 from app.service import Service
 from app.services.login import session
 from app.services.operators import audit, purge
+from app.services.replicas.leases import Lease
+from app.settings import ENVIRONMENTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +48,21 @@ def remove(service: Service, nip: str) -> list[str]:
     again goes on. Returns the environments whose KSeF session could not be revoked at KSeF; raises
     OperatorError as `holdings` does.
     """
-    had = holdings(service.db, nip)
-    not_revoked = [name for name in had.logged_in if not _revoked(service.account(nip, name))]
-    with service.db.transaction() as connection:
+    with ExitStack() as held:
+        # Nobody logs in meanwhile.
+        accounts = {name: service.account(nip, name) for name in ENVIRONMENTS}
+        leases = {
+            name: held.enter_context(session.alone(account)) for name, account in accounts.items()
+        }
+        had = holdings(service.db, nip)
+        not_revoked = [name for name in had.logged_in if not _revoked(accounts[name], leases[name])]
+        _delete(service.db, nip, had)
+    purge.delete(service.db, company_nip=nip)
+    return not_revoked
+
+
+def _delete(db: Database, nip: str, had: Holdings) -> None:
+    with db.transaction() as connection:
         for remove_from in (
             queries.remove_sessions,
             queries.remove_credentials,
@@ -66,15 +81,13 @@ def remove(service: Service, nip: str) -> list[str]:
             detail=f"{had.users} users, {had.credentials} credentials, {had.answers} answers, "
             f"{had.upos} UPOs",
         )
-    purge.delete(service.db, company_nip=nip)
-    return not_revoked
 
 
-def _revoked(account: Account) -> bool:
+def _revoked(account: Account, lease: Lease) -> bool:
     """Whether KSeF has ended the session; it is forgotten here in any case."""
     try:
         with clock.within(account.timing.request):
-            session.log_out(account)
+            session.end(account, lease)
     except errors.ProxyError:
         return False
     return True

@@ -41,6 +41,10 @@ class _Work:
     invoice_numbers: Sequence[str] | None = None
 
 
+_Part = tuple[list[str], list[tuple[str, str]], _Work]
+"""KSeF numbers, offline rows as (reference, invoice number), and the work that has only these."""
+
+
 def link(account: Account, reference_number: str, invoices: Sequence[Invoice]) -> Linked:
     """Write the session into the company's rows of these invoices, and commit.
 
@@ -95,18 +99,26 @@ def _linked(account: Account, work: _Work) -> tuple[_Before, _Before]:
 def _around_vetoes(account: Account, work: _Work) -> tuple[_Before, _Before]:
     """Link all rows but those that are vetoed, which are found by halving what is refused.
 
-    After _MOST_VETOES it gives up the rest: then the rule is no matter of single rows.
+    After _MOST_VETOES in a table it gives up the rest of that table: then the rule is no matter of
+    single rows.
     """
-    synced, offline = _Before(), _Before()
     where = {**account.columns, "session_reference_number": work.session}
     rows = account.db.rows(queries.unlinked_offline, **where, reference_numbers=work.references)
     pairs = [(row.ksef_reference_number, row.invoice_number) for row in rows]
-    left = [_part(work, sorted(map(str, work.ksef_numbers)), []), _part(work, [], pairs)]
+    synced, _ = _halved(account, _part(work, sorted(map(str, work.ksef_numbers)), []))
+    _, offline = _halved(account, _part(work, [], pairs))
+    return synced, offline
+
+
+def _halved(account: Account, whole: _Part) -> tuple[_Before, _Before]:
+    """Link the rows of one table but those that are vetoed."""
+    synced, offline = _Before(), _Before()
+    left = [whole]
     vetoes = 0
     while left and vetoes < _MOST_VETOES:
-        numbers, pairs, part = left.pop()
+        numbers, pairs, work = left.pop()
         try:
-            more = _linked(account, part)
+            more = _linked(account, work)
         except errors.Vetoed:
             half = max(len(numbers), len(pairs)) // 2
             if half:
@@ -121,14 +133,12 @@ def _around_vetoes(account: Account, work: _Work) -> tuple[_Before, _Before]:
         telemetry.warning(
             "rows were left unlinked: too many of them are vetoed",
             **account.log_fields,
-            session=work.session,
+            session=whole[2].session,
         )
     return synced, offline
 
 
-def _part(
-    work: _Work, numbers: list[str], pairs: list[tuple[str, str]]
-) -> tuple[list[str], list[tuple[str, str]], _Work]:
+def _part(work: _Work, numbers: list[str], pairs: list[tuple[str, str]]) -> _Part:
     """Of the work only these KSeF numbers, and offline rows (reference, invoice number)."""
     part = replace(
         work,

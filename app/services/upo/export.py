@@ -129,7 +129,7 @@ class _Folder:
         self._put(xml, found.content)
         pdf_name, pdf = xml.removesuffix("xml") + "pdf", b""
         try:
-            pdf = fetch.drawn(account, found.content, digest, verdict)
+            pdf = fetch.drawn(account.environment, found.content, digest, verdict)
             self._put(pdf_name, pdf)
         except errors.KsefInvalidResponse:
             pdf_name = ""

@@ -2,6 +2,7 @@
 
 import hashlib
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 from app import errors, telemetry
@@ -22,14 +23,42 @@ DocType = Literal["xml", "pdf"]
 _PDF = b"%PDF-"
 
 
-@dataclass(frozen=True, slots=True)
+_MOST_HASHES = 10_000
+_hashes: dict[tuple[str, str, Verdict], str] = {}  # of PDFs, so that they need not be drawn again
+
+
+@dataclass(frozen=True)
 class UpoFile:
-    """A UPO as the caller gets it; `sha256` (hexadecimal) is that of `content`."""
+    """A UPO as the caller gets it, from the document as KSeF sent it, `source`."""
 
     doc_type: DocType
-    content: bytes
-    sha256: str
+    source: bytes
     signature: Verdict
+    environment: str
+
+    @cached_property
+    def content(self) -> bytes:
+        """The file; a PDF is drawn here, unless KSeF sent one. May raise KsefInvalidResponse."""
+        if self.doc_type == "xml" or self.source.startswith(_PDF):
+            return self.source
+        pdf = drawn(self.environment, self.source, self._sha256_of_source, self.signature)
+        if len(_hashes) >= _MOST_HASHES:
+            _hashes.clear()
+        _hashes[self._key] = hashlib.sha256(pdf).hexdigest()
+        return pdf
+
+    @cached_property
+    def sha256(self) -> str:
+        """That of `content`, in hexadecimal. Of a PDF that was drawn before it is known."""
+        return _hashes.get(self._key) or hashlib.sha256(self.content).hexdigest()
+
+    @cached_property
+    def _sha256_of_source(self) -> str:
+        return hashlib.sha256(self.source).hexdigest()
+
+    @property
+    def _key(self) -> tuple[str, str, Verdict]:
+        return f"{self.doc_type} {self._sha256_of_source}", self.environment, self.signature
 
 
 def fetch_upo(
@@ -42,11 +71,13 @@ def fetch_upo(
     """
     telemetry.answered_from("store")
     name = UpoName(reference_number, ksef_number=ksef_number)
-    document = archive.find(account, name, doc_type)
-    if document is None:
-        not_found.repeat(account, name.question)
-        document = _fetch_for_caller(account, name)
-        archive.note_download(account, name, doc_type)
+    found = archive.find(account, name, doc_type)
+    outages.refuse(found if found.message is not None else None)
+    if found.content is not None:
+        return _as_file(account, name, archive.archived(found), doc_type)
+    not_found.raise_again(account, found if found.code is not None else None)
+    document = _fetch_for_caller(account, name)
+    archive.note_download(account, name, doc_type)
     return _as_file(account, name, document, doc_type)
 
 
@@ -231,27 +262,20 @@ def _check_belongs(upo: Upo, account: Account, name: UpoName) -> None:
 def _as_file(account: Account, name: UpoName, archived: ArchivedUpo, doc_type: DocType) -> UpoFile:
     """The document in the format asked for: KSeF's XML unchanged, or a PDF drawn from it.
 
-    A document that is a PDF already is returned as it is; KsefInvalidResponse if XML is asked for.
+    Raises UpoIntegrity if its signature is broken, and KsefInvalidResponse if XML is asked for and
+    KSeF sent a PDF.
     """
     document = archived.content
     verdict = archived.signature or signature.of_archived(account, name, document)
     signature.refuse_if_broken(verdict)
-    sha256 = hashlib.sha256(document).hexdigest()
-    if document.startswith(_PDF):
-        if doc_type != "pdf":
-            raise errors.KsefInvalidResponse("KSeF sent a PDF instead of the UPO's XML.")
-        return UpoFile("pdf", document, sha256, verdict)
-    if doc_type == "xml":
-        return UpoFile("xml", document, sha256, verdict)
-    pdf = drawn(account, document, sha256, verdict)
-    return UpoFile("pdf", pdf, hashlib.sha256(pdf).hexdigest(), verdict)
+    if document.startswith(_PDF) and doc_type != "pdf":
+        raise errors.KsefInvalidResponse("KSeF sent a PDF instead of the UPO's XML.")
+    return UpoFile(doc_type, document, verdict, account.environment)
 
 
-def drawn(account: Account, xml: bytes, sha256: str, verdict: Verdict) -> bytes:
+def drawn(environment: str, xml: bytes, sha256: str, verdict: Verdict) -> bytes:
     """The PDF of an archived UPO, with what was found out about its signature."""
-    return render_upo(
-        parse_upo(xml), xml_sha256=sha256, signature=verdict, environment=account.environment
-    )
+    return render_upo(parse_upo(xml), xml_sha256=sha256, signature=verdict, environment=environment)
 
 
 def render(xml: bytes, *, language: str) -> bytes:

@@ -22,7 +22,7 @@ from app.service import Service
 from app.services.login import credentials, tokens
 from app.services.login import session as login
 from app.services.login.tokens import AccessToken
-from app.services.operators import quotas
+from app.services.operators import companies, quotas
 from app.services.replicas import quota
 from tests.service import Company
 
@@ -1315,6 +1315,85 @@ def test_status_check_beside_a_logout_is_answered_or_told(
     assert row(database) is None
     assert live_at_ksef(control) == -1
     assert ask_told(ask) == "no_active_ksef_session"
+
+
+@pytest.fixture
+def unwritable_sessions(database: Any) -> Iterator[None]:
+    """The database takes no new tokens."""
+    database.execute(
+        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS"
+        " $$ BEGIN RAISE EXCEPTION 'no tokens today'; END $$;"
+        " CREATE TRIGGER refuse BEFORE INSERT OR UPDATE OF version ON ksef_sessions"
+        " FOR EACH ROW EXECUTE FUNCTION refuse()"
+    )
+    yield
+    database.execute("DROP FUNCTION refuse CASCADE")
+
+
+@pytest.mark.fault(41)
+def test_login_that_cannot_be_stored_is_ended(
+    control: Any, service: Service, ksef_token: str, unwritable_sessions: None
+) -> None:
+    control.clear_calls()
+    with pytest.raises(errors.Unavailable):
+        login.log_in(here(service))
+    assert control.call_counts()[REDEEM] == 1
+    assert live_at_ksef(control) == 0
+
+
+@pytest.mark.fault(41)
+def test_silent_login_that_cannot_be_stored_is_ended(
+    database: Any, control: Any, service: Service, company: Company, unwritable_sessions: None
+) -> None:
+    let_refresh_token_end(database)
+    control.clear_calls()
+    with pytest.raises(errors.Unavailable):
+        AccessToken(here(service)).access_token()
+    assert control.call_counts()[REDEEM] == 1
+    assert live_at_ksef(control) == 0
+
+
+@pytest.mark.fault(41)
+def test_company_removed_beside_a_login_leaves_no_session(
+    database: Any, control: Any, service: Service, ksef_token: str
+) -> None:
+    control.clear_calls()
+    removed = threading.Thread(target=lambda: companies.remove(service, NIP))
+    while_ksef_thinks(
+        control, "/auth/token/redeem", lambda: login.log_in(here(service)), removed.start
+    )
+    removed.join(20)
+    assert row(database) is None
+    assert live_at_ksef(control) == 0
+
+
+@pytest.mark.fault(41)
+def test_login_with_a_credential_that_is_removed_meanwhile_leaves_no_session(
+    database: Any, control: Any, service: Service, ksef_token: str
+) -> None:
+    control.clear_calls()
+    told = while_ksef_thinks(
+        control,
+        "/auth/token/redeem",
+        lambda: login.log_in(here(service)),
+        lambda: database.execute("DELETE FROM ksef_credentials"),
+    )
+    assert told == "no_ksef_credential"
+    assert live_at_ksef(control) == 0
+
+
+@pytest.mark.fault(41)
+def test_logout_that_comes_late_spares_a_newer_session(
+    database: Any, control: Any, service: Service, company: Company
+) -> None:
+    def begin_anew() -> None:
+        database.execute("DELETE FROM leases; DELETE FROM ksef_sessions")
+        login.log_in(here(service))
+
+    while_ksef_thinks(
+        control, "/auth/sessions/current", lambda: login.log_out(here(service)), begin_anew
+    )
+    assert row(database) is not None
 
 
 def ask_told(ask: Callable[[], Any]) -> Any:

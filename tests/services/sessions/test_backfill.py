@@ -9,7 +9,7 @@ import pytest
 from flask import Flask
 
 from app import errors
-from app.ksef import limits
+from app.ksef import client, limits
 from app.services import outages
 from app.services.sessions import backfill
 from app.services.upo.fetch import archive_upos
@@ -56,14 +56,15 @@ def test_link_walks_ksef_s_list_and_links_everything(
     assert asking.counts() == {SESSIONS: 2}, "what is final is not asked for again"
 
 
-def test_link_pages_through_a_long_list(asking: Asking) -> None:
-    for _ in range(1003):
+def test_link_pages_through_a_long_list(asking: Asking, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "PAGE_SIZE", 10)  # KSeF's least
+    for _ in range(13):
         asking.control.seed_session("test", asking.account.company_nip, invoices=0)
     asking.counts()
     summary = backfill.link_history(asking.account, silent)
-    assert (summary.seen, summary.done) == (1003, 1003)
+    assert (summary.seen, summary.done) == (13, 13)
     counts = asking.counts()
-    assert (counts[SESSIONS], counts[STATUS]) == (3, 1003), "each of them once"
+    assert (counts[SESSIONS], counts[STATUS]) == (3, 13), "each of them once"
 
 
 def test_link_broken_off_goes_on_where_it_was(asking: Asking, history: list[Any]) -> None:

@@ -63,7 +63,9 @@ def test_final_answer_is_never_asked_for_again(asking: Asking, database: Any) ->
         first,
         checked_at=again.checked_at,
         asked_at=again.asked_at,
-        invoices=wire.decode(list[Invoice], wire.to_json(first.invoices)),
+        invoices=wire.decode(
+            list[Invoice], "[" + ",".join(map(wire.to_json, first.invoices)) + "]"
+        ),
         session=wire.decode(Session, wire.to_json(first.session)),
     )
     assert synced_sessions(database, asking.account) == {
@@ -111,6 +113,36 @@ def test_unknown_error_that_ends_well_is_listed_and_linked(asking: Asking) -> No
     assert set(synced_sessions(asking.database, asking.account).values()) == {
         session.reference_number
     }
+
+
+def test_unknown_error_that_version_0_1_0_kept_as_final_may_end_well(asking: Asking) -> None:
+    """It marked every 500 as final. The good end is stored all the same, and asked for once."""
+    session = asking.seed(kind="batch", invoices=2)
+    answer_once(asking, "status.code", 500)
+    answer_once(asking, "status.code", 500)
+    assert asking.check(session).session.status.code == 500
+    asking.database.execute("UPDATE kept_sessions SET final = true")
+    asking.control.clear_faults()
+    asking.age(3600)
+    assert asking.check(session).session.status.code == 200
+    asking.counts()
+    asking.age(86400 * 2)
+    answer = asking.check(session)
+    assert (answer.final, answer.session.status.code) == (True, 200)
+    assert asking.counts() == {}
+
+
+def test_unknown_error_that_version_0_1_0_kept_as_final_is_not_asked_after_by_every_check(
+    asking: Asking,
+) -> None:
+    session = asking.seed(kind="batch", state="failed", code=500)
+    asking.check(session)
+    asking.database.execute("UPDATE kept_sessions SET final = true")
+    asking.age(3600)
+    asking.counts()
+    for _ in range(3):
+        assert asking.check(session).session.status.code == 500
+    assert asking.counts() == {STATUS: 1}
 
 
 def forget(asking: Asking, path: str, times: int | None = None) -> None:

@@ -266,6 +266,18 @@ def test_a_rule_against_every_row_is_given_up_in_time(
     assert time.monotonic() - began < 20
 
 
+@pytest.mark.parametrize("table", [SYNCED, OFFLINE])
+def test_a_rule_against_every_row_of_one_table_holds_up_no_row_of_the_other(
+    database: Any, service: Service, no_veto: None, table: str
+) -> None:
+    invoices = [accepted(number(i), i) for i in range(1, 201)]
+    add_synced(database, HERE, [i.ksef_number for i in invoices])
+    add_offline(database, HERE, [i.reference_number for i in invoices])
+    refusing(database, table, "true", "RAISE EXCEPTION 'never'")
+    linked = link(service.account(*HERE), SESSION, invoices)
+    assert linked == (Linked(0, 200) if table == SYNCED else Linked(200, 0))
+
+
 def test_duplicate_without_its_original_links_nothing(database: Any, service: Service) -> None:
     add_synced(database, HERE, [number("original")])
     unnamed = structs.replace(
