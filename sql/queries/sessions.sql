@@ -184,7 +184,7 @@ WHERE company_nip = :company_nip
 -- Returns how many sessions were stored: one or none.
 -- changed, listed: whether it differs from the stored one, and whether its invoices were listed.
 -- invoices: those that are new or differ, as a JSON list, as KSeF told them; invoice_links: the sealed download link of
--- each, or null; gone: those that KSeF's list does not hold any more. What has no column of its own stands in `more`.
+-- each in Base64, or null, as a JSON list (10,000 bytea are four times as much work for us); gone: those that KSeF's list does not hold any more. What has no column of its own stands in `more`.
 -- A 404 that is remembered for the question is forgotten.
 WITH forgotten AS (
     DELETE FROM kept_refusals
@@ -239,9 +239,11 @@ WITH forgotten AS (
         (told ->> 'acquisitionDate')::timestamptz,
         told -> 'status',
         told - ARRAY['referenceNumber', 'ordinalNumber', 'invoiceNumber', 'ksefNumber', 'acquisitionDate', 'status'],
-        link
+        decode(link, 'base64')
     FROM stored
-    CROSS JOIN ROWS FROM (jsonb_array_elements(:invoices::jsonb), unnest(:invoice_links::bytea[])) AS given (told, link)
+    CROSS JOIN ROWS FROM (
+        jsonb_array_elements(:invoices::jsonb), jsonb_array_elements_text(:invoice_links::jsonb)
+    ) AS given (told, link)
     ON CONFLICT (company_nip, environment, session_reference_number, reference_number) DO UPDATE SET
         ordinal_number = excluded.ordinal_number,
         invoice_number = excluded.invoice_number,

@@ -170,14 +170,13 @@ def save(account: Account, new: Snapshot, old: Snapshot | None) -> None:
     A final one that was incomplete is replaced by the same one, completed.
     """
     completes = old is not None and old.final and old.incomplete
-    known = {one.reference_number: wire.to_json(one) for one in old.invoices} if old else {}
-    told = {one.reference_number: wire.to_json(one) for one in new.invoices}
+    known = {one.reference_number: one for one in old.invoices} if old else {}
     changed = [
         one
         for one in new.invoices
-        if completes or known.get(one.reference_number) != told[one.reference_number]
+        if completes or known.get(one.reference_number) != wire.without_links(one)
     ]
-    gone = list(known.keys() - told.keys())
+    gone = list(known.keys() - {one.reference_number for one in new.invoices})
     session = wire.to_json(new.session)
     stored = account.db.run(
         queries.put_session,
@@ -191,8 +190,8 @@ def save(account: Account, new: Snapshot, old: Snapshot | None) -> None:
         completes=completes,
         changed=old is None or bool(changed or gone) or wire.to_json(old.session) != session,
         listed=new.listed,
-        invoices=f"[{','.join(told[one.reference_number] for one in changed)}]",
-        invoice_links=[_sealed_link(account, one) for one in changed],
+        invoices=wire.to_json(changed),
+        invoice_links=msgspec.json.encode([_sealed_link(account, one) for one in changed]).decode(),
         gone=gone,
     )
     if old and not stored and not completes:  # a newer one is, or the old one was purged meanwhile
@@ -234,8 +233,8 @@ def _sealed_links(account: Account, snapshot: Snapshot) -> bytes | None:
     return account.seal(msgspec.json.encode(links).decode(), _LINKS)
 
 
-def _link(url: str | None, valid_until: datetime | None) -> tuple[str, str] | None:
-    return (url, valid_until.isoformat()) if url and valid_until else None
+def _link(url: str | None, valid_until: datetime | None) -> tuple[str, datetime] | None:
+    return (url, valid_until) if url and valid_until else None
 
 
 def _where(account: Account, reference_number: str) -> dict[str, str]:
