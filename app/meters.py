@@ -5,8 +5,9 @@ each of them can report the sums. Figures that all replicas have in common come 
 instead (`app.services.operators.figures`). No label names a company, an invoice or a user.
 """
 
+import struct
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from time import perf_counter
 
 from prometheus_client import (
@@ -20,9 +21,10 @@ from prometheus_client import (
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
-from app import errors
+from app import clock, errors
 
 PREFIX = "ksef_proxy"
+_TRIES = 5
 _METHODS = frozenset({"GET", "HEAD", "OPTIONS", "POST", "PUT", "DELETE", "PATCH"})
 OF_THIS_PROCESS = CollectorRegistry()
 disable_created_metrics()
@@ -188,4 +190,8 @@ def exposition(shared: Collector) -> bytes:
         MultiProcessCollector(registry)
     except ValueError:  # no shared folder: this process is the only one
         registry.register(OF_THIS_PROCESS)
+    for _ in range(_TRIES):
+        with suppress(struct.error):  # a worker that starts has not filled its file yet
+            return generate_latest(registry)
+        clock.sleep(0.02)
     return generate_latest(registry)

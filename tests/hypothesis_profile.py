@@ -5,7 +5,10 @@ from typing import Any
 from hypothesis import HealthCheck, Phase, settings
 
 FUZZ = "fuzz"
-settings.register_profile(FUZZ, print_blob=True)
+settings.register_profile(FUZZ, print_blob=True, deadline=None)
+# A test on a busy machine may take long; what must be quick is measured in bench/.
+settings.register_profile("suite", deadline=None)
+settings.load_profile("suite")
 
 
 def fuzzing() -> bool:

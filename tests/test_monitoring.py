@@ -4,10 +4,12 @@ import json
 import re
 import shutil
 import subprocess
+import threading
 from pathlib import Path
 
 import pytest
 import yaml
+from prometheus_client import CollectorRegistry
 
 from app import meters
 from app.services.operators.figures import HELP
@@ -96,3 +98,14 @@ def test_promtool_parses_every_panel(tmp_path: Path) -> None:
     file.write_text(yaml.safe_dump({"groups": [{"name": "panels", "rules": rules}]}))
     done = run("promtool", "check", "rules", file)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_worker_that_starts_does_not_spoil_the_metrics(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its file is empty for a moment."""
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
+    begun = tmp_path / "counter_1.db"
+    begun.touch()
+    threading.Timer(0.03, begun.unlink).start()
+    assert meters.exposition(CollectorRegistry()) == b""

@@ -27,7 +27,7 @@ class Company:
     """
 
     bearers: list[str] = field(default_factory=lambda: ["access", "refreshed", "logged in"])
-    units: int = 1000
+    units: int = 1_000_000
     down: errors.KsefFailure | None = None
     noted: list[object] = field(default_factory=list)
 
