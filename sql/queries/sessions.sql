@@ -1,73 +1,76 @@
--- name: look(company_nip, environment, reference_number, question, form, tags, look_every)^
--- What decides how a check of a session is answered. One row always.
--- message, starts_at, ends_at: the simulation that is active (as `active_simulation`), or null.
--- code, detail, ksef, may_come, left_for: a 404 that is remembered for the question, or null.
--- final: null where no answer is kept; tag: of its body in this form; age: in seconds.
+-- name: look(company_nip, environment, reference_number, form, tags, look_every)^
+-- What decides how a check of a session is answered. One row always. Planning it takes longer than running it, and each
+-- table that is named costs: what is seldom needed is left to statements of its own.
+-- is_simulated: `active_simulations` has a simulation for the company.
+-- final: null where no answer is kept; age: in seconds. tag: of its body in this form; body: compressed, null for a
+-- caller who has it: one of the `tags` is its own, or `*`.
 -- unlinked: a row of the company is to be linked to the session. This is what linking would find, and cheaper. Each number
 -- is looked up by its key, whatever the planner knows of the tables: joined without statistics, 10,000 numbers take 20 s.
 -- BETWEEN and ORDER BY are there for that: without statistics `=` costs the same by any index that begins with the company,
--- while a range of rows seems long, and only the key gives them in order.
+-- while a range of rows seems long, and only the key gives them in order. coalesce() keeps it long: from statistics by
+-- which all rows are linked to this session, none would be expected to differ, and the whole table be read for each number.
 -- A caller who has the answer of a big session already is spared the look for a while after the last one.
 SELECT
-    simulation.message, simulation.starts_at, simulation.ends_at,
-    refusal.code, refusal.detail, refusal.ksef, refusal.may_come,
-    extract(epoch FROM refusal.until - clock_timestamp())::float8 AS left_for,
+    EXISTS (
+        SELECT FROM outage_simulations
+        WHERE environment = :environment
+          AND environment <> 'prod'
+          AND (company_nip = :company_nip OR company_nip IS NULL)
+          AND starts_at <= now()
+          AND (ends_at IS NULL OR ends_at > now())
+    ) AS is_simulated,
     kept.final,
     CASE WHEN kept.body_form = :form THEN kept.body_tag END AS tag,
+    CASE WHEN kept.body_form = :form AND NOT ARRAY[kept.body_tag, '*'] && :tags THEN kept.body END AS body,
     extract(epoch FROM clock_timestamp() - kept.checked_at)::float8 AS age,
     caller.is_spared,
     CASE
         WHEN kept.final IS NULL OR caller.is_spared THEN false
         ELSE EXISTS (
-            SELECT FROM kept_invoices AS invoice
-            WHERE invoice.company_nip = :company_nip
-              AND invoice.environment = :environment
-              AND invoice.session_reference_number = :reference_number
-              AND (
-                  (
-                      invoice.status @> '{"code": 200}' AND (
-                          SELECT true FROM synced_invoices AS synced
-                          WHERE (synced.company_nip, synced.environment, synced.ksef_number)
-                                BETWEEN (:company_nip, :environment, invoice.ksef_number)
-                                AND (:company_nip, :environment, invoice.ksef_number)
-                            AND synced.session_reference_number IS DISTINCT FROM :reference_number
-                          ORDER BY synced.company_nip, synced.environment, synced.ksef_number
-                          LIMIT 1
-                      )
-                  ) OR (
-                      invoice.status @> '{"code": 440}'
-                      AND invoice.status #>> '{extensions,originalSessionReferenceNumber}' <> :reference_number AND (
-                          SELECT true FROM synced_invoices AS synced
-                          WHERE (synced.company_nip, synced.environment, synced.ksef_number)
-                                BETWEEN (:company_nip, :environment, invoice.status #>> '{extensions,originalKsefNumber}')
-                                AND (:company_nip, :environment, invoice.status #>> '{extensions,originalKsefNumber}')
-                            AND synced.session_reference_number IS NULL
-                          ORDER BY synced.company_nip, synced.environment, synced.ksef_number
-                          LIMIT 1
-                      )
-                  ) OR (
-                      SELECT true FROM offline_invoices AS offline
-                      WHERE (offline.company_nip, offline.environment, offline.ksef_reference_number)
-                            BETWEEN (:company_nip, :environment, invoice.reference_number)
-                            AND (:company_nip, :environment, invoice.reference_number)
-                        AND offline.session_reference_number IS DISTINCT FROM :reference_number
-                      ORDER BY offline.company_nip, offline.environment, offline.ksef_reference_number
-                      LIMIT 1
-                  )
-              )
+            SELECT FROM (
+                SELECT
+                    reference_number,
+                    status @> '{"code": 200}' AS is_accepted,
+                    coalesce(ksef_number, status #>> '{extensions,originalKsefNumber}') AS ksef_number,
+                    CASE WHEN status @> '{"code": 440}' THEN status #>> '{extensions,originalSessionReferenceNumber}' END
+                        AS original_session
+                FROM kept_invoices
+                WHERE company_nip = :company_nip
+                  AND environment = :environment
+                  AND session_reference_number = :reference_number
+            ) AS invoice
+            WHERE (
+                SELECT true FROM synced_invoices AS synced
+                WHERE (synced.company_nip, synced.environment, synced.ksef_number)
+                      BETWEEN (:company_nip, :environment, invoice.ksef_number)
+                      AND (:company_nip, :environment, invoice.ksef_number)
+                  AND CASE
+                      WHEN invoice.is_accepted
+                          THEN coalesce(synced.session_reference_number, '') <> :reference_number
+                      ELSE synced.session_reference_number IS NULL AND invoice.original_session <> :reference_number
+                  END
+                ORDER BY synced.company_nip, synced.environment, synced.ksef_number
+                LIMIT 1
+            ) OR (
+                SELECT true FROM offline_invoices AS offline
+                WHERE (offline.company_nip, offline.environment, offline.ksef_reference_number)
+                      BETWEEN (:company_nip, :environment, invoice.reference_number)
+                      AND (:company_nip, :environment, invoice.reference_number)
+                  AND coalesce(offline.session_reference_number, '') <> :reference_number
+                ORDER BY offline.company_nip, offline.environment, offline.ksef_reference_number
+                LIMIT 1
+            )
         ) OR (
             SELECT true FROM offline_invoices AS offline
             WHERE (offline.company_nip, offline.environment, offline.ksef_reference_number)
                   BETWEEN (:company_nip, :environment, :reference_number)
                   AND (:company_nip, :environment, :reference_number)
-              AND offline.session_reference_number IS DISTINCT FROM :reference_number
+              AND coalesce(offline.session_reference_number, '') <> :reference_number
             ORDER BY offline.company_nip, offline.environment, offline.ksef_reference_number
             LIMIT 1
         ) IS TRUE
     END AS unlinked
 FROM (SELECT) AS always
-LEFT JOIN active_simulations AS simulation
-    ON simulation.environment = :environment AND simulation.company_nip = :company_nip
 LEFT JOIN kept_sessions AS kept
     ON kept.company_nip = :company_nip
     AND kept.environment = :environment
@@ -76,18 +79,7 @@ CROSS JOIN LATERAL (
     SELECT kept.body_tag = ANY (:tags)
         AND (kept.session ->> 'invoiceCount')::integer > 100
         AND kept.looked_at > clock_timestamp() - make_interval(secs => :look_every) AS is_spared
-) AS caller
-LEFT JOIN kept_refusals AS refusal
-    ON refusal.company_nip = :company_nip
-    AND refusal.environment = :environment
-    AND refusal.question = :question
-    AND refusal.until > clock_timestamp();
-
--- name: body(company_nip, environment, reference_number)$
--- The final answer as it was sent, compressed.
-SELECT body
-FROM kept_sessions
-WHERE company_nip = :company_nip AND environment = :environment AND reference_number = :reference_number;
+) AS caller;
 
 -- name: keep_body(company_nip, environment, reference_number, form, tag, body)!
 UPDATE kept_sessions SET body = :body, body_form = :form, body_tag = :tag, looked_at = clock_timestamp()
