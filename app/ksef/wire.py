@@ -119,11 +119,6 @@ class Session(Wire, frozen=True):
         return self.total or 0
 
     @property
-    def counted(self) -> bool:
-        """Whether KSeF gave the number of invoices."""
-        return self.total is not None
-
-    @property
     def upo_pages(self) -> Sequence[UpoPage]:
         return self.upo.pages if self.upo else ()
 

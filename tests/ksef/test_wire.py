@@ -263,7 +263,7 @@ class TestAsItIsKept:
             "upo": {"pages": []},
         }
         kept = read(wire.Session, session)
-        assert (kept.status.code, kept.status.details, kept.counted) == (170, (), False)
+        assert (kept.status.code, kept.status.details, kept.total) == (170, (), None)
         assert read(wire.Session, {**session, "upo": None}) == msgspec.structs.replace(
             kept, upo=None
         )
