@@ -162,14 +162,11 @@ def _databases() -> Iterator[Databases]:
     with postgres.start(KEPT / "postgres", durable=True) as running:
         with contextlib.suppress(psycopg2.errors.DuplicateDatabase):
             _execute(running.dsn(), f"CREATE DATABASE {_DATABASE}")
-        place = str(running.folder)
-        if running.moved_from:
-            place += f" (PostgreSQL's user cannot reach {running.moved_from})"
         yield Databases(
             owner=running.dsn(_DATABASE),
             service=running.dsn(_DATABASE, "ksef_proxy"),
             erp=running.dsn(_DATABASE, "erp"),
-            place=place,
+            place=str(running.folder),
         )
 
 

@@ -58,15 +58,11 @@ class State:
 def refuse_if_simulated(account: Account) -> None:
     """Raise OutageSimulation, with its details, while one is active for this company."""
     if account.environment != PRODUCTION:
-        refuse(account.db.run(queries.active_simulation, **account.columns))
-
-
-def refuse(simulation: Any) -> None:
-    """Raise OutageSimulation for a row of `active_simulation`; nothing for None."""
-    if simulation is not None:
-        raise errors.OutageSimulation(
-            "An outage of KSeF is being simulated.", outage=_simulated(simulation)
-        )
+        simulation = account.db.run(queries.active_simulation, **account.columns)
+        if simulation is not None:
+            raise errors.OutageSimulation(
+                "An outage of KSeF is being simulated.", outage=_simulated(simulation)
+            )
 
 
 def current(account: Account) -> Evidence:

@@ -1,6 +1,7 @@
 """Every named query fits the migrated schema, and somebody uses it."""
 
 import re
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -121,12 +122,61 @@ def test_rows_without_a_hash_are_not_read_to_find_that_none_has_one(
         empty_database,
         "sessions.look",
         reference_number="S",
-        question="q",
         form="",
         tags=[],
         look_every=60.0,
     )
     assert rows_read(plan, "offline_invoices") <= 1
+
+
+SESSION = "20260915-SO-00000001A1-0000000001-01"
+LINKED, OTHERS = "linked to the session", "others"
+
+
+def erp_rows(kind: str) -> str:
+    """2,000 rows in each table of the ERP: of the session's invoices, or of others."""
+    day, session = ("15", f"'{SESSION}'") if kind == LINKED else ("14", "NULL")
+    columns = "company_nip, environment, invoice_number, session_reference_number"
+    values = f"'5265877635', 'test', 'FV' || n, {session}"
+    return (
+        f"INSERT INTO synced_invoices ({columns}, ksef_number)"
+        f" SELECT {values}, '5265877635-202609{day}-EE-' || n FROM generate_series(1, 2000) AS n;"
+        f"INSERT INTO offline_invoices ({columns}, ksef_reference_number)"
+        f" SELECT {values}, '202609{day}-EE-' || n FROM generate_series(1, 2000) AS n;"
+    )
+
+
+@pytest.mark.parametrize("read", [(LINKED,), (OTHERS, LINKED), (LINKED, OTHERS)], ids=" ".join)
+@pytest.mark.parametrize("analyzed_after", [None, 0, 1, 2])
+def test_whether_all_is_linked_is_found_by_key_whatever_the_statistics(
+    empty_database: Any, read: Sequence[str], analyzed_after: int | None
+) -> None:
+    """As of the only session of a company that has just begun: all rows are linked to it."""
+    steps = [erp_rows(kind) for kind in read]
+    if analyzed_after is not None:
+        steps.insert(analyzed_after, "ANALYZE;")
+    migrate(empty_database.owner_dsn)
+    empty_database.execute(
+        "INSERT INTO companies (nip, name) VALUES ('5265877635', 'x');"
+        "INSERT INTO kept_sessions (company_nip, environment, reference_number, session, final,"
+        " checked_at, asked_at, changed_at)"
+        f" VALUES ('5265877635', 'test', '{SESSION}', '{{}}', true, now(), now(), now());"
+        "INSERT INTO kept_invoices (company_nip, environment, session_reference_number,"
+        " reference_number, ordinal_number, ksef_number, status)"
+        f" SELECT '5265877635', 'test', '{SESSION}', '20260915-EE-' || n, n,"
+        " '5265877635-20260915-EE-' || n, '{\"code\": 200}' FROM generate_series(1, 2000) AS n;"
+        + "".join(steps)
+    )
+    plan = carried_out(
+        empty_database,
+        "sessions.look",
+        reference_number=SESSION,
+        form="",
+        tags=[],
+        look_every=60.0,
+    )
+    assert rows_read(plan, SYNCED) <= 2000
+    assert rows_read(plan, "offline_invoices") <= 2000
 
 
 def test_sessions_that_were_given_up_are_not_read_to_find_those_that_move(

@@ -61,7 +61,7 @@ class TestSessionStatus:
             session.failed_invoice_count,
         )
         assert counts == (0, 0, 0)
-        assert not session.counted
+        assert session.total is None
         assert session.upo_pages == ()
 
     @pytest.mark.parametrize("code", [21173, 21405])
