@@ -17,7 +17,7 @@ from tests.journeys.conftest import free_port
 from tests.test_settings import KEY
 
 PROJECT = Path(__file__).parents[1]
-SERVE = ("-m", "app.serve")
+SERVE = ("-m", "app", "serve")
 GUNICORN = ("-m", "gunicorn", "--config", "app/gunicorn.py", "wsgi:app")
 # Whoever starts needs no database yet.
 GOOD = {
@@ -66,7 +66,8 @@ def said(command: tuple[str, ...], settings: Mapping[str, str]) -> tuple[int, st
 def test_all_that_is_wrong_is_told_once_by_the_master(command: tuple[str, ...]) -> None:
     settings = {**GOOD, **BAD}
     del settings["DATABASE_URL"]
-    assert said(command, settings) == (1, "", TOLD)
+    prefix = "Error: " if command == SERVE else ""
+    assert said(command, settings) == (1, "", prefix + TOLD)
 
 
 @pytest.mark.parametrize(
@@ -76,7 +77,7 @@ def test_all_that_is_wrong_is_told_once_by_the_master(command: tuple[str, ...]) 
 def test_each_by_itself(name: str, value: str) -> None:
     code, out, err = said(SERVE, {**GOOD, name: value})
     assert (code, out) == (1, "")
-    assert err.startswith(f"Settings: {name} is not ")
+    assert err.startswith(f"Error: Settings: {name} is not ")
     assert err.count("\n") == 1
 
 
