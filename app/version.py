@@ -16,7 +16,8 @@ def commit() -> str | None:
     project = Path(__file__).parents[1]
     if (project / ".git").exists():
         # A checkout that belongs to another user is as good, which git doubts unless it is told.
-        asked = ["git", "-C", str(project), "-c", "safe.directory=*", "rev-parse", "HEAD"]
+        git = ("git", "-C", str(project), "-c", "safe.directory=*")
+        asked = (*git, "rev-parse", "--verify", "HEAD")
         try:
             said = subprocess.run(asked, capture_output=True, text=True, timeout=5, check=False)
         except (OSError, subprocess.SubprocessError):  # no git here
