@@ -1,4 +1,4 @@
-"""The operator's commands, `flask --app wsgi …`: one file for each subject."""
+"""The operator's commands, `ksef-proxy …`: one file for each subject."""
 
 import click
 from flask import Flask
