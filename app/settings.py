@@ -213,7 +213,7 @@ def _read(reader: _Reader) -> Settings:
             f"KSEF_URL_{name.upper()}",
             parsers.url_of(name),
             default,
-            f"the base URL of KSeF's API for {name}, including /v2"
+            f"The base URL of KSeF's API for {name}, including /v2"
             + ("; https only" if name == "prod" else ""),
         )
         for name, default in DEFAULT_KSEF_URLS.items()
@@ -221,10 +221,10 @@ def _read(reader: _Reader) -> Settings:
     latarnia_urls = {}
     for name in ENVIRONMENTS:
         variable, parse = f"LATARNIA_URL_{name.upper()}", parsers.url_of(name)
+        meaning = f"Where to ask Latarnia whether the KSeF of {name} is down"
         if default := DEFAULT_LATARNIA_URLS.get(name):
-            meaning = f"where to ask Latarnia whether the KSeF of {name} is down; https only"
-            latarnia_urls[name] = reader.read(variable, parse, default, meaning)
-        elif url := reader.optional(variable, parse, f"the same for {name}; not asked if unset"):
+            latarnia_urls[name] = reader.read(variable, parse, default, f"{meaning}; https only")
+        elif url := reader.optional(variable, parse, f"{meaning}; unset: it is not asked"):
             latarnia_urls[name] = url
     return Settings(
         database_url=reader.require(
@@ -237,47 +237,52 @@ def _read(reader: _Reader) -> Settings:
             "SECRET_KEYS",
             parsers.secret_keys,
             (),
-            "the keys that encrypt stored KSeF secrets, comma-separated, newest first; one is made"
+            "The keys that encrypt stored KSeF secrets, comma-separated, newest first; one is made"
             " by: openssl rand -base64 32",
         ),
         ksef_urls=ksef_urls,
         ksef_proxy_url=reader.optional(
             "KSEF_PROXY_URL",
             parsers.http_url,
-            "outgoing HTTP proxy, http:// or https://, with user:password@ if it needs a login;"
+            "Outgoing HTTP proxy, http:// or https://, with user:password@ if it needs a login;"
             " HTTPS_PROXY is ignored",
         ),
         ksef_ca_bundle=reader.optional(
             "KSEF_CA_BUNDLE",
             parsers.ca_bundle,
-            "file with the CAs (PEM) to trust in place of certifi's, for KSeF and the proxy",
+            "File with the CAs (PEM) to trust in place of certifi's, for KSeF and the proxy",
         ),
         quota_share=reader.read(
             "KSEF_QUOTA_SHARE",
             parsers.share,
             "0.9",
-            "our share of KSeF's quota: the ERP's own sender uses the same quota",
+            "Our share of KSeF's quota: the ERP's own sender uses the same quota",
         ),
         forwarded_allow_ips=reader.read(
             "FORWARDED_ALLOW_IPS",
             parsers.networks,
             "127.0.0.1,::1",
-            "addresses and networks of the proxies in front of the service, whose X-Forwarded-For"
+            "Addresses and networks of the proxies in front of the service, whose X-Forwarded-For"
             " is believed; * for every peer",
         ),
         response_timezone=reader.read(
-            "RESPONSE_TIMEZONE", parsers.timezone, WARSAW.key, "time zone of the API's answers"
+            "RESPONSE_TIMEZONE", parsers.timezone, WARSAW.key, "Time zone of the API's answers"
         ),
-        host=reader.read("HOST", parsers.host, "127.0.0.1", "the address to listen on"),
-        port=reader.read("PORT", parsers.port, "8080", "the port to listen on"),
-        web_concurrency=reader.read("WEB_CONCURRENCY", parsers.positive, "2", "worker processes"),
+        host=reader.read("HOST", parsers.host, "127.0.0.1", "The address to listen on"),
+        port=reader.read("PORT", parsers.port, "8080", "The port to listen on"),
+        web_concurrency=reader.read("WEB_CONCURRENCY", parsers.positive, "2", "Worker processes"),
         web_threads=reader.read(
-            "WEB_THREADS", parsers.positive, "8", "threads, and database connections, of each"
+            "WEB_THREADS",
+            parsers.positive,
+            "8",
+            "Threads, and database connections, of each worker process",
         ),
         metrics_public=reader.read(
             "METRICS_PUBLIC", parsers.switch, "0", "1: /metrics needs no password"
         ),
-        log_level=reader.read("LOG_LEVEL", parsers.log_level, "INFO", ", ".join(LOG_LEVELS)),
+        log_level=reader.read(
+            "LOG_LEVEL", parsers.log_level, "INFO", "What is logged: " + ", ".join(LOG_LEVELS)
+        ),
         latarnia_urls=latarnia_urls,
         upo_signers={
             name: reader.read(
@@ -292,11 +297,12 @@ def _read(reader: _Reader) -> Settings:
             "MESSAGE_LANGUAGE",
             parsers.language,
             "en",
-            f"the language of `detail` in every 409 and 502: {' or '.join(LANGUAGES)}",
+            f"The language of `detail` in every 409 and 502: {' or '.join(LANGUAGES)}",
         ),
         document_retention_days=reader.optional(
             "DOCUMENT_RETENTION_DAYS",
             parsers.days,
-            "the age after which `purge` deletes stored answers and archived UPOs; unset: never",
+            "The age in days after which `purge` deletes stored answers and archived UPOs; unset: they"
+            " are kept",
         ),
     )
