@@ -302,7 +302,7 @@ def _read(reader: _Reader) -> Settings:
         document_retention_days=reader.optional(
             "DOCUMENT_RETENTION_DAYS",
             parsers.days,
-            "The age in days after which `purge` deletes stored answers and archived UPOs; unset: they"
-            " are kept",
+            "The age in days after which `purge` deletes stored answers and archived UPOs; unset:"
+            " they are kept",
         ),
     )
