@@ -260,6 +260,12 @@ def test_no_tls_where_it_is_wanted(check: Run, server: postgres.EmbeddedPostgres
         check(database_url=dsn).failed("database", "server does not support SSL")
 
 
+def test_database_can_only_be_read(check: Run, migrated: Any) -> None:
+    migrated.execute(f"ALTER DATABASE {migrated.name} SET default_transaction_read_only = on")
+    found = check(database_url=migrated.owner_dsn)
+    found.failed("database", "can only be read (default_transaction_read_only is on)")
+
+
 def test_no_schema(check: Run, empty_database: Any) -> None:
     found = check(database_url=empty_database.owner_dsn)
     found.failed("schema", "lacks migrations: 0001_initial", "`migrate`")
@@ -473,6 +479,17 @@ def test_proxy_refuses(check: Run, settings: Settings) -> None:
         proxy.shutdown()
     found.failed("ksef test", "KSEF_PROXY_URL", "407 Proxy Authentication Required")
     assert found.lines["proxy"][0] == "ok"
+
+
+def test_certificate_of_the_proxy_is_not_trusted(
+    check: Run, door: Open, ca: Ca, tmp_path: Path
+) -> None:
+    proxy = door(certificate=ca.issue(tmp_path, ends=timedelta(days=-1)))
+    found = check(
+        ksef_proxy_url=f"https://me:{PASSWORD}@127.0.0.1:{proxy.port}",
+        ksef_ca_bundle=str(ca.bundle),
+    )
+    found.failed("ksef test", "KSEF_PROXY_URL: TLS: certificate has expired")
 
 
 def test_proxy_is_used(check: Run, door: Open) -> None:

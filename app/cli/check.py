@@ -130,6 +130,9 @@ class Checks:
         here = info.host.startswith(("/", "127.")) or info.host in ("localhost", "::1")
         tls = info.ssl_attribute("protocol") if info.ssl_in_use else "no TLS"
         found = f"PostgreSQL {version} at {info.host}, {tls}, database {info.dbname}, {info.user}"
+        for name in ("in_hot_standby", "default_transaction_read_only"):
+            if info.parameter_status(name) == "on":
+                return FAILED, f"{found}: it can only be read ({name} is on)"
         if here or info.dsn_parameters.get("sslmode", "").startswith("verify-"):
             return OK, found
         if info.ssl_in_use:

@@ -6,9 +6,12 @@ import secrets
 import socket
 import ssl
 from base64 import b64encode
+from collections.abc import Mapping
+from contextlib import closing
 from datetime import UTC, datetime
-from typing import NamedTuple
-from urllib.parse import urlsplit
+from types import MappingProxyType
+from typing import Any, NamedTuple
+from urllib.parse import SplitResult, urlsplit
 
 import msgspec
 
@@ -105,29 +108,16 @@ class Front:
             )
         return own
 
-    def _ask(self, path: str, headers: dict[str, str] | None = None) -> Said:
+    def _ask(self, path: str, headers: Mapping[str, str] = MappingProxyType({})) -> Said:
         parts = urlsplit(self._url)
         host = parts.hostname or ""
         try:
-            source = _source(host)
-            connection = (
-                http.client.HTTPSConnection(
-                    host,
-                    parts.port,
-                    timeout=_SECONDS,
-                    source_address=source,
-                    context=ssl.create_default_context(),
-                )
-                if parts.scheme == "https"
-                else http.client.HTTPConnection(
-                    host, parts.port, timeout=_SECONDS, source_address=source
-                )
-            )
-            connection.connect()
-            own, end = connection.sock.getsockname()[0], _end(connection.sock)
-            connection.request("GET", parts.path.rstrip("/") + path, headers=headers or {})
-            answer = connection.getresponse()
-            return Said(answer.status, answer.read(_MOST), own, end)
+            with closing(self._connection(parts)) as connection:
+                connection.connect()
+                own, end = connection.sock.getsockname()[0], _end(connection.sock)
+                connection.request("GET", parts.path.rstrip("/") + path, headers=headers)
+                answer = connection.getresponse()
+                return Said(answer.status, answer.read(_MOST), own, end)
         except ssl.SSLCertVerificationError as error:
             raise WrongError(
                 f"{host}: TLS: {error.verify_message} (the system's CAs are trusted)"
@@ -135,6 +125,14 @@ class Front:
         except _BROKEN as error:
             why = getattr(error, "strerror", None) or str(error) or type(error).__name__
             raise WrongError(f"{host}: {why}") from None
+
+    def _connection(self, parts: SplitResult) -> http.client.HTTPConnection:
+        host = parts.hostname or ""
+        how: dict[str, Any] = {"timeout": _SECONDS, "source_address": _source(host)}
+        if parts.scheme == "https":
+            how["context"] = ssl.create_default_context()
+            return http.client.HTTPSConnection(host, parts.port, **how)
+        return http.client.HTTPConnection(host, parts.port, **how)
 
 
 def _source(host: str) -> tuple[str, int] | None:
