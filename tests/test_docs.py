@@ -87,6 +87,23 @@ class TestSettings:
         assert "DATABASE_URL" in names
         assert {name for row in OPERATORS.rows("Settings") for name in spans(row[0])} == names
 
+    def test_defaults_are_those_of_the_service(self) -> None:
+        """Where the table has them word by word; a default in words is for what is too long."""
+        told = {}
+        for names, defaults, *_ in OPERATORS.rows("Settings"):
+            told |= dict(zip(spans(names), spans(defaults), strict=False))
+        known = {
+            one.name: one.default
+            for one in settings.variables()
+            if one.default and not one.name.startswith(("KSEF_URL", "LATARNIA", "UPO_SIGNERS"))
+        }
+        assert told == known
+
+    def test_required_ones_are_called_so(self) -> None:
+        required = {one.name for one in settings.variables() if one.required}
+        rows = [row for row in OPERATORS.rows("Settings") if row[1] == "required"]
+        assert {name for row in rows for name in spans(row[0])} == required
+
     def test_pages_name_no_other(self) -> None:
         named = {
             name

@@ -8,6 +8,7 @@ from app.api.blueprint import Blueprint
 from app.api.responses import json_response
 from app.context import service
 from app.services import outages
+from app.services.operators import keys
 from app.services.operators.figures import latest_migrations, pending_migrations
 from app.settings import ENVIRONMENTS
 from app.version import VERSION, commit
@@ -53,10 +54,14 @@ def alive(_query: dict[str, str]) -> Response:
 @blueprint.answers(Health, "They are", examples=("well",))
 @blueprint.problems()
 def ready(_query: dict[str, str]) -> Response:
-    """The database is reachable and migrated; else 503.
+    """The database is reachable and migrated, and SECRET_KEYS opens the credentials; else 503.
 
     For whoever sends requests to replicas. KSeF is not asked.
     """
     if missing := pending_migrations(service().db):
         raise errors.Unavailable(f"The database lacks migrations: {', '.join(missing)}.")
+    if missing := keys.missing(service().db, service().vault):
+        raise errors.Unavailable(
+            f"SECRET_KEYS lacks the key {', '.join(missing)}, which seals stored credentials."
+        )
     return json_response(Health(status="ok"))

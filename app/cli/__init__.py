@@ -5,17 +5,21 @@ from flask import Flask
 
 from app.cli import (
     accounts,
+    check,
     follow,
     invoices,
     logins,
     outages,
     quotas,
+    settings_file,
     upkeep,
     upos,
     webhooks,
 )
 
 COMMANDS: tuple[click.Command, ...] = (
+    settings_file.settings_file,
+    check.check,
     upkeep.migrate_database,
     accounts.company,
     accounts.user,
