@@ -66,7 +66,8 @@ audit: .venv/.service
 		-r requirements.txt -r requirements-dev.txt
 
 clean:
-	rm -rf .venv .run .test .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv .run .test .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache \
+		build ksef_proxy.egg-info app/COMMIT
 	find app sandbox tests bench -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # -- The environment. The stamps are newer than the requirements that they stand for.

@@ -94,6 +94,8 @@ def test_a_value_may_be_empty(tmp_path: Path, text: str) -> None:
         "=s3cret",
         'A="s3cret',
         "A='s3cret",
+        'A= "s3cret',
+        "A='s3' 'cret",
         "A=s3cret\0",
         'A="s3cret\0"',
     ],
