@@ -355,7 +355,7 @@ def test_a_stored_secret_is_of_another_row(check: Run, company: Company, databas
         "UPDATE ksef_sessions SET access_token = refresh_token WHERE environment = 'demo'"
     )
     found = check()
-    found.failed("keys", "1 stored secrets do not open: access token", "in demo", "not sealed for")
+    found.failed("keys", "do not open, the first: access token", "in demo", "not sealed for")
 
 
 def test_keys_are_told_by_names_that_do_not_show_them(check: Run, company: Company) -> None:
