@@ -78,17 +78,6 @@ def migrate(
     return done
 
 
-def pending(connection: Any, folder: Path = MIGRATIONS) -> list[str]:
-    """The names not applied yet; reads only, and the service's role may ask.
-
-    A database that is ahead of the files has nothing pending: during a rolling update the
-    replicas of the older version go on working.
-    """
-    applied = _queries.applied(connection) if _queries.is_prepared(connection) else ()
-    versions = {version for version, _, _ in applied}
-    return [file.stem for number, file in enumerate(_read(folder), 1) if number not in versions]
-
-
 def check(connection: Any, folder: Path = MIGRATIONS) -> str:
     """The name of the last migration; OperatorError unless the database has exactly the files'.
 
@@ -103,6 +92,17 @@ def check(connection: Any, folder: Path = MIGRATIONS) -> str:
             f"The database lacks migrations: {', '.join(missing)}. Run `migrate` as its owner."
         )
     return files[-1].stem
+
+
+def pending(connection: Any, folder: Path = MIGRATIONS) -> list[str]:
+    """The names not applied yet; reads only, and the service's role may ask.
+
+    A database that is ahead of the files has nothing pending: during a rolling update the
+    replicas of the older version go on working.
+    """
+    applied = _queries.applied(connection) if _queries.is_prepared(connection) else ()
+    versions = {version for version, _, _ in applied}
+    return [file.stem for number, file in enumerate(_read(folder), 1) if number not in versions]
 
 
 def _read(folder: Path) -> list[Path]:
