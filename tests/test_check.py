@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 from wsgiref.handlers import format_date_time
 
 import certifi
+import click
 import psycopg2
 import pytest
 from psycopg2.extensions import make_dsn
@@ -32,7 +33,7 @@ from app.db import rights
 from app.db.migrate import migrate
 from app.ksef import certificates
 from app.services.login import credentials
-from app.settings import ENVIRONMENTS, Settings
+from app.settings import ENVIRONMENTS, Settings, variables
 from sandbox import postgres
 from tests.certificates import make
 from tests.conftest import PROJECT, DatabaseServer
@@ -150,28 +151,31 @@ def test_logins_may_be_left_out(check: Run, company: Company, control: Any) -> N
         ("RESPONSE_TIMEZONE", "Europe/Warszawa", "is not a known time zone"),
     ],
 )
-def test_a_wrong_setting_is_named(name: str, value: str, problem: str) -> None:
-    good = {"DATABASE_URL": "postgresql:///x", "SECRET_KEYS": KEY}
-    found = by_itself("check", **{**good, name: value})
+def test_a_wrong_setting_is_named(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, problem: str
+) -> None:
+    for variable in variables():
+        monkeypatch.delenv(variable.name, raising=False)
+    for known, text in {"DATABASE_URL": "postgresql:///x", "SECRET_KEYS": KEY, name: value}.items():
+        monkeypatch.setenv(known, text)
+    with click.Context(click.Command("check")):  # else the application would not start
+        app = create_app()
+    result = app.test_cli_runner().invoke(args=["check"])
+    found = told(result.exit_code, result.stdout, result.stderr)
     found.failed("settings", name, problem)
     assert found.lines["all else"] == ("not tried", "needs the settings")
 
 
-def by_itself(*arguments: str, **environ: str) -> Told:
-    """A command in a process of its own, with these settings and no others."""
+def test_all_wrong_settings_are_named_by_a_process_of_its_own() -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "flask", "--app", "wsgi", *arguments],
+        [sys.executable, "-m", "flask", "--app", "wsgi", "check"],
         cwd=PROJECT,
-        env={"PATH": os.environ["PATH"], **environ},
+        env={"PATH": os.environ["PATH"], "PORT": "x", "SECRET_KEYS": "x"},
         capture_output=True,
         text=True,
         check=False,
     )
-    return told(done.returncode, done.stdout, done.stderr)
-
-
-def test_all_wrong_settings_are_named() -> None:
-    found = by_itself("check", PORT="x", SECRET_KEYS="x")
+    found = told(done.returncode, done.stdout, done.stderr)
     found.failed("settings", "DATABASE_URL is missing", "SECRET_KEYS holds", "PORT is not")
 
 
@@ -355,7 +359,7 @@ def test_a_stored_secret_is_of_another_row(check: Run, company: Company, databas
         "UPDATE ksef_sessions SET access_token = refresh_token WHERE environment = 'demo'"
     )
     found = check()
-    found.failed("keys", "1 stored secrets do not open: access token", "in demo", "not sealed for")
+    found.failed("keys", "do not open, the first: access token", "in demo", "not sealed for")
 
 
 def test_keys_are_told_by_names_that_do_not_show_them(check: Run, company: Company) -> None:

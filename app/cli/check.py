@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
 from functools import partial
+from ipaddress import ip_address
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -155,9 +156,8 @@ class Checks:
         names = ", ".join(self._works.vault.key_names)
         closed = keys.unreadable(self._works.db, self._works.vault)
         if closed:
-            return FAILED, (
-                f"SECRET_KEYS has {names}; {len(closed)} stored secrets do not open: {closed[0]}"
-            )
+            told = f"{len(closed)} stored secrets do not open, the first: {closed[0]}"
+            return FAILED, f"SECRET_KEYS has {names}; {told}"
         return OK, f"SECRET_KEYS has {names} (newest first), and opens all that is stored"
 
     def _proxy(self) -> Finding:
@@ -241,11 +241,7 @@ class Checks:
 
     def _address(self, front: Front) -> Finding:
         own = front.address()
-        if any(
-            own == str(proxy.network_address) for proxy in self._works.settings.forwarded_allow_ips
-        ):
-            return (
-                WARNING,
-                f"not to be told from {own}, which FORWARDED_ALLOW_IPS names: try elsewhere",
-            )
+        address = ip_address(own.partition("/")[0])
+        if any(address in proxies for proxies in self._works.settings.forwarded_allow_ips):
+            return WARNING, f"not to be told from {own}, which is in FORWARDED_ALLOW_IPS itself"
         return OK, f"arrives: {own}"

@@ -67,10 +67,8 @@ class Front:
         except (msgspec.DecodeError, UnicodeDecodeError):
             body = {}
         if said.status != 200 or body.get("status") != "ok":
-            raise WrongError(
-                f"/readyz is answered with HTTP {said.status}: "
-                f"{body.get('detail', 'not by this service')}"
-            )
+            told = str(body.get("detail", "not by this service"))[:500]
+            raise WrongError(f"/readyz is answered with HTTP {said.status}: {told}")
         return said.end
 
     def address(self) -> str:
@@ -95,9 +93,9 @@ class Front:
                 "X-Forwarded-For is passed on as a caller sends it, so callers choose their "
                 "address: the front must set it (deploy/nginx), or FORWARDED_ALLOW_IPS is too wide"
             )
-        seen = [str(one.network_address) for one in proxies if one.num_addresses == 1]
-        for proxy in seen:
-            if proxy != own and throttle.is_counted(db, email, client_address(proxy, "", ())):
+        alone = [str(one.network_address) for one in proxies if one.num_addresses == 1]
+        for proxy in {client_address(address, "", ()) for address in alone} - {own}:
+            if throttle.is_counted(db, email, proxy):
                 raise WrongError(
                     f"the front sends no X-Forwarded-For: all callers seem to come from {proxy}"
                 )

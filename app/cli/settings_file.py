@@ -9,9 +9,9 @@ from app.settings import variables
 @click.option("--example", is_flag=True, help="Print a file of settings to fill in")
 @click.pass_context
 def settings_file(context: click.Context, example: bool) -> None:
-    """Print a file of all settings, each with its meaning and default.
+    """Print a file of all settings, to fill in.
 
-    A NAME=value each, as systemd's EnvironmentFile has it. Needs no settings itself.
+    Each with its meaning and default, as systemd's EnvironmentFile has it. Needs no settings.
     """
     if not example:
         context.fail("Missing option '--example'.")
