@@ -48,8 +48,8 @@ fuzz: .venv/.complete
 screenshots: .venv/.complete
 	@.venv/bin/python -m tests.screenshots $(ARGS)
 
-serve: .venv/.service
-	@exec .venv/bin/python -m app.serve
+serve: .venv/bin/ksef-proxy
+	@exec .venv/bin/ksef-proxy serve
 
 lock: .venv/.service
 	$(PIP) install --quiet uv
@@ -66,7 +66,8 @@ audit: .venv/.service
 		-r requirements.txt -r requirements-dev.txt
 
 clean:
-	rm -rf .venv .run .test .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv .run .test .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache \
+		build ksef_proxy.egg-info app/COMMIT
 	find app sandbox tests bench -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # -- The environment. The stamps are newer than the requirements that they stand for.
@@ -80,7 +81,13 @@ INSTALL = $(PIP) install --quiet --require-hashes --root-user-action=ignore --no
 	@$(INSTALL) -r requirements.txt
 	@touch $@
 
-.venv/.complete: .venv/.service requirements-dev.txt
+# In any folder, the service as it stands here.
+.venv/bin/ksef-proxy: .venv/.service
+	@printf '#!/bin/sh\nexec env PYTHONPATH="%s" "%s/.venv/bin/python" -P -m app "$$@"\n' \
+		'$(CURDIR)' '$(CURDIR)' >$@
+	@chmod +x $@
+
+.venv/.complete: .venv/bin/ksef-proxy requirements-dev.txt
 	@echo 'Installing the sandbox, PostgreSQL and the tests into .venv: one to three minutes, once'
 	@$(INSTALL) -r requirements.txt -r requirements-dev.txt
 	@touch $@

@@ -717,7 +717,7 @@ def without_settings(
 ) -> "subprocess.CompletedProcess[str]":
     """A command as an operator runs it in a bare environment."""
     return subprocess.run(
-        [sys.executable, "-m", "flask", "--app", "wsgi", *words],
+        [sys.executable, "-m", "app", *words],
         cwd=PROJECT,
         env={"PATH": os.environ["PATH"]},
         stdout=stdout,

@@ -76,11 +76,11 @@ def test_image_is_made_of_files_that_are_let_in() -> None:
 def test_everybody_starts_it_in_the_same_way() -> None:
     """By the entry that looks at the settings first; no shell stays in between."""
     starts = {
-        "Makefile": "\t@exec .venv/bin/python -m app.serve\n",
+        "Makefile": "\t@exec .venv/bin/ksef-proxy serve\n",
         "deploy/systemd/ksef-proxy@.service": (
-            "ExecStart=/opt/ksef-proxy/.venv/bin/python -m app.serve\n"
+            "ExecStart=/opt/ksef-proxy/.venv/bin/ksef-proxy serve\n"
         ),
-        "deploy/docker/Dockerfile": 'CMD ["python", "-m", "app.serve"]\n',
+        "deploy/docker/Dockerfile": 'CMD ["ksef-proxy", "serve"]\n',
     }
     for file, line in starts.items():
         text = (PROJECT / file).read_text("utf-8")
@@ -97,8 +97,8 @@ def test_units_are_shut_in_alike() -> None:
 
 def test_what_is_followed_is_followed_by_a_command_that_there_is(compose: Any) -> None:
     unit = (DEPLOY / "systemd/ksef-proxy-follow.service").read_text("utf-8")
-    [started] = re.findall(r"^ExecStart=\S+/python -m (.+)$", unit, re.MULTILINE)
-    assert started.split() == compose["follow"]["command"] == ["flask", "--app", "wsgi", "follow"]
+    [started] = re.findall(r"^ExecStart=\S+/bin/(.+)$", unit, re.MULTILINE)
+    assert started.split() == compose["follow"]["command"] == ["ksef-proxy", "follow"]
     assert follow in COMMANDS
 
 
@@ -107,7 +107,7 @@ def test_what_is_followed_is_followed_by_a_command_that_there_is(compose: Any) -
 def test_systemd_takes_the_unit(name: str, tmp_path: Path) -> None:
     unit = (DEPLOY / f"systemd/{name}.service").read_text("utf-8")
     installed = tmp_path / f"{name}8081.service".replace("follow8081", "follow")
-    installed.write_text(unit.replace("/opt/ksef-proxy/.venv/bin/python", "/bin/true"))
+    installed.write_text(unit.replace("/opt/ksef-proxy/.venv/bin/ksef-proxy", "/bin/true"))
     done = subprocess.run(
         ["systemd-analyze", "verify", installed], capture_output=True, text=True, check=False
     )

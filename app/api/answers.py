@@ -286,8 +286,23 @@ class EnvironmentStates(Answer, kw_only=True):
     prod: Annotated[EnvironmentState, Meta(description="KSeF's production")]
 
 
+class SchemaState(Answer, kw_only=True):
+    applied: Annotated[
+        str | None, Meta(description="Last migration of the database; null before the first")
+    ]
+    known: Annotated[
+        str,
+        Meta(description="Last migration of this version; the database may be ahead for a while"),
+    ]
+
+
 class ServiceStatus(Answer, kw_only=True):
     version: Annotated[str, Meta(description="Version of the service")]
+    commit: Annotated[
+        str | None,
+        Meta(description="Git's commit of which this build was made; null if it is not known"),
+    ]
+    schema: SchemaState
     environments: EnvironmentStates
 
 

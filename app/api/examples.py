@@ -200,6 +200,8 @@ ANSWERS: dict[str, dict[str, Any]] = {
     "simulated-outage": {"environment": "test", "outage": _SIMULATION},
     "service-status": {
         "version": "0.1.0",
+        "commit": "9c1185a5c5e9fc54612808977ee8f548b2258d31",
+        "schema": {"applied": "0018_events", "known": "0018_events"},
         "environments": {"test": "simulation", "demo": "unknown", "prod": "available"},
     },
     "well": {"status": "ok"},

@@ -20,12 +20,12 @@ from app import clock, errors, telemetry
 from app.account import Account
 from app.db.queries import webhooks as queries
 from app.ksef.webhook import SECRET_PREFIX, signed
+from app.parsers import is_loopback
 from app.service import MOST_RECEIVERS, Service
 from app.services.events import journal
 from app.services.events.journal import Event
 from app.services.operators import audit
 from app.services.operators.audit import What
-from app.settings import is_loopback
 
 MINUTE, HOUR = 60.0, 3600.0
 PAUSES = (
