@@ -1,8 +1,9 @@
-"""The documentation as tests read it: README and the pages of docs/."""
+"""The documentation as tests read it: the pages beside README and those of docs/."""
 
 import re
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 
 from markdown_it import MarkdownIt
@@ -54,6 +55,17 @@ class Page:
         return [child.content for child in children if child.type == "code_inline"]
 
     @cached_property
+    def stressed(self) -> list[str]:
+        """What stands in italics in its text."""
+        lines = [token.children for token in self.tokens if token.children]
+        return [
+            after.content
+            for line in lines
+            for one, after in pairwise(line)
+            if one.type == "em_open"
+        ]
+
+    @cached_property
     def fences(self) -> list[str]:
         """The contents of its blocks of code."""
         return [token.content for token in self.tokens if token.type == "fence"]
@@ -83,4 +95,6 @@ README = Page(PROJECT / "README.md")
 ANSWERS, DECISIONS, ERP, OPERATORS, SANDBOX = (
     Page(DOCS / f"{name}.md") for name in ("answers", "decisions", "erp", "operators", "sandbox")
 )
-PAGES = (README, ANSWERS, DECISIONS, ERP, OPERATORS, SANDBOX)
+CONTRIBUTING, SECURITY = (Page(PROJECT / f"{name}.md") for name in ("CONTRIBUTING", "SECURITY"))
+POLISH = Page(DOCS / "pl" / "README.md")
+PAGES = (README, CONTRIBUTING, SECURITY, ANSWERS, DECISIONS, ERP, OPERATORS, SANDBOX, POLISH)
