@@ -76,8 +76,8 @@ class _Comparison:
             yield from self._content(where, answer, new[status], asked=False)
             for header, about in answer.get("headers", {}).items():
                 there = new[status].get("headers", {}).get(header)
-                sure = _resolved(self.old, about).get("required")
-                if there is None or (sure and not _resolved(self.new, there).get("required")):
+                sure = resolved(self.old, about).get("required")
+                if there is None or (sure and not resolved(self.new, there).get("required")):
                     yield f"{where}, header {header}: gone, or not always there"
 
     def _content(self, where: str, old: Any, new: Any, *, asked: bool) -> Iterator[str]:
@@ -132,11 +132,11 @@ class _Comparison:
 
 def _parameters(document: Any, item: Any, operation: Any) -> dict[tuple[str, str], Any]:
     described = [*item.get("parameters", ()), *operation.get("parameters", ())]
-    found = [_resolved(document, parameter) for parameter in described]
+    found = [resolved(document, parameter) for parameter in described]
     return {(parameter["in"], parameter["name"]): parameter for parameter in found}
 
 
-def _resolved(document: Any, found: Any) -> Any:
+def resolved(document: Any, found: Any) -> Any:
     """What a reference leads to, with the members beside the reference on top."""
     if "$ref" not in found:
         return found
@@ -146,12 +146,12 @@ def _resolved(document: Any, found: Any) -> Any:
     beside = {key: value for key, value in found.items() if key != "$ref"}
     if "properties" in beside:
         beside["properties"] = {**target["properties"], **beside["properties"]}
-    return {**_resolved(document, target), **beside}
+    return {**resolved(document, target), **beside}
 
 
 def _choices(document: Any, schema: Any) -> dict[str, Any]:
     """The alternatives of a schema, by type; `any` if it names none."""
-    whole = _resolved(document, schema)
+    whole = resolved(document, schema)
     if not_compared := {"allOf", "not", "if", "patternProperties"} & whole.keys():
         raise NotImplementedError(f"{not_compared} in {schema}")
     parts = whole.get("anyOf", whole.get("oneOf"))

@@ -7,7 +7,6 @@ docs/openapi keeps the file of each release; only that of the version in the mak
 import json
 import re
 import sys
-from collections.abc import Mapping
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from app import create_app, settings
 from app.context import EXTENSION
 from app.version import VERSION
 from sandbox import demo
+from tests.additive import resolved
 
 PROJECT = Path(__file__).parents[1]
 OPENAPI = PROJECT / "docs" / "openapi"
@@ -93,7 +93,7 @@ def _request(
     document: Any, path: str, method: str, operation: Any, common: list[Any]
 ) -> dict[str, Any]:
     parameters = [
-        _resolved(document, found) for found in [*operation.get("parameters", []), *common]
+        resolved(document, found) for found in [*operation.get("parameters", []), *common]
     ]
     path_values, query, headers = (
         [_entry(found) for found in parameters if found["in"] == place]
@@ -125,7 +125,7 @@ def _request(
         request["header"].append({"key": "Content-Type", "value": "application/json"})
         request["body"] = {
             "mode": "raw",
-            "raw": _example_body(_resolved(document, schema)),
+            "raw": _example_body(resolved(document, schema)),
             "options": {"raw": {"language": "json"}},
         }
     status = next(code for code in operation["responses"] if code.startswith("2"))
@@ -136,13 +136,6 @@ def _request(
             {"listen": "test", "script": {"type": "text/javascript", "exec": [_test(status)]}}
         ],
     }
-
-
-def _resolved(document: Any, found: Mapping[str, Any]) -> Any:
-    if "$ref" not in found:
-        return found
-    _, section, name = found["$ref"].removeprefix("#/").split("/")
-    return document["components"][section][name]
 
 
 def _entry(parameter: Any) -> dict[str, Any]:
