@@ -48,6 +48,11 @@ class Page:
             if child.type in ("link_open", "image")
         ]
 
+    @property
+    def leads_to(self) -> set[Path]:
+        """The files to which it has links."""
+        return {(self.path.parent / target.partition("#")[0]).resolve() for target in self.targets}
+
     @cached_property
     def names(self) -> list[str]:
         """What stands between backticks in its text."""

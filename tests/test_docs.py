@@ -20,7 +20,6 @@ from flask import Flask
 from app import create_app, errors, settings
 from app.api import wording
 from app.api.openapi import ELSEWHERE
-from app.console.texts import TEXTS
 from app.context import EXTENSION
 from app.ksef import login
 from app.ksef.login import REFUSED, remedy
@@ -32,6 +31,7 @@ from sandbox import fault_answers, orders, state
 from sandbox.sessions import INVOICE_WORDS, SESSION_WORDS
 from sandbox.settings import Settings
 from sandbox.world import World
+from tests import contract
 from tests.api.test_policy import ERRORS, commands, setting_names
 from tests.pages import (
     ANSWERS,
@@ -39,7 +39,6 @@ from tests.pages import (
     ERP,
     EXAMPLES,
     OPERATORS,
-    POLISH,
     PROJECT,
     README,
     SANDBOX,
@@ -65,11 +64,6 @@ def service() -> Any:
     app.extensions[EXTENSION].db.close()
 
 
-def leads_to(page: Page) -> set[Path]:
-    """The files to which a page has links."""
-    return {(page.path.parent / target.partition("#")[0]).resolve() for target in page.targets}
-
-
 class TestPages:
     def test_all_are_looked_at(self) -> None:
         there = {*PROJECT.glob("*.md"), *DOCS.rglob("*.md")} - {PROJECT / "CHANGELOG.md"}
@@ -87,11 +81,11 @@ class TestPages:
             assert not anchor or anchor in known[file].anchors, target
 
     def test_every_page_is_linked_from_the_front_door(self) -> None:
-        assert {page.path for page in PAGES if page.path.parent == DOCS} <= leads_to(README)
+        assert {page.path for page in PAGES if page.path.parent == DOCS} <= README.leads_to
 
     def test_every_other_page_is_linked_from_one_of_those(self) -> None:
-        linked = set().union(*(leads_to(page) for page in PAGES if page.path.parent == DOCS))
-        assert {page.path for page in PAGES if page is not README} <= linked | leads_to(README)
+        linked = set().union(*(page.leads_to for page in PAGES if page.path.parent == DOCS))
+        assert {page.path for page in PAGES if page is not README} <= linked | README.leads_to
 
     def test_the_front_door_is_short(self) -> None:
         assert len(README.text.splitlines()) <= 250
@@ -165,16 +159,14 @@ class TestCommands:
 
 
 class TestFrontDoor:
-    def test_each_path_of_the_contract_stands_in_the_table_of_all_calls(
-        self, service: Flask
-    ) -> None:
+    def test_each_path_of_the_contract_stands_in_the_table_of_all_calls(self) -> None:
         told = {
             path
             for row in README.rows("All calls")
             for span in spans(row[0])
             for path in re.findall(r"/[^?\s]*", span)
         }
-        assert {*service.test_client().get("/openapi.json").get_json()["paths"]} <= told
+        assert {*contract.document()["paths"]} <= told
 
 
 class TestAnswers:
@@ -284,36 +276,6 @@ class TestAnswers:
         begin = max(text.rfind(end, 0, text.index(sentence)) for end in (". ", ": ", "| "))
         told = re.findall(r"(\d+) s\b", re.split(r"\. [A-Z]| \|", text[begin + 1 :], maxsplit=1)[0])
         assert [float(number) for number in told] == [getattr(timing, name) for name in numbers]
-
-
-class TestPolish:
-    @pytest.mark.parametrize(
-        ("title", "there", "words"),
-        [
-            ("Co się stało z sesją", TestAnswers.SESSION, [*SESSION_WORDS.values()]),
-            ("Co się stało z fakturą", TestAnswers.INVOICE, [INVOICE_WORDS]),
-        ],
-    )
-    def test_each_status_is_told_in_ksef_s_words(
-        self, title: str, there: str, words: list[dict[int, str]]
-    ) -> None:
-        told = {int(code): text for code, text, _ in POLISH.rows(title)}
-        assert set(told) == TestAnswers.codes(there)
-        missing = {
-            text for known in words for code, text in known.items() if text not in told[code]
-        }
-        assert missing == set()
-
-    def test_words_in_italics_are_the_console_s(self) -> None:
-        shown = {re.sub(r"{\w+}", "…", text) for text in TEXTS["pl"].values()}
-        assert len(POLISH.stressed) > 50
-        assert {*POLISH.stressed} - shown == set()
-
-    def test_each_state_of_ksef_and_of_a_signature_is_explained(self) -> None:
-        of_the_page = {
-            text for key, text in TEXTS["pl"].items() if re.match(r"state_|signature_", key)
-        }
-        assert of_the_page <= {*POLISH.stressed}
 
 
 class TestErp:
