@@ -1,6 +1,6 @@
 # Works with GNU make 3.81, which macOS ships.
 
-.PHONY: help run test faults check bench chaos fuzz screenshots serve lock audit clean
+.PHONY: help run test faults check bench chaos fuzz contract screenshots serve lock audit clean
 .DEFAULT_GOAL := help
 
 help:
@@ -11,6 +11,7 @@ help:
 	@echo 'make bench   measures the service against the sandbox, ten minutes  (ARGS="a r")'
 	@echo 'make chaos   kills 200 workers under load and judges each rule, eight minutes  (ARGS=20)'
 	@echo 'make fuzz    the service against its own OpenAPI, and the models, at length, at random'
+	@echo 'make contract  writes docs/openapi and docs/collection, as the code has them'
 	@echo 'make screenshots   the pictures of the console in docs/images; needs Chromium'
 	@echo 'make serve   production start: gunicorn, settings from the environment'
 	@echo 'make lock    write requirements*.txt from requirements*.in       (ARGS=--upgrade)'
@@ -44,6 +45,9 @@ FUZZED = tests/journeys/test_fuzz.py tests/services/sessions/test_linking_order.
 
 fuzz: .venv/.complete
 	@.venv/bin/pytest --hypothesis-profile=fuzz -rP $(ARGS) $(FUZZED)
+
+contract: .venv/.complete
+	@.venv/bin/python -m tests.contract
 
 screenshots: .venv/.complete
 	@.venv/bin/python -m tests.screenshots $(ARGS)

@@ -29,6 +29,7 @@ from sandbox import fault_answers, orders, state
 from sandbox.sessions import INVOICE_WORDS, SESSION_WORDS
 from sandbox.settings import Settings
 from sandbox.world import World
+from tests import contract
 from tests.api.test_policy import ERRORS, commands, setting_names
 from tests.pages import (
     ANSWERS,
@@ -49,9 +50,10 @@ PAGES = (*OTHER_PAGES, Page(DOCS / "measurements.md"))
 
 class TestPages:
     def test_all_are_looked_at(self) -> None:
-        assert {page.path for page in PAGES} == {PROJECT / "README.md", *DOCS.glob("*.md")}
+        there = {*PROJECT.glob("*.md"), *DOCS.rglob("*.md")} - {PROJECT / "CHANGELOG.md"}
+        assert {page.path for page in PAGES} == there
 
-    @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.path.name)
+    @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.path.relative_to(PROJECT)))
     def test_links_lead_somewhere(self, page: Page) -> None:
         known = {other.path: other for other in PAGES}
         for target in page.targets:
@@ -63,8 +65,11 @@ class TestPages:
             assert not anchor or anchor in known[file].anchors, target
 
     def test_every_page_is_linked_from_the_front_door(self) -> None:
-        linked = {target.partition("#")[0] for target in README.targets}
-        assert {f"docs/{page.path.name}" for page in PAGES if page is not README} <= linked
+        assert {page.path for page in PAGES if page.path.parent == DOCS} <= README.leads_to
+
+    def test_every_other_page_is_linked_from_one_of_those(self) -> None:
+        linked = set().union(*(page.leads_to for page in PAGES if page.path.parent == DOCS))
+        assert {page.path for page in PAGES if page is not README} <= linked | README.leads_to
 
     def test_the_front_door_is_short(self) -> None:
         assert len(README.text.splitlines()) <= 250
@@ -152,6 +157,17 @@ class TestCommands:
             for name in re.findall(r"(?:^|`)make ([a-z.][\w./-]*)", page.text, re.M)
         }
         assert {"run", "test", "serve"} <= named <= targets
+
+
+class TestFrontDoor:
+    def test_each_path_of_the_contract_stands_in_the_table_of_all_calls(self) -> None:
+        told = {
+            path
+            for row in README.rows("All calls")
+            for span in spans(row[0])
+            for path in re.findall(r"/[^?\s]*", span)
+        }
+        assert {*contract.document()["paths"]} <= told
 
 
 class TestAnswers:
