@@ -176,7 +176,7 @@ def test_whether_all_is_linked_is_found_by_key_whatever_the_statistics(
         look_every=60.0,
     )
     assert rows_read(plan, SYNCED) <= 2000
-    assert rows_read(plan, "offline_invoices") <= 2000
+    assert rows_read(plan, "offline_invoices") <= 2001  # and the session's own number
 
 
 def test_sessions_that_were_given_up_are_not_read_to_find_those_that_move(
