@@ -51,6 +51,32 @@ def test_nginx_and_replicas_of_compose_know_each_others_addresses(compose: Any) 
         assert compose[name]["environment"]["FORWARDED_ALLOW_IPS"] == address("nginx")
 
 
+def test_prometheus_asks_each_replica_and_knows_the_alerts(compose: Any) -> None:
+    asked = {}
+    for folder in ("docker", "prometheus"):
+        config = yaml.safe_load((DEPLOY / folder / "prometheus.yml").read_text("utf-8"))
+        [job] = config["scrape_configs"]
+        assert (job["job_name"], config["rule_files"]) == ("ksef-proxy", ["alerts.yml"])
+        asked[folder] = job["static_configs"][0]["targets"]
+    replicas = [name for name in compose if name.startswith("ksef-proxy")]
+    addresses = [compose[name]["networks"]["default"]["ipv4_address"] for name in replicas]
+    assert asked["docker"] == [f"{address}:8080" for address in addresses]
+    assert {compose[name]["environment"]["METRICS_PUBLIC"] for name in replicas} == {"1"}
+    nginx = (DEPLOY / "nginx/ksef-proxy-replicas.conf").read_text("utf-8")
+    assert asked["prometheus"] == re.findall(r"server ([\d.:]+) ", nginx)
+
+
+def test_compose_makes_both_roles_with_passwords_that_it_hands_over(compose: Any) -> None:
+    script = (DEPLOY / "docker/roles.sh").read_text("utf-8")
+    assert re.findall(r"CREATE ROLE (\w+) LOGIN PASSWORD :'(\w+)'", script) == [
+        ("ksef_proxy", "service"),
+        ("erp", "erp"),
+    ]
+    used = re.findall(r'--set=\w+="\$(\w+)"', script)
+    assert used == ["DATABASE_PASSWORD", "ERP_PASSWORD"]
+    assert set(used) <= set(compose["postgres"]["environment"])
+
+
 def test_nginx_worker_and_application_take_bodies_of_the_same_length() -> None:
     nginx = (DEPLOY / "nginx/ksef-proxy.conf").read_text("utf-8")
     assert f"client_max_body_size {LONGEST_BODY}k;" in nginx
