@@ -1,8 +1,6 @@
 """Events are delivered in order and at least once, and no receiver holds up another."""
 
 import base64
-import hashlib
-import hmac
 import subprocess
 import sys
 import time
@@ -13,6 +11,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from standardwebhooks.webhooks import Webhook
 
 from app import errors
 from app.account import Account
@@ -400,16 +399,7 @@ class TestCommands:
 
 
 def check_signature(secret: str, headers: dict[str, str], body: bytes) -> None:
-    """As a receiver checks it: by the `standardwebhooks` package where it is there, and by hand."""
-    assert abs(int(headers["webhook-timestamp"]) - time.time()) < 60
-    content = f"{headers['webhook-id']}.{headers['webhook-timestamp']}.".encode() + body
-    key = base64.b64decode(secret.removeprefix("whsec_"))
-    expected = base64.b64encode(hmac.new(key, content, hashlib.sha256).digest()).decode()
-    assert headers["webhook-signature"] == f"v1,{expected}"
-    try:
-        from standardwebhooks.webhooks import Webhook
-    except ImportError:
-        return
+    """As a receiver checks it, with a library of others."""
     assert Webhook(secret).verify(body, headers) == msgspec.json.decode(body)
 
 
