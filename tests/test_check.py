@@ -24,6 +24,7 @@ import certifi
 import click
 import psycopg2
 import pytest
+from flask import Flask
 from psycopg2.extensions import make_dsn
 
 from app import create_app
@@ -543,6 +544,28 @@ def test_ksef_refuses_the_credential(
     found = check(environments=("test", "demo"))
     found.failed(f"login {NIP} test", "refused", word)
     assert found.lines[f"login {NIP} demo"][0] == "ok"
+
+
+def test_a_credential_that_ksef_blocked_is_not_tried(
+    check: Run, company: Company, control: Any, database: Any
+) -> None:
+    database.execute(
+        "UPDATE ksef_credentials SET refused_code = 480, refused_words = 'Blocked',"
+        " refused_at = now() - interval '1 day' WHERE environment = 'test'"
+    )
+    check().failed(f"login {NIP} test", "Blocked", "An operator must act")
+    assert set(control.call_counts("test")) == {
+        "GET /{environment}/v2/security/public-key-certificates"
+    }
+
+
+def test_during_a_simulation_no_login_is_tried(check: Run, company: Company, app: Flask) -> None:
+    simulate = ["outage", "simulate", "test", "--message", "Ćwiczenie"]
+    assert app.test_cli_runner().invoke(args=simulate).exit_code == 0
+    found = check()
+    state, text = found.lines[f"login {NIP} test"]
+    assert (found.code, state) == (0, "warning")
+    assert text.startswith("not tried: ")
 
 
 @pytest.mark.parametrize(
