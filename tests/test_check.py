@@ -265,6 +265,16 @@ def test_no_tls_where_it_is_wanted(check: Run, server: postgres.EmbeddedPostgres
         check(database_url=dsn).failed("database", "server does not support SSL")
 
 
+def test_database_on_another_machine_without_tls_is_warned_of(
+    check: Run, server: postgres.EmbeddedPostgres
+) -> None:
+    with over_tcp(server) as port:
+        dsn = f"postgresql://postgres@db.example:{port}/postgres?hostaddr=127.0.0.1"
+        state, text = check(database_url=dsn).lines["database"]
+    assert (state, "db.example, no TLS" in text) == ("warning", True)
+    assert "crosses the network in clear" in text
+
+
 def test_database_can_only_be_read(check: Run, migrated: Any) -> None:
     migrated.execute(f"ALTER DATABASE {migrated.name} SET default_transaction_read_only = on")
     found = check(database_url=migrated.owner_dsn)
