@@ -5,6 +5,7 @@ The proxy in front: tests/journeys/test_check_front.py.
 
 import base64
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -184,14 +185,16 @@ def test_all_wrong_settings_are_named_by_a_process_of_its_own() -> None:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("postgres")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    folder = tmp_path_factory.mktemp("postgres") / "of-its-own"
+    yield folder
+    shutil.rmtree((folder / "moved-to").resolve(), ignore_errors=True)  # for root: elsewhere
 
 
 @pytest.fixture
 def server(folder: Path) -> Iterator[postgres.EmbeddedPostgres]:
     """A PostgreSQL that asks the role `careful` for its password."""
-    with postgres.start(folder / "of-its-own", durable=False) as running:
+    with postgres.start(folder, durable=False) as running:
         admin = DatabaseServer(running.dsn())
         rules = Path(admin.execute("SHOW hba_file")[0][0])
         if "careful" not in rules.read_text():
