@@ -5,6 +5,7 @@ The proxy in front: tests/journeys/test_check_front.py.
 
 import base64
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -24,6 +25,7 @@ import certifi
 import click
 import psycopg2
 import pytest
+from flask import Flask
 from psycopg2.extensions import make_dsn
 
 from app import create_app
@@ -183,14 +185,16 @@ def test_all_wrong_settings_are_named_by_a_process_of_its_own() -> None:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("postgres")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    folder = tmp_path_factory.mktemp("postgres") / "of-its-own"
+    yield folder
+    shutil.rmtree((folder / "moved-to").resolve(), ignore_errors=True)  # for root: elsewhere
 
 
 @pytest.fixture
 def server(folder: Path) -> Iterator[postgres.EmbeddedPostgres]:
     """A PostgreSQL that asks the role `careful` for its password."""
-    with postgres.start(folder / "of-its-own", durable=False) as running:
+    with postgres.start(folder, durable=False) as running:
         admin = DatabaseServer(running.dsn())
         rules = Path(admin.execute("SHOW hba_file")[0][0])
         if "careful" not in rules.read_text():
@@ -262,6 +266,16 @@ def test_no_tls_where_it_is_wanted(check: Run, server: postgres.EmbeddedPostgres
     with over_tcp(server) as port:
         dsn = f"postgresql://postgres@127.0.0.1:{port}/postgres?sslmode=require"
         check(database_url=dsn).failed("database", "server does not support SSL")
+
+
+def test_database_on_another_machine_without_tls_is_warned_of(
+    check: Run, server: postgres.EmbeddedPostgres
+) -> None:
+    with over_tcp(server) as port:
+        dsn = f"postgresql://postgres@db.example:{port}/postgres?hostaddr=127.0.0.1"
+        state, text = check(database_url=dsn).lines["database"]
+    assert (state, "db.example, no TLS" in text) == ("warning", True)
+    assert "crosses the network in clear" in text
 
 
 def test_database_can_only_be_read(check: Run, migrated: Any) -> None:
@@ -543,6 +557,28 @@ def test_ksef_refuses_the_credential(
     found = check(environments=("test", "demo"))
     found.failed(f"login {NIP} test", "refused", word)
     assert found.lines[f"login {NIP} demo"][0] == "ok"
+
+
+def test_a_credential_that_ksef_blocked_is_not_tried(
+    check: Run, company: Company, control: Any, database: Any
+) -> None:
+    database.execute(
+        "UPDATE ksef_credentials SET refused_code = 480, refused_words = 'Blocked',"
+        " refused_at = now() - interval '1 day' WHERE environment = 'test'"
+    )
+    check().failed(f"login {NIP} test", "Blocked", "An operator must act")
+    assert set(control.call_counts("test")) == {
+        "GET /{environment}/v2/security/public-key-certificates"
+    }
+
+
+def test_during_a_simulation_no_login_is_tried(check: Run, company: Company, app: Flask) -> None:
+    simulate = ["outage", "simulate", "test", "--message", "Ćwiczenie"]
+    assert app.test_cli_runner().invoke(args=simulate).exit_code == 0
+    found = check()
+    state, text = found.lines[f"login {NIP} test"]
+    assert (found.code, state) == (0, "warning")
+    assert text.startswith("not tried: ")
 
 
 @pytest.mark.parametrize(
