@@ -36,7 +36,8 @@ WHERE company_nip = :company_nip AND environment = :environment;
 SELECT FROM followed WHERE company_nip = :company_nip AND environment = :environment FOR UPDATE;
 
 -- name: find(company_nip, environment, reference_numbers, created, told, found_at)!
--- Sessions that KSeF lists: new ones, and those of which it says something new. What failed before keeps its pause.
+-- Sessions that KSeF lists: new ones, those of which it says something new, and those that it did not show any more. What
+-- failed before keeps its pause.
 INSERT INTO followed_sessions AS known (company_nip, environment, reference_number, date_created, told, found_at, due_at)
 SELECT :company_nip, :environment, reference_number, date_created, told, :found_at, :found_at
 FROM unnest(:reference_numbers::text[], :created::timestamptz[], :told::jsonb[])
@@ -44,8 +45,8 @@ FROM unnest(:reference_numbers::text[], :created::timestamptz[], :told::jsonb[])
 ON CONFLICT (company_nip, environment, reference_number) DO UPDATE SET
     told = excluded.told,
     found_at = excluded.found_at,
-    due_at = CASE WHEN known.failures > 0 THEN known.due_at ELSE excluded.found_at END
-WHERE known.final_at IS NULL AND known.told <> excluded.told;
+    due_at = CASE WHEN known.failures > 0 THEN coalesce(known.due_at, excluded.found_at) ELSE excluded.found_at END
+WHERE known.final_at IS NULL AND (known.told <> excluded.told OR known.due_at IS NULL);
 
 -- name: listed(company_nip, environment, listed_until, seconds)!
 -- KSeF has listed everything up to then; it is asked again in so many seconds.
@@ -137,9 +138,10 @@ WHERE company_nip = :company_nip AND environment = :environment AND reference_nu
   AND archived_at IS NULL;
 
 -- name: give_up(company_nip, environment, reference_number)!
--- KSeF does not list it any more.
-DELETE FROM followed_sessions
-WHERE company_nip = :company_nip AND environment = :environment AND reference_number = :reference_number;
+-- KSeF does not list it any more: there is nothing left to do. It stays, since nobody knows what became of its invoices.
+UPDATE followed_sessions SET due_at = NULL
+WHERE company_nip = :company_nip AND environment = :environment AND reference_number = :reference_number
+  AND final_at IS NULL;
 
 -- name: mark_stuck(company_nip, environment, times, least)
 -- Sessions that have moved for `times` the company's usual time, and at least `least` seconds; each is told once.

@@ -1,5 +1,6 @@
 -- name: find_invoices(company_nip, environment, ksef_number, invoice_number, invoice_hash)
 -- Kept answers that hold an invoice, by one of its names; the others are null. By its KSeF number its duplicates too.
+-- Where it was accepted comes first: a file may have been sent more often than anybody wants to read.
 -- is_held: the session of a duplicate holds its original as well.
 -- Each number is looked up by its own index; with OR, tables without statistics would be read whole.
 WITH found AS MATERIALIZED (
@@ -52,7 +53,7 @@ JOIN kept_sessions AS kept
     ON kept.company_nip = invoice.company_nip
     AND kept.environment = invoice.environment
     AND kept.reference_number = invoice.session_reference_number
-ORDER BY kept.checked_at DESC, invoice.ordinal_number
+ORDER BY invoice.status @> '{"code": 200}' DESC, kept.checked_at DESC, invoice.ordinal_number
 LIMIT 100;
 
 -- name: session_of(company_nip, environment, ksef_number)$
@@ -95,6 +96,7 @@ LIMIT 100;
 -- Whether a session that was begun on that day (YYYYMMDD) or later still moves, is listed by KSeF and not read yet, or is
 -- kept without the hashes of its invoices (by version 0.1.0); or a caller has asked for one that KSeF's lists should have
 -- shown and did not: then they do not show everything to our credential. (Followed ones are forgotten after 30 days.)
+-- Not read yet are also those that KSeF showed once and no more.
 SELECT EXISTS (
     SELECT
     FROM kept_sessions AS kept
