@@ -317,7 +317,7 @@ class Client:
 
 def _date(answer: Answer) -> datetime | None:
     """The header Date, in UTC; None where it is missing or wrong."""
-    with suppress(ValueError):
+    with suppress(ValueError, OverflowError):
         return parsedate_to_datetime(answer.headers.get("Date", "")).astimezone(UTC)
     return None
 

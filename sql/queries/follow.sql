@@ -92,14 +92,15 @@ SELECT EXISTS (
 );
 
 -- name: due(company_nip, environment, moment, batch)
--- Sessions that were due at a moment: those to be read before those whose UPOs are to be archived, the oldest first.
+-- Sessions that were due at a moment: those to be read before those whose UPOs are to be archived, the oldest first. Those
+-- that failed come last: a failure may end the company's turn, and many would leave none to the others.
 SELECT
     reference_number, found_at, read_at, failures,
     final_at IS NOT NULL AS is_final,
     coalesce((told ->> 'invoiceCount')::integer, 0) AS invoice_count
 FROM followed_sessions
 WHERE company_nip = :company_nip AND environment = :environment AND due_at <= :moment
-ORDER BY final_at IS NOT NULL, date_created, reference_number
+ORDER BY failures > 0, final_at IS NOT NULL, date_created, reference_number
 LIMIT :batch;
 
 -- name: put_off(company_nip, environment, reference_number, seconds, failures)!

@@ -491,6 +491,23 @@ class TestWhileKsefIsDown:
         assert state[broken.reference_number] is None
         assert state[good.reference_number] is not None
 
+    def test_those_that_failed_before_come_last(self, following: Following) -> None:
+        """Each of them ends the turn: many would else leave no turn to the others."""
+        asking = following.asking
+        asking.control.fault("status", status=500, path="/sessions/[^/]+$", times=1)
+        broken = asking.seed(date_created=(now() - timedelta(hours=1)).isoformat())
+        following.round()
+        good = asking.seed()
+        asking.control.fault(
+            "status", status=500, path=f"/sessions/{broken.reference_number}$", times=None
+        )
+        following.later()
+        following.round()
+        ended = asking.database.execute(
+            "SELECT reference_number FROM followed_sessions WHERE final_at IS NOT NULL"
+        )
+        assert ended == [(good.reference_number,)]
+
 
 def _rested(following: Following, timing: Timing) -> float:
     """Seconds for which the company rests after a round."""
