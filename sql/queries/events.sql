@@ -21,20 +21,21 @@ SELECT company_nip, :environment, last, :type, :key, :data::jsonb FROM numbered
 ON CONFLICT (company_nip, environment, type, key) DO NOTHING;
 
 -- name: read(company_nip, environment, after, most)
--- The company's next events after a number, in order. (BETWEEN-like bounds, so that the key gives the order.)
+-- The company's next events after a number, in order. (BETWEEN-like bounds, so that the key gives the order; that is one by
+-- the columns themselves, not by the text that is given.)
 SELECT number, id::text AS id, type, at, company_nip, environment::text AS environment, data::text AS data
 FROM events
 WHERE (company_nip, environment, number) > (:company_nip, :environment, :after)
   AND (company_nip, environment) <= (:company_nip, :environment)
-ORDER BY company_nip, environment, number
+ORDER BY events.company_nip, events.environment, number
 LIMIT :most;
 
 -- name: newest(company_nip, environment, most)
 -- The newest first.
 SELECT number, id::text AS id, type, at, company_nip, environment::text AS environment, data::text AS data
 FROM events
-WHERE company_nip = :company_nip AND environment = :environment
-ORDER BY company_nip DESC, environment DESC, number DESC
+WHERE (company_nip, environment) BETWEEN (:company_nip, :environment) AND (:company_nip, :environment)
+ORDER BY events.company_nip DESC, events.environment DESC, number DESC
 LIMIT :most;
 
 -- name: where(company_nip, environment, number)^

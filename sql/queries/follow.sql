@@ -182,7 +182,7 @@ WHERE ctid = ANY (ARRAY(
 
 -- name: late_rows(company_nip, environment, newest)
 -- Final sessions to which one of the newest rows belongs that is not linked: it was written after they were read. Each
--- number is looked up by its key.
+-- number is looked up by its key, and the newest rows are found by the index on their time. (As in queries/events.sql.)
 SELECT reference_number
 FROM (
     SELECT (
@@ -197,8 +197,8 @@ FROM (
     FROM (
         SELECT ksef_number, session_reference_number
         FROM synced_invoices
-        WHERE company_nip = :company_nip AND environment = :environment
-        ORDER BY created_at DESC
+        WHERE (company_nip, environment) BETWEEN (:company_nip, :environment) AND (:company_nip, :environment)
+        ORDER BY company_nip DESC, environment DESC, created_at DESC
         LIMIT :newest
     ) AS synced
     WHERE session_reference_number IS NULL
@@ -207,8 +207,8 @@ FROM (
     FROM (
         SELECT ksef_reference_number, session_reference_number
         FROM offline_invoices
-        WHERE company_nip = :company_nip AND environment = :environment
-        ORDER BY created_at DESC
+        WHERE (company_nip, environment) BETWEEN (:company_nip, :environment) AND (:company_nip, :environment)
+        ORDER BY company_nip DESC, environment DESC, created_at DESC
         LIMIT :newest
     ) AS offline
     WHERE session_reference_number IS NULL
@@ -225,8 +225,8 @@ FROM (
     FROM (
         SELECT invoice_hash, ksef_reference_number, session_reference_number
         FROM offline_invoices
-        WHERE company_nip = :company_nip AND environment = :environment
-        ORDER BY created_at DESC
+        WHERE (company_nip, environment) BETWEEN (:company_nip, :environment) AND (:company_nip, :environment)
+        ORDER BY company_nip DESC, environment DESC, created_at DESC
         LIMIT :newest
     ) AS hashed
     WHERE session_reference_number IS NULL AND ksef_reference_number IS NULL AND invoice_hash IS NOT NULL

@@ -123,6 +123,20 @@ def test_refused_invoices_of_a_batch_have_their_own_status(
         assert row["invoiceHash"] == session.invoices[i].invoice_hash
 
 
+def test_of_a_file_that_is_twice_in_a_session_the_accepted_one_is_shown(
+    company: Company, control: Any, database: Any
+) -> None:
+    name = base64.b64encode(bytes(32)).decode()
+    orders = [{"status": code, "invoiceHash": name} for code in (440, 440, 200, 440)]
+    session = control.seed_session("test", NIP, invoices=orders)
+    add_row(database, "FV/1", name)
+    company.get(f"/invoices/test/status/{session.reference_number}")
+    assert database.execute("SELECT invoice_code, ksef_number FROM invoice_status") == [
+        (200, session.ksef_numbers[0])
+    ]
+    assert ask(company, name)["state"] == "accepted"
+
+
 def test_a_row_with_a_hash_that_comes_after_its_session_is_linked(
     company: Company, control: Any, database: Any
 ) -> None:
