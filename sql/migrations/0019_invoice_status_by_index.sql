@@ -29,10 +29,15 @@ SELECT
     upos.fetched_at AS upo_archived_at, upos.signature AS upo_signature,
     rows.created_at, rows.linked_at
 FROM rows
-LEFT JOIN kept_sessions AS kept
-    ON kept.company_nip = rows.company_nip
-    AND kept.environment = rows.environment
-    AND kept.reference_number = rows.session_reference_number
+LEFT JOIN LATERAL (
+    SELECT session, final, checked_at
+    FROM kept_sessions AS one
+    WHERE (one.company_nip, one.environment, one.reference_number)
+          BETWEEN (rows.company_nip, rows.environment, rows.session_reference_number)
+          AND (rows.company_nip, rows.environment, rows.session_reference_number)
+    ORDER BY one.company_nip, one.environment, one.reference_number
+    LIMIT 1
+) AS kept ON true
 LEFT JOIN LATERAL (
     SELECT *
     FROM (
@@ -71,9 +76,15 @@ LEFT JOIN LATERAL (
     ORDER BY preference
     LIMIT 1
 ) AS invoice ON true
-LEFT JOIN upos
-    ON upos.company_nip = rows.company_nip
-    AND upos.environment = rows.environment
-    AND upos.session_reference_number = rows.session_reference_number
-    AND upos.ksef_number = coalesce(rows.ksef_number, invoice.ksef_number)
-    AND upos.page_reference_number = '';
+LEFT JOIN LATERAL (
+    SELECT fetched_at, signature
+    FROM upos AS one
+    WHERE (one.company_nip, one.environment, one.session_reference_number, one.ksef_number, one.page_reference_number)
+          BETWEEN (rows.company_nip, rows.environment, rows.session_reference_number,
+                   coalesce(rows.ksef_number, invoice.ksef_number), '')
+          AND (rows.company_nip, rows.environment, rows.session_reference_number,
+               coalesce(rows.ksef_number, invoice.ksef_number), '')
+    ORDER BY
+        one.company_nip, one.environment, one.session_reference_number, one.ksef_number, one.page_reference_number
+    LIMIT 1
+) AS upos ON true;
