@@ -39,7 +39,8 @@ ORDER BY events.company_nip DESC, events.environment DESC, number DESC
 LIMIT :most;
 
 -- name: where(company_nip, environment, number)^
--- One row always. id: of the event with that number, null where there is none (any more); last: the newest number.
+-- One row always. id: of the event with that number, null where there is none (any more); last: the newest number;
+-- is_gone: neither this event nor the next one is there: who has read up to here has missed what was purged.
 SELECT
     (
         SELECT id::text FROM events
@@ -47,7 +48,13 @@ SELECT
     ) AS id,
     coalesce(
         (SELECT last FROM event_numbers WHERE company_nip = :company_nip AND environment = :environment), 0
-    ) AS last;
+    ) AS last,
+    NOT EXISTS (
+        SELECT FROM events
+        WHERE company_nip = :company_nip
+          AND environment = :environment
+          AND number BETWEEN :number::bigint AND :number::bigint + 1
+    ) AS is_gone;
 
 -- name: lock_session(company_nip, environment, reference_number)$
 -- Held until the transaction ends: the end of a session and the last of its UPOs are stored one after the other, so that

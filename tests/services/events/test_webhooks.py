@@ -225,7 +225,10 @@ class TestDelivery:
 
 
 class TestFailure:
-    @pytest.mark.parametrize("status", [500, 503, 302, 408, 429])
+    @pytest.mark.parametrize(
+        ("status", "location"),
+        [(500, None), (503, None), (302, None), (408, None), (429, None), (302, "https://[no")],
+    )
     def test_is_repeated_and_later_events_wait(
         self,
         service: Service,
@@ -234,9 +237,10 @@ class TestFailure:
         tell: Tell,
         database: Any,
         status: int,
+        location: str | None,
     ) -> None:
         receiver = make_receiver(status)
-        receiver.headers["Location"] = receiver.url
+        receiver.headers["Location"] = location or receiver.url
         webhooks.add(account, receiver.url)
         tell("A", "B")
         assert deliver(service) <= webhooks.IDLE
