@@ -107,8 +107,9 @@ LIMIT 100;
 
 -- name: is_unsettled(company_nip, environment, first_day)$
 -- Whether a session that was begun on that day (YYYYMMDD) or later still moves, is listed by KSeF and not read yet, or is
--- kept without the hashes of its invoices (by version 0.1.0); or a caller has asked for one that KSeF's lists should have
--- shown and did not: then they do not show everything to our credential. (Followed ones are forgotten after 30 days.)
+-- kept without the hashes of its invoices (by version 0.1.0); or a caller has asked for one, or a row of the ERP names one,
+-- that KSeF's lists should have shown and did not: then they do not show everything to our credential. (Followed ones are
+-- forgotten after 30 days.)
 -- Not read yet are also those that KSeF showed once and no more.
 SELECT EXISTS (
     SELECT FROM kept_sessions
@@ -143,6 +144,22 @@ SELECT EXISTS (
           (SELECT known_since FROM followed WHERE company_nip = :company_nip AND environment = :environment)
           AND (SELECT known_until FROM followed WHERE company_nip = :company_nip AND environment = :environment)
       AND (session ->> 'dateCreated')::timestamptz > statement_timestamp() - interval '29 days'
+    EXCEPT
+    SELECT reference_number
+    FROM followed_sessions
+    WHERE company_nip = :company_nip AND environment = :environment AND reference_number >= :first_day
+) OR EXISTS (
+    SELECT ksef_reference_number
+    FROM offline_invoices AS named
+    JOIN followed USING (company_nip, environment)
+    WHERE company_nip = :company_nip
+      AND environment = :environment
+      AND ksef_reference_number >= :first_day
+      AND ksef_reference_number ~ '^[0-9]{8}-S[OB]-'
+      AND ksef_reference_number
+          >= to_char(greatest(known_since, statement_timestamp() - interval '28 days') + interval '1 day', 'YYYYMMDD')
+      AND session_reference_number IS NULL
+      AND created_at < known_until
     EXCEPT
     SELECT reference_number
     FROM followed_sessions

@@ -307,6 +307,24 @@ def test_lists_that_do_not_show_everything_leave_it_uncertain(
     assert state(company, sent_at) == "unknown"
 
 
+@pytest.mark.parametrize("is_listed", [False, True])
+def test_a_session_that_the_erp_names_and_ksef_does_not_list_leaves_it_uncertain(
+    company: Company, control: Any, database: Any, is_listed: bool
+) -> None:
+    """Nobody has asked for it: the ERP sends with another credential than ours."""
+    sent_at = now()
+    session = control.seed_session("test", NIP)
+    database.execute(
+        "INSERT INTO offline_invoices (company_nip, environment, invoice_number,"
+        f" ksef_reference_number, created_at) VALUES ('{NIP}', 'test', 'FV/1',"
+        f" '{session.reference_number}', '{sent_at}')"
+    )
+    if not is_listed:
+        control.fault("set-field", field="sessions", value=[], path="/v2/sessions$", times=None)
+    follow(company, database)
+    assert state(company, sent_at) == ("not_arrived" if is_listed else "unknown")
+
+
 def test_what_is_purged_meanwhile_is_not_said_never_to_have_arrived(
     company: Company, control: Any, database: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
