@@ -134,6 +134,25 @@ class TestDelivery:
         assert webhooks.wait(15)
         assert references(hanging) == ["A", "B", "C"]
 
+    def test_of_more_webhooks_than_are_posted_to_at_once_each_has_its_turn(
+        self,
+        service: Service,
+        account: Account,
+        make_receiver: Make,
+        tell: Tell,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        monkeypatch.setattr(webhooks, "MOST_RECEIVERS", 1)
+        receivers = [make_receiver() for _ in range(3)]
+        for receiver in receivers:
+            webhooks.add(account, receiver.url)
+        for reference in ("A", "B", "C"):
+            tell(reference)
+            deliver(service)
+        assert all(receiver.came for receiver in receivers)
+        webhooks.deliver_all(service, 15)
+        assert [references(receiver) for receiver in receivers] == [["A", "B", "C"]] * 3
+
     def test_one_that_is_killed_between_the_post_and_its_note_is_made_up_for_with_the_same_id(
         self,
         service: Service,
