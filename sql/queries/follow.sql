@@ -223,13 +223,16 @@ FROM (
         LIMIT 1
     )
     FROM (
-        SELECT invoice_hash, ksef_reference_number, session_reference_number
-        FROM offline_invoices
-        WHERE (company_nip, environment) BETWEEN (:company_nip, :environment) AND (:company_nip, :environment)
-        ORDER BY company_nip DESC, environment DESC, created_at DESC
-        LIMIT :newest
+        SELECT DISTINCT invoice_hash  -- of one file in many rows the answers are looked for once
+        FROM (
+            SELECT invoice_hash, ksef_reference_number, session_reference_number
+            FROM offline_invoices
+            WHERE (company_nip, environment) BETWEEN (:company_nip, :environment) AND (:company_nip, :environment)
+            ORDER BY company_nip DESC, environment DESC, created_at DESC
+            LIMIT :newest
+        ) AS newest_rows
+        WHERE session_reference_number IS NULL AND ksef_reference_number IS NULL AND invoice_hash IS NOT NULL
     ) AS hashed
-    WHERE session_reference_number IS NULL AND ksef_reference_number IS NULL AND invoice_hash IS NOT NULL
 ) AS found
 WHERE (
     SELECT final
