@@ -135,6 +135,15 @@ def deliver_due(service: Service) -> float:
     return IDLE if left is None else min(IDLE, max(left, 0.1))
 
 
+def deliver_all(service: Service, seconds: float) -> None:
+    """Deliver what is due now, of however many webhooks, within so many seconds."""
+    until = clock.monotonic() + seconds
+    while (pause := deliver_due(service)) < IDLE and clock.monotonic() < until:
+        wait(until - clock.monotonic())
+        clock.sleep(pause)
+    wait(until - clock.monotonic())
+
+
 def wait(seconds: float) -> bool:
     """Wait until nothing is being delivered by this process; false where that took longer."""
     until = clock.monotonic() + seconds

@@ -16,6 +16,7 @@ from app.services import outages
 from app.services.events import follow
 from app.services.operators import purge
 from app.services.replicas import leases
+from app.services.sessions import search
 from app.services.sessions.check import check_session
 from app.services.sessions.following import known as known_of
 from app.settings import Timing
@@ -252,7 +253,7 @@ class TestKnownUntil:
         assert following.sessions("final_at") == [None], "KSeF still lists it"
         asking.control.remove_session("test", session.reference_number)
         following.round()
-        assert following.sessions("reference_number") == []
+        assert following.sessions("due_at") == [None]
         assert following.known_until > now() - timedelta(minutes=5)
 
     def test_what_ksef_lists_late_is_found_all_the_same(self, following: Following) -> None:
@@ -263,6 +264,30 @@ class TestKnownUntil:
         following.round()
         assert following.sessions("reference_number") == [session.reference_number]
         assert None not in following.sessions("archived_at")
+
+    def test_a_list_in_parts_is_not_ahead_of_a_session_that_went_on_later(
+        self, following: Following
+    ) -> None:
+        """KSeF lists a session by its last activity, which is not when its invoices came."""
+        asking = following.asking
+        timing = replace(asking.service.timing, follow_before=36_000.0)
+        asking.service.timing = timing
+        created = now() - timedelta(hours=8)
+        session = asking.seed(state="open", date_created=created.isoformat(), invoices=1)
+        asking.control.change_session("test", session.reference_number, state="finished")
+        # Our quota of lists allows the first part only.
+        asking.database.execute(
+            "INSERT INTO quota_calls (company_nip, environment, quota_group, reserved_at)"
+            " SELECT nip, 'test', 'sessionList', now() - interval '2 seconds'"
+            " FROM companies, generate_series(1, 27)"
+        )
+        assert following.round()[SESSIONS] == 2
+        name = session.invoices[0].invoice_hash
+        for sent in (name, "ab" * 32):
+            found = search.find(asking.account, invoice_hash=sent, sent_at=created)
+            assert found.state == ("accepted" if sent == name else "not_arrived")
+            assert found.known_until is not None
+            assert found.known_until < now() - timedelta(hours=3)
 
     def test_purge_moves_its_begin(self, following: Following) -> None:
         following.round()
@@ -465,6 +490,23 @@ class TestWhileKsefIsDown:
         )
         assert state[broken.reference_number] is None
         assert state[good.reference_number] is not None
+
+    def test_those_that_failed_before_come_last(self, following: Following) -> None:
+        """Each of them ends the turn: many would else leave no turn to the others."""
+        asking = following.asking
+        asking.control.fault("status", status=500, path="/sessions/[^/]+$", times=1)
+        broken = asking.seed(date_created=(now() - timedelta(hours=1)).isoformat())
+        following.round()
+        good = asking.seed()
+        asking.control.fault(
+            "status", status=500, path=f"/sessions/{broken.reference_number}$", times=None
+        )
+        following.later()
+        following.round()
+        ended = asking.database.execute(
+            "SELECT reference_number FROM followed_sessions WHERE final_at IS NOT NULL"
+        )
+        assert ended == [(good.reference_number,)]
 
 
 def _rested(following: Following, timing: Timing) -> float:
