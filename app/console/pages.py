@@ -15,7 +15,7 @@ from app.api.basic_auth import admins_only
 from app.api.blueprint import StrictParser, View
 from app.api.origin import is_of_our_own
 from app.api.schemas import EnvironmentPath, SessionPath, UpoPath
-from app.api.upo import MEDIA_TYPES, cacheable
+from app.api.upo import document, only_page, zipped
 from app.console import problems
 from app.console.context import SHOWN_ENVIRONMENTS, finish, form_tokens, render
 from app.console.forms import FIELD
@@ -36,12 +36,13 @@ from app.services.operators import overview as console
 from app.services.sessions import search
 from app.services.sessions.check import check_session
 from app.services.upo import archive
-from app.services.upo.fetch import DocType, fetch_upo
+from app.services.upo.fetch import DocType, fetch_session_upo, fetch_upo
 
 PAGE = 100
 _SESSIONS_PAGE = 50
 _SHORT = 8  # rows of the lists on an environment's page
 _ON_A_CARD = 3  # sessions on an environment's card
+_DISPOSITIONS: dict[DocType, str] = {"pdf": "inline", "xml": "attachment"}
 # Other sites may link to these: they show what is stored, and never ask KSeF.
 _LINKED = {
     f"console.{page}"
@@ -255,31 +256,50 @@ def check(path: dict[str, str], _query: dict[str, Any], _form: dict[str, str], *
 @_takes(UpoPath)
 def upo_pdf(path: dict[str, str], _query: dict[str, Any], **_url: str) -> Response:
     """The UPO of an invoice as a PDF, to view in the browser."""
-    return _upo(path, "pdf", "inline")
+    return _upo(path, "pdf")
 
 
 @blueprint.get("/console/<environment>/sessions/<referenceNumber>/<ksefNumber>/upo.xml")
 @_takes(UpoPath)
 def upo_xml(path: dict[str, str], _query: dict[str, Any], **_url: str) -> Response:
     """The UPO of an invoice as the XML that KSeF signed, to download."""
-    return _upo(path, "xml", "attachment")
+    return _upo(path, "xml")
 
 
-def _upo(path: dict[str, str], doc_type: DocType, disposition: str) -> Response:
-    file = fetch_upo(
-        account(path["environment"]),
-        path["reference_number"],
-        path["ksef_number"],
-        doc_type,
-    )
-    response = Response(file.content, content_type=MEDIA_TYPES[doc_type])
-    name = f"{path['ksef_number']}-upo.{doc_type}"
-    response.headers["Content-Disposition"] = f'{disposition}; filename="{name}"'
+@blueprint.get("/console/<environment>/sessions/<referenceNumber>/upo.pdf")
+@_takes(SessionPath)
+def session_upo_pdf(path: dict[str, str], _query: dict[str, Any], **_url: str) -> Response:
+    """The collective UPO of a session as a PDF, to view; a ZIP of its pages if it has several."""
+    return _session_upo(path, "pdf")
+
+
+@blueprint.get("/console/<environment>/sessions/<referenceNumber>/upo.xml")
+@_takes(SessionPath)
+def session_upo_xml(path: dict[str, str], _query: dict[str, Any], **_url: str) -> Response:
+    """The collective UPO of a session as signed XML, to download; a ZIP if it has several pages."""
+    return _session_upo(path, "xml")
+
+
+def _upo(path: dict[str, str], doc_type: DocType) -> Response:
+    number = path["ksef_number"]
+    file = fetch_upo(account(path["environment"]), path["reference_number"], number, doc_type)
+    return _viewable(document(file, f"{number}-upo.{doc_type}", _DISPOSITIONS[doc_type]))
+
+
+def _session_upo(path: dict[str, str], doc_type: DocType) -> Response:
+    number = path["reference_number"]
+    pages = fetch_session_upo(account(path["environment"]), number, doc_type)
+    if len(pages) > 1:
+        return zipped(number, pages)
+    return _viewable(only_page(pages, _DISPOSITIONS[doc_type]))
+
+
+def _viewable(response: Response) -> Response:
     # A browser's PDF viewer needs its own inline styles and an object element.
     response.headers["Content-Security-Policy"] = (
         "default-src 'none'; object-src 'self'; style-src 'unsafe-inline'; frame-ancestors 'none'"
     )
-    return cacheable(response, file.sha256)
+    return response
 
 
 @blueprint.post("/console/<environment>/simulation")

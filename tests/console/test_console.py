@@ -1,5 +1,7 @@
 """The console without a browser: who may, what is shown, what is never asked."""
 
+import io
+import zipfile
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from html.parser import HTMLParser
@@ -457,6 +459,53 @@ class TestUpo:
         assert xml.headers["Content-Disposition"].startswith("attachment; filename=")
         again = company.get(f"{upo}.pdf", headers={"If-None-Match": pdf.headers["ETag"]})
         assert again.status_code == 304
+
+    def test_the_collective_one_of_a_session_opens_and_is_kept(
+        self, company: Company, service: Service, control: Control
+    ) -> None:
+        session = asked(service, control, company, kind="batch", invoices=3)
+        page = f"/console/test/sessions/{session.reference_number}"
+        shown = company.get(f"{page}?lang=pl")
+        links = lxml_html.document_fromstring(shown.text).xpath("//dl//a/@href")
+        assert links == [f"{page}/upo.pdf", f"{page}/upo.xml"]
+        assert "UPO zbiorcze sesji" in text_of(shown)
+        pdf, xml = company.get(links[0]), company.get(links[1])
+        assert pdf.data.startswith(b"%PDF-")
+        name = f"{session.upo_pages[0]}-upo"
+        assert pdf.headers["Content-Disposition"] == f'inline; filename="{name}.pdf"'
+        assert "object-src 'self'" in pdf.headers["Content-Security-Policy"]
+        assert all(number.encode() in xml.data for number in session.ksef_numbers)
+        assert xml.headers["Content-Disposition"] == f'attachment; filename="{name}.xml"'
+        again = company.get(links[0], headers={"If-None-Match": pdf.headers["ETag"]})
+        assert again.status_code == 304
+
+    @pytest.mark.parametrize("doc_type", ["pdf", "xml"])
+    def test_all_pages_of_the_collective_one_come_in_a_zip(
+        self, company: Company, service: Service, control: Control, doc_type: str
+    ) -> None:
+        control.settings(upoPageSize=2)
+        session = asked(service, control, company, kind="batch", invoices=5)
+        page = f"/console/test/sessions/{session.reference_number}"
+        shown = company.get(f"{page}?lang=en")
+        assert "PDF (ZIP) XML (ZIP) 3 pages" in text_of(shown)
+        links = lxml_html.document_fromstring(shown.text).xpath("//dl//a[@download]/@href")
+        assert f"{page}/upo.{doc_type}" in links
+        answer = company.get(f"{page}/upo.{doc_type}")
+        assert answer.content_type == "application/zip"
+        with zipfile.ZipFile(io.BytesIO(answer.data)) as packed:
+            assert packed.namelist() == [f"{page}-upo.{doc_type}" for page in session.upo_pages]
+
+    def test_a_session_without_a_collective_one_offers_none(
+        self, company: Company, service: Service, control: Control
+    ) -> None:
+        session = asked(service, control, company, state="open", invoices=1)
+        page = f"/console/test/sessions/{session.reference_number}"
+        assert "/upo." not in "".join(
+            lxml_html.document_fromstring(company.get(page).text).xpath("//dl//a/@href")
+        )
+        answer = company.get(f"{page}/upo.pdf", headers=ENGLISH)
+        assert answer.status_code == 404
+        assert "upo_not_available" in text_of(answer)
 
     def test_an_archived_one_has_its_verdict(
         self, company: Company, service: Service, control: Control
