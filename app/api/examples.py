@@ -47,6 +47,7 @@ _NO_OUTAGE: dict[str, Any] = {
     "consecutiveFailures": 0,
     "source": None,
     "messages": [],
+    "announcements": [],
     "duty": None,
 }
 _OUTAGE = {
@@ -61,8 +62,10 @@ _OUTAGE = {
             "start": "2026-09-15T08:00:00+00:00",
             "end": None,
             "category": "FAILURE",
+            "publishedAt": "2026-09-15T08:02:00+00:00",
         }
     ],
+    "announcements": [],
     "duty": "seven_working_days_after_end",
 }
 _SIMULATION = {
@@ -76,6 +79,7 @@ _SIMULATION = {
             "start": "2026-09-15T08:00:00+00:00",
             "end": "2026-09-15T10:00:00+00:00",
             "category": "FAILURE",
+            "publishedAt": None,
         }
     ],
     "duty": None,

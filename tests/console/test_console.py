@@ -239,6 +239,44 @@ class TestEnvironments:
         assert "Niedostępność" in text_of(answer)
         assert "Prace <serwisowe>" in text_of(answer)
 
+    @pytest.mark.parametrize(
+        ("language", "told", "as_usual"),
+        [
+            (
+                "pl",
+                "Poniższy komunikat Ministerstwo opublikowało 15.09.2026, 10:02. KSeF odpowiada",
+                "wysyłaj faktury jak zwykle",
+            ),
+            (
+                "en",
+                "The Ministry published the announcement below on 15 Sep 2026, 10:02. KSeF answers",
+                "send invoices as usual",
+            ),
+        ],
+    )
+    def test_an_announcement_that_stays_although_ksef_answers_is_the_ministry_s_own(
+        self, company: Company, database: Any, language: str, told: str, as_usual: str
+    ) -> None:
+        database.execute("DELETE FROM outages")
+        database.execute(
+            "INSERT INTO outages (environment, consecutive_failures, answered_at,"
+            " latarnia, latarnia_read_at) VALUES ('prod', 0, now(), $$"
+            '{"status": "FAILURE", "messages": [{"id": "a", "eventId": 7,'
+            ' "category": "FAILURE", "type": "FAILURE_START", "title": "Awaria KSeF",'
+            ' "text": "Faktury można wystawiać w trybie awaryjnym.",'
+            ' "start": "2026-09-15T08:00:00Z", "version": 1,'
+            ' "published": "2026-09-15T08:02:00Z"}]}'
+            "$$, now())"
+        )
+        for page in ("/console", "/console/prod"):
+            answer = company.get(f"{page}?lang={language}")
+            text = text_of(answer)
+            assert told in text
+            assert as_usual in text
+            quoted = element(answer, "//li//q").text
+            assert quoted == "Faktury można wystawiać w trybie awaryjnym."
+            assert "offline24" not in text
+
     def test_a_certificate_that_ends_soon(self, company: Company, database: Any) -> None:
         database.execute(
             "UPDATE ksef_credentials SET method = 'certificate',"
