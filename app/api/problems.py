@@ -9,6 +9,7 @@ from werkzeug.exceptions import HTTPException
 from app import errors, telemetry
 from app.api import wording
 from app.api.answers import KsefSaid, Problem
+from app.api.basic_auth import CHALLENGE
 from app.api.openapi import PROBLEM
 from app.api.outages import outage_answer
 from app.api.responses import json_response
@@ -66,7 +67,7 @@ def _proxy_error(error: errors.ProxyError, language: str) -> Told:
         extra["outage"] = outage_answer(outage)
     headers = {}
     if isinstance(error, errors.Unauthorized):
-        headers["WWW-Authenticate"] = 'Basic realm="ksef-proxy", charset="UTF-8"'
+        headers["WWW-Authenticate"] = CHALLENGE
     retry_after = error.retry_after
     if retry_after is None and isinstance(error, errors.Unavailable):
         retry_after = settings().timing.retry_after

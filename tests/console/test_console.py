@@ -129,7 +129,11 @@ class TestErrors:
         ("path", "status", "code", "said"),
         [
             ("/nowhere/at/all", 404, "not_found", "There is no such page"),
-            ("/nowhere", 400, "invalid_parameter", "A number or value is wrong"),
+            ("/nowhere", 404, "not_found", "There is no such page"),
+            ("/nowhere?a=b", 404, "not_found", "There is no such page"),
+            ("/nowhere/sessions", 404, "not_found", "There is no such page"),
+            ("/TEST/sessions/abc", 404, "not_found", "There is no such page"),
+            ("/test/", 404, "not_found", "There is no such page"),
             ("/test/sessions/abc", 400, "invalid_parameter", "A number or value is wrong"),
             ("/test/sessions?page=0", 400, "invalid_parameter", "A number or value is wrong"),
             ("/test/sessions?page=١", 400, "invalid_parameter", "A number or value is wrong"),
@@ -152,6 +156,10 @@ class TestErrors:
         assert code in text
         assert answer.headers["X-Request-ID"] in text
 
+    def test_a_form_to_an_environment_that_there_is_not(self, company: Company, send: Any) -> None:
+        answer = send(company, "/nowhere/simulation", message="Próba", minutes="15")
+        assert (answer.status_code, answer.content_type) == (404, "text/html; charset=utf-8")
+
     def test_the_database_away(self, company: Company, service: Service, database: Any) -> None:
         assert company.get("/console").status_code == 200
         database.execute("ALTER TABLE kept_sessions RENAME TO kept_elsewhere")
@@ -168,6 +176,27 @@ class TestErrors:
         answer = auditor.get("/console", headers=ENGLISH)
         assert answer.status_code == 403
         assert "Not allowed" in text_of(answer)
+
+
+class TestLogout:
+    def test_the_password_is_refused_so_that_the_browser_forgets_it(self, company: Company) -> None:
+        link = element(company.get("/console?lang=en"), "//p[@class='who']/a")
+        assert link.text == "Log out"
+        answer = company.get(link.get("href"), headers=ENGLISH)
+        assert answer.status_code == 401
+        assert answer.headers["WWW-Authenticate"].startswith("Basic ")
+        text = text_of(answer)
+        assert "Your browser has been told to forget the user name and password" in text
+        assert "close all windows of the browser" in text
+        assert company.email not in text
+        assert element(answer, "//main//a/@href") == "/console"
+        assert company.get("/console").status_code == 200  # nothing is locked
+
+    def test_it_is_no_failed_login(self, company: Company, database: Any) -> None:
+        for _ in range(12):
+            company.get("/console/logout")
+        assert company.get("/console").status_code == 200
+        assert database.execute("SELECT * FROM login_attempts") == []
 
 
 class TestLanguage:
