@@ -440,7 +440,7 @@ class TestSessions:
         session = asked(service, control, company, state="open", invoices=[{"status": 150}])
         path = f"/console/test/sessions/{session.reference_number}"
         text = text_of(company.get(f"{path}?lang=en"))
-        assert "no number from KSeF 150" in text
+        assert "number not known yet 150" in text
         assert session.invoices[0].invoice_hash in text
         assert "Open until" in text
         assert "Otwarta do" in text_of(company.get(f"{path}?lang=pl"))
@@ -504,6 +504,38 @@ class TestCheck:
         assert answer.status_code == 409
         assert "outage_simulation" in text_of(answer)
         assert control.calls() == []
+
+    @pytest.mark.parametrize(
+        ("language", "told"),
+        [
+            ("pl", "od 15.01.2026, 12:00 do 15.01.2099, 13:30: Próba"),
+            ("en", "since 15 Jan 2026, 12:00 until 15 Jan 2099, 13:30: Próba"),
+        ],
+    )
+    def test_an_error_tells_times_as_clocks_in_poland_show_them(
+        self, company: Company, database: Any, send: Any, language: str, told: str
+    ) -> None:
+        database.execute(
+            "INSERT INTO outage_simulations (environment, message, starts_at, ends_at)"
+            " VALUES ('test', 'Próba', '2026-01-15 11:00+00', '2099-01-15 12:30+00')"
+        )
+        company.client.set_cookie("lang", language, path="/console")
+        answer = send(company, "/test/sessions/20260115-SO-0123456789-ABCDEF0123-4F/check")
+        assert answer.status_code == 409
+        assert told in text_of(answer)
+        assert "+00:00" not in text_of(answer)
+
+    def test_an_outage_on_an_error_page_has_such_a_time_too(
+        self, company: Company, database: Any, send: Any
+    ) -> None:
+        database.execute("DELETE FROM outages")
+        database.execute(
+            "INSERT INTO outages (environment, consecutive_failures, failing_since, opened_at,"
+            " probed_at) VALUES ('test', 5, '2026-01-15 11:00+00', now(), now())"
+        )
+        answer = send(company, "/test/sessions/20260115-SO-0123456789-ABCDEF0123-4F/check")
+        assert answer.status_code == 409
+        assert "KSeF nie odpowiada na żadne wywołania od 15.01.2026, 12:00" in text_of(answer)
 
     def test_what_ksef_does_not_know(self, company: Company, send: Any) -> None:
         answer = send(company, "/test/sessions/20260115-SO-0123456789-ABCDEF0123-4F/check")
@@ -648,6 +680,7 @@ class TestSearch:
             company.get("/console/search", query_string={"number": number, "lang": "en"})
         )
         assert "In KSeF's answers" in text
+        assert ("with a KSeF number" in text) == (by == "ksef_number")
         assert session.reference_number in text
         assert ("In the company's rows" in text) == (by == "ksef_number")
 
@@ -676,6 +709,8 @@ class TestUnlinkedRows:
         text = text_of(company.get("/console/test/unlinked?lang=en"))
         assert "2 rows" in text
         assert "OFF/0" in text
+        assert "Kind of invoice" in text
+        assert "issued offline" in text
         assert "FV/5265877635" not in text
 
     def test_only_the_newest_are_looked_through(
