@@ -78,7 +78,7 @@ def test_401_reads_the_same_whatever_is_wrong(
     ):
         response = company.client.get(url, headers=headers)
         body = assert_problem(response, 401, "unauthorized")
-        assert body["detail"] == "User name or password is missing or wrong (HTTP Basic)."
+        assert body["detail"].startswith("User name or password is missing or wrong (HTTP Basic);")
         assert response.headers["WWW-Authenticate"] == 'Basic realm="ksef-proxy", charset="UTF-8"'
     assert control.calls() == []
 
