@@ -4,15 +4,14 @@ They are in the language of `MESSAGE_LANGUAGE`. What to do in an outage follows 
 documentation of the offline modes (`tryby-offline`).
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
 
 from app import errors
-from app.api.responses import rfc3339
-from app.context import settings
 from app.services.login.credentials import LoginRefused
 from app.services.outages import Evidence
 
+Time = Callable[[datetime], str]
 _DUTIES = {
     "en": {
         "next_working_day_after_end": (
@@ -97,15 +96,16 @@ def told(
     outage: Evidence,
     environment: str,
     language: str,
+    time: Time,
 ) -> str:
     """The `detail` of a 409 or 502: of this error, answered as one of this kind.
 
-    `outage` is the evidence; `language` is en or pl.
+    `outage` is the evidence; `language` is en or pl; `time` writes times for the reader.
     """
     if kind is errors.OutageSimulation:
-        return simulation(outage, environment, language)
+        return simulation(outage, environment, language, time)
     if kind is errors.KsefOutage:
-        return established(outage, _local(outage.since), language)
+        return established(outage, time(outage.since) if outage.since else "", language)
     happened = _in_polish(error) if language == "pl" else error.detail
     return f"{happened} {_then(error, outage)[language]}"
 
@@ -117,10 +117,6 @@ def _then(error: errors.ProxyError, outage: Evidence) -> Mapping[str, str]:
         return _NO_OUTAGE
     remedied = isinstance(error, LoginRefused) and error.ksef and error.ksef.code in REMEDIES
     return _BEFORE if remedied else _NO_USE
-
-
-def _local(moment: datetime | None) -> str:
-    return rfc3339(moment, settings().response_timezone) or ""
 
 
 def _in_polish(error: errors.ProxyError) -> str:
@@ -142,10 +138,10 @@ def established(outage: Evidence, since: str, language: str) -> str:
     return f"{begun} {_DUTIES[language][outage.duty]}"
 
 
-def simulation(outage: Evidence, environment: str, language: str) -> str:
+def simulation(outage: Evidence, environment: str, language: str, time: Time) -> str:
     """Since when, until when and why an outage is being simulated."""
     [event] = outage.messages
-    since, end, text = _local(outage.since), _local(event.end), event.text
+    since, end, text = time(event.start), time(event.end) if event.end else "", event.text
     if language == "pl":
         until = f" do {end}" if end else ""
         return f"Symulacja awarii KSeF w środowisku {environment} od {since}{until}: {text}"

@@ -56,7 +56,8 @@ class _Message(msgspec.Struct, rename="camel"):
 class Event:
     """An outage or maintenance, in the newest version of what Latarnia says about it.
 
-    `category` is MAINTENANCE, FAILURE or TOTAL_FAILURE; `end` is None while no end is known.
+    `category` is MAINTENANCE, FAILURE or TOTAL_FAILURE; `end` is None while no end is known;
+    `published` is when Latarnia said it, None of a simulation.
     """
 
     category: str
@@ -64,6 +65,7 @@ class Event:
     text: str
     start: datetime
     end: datetime | None
+    published: datetime | None = None
 
     def covers(self, moment: datetime) -> bool:
         return self.start <= moment and (self.end is None or self.end > moment)
@@ -182,4 +184,5 @@ def _event(message: _Message) -> Event:
         text=(message.text or "")[:_LONGEST_TEXT],
         start=message.start,
         end=end if end and end.year in _YEARS else None,  # else it means that none is known
+        published=message.published,
     )

@@ -32,7 +32,8 @@ class Evidence:
 
     `since`: its begin, or that of the failed calls while it is not `established`. `source`:
     simulation, latarnia or breaker. `duty`: by when offline invoices must be sent, where Latarnia
-    says so.
+    says so. `messages`: what is said of the present moment, while calls fail. Once KSeF answers,
+    that is no evidence any more: it is told as `announcements`.
     """
 
     established: bool = False
@@ -41,6 +42,7 @@ class Evidence:
     source: str | None = None
     messages: Sequence[Event] = ()
     duty: str | None = None
+    announcements: Sequence[Event] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,8 +224,9 @@ def of_row(row: Any, timing: Timing) -> Evidence:
         since=min(event.start for event in events) if announced else row.failing_since,
         consecutive_failures=row.consecutive_failures,
         source="latarnia" if announced else "breaker" if row.opened_at is not None else None,
-        messages=events,
+        messages=events if failing else [],
         duty=_duty(reading, events) if announced and reading else None,
+        announcements=[] if failing else events,
     )
 
 

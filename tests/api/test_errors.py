@@ -82,7 +82,7 @@ def test_401_reads_the_same_whatever_is_wrong(
     ):
         response = company.client.get(url, headers=headers)
         body = assert_problem(response, 401, "unauthorized")
-        assert body["detail"] == "User name or password is missing or wrong (HTTP Basic)."
+        assert body["detail"].startswith("User name or password is missing or wrong (HTTP Basic);")
         assert response.headers["WWW-Authenticate"] == 'Basic realm="ksef-proxy", charset="UTF-8"'
     assert control.calls() == []
 
@@ -178,7 +178,9 @@ def test_404_for_the_upo_of_a_session_that_only_has_the_shape_of_one(
     assert control.call_counts() == {UPO: 1}
 
 
-@pytest.mark.parametrize("url", ["/", "/invoices", "/invoices/test/status/", "/invoices/test/x/y"])
+@pytest.mark.parametrize(
+    "url", ["/nowhere", "/invoices", "/invoices/test/status/", "/invoices/test/x/y"]
+)
 def test_404_for_what_is_no_path(company: Company, control: Any, url: str) -> None:
     assert_problem(company.get(url), 404, "not_found")
     assert control.calls() == []

@@ -22,7 +22,7 @@ LANGUAGES = pytest.mark.parametrize("language", ["en", "pl"])
 
 
 def told(error: errors.ProxyError, language: str) -> str:
-    return wording.told(error, type(error), Evidence(), "test", language)
+    return wording.told(error, type(error), Evidence(), "test", language, str)
 
 
 @LANGUAGES

@@ -223,6 +223,49 @@ def test_start_right_after_the_parent_was_killed_waits_for_the_old_server(folder
             assert ask(server.dsn(), "SELECT 1") == 1
 
 
+_WAITS = """
+import pathlib, subprocess, time
+def test_waits(database_server):
+    child = subprocess.Popen(["sleep", "300"])
+    told = pathlib.Path(__file__).with_name("told")
+    told.with_name("new").write_text(f"{child.pid} {database_server.admin_dsn}")
+    told.with_name("new").rename(told)
+    try:
+        time.sleep(300)
+    finally:
+        child.send_signal(2)
+        child.wait()
+"""
+
+
+@pytest.mark.parametrize("told_by", [signal.SIGINT, signal.SIGTERM], ids=lambda it: it.name)
+def test_a_test_run_in_a_script_s_background_ends_when_told_and_leaves_nothing(
+    tmp_path: Path, told_by: signal.Signals
+) -> None:
+    """Such a job, and whatever it starts, has SIGINT ignored."""
+    (tmp_path / "test_waits.py").write_text(_WAITS)
+    line = [sys.executable, "-m", "pytest", "-q", "-n0", "-p", "tests.conftest"]
+    line += ["-p", "no:cacheprovider", f"--rootdir={tmp_path}", "-c/dev/null", str(tmp_path)]
+    without = {name: value for name, value in os.environ.items() if name != "DATABASE_URL"}
+    running = subprocess.Popen(
+        ["sh", "-c", "trap '' INT; exec \"$@\"", "sh", *line],
+        cwd=PROJECT,
+        env={name: value for name, value in without.items() if "PYTEST" not in name},
+        stdout=subprocess.DEVNULL,
+    )
+    try:
+        assert eventually(lambda: (tmp_path / "told").exists(), 60)
+        child, dsn = (tmp_path / "told").read_text().split(" ", 1)
+        assert is_reachable(dsn)
+        running.send_signal(told_by)
+        assert running.wait(30) == pytest.ExitCode.INTERRUPTED
+        assert not psutil.pid_exists(int(child))
+        assert eventually(lambda: not is_reachable(dsn))
+    finally:
+        running.kill()
+        running.wait()
+
+
 # -- Trouble with the folder
 
 
