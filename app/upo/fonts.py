@@ -110,7 +110,7 @@ class Faces:
         text, strong, code = FILES
         self.text = Face("upo-text", text, words)
         self.strong = Face("upo-strong", strong, words)
-        self.code = Face("upo-code", code, _ASCII)
+        self.code = Face("upo-code", code, _ASCII + _POLISH)
 
 
 _loading: Final = Lock()
