@@ -203,7 +203,15 @@ FROM (
     ) AS synced
     WHERE session_reference_number IS NULL
     UNION
-    SELECT ksef_reference_number
+    SELECT coalesce((
+        SELECT invoice.session_reference_number
+        FROM kept_invoices AS invoice
+        WHERE (invoice.reference_number, invoice.company_nip, invoice.environment)
+            BETWEEN (offline.ksef_reference_number, :company_nip, :environment)
+            AND (offline.ksef_reference_number, :company_nip, :environment)
+        ORDER BY invoice.reference_number, invoice.company_nip, invoice.environment
+        LIMIT 1
+    ), ksef_reference_number)
     FROM (
         SELECT ksef_reference_number, session_reference_number
         FROM offline_invoices

@@ -119,14 +119,30 @@ class TestWithoutAnybodyAsking:
         session = asking.seed(invoices=2)
         following.round()
         add_synced(asking.database, asking.account, session.ksef_numbers)
-        add_offline(asking.database, asking.account, [session.reference_number])
+        [(invoice,)] = asking.database.execute("SELECT min(reference_number) FROM kept_invoices")
+        add_offline(asking.database, asking.account, [session.reference_number, invoice])
         following.later()
         assert following.round() == {SESSIONS: 2}
         linked = asking.database.execute(
             "SELECT session_reference_number FROM synced_invoices"
             " UNION ALL SELECT session_reference_number FROM offline_invoices"
         )
-        assert linked == [(session.reference_number,)] * 3
+        assert linked == [(session.reference_number,)] * 4
+
+    @pytest.mark.parametrize("name", ["own", "session's"])
+    def test_a_single_row_that_is_written_later_is_linked(
+        self, following: Following, name: str
+    ) -> None:
+        asking = following.asking
+        session = asking.seed(invoices=2)
+        following.round()
+        [(invoice,)] = asking.database.execute("SELECT min(reference_number) FROM kept_invoices")
+        named = invoice if name == "own" else session.reference_number
+        add_offline(asking.database, asking.account, [named])
+        following.later()
+        following.round()
+        linked = asking.database.execute("SELECT session_reference_number FROM offline_invoices")
+        assert linked == [(session.reference_number,)]
 
     def test_the_oldest_is_read_first(self, following: Following) -> None:
         times = (now() - timedelta(hours=hours) for hours in (2, 5, 3))
