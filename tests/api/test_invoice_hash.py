@@ -348,11 +348,16 @@ def test_what_is_purged_meanwhile_is_not_said_never_to_have_arrived(
 
 @pytest.mark.parametrize("sent_at", ["0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00"])
 def test_a_time_at_the_end_of_the_calendar_is_only_unknown(
-    company: Company, control: Any, database: Any, sent_at: str
+    company: Company,
+    control: Any,
+    database: Any,
+    sent_at: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     refused = control.seed_session("test", NIP, invoices=[{"status": 430}]).invoices[0]
     follow(company, database)
-    company.service.timing = replace(company.service.timing, arrival=600.0)
+    timing = replace(company.service.timing, arrival=600.0)
+    monkeypatch.setattr(company.service, "timing", timing)
     assert state(company, sent_at) == "unknown"
     assert state(company, sent_at, refused.invoice_hash) in ("rejected", "unknown")
 

@@ -282,12 +282,12 @@ class TestKnownUntil:
         assert None not in following.sessions("archived_at")
 
     def test_a_list_in_parts_is_not_ahead_of_a_session_that_went_on_later(
-        self, following: Following
+        self, following: Following, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """KSeF lists a session by its last activity, which is not when its invoices came."""
         asking = following.asking
         timing = replace(asking.service.timing, follow_before=36_000.0)
-        asking.service.timing = timing
+        monkeypatch.setattr(asking.service, "timing", timing)
         created = now() - timedelta(hours=8)
         session = asking.seed(state="open", date_created=created.isoformat(), invoices=1)
         asking.control.change_session("test", session.reference_number, state="finished")
