@@ -7,6 +7,8 @@ Lengths are in points; `top` counts downwards from the upper edge of the page.
 import hashlib
 import unicodedata
 import zlib
+from collections.abc import Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import Final
 
@@ -85,7 +87,7 @@ def render_upo(
     issuer but production's. None if only the issuer is known.
     """
     is_test = environment not in (None, "prod") or upo.issuer != PRODUCTION_ISSUER
-    sentences = signature_sentences(signature) if signature else None
+    sentences = signature_sentences(signature) if signature else ()
     return _Drawing(upo, xml_sha256, sentences, LABELS[language], is_test).pdf()
 
 
@@ -96,7 +98,7 @@ class _Drawing:
         self,
         upo: Upo,
         xml_sha256: str,
-        signature: tuple[str, str, str] | None,
+        signature: Sequence[str],
         labels: type[Labels],
         is_test: bool,
     ) -> None:
@@ -283,6 +285,7 @@ class _Drawing:
         """Draw the notes, which are content of the last page only, and the number of the page."""
         labels, words = self._labels, self._faces.text
         content = self._structure.document if number == len(self._pages) else None
+        signature = self._text("".join(self._signature), _SMALL, _RIGHT - _LEFT, words)
         page.rule(_LEFT, _RIGHT, _FOOT, *_RULE)
         top = _FOOT + 4.0
         page.begin("P", content)
@@ -296,16 +299,15 @@ class _Drawing:
         page.write(Text(words, _SMALL, [notes]), _LEFT, top + _SMALL.leading)
         if self._signature:
             page.begin("P", content, POLISH)
-            self._draw_signature(page, self._signature, top + 2 * _SMALL.leading)
+            self._draw_signature(page, signature, top + 2 * _SMALL.leading)
         page.begin("P", None)
         page_of = labels.page_of.format(page=number, pages=len(self._pages))
         page.write(Text(words, _PAGE_NUMBER, [page_of]), _RIGHT, top, flush_right=True)
 
-    def _draw_signature(self, page: Page, sentences: tuple[str, str, str], top: float) -> None:
-        """Draw what was found about the signature, cut to one line; the second one is English."""
-        text = self._text("".join(sentences), _SMALL, _RIGHT - _LEFT, self._faces.text)
+    def _draw_signature(self, page: Page, text: Text, top: float) -> None:
+        """Draw what was found about the signature, cut to one line; the second part is English."""
         line = text.lines[0]
-        polish, english = len(sentences[0]), len(sentences[0] + sentences[1])
+        polish, english, _ = accumulate(map(len, self._signature))
         page.write(text._replace(lines=[line[:polish]]), _LEFT, top)
         page.write_on(text._replace(lines=[line[polish:english]]), language="en-GB")
         page.write_on(text._replace(lines=[line[english:]]))

@@ -153,6 +153,8 @@ class Page:
             f"<</S/TH{OF_ROW}{entries}{first}>>",
             *[f"<</S/TD{entries}{first + at}>>" for at in range(1, len(cells))],
         )
+        if self._colour != BLACK:
+            self._use(BLACK)
         baseline = f"{self._baseline(style, top):.2f}"
         size = style.size
         for piece, (column, cell) in enumerate(zip(columns, cells, strict=True), start=first):
