@@ -35,13 +35,13 @@ def _answer(error: Exception) -> Response:
 def describe(error: Exception, language: str, time: wording.Time) -> Told:
     """The body of the problem for an error, and the headers that go with it.
 
-    `language`, en or pl, is the language of `detail` in every 409 and 502; `time` writes its times.
+    `language` is that of `detail`, en or pl; `time` writes its times.
     """
     if isinstance(error, errors.ProxyError):
         return _proxy_error(error, language, time)
     if isinstance(error, HTTPException):
-        return _http_exception(error)
-    return _unexpected()
+        return _http_exception(error, language)
+    return _unexpected(language)
 
 
 def _proxy_error(error: errors.ProxyError, language: str, time: wording.Time) -> Told:
@@ -53,6 +53,8 @@ def _proxy_error(error: errors.ProxyError, language: str, time: wording.Time) ->
         if isinstance(error, errors.KsefFailure) and outage.established and error.is_sign_of_outage:
             kind = errors.KsefOutage
         detail = wording.told(error, kind, outage, environment, language, time)
+    elif language == "pl":
+        detail = wording.in_polish(error)
     if error.errors:
         extra["errors"] = {name: list(said) for name, said in error.errors.items()}
     if error.ksef:
@@ -86,7 +88,7 @@ def _evidence(environment: str) -> Evidence:
         return Evidence()
 
 
-def _http_exception(error: HTTPException) -> Told:
+def _http_exception(error: HTTPException, language: str) -> Told:
     """Flask's own errors: an unknown route, a wrong method, a body that is cut off or too long."""
     status = HTTPStatus(error.code or 500)
     title, detail = status.phrase, status.description or status.phrase
@@ -94,20 +96,18 @@ def _http_exception(error: HTTPException) -> Told:
     if status in (HTTPStatus.BAD_REQUEST, HTTPStatus.REQUEST_ENTITY_TOO_LARGE):
         wrong = errors.InvalidParameter  # the contract has one 400 for any bad body
         status, code, title = HTTPStatus(wrong.status), wrong.code, wrong.title
+    if language == "pl":
+        detail = wording.polish(code, detail)
     headers = {name: value for name, value in error.get_headers() if name == "Allow"}
     return _problem(status, code, title, detail, {}, headers)
 
 
-def _unexpected() -> Told:
+def _unexpected(language: str) -> Told:
     telemetry.exception("internal error")
-    return _problem(
-        500,
-        errors.ProxyError.code,
-        errors.ProxyError.title,
-        "The service failed. Its log has the details under this request id.",
-        {},
-        {},
-    )
+    kind, detail = errors.ProxyError, "The service failed. Its log has the details under this id."
+    if language == "pl":
+        detail = wording.polish(kind.code, detail)
+    return _problem(kind.status, kind.code, kind.title, detail, {}, {})
 
 
 def _problem(
