@@ -19,7 +19,7 @@ createServer(async (request, response) => {
   for await (const chunk of request) chunks.push(chunk);
   const body = Buffer.concat(chunks); // the bytes as they came
   const age = Math.abs(Date.now() / 1000 - Number(request.headers["webhook-timestamp"]));
-  const genuine = age < 300 && isGenuine(request.headers, body); // else a wrong clock here, or a replay
+  const genuine = age < 300 && isGenuine(request.headers, body); // a clock may be wrong
   if (genuine && !seen.has(request.headers["webhook-id"])) {
     const event = JSON.parse(body);
     console.log(event.type, event.referenceNumber ?? "");
