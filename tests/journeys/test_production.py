@@ -137,6 +137,7 @@ def machine(tmp_path: Path, sandbox: Any, control: Control, ca: Ca) -> Iterator[
         (root / folder).mkdir(parents=True)
     for folder in ("usr/local/bin", "var/backups", "root", "etc/ssl/certs", "etc/ssl/private"):
         (root / folder).mkdir(parents=True)
+    write(root / "etc/default/prometheus", 'ARGS=""\n')
     for file in DEPLOY.rglob("*"):
         if file.is_file():
             text = moved(file.read_text("utf-8")).replace("listen 443", f"listen 127.0.0.1:{port}")
@@ -161,12 +162,13 @@ def machine(tmp_path: Path, sandbox: Any, control: Control, ca: Ca) -> Iterator[
             "python": sys.executable,
             "root": str(root),
             "nginx": str(NGINX),
-            "socket": str(server.folder / "socket"),
+            "socket": str(server.folder),
         }
         for name, text in {
             "bin/apt-get": NOTHING,
             "bin/git": NOTHING,
             "bin/make": NOTHING,
+            "bin/promtool": NOTHING,
             "bin/runuser": RUNUSER,
             "bin/systemctl": SYSTEMCTL,
             "bin/nginx": NGINX_COMMAND,
@@ -181,7 +183,7 @@ def machine(tmp_path: Path, sandbox: Any, control: Control, ca: Ca) -> Iterator[
             moved(steps()),
             {
                 "METRICS_PUBLIC=1\n": "\n".join(["METRICS_PUBLIC=1", *settings, ""]),
-                "@127.0.0.1/ksef_proxy": f"@/ksef_proxy?host={server.folder / 'socket'}",
+                "@127.0.0.1/ksef_proxy": f"@/ksef_proxy?host={server.folder}",
                 "--environment prod": "--environment test",
                 "check(?= --url|\n)": "check --environment test",
                 "https://ksef-proxy.example.com": f"https://127.0.0.1:{port}",
@@ -258,6 +260,8 @@ def test_ten_steps_lead_to_a_linked_row_a_upo_and_a_backup(
 def test_what_stands_there_is_private_and_watched(machine: Machine) -> None:
     for name in ("ksef-proxy.env", "ksef-proxy-owner.env"):
         assert (machine.root / "etc" / name).stat().st_mode & 0o777 == 0o600
+    arguments = (machine.root / "etc/default/prometheus").read_text()
+    assert arguments == 'ARGS="--web.listen-address=127.0.0.1:9090"\n'
     folder = machine.root / "etc/prometheus"
     scraped = yaml.safe_load((folder / "prometheus.yml").read_text())
     [job] = scraped["scrape_configs"]
