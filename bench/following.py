@@ -311,19 +311,20 @@ class Day:
     def _compare(self) -> None:
         """Callers of the ERP's own sessions, with and without processes that follow, in turns.
 
-        New sessions come all the time, as many as by day.
+        New sessions come all the time, one a second: twenty times as many as KSeF allows, while
+        time is as real for the callers as for the processors of this machine.
         """
         some = [self._senders.some_session(ERP, self._random) for _ in range(20)]
         paths = [f"/invoices/test/status/{session.reference_number}" for session in some]
         crowd = Crowd(CALLERS, self._headers[ERP], paths, RATE)
         by_day = len(self._senders.sessions)
-        for number in range(2 * ROUNDS):
+        for number in range(2 * max(2, ROUNDS * self._wanted // 200)):
             followed = number % 2 == 0
             if not followed:
                 self._followers.end()
             elif number:
                 self._followers.start()
-                time.sleep(1.5)
+                time.sleep(4.0)  # until they have begun
             with ThreadPoolExecutor(1) as pool:
                 pool.submit(self._guarded, self._go_on_sending, time.time() + SECONDS)
                 [answers] = ask([self._service], SECONDS, crowd)
@@ -337,7 +338,7 @@ class Day:
     def _go_on_sending(self, until: float) -> None:
         while time.time() < until:
             self._senders.send()
-            time.sleep(SPACING / SESSIONS)
+            time.sleep(1.0)
 
     def _load(self, took: float, calls: int) -> Verdict:
         """Whether this was a day at all."""
