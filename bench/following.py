@@ -1,4 +1,4 @@
-"""Part of `make chaos`: processes follow the sessions of an ERP that never polls, and are killed.
+"""Part of `make chaos`: processes follow sessions of an ERP that never polls, and are killed.
 
 A day of 16 hours passes in 360 s: all durations of following, and of KSeF's quota, are 160 times
 as short. With 200 kills it is a whole day; with fewer it ends earlier. KSeF is down for a sixteenth
@@ -8,33 +8,32 @@ processes that follow and without.
 """
 
 import json
-import multiprocessing
 import os
 import random
+import signal
+import subprocess
+import sys
 import tempfile
 import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
-from flask.cli import ScriptInfo
-
-from app.services.events import webhooks
 from bench import witness
 from bench.crowd import Crowd, ask
-from bench.rig import NIPS, Connection, Rig, Service, scaled, started
+from bench.rig import NIPS, PROJECT, Connection, Rig, Service, scaled, started
 from bench.senders import Senders
 from bench.verdicts import Verdict
 
 SPEED, HOUR = 160.0, 22.5
 SPACING = 1.8  # seconds between two kills, in the mean
-SESSIONS = 5  # of the ERP for each kill
-FOLLOWERS, HOURS = 3, 16
+SESSIONS = 5  # of the ERP, which has four companies, for each kill
+FOLLOWERS, SENDERS, HOURS = 3, 4, 16
 SCALED = (
     *("follow_least", "follow_most", "follow_moving", "follow_failing", "follow_stuck"),
     *("follow_overlap", "follow_again", "follow_slice", "follow_before", "arrival"),
@@ -42,8 +41,8 @@ SCALED = (
 )
 TIMING = scaled(SPEED, *SCALED) | {  # the rest has to do with this machine
     "follow_poll": 0.3,
-    "follow_turn": 2.0,
-    "follow_lease": 3.0,
+    "follow_turn": 10.0,
+    "follow_lease": 1.5,
     "request": 6.0,
     "lease": 4.0,
     "ksef_connect": 1.0,
@@ -59,18 +58,18 @@ TIMING = scaled(SPEED, *SCALED) | {  # the rest has to do with this machine
     "statement_timeout": 10.0,
     "lock_timeout": 5.0,
 }
-ERP, CALLER = NIPS[:2]
-SIZES = (1, 1, 2, 3, 10)
+ERPS, CALLER = NIPS[:4], NIPS[4]
+SIZES, LARGE = (1, 1, 1, 2, 5), 30
 CALLERS, RATE, ROUNDS, SECONDS = 4, 60.0, 8, 5.0
 RULES = ("L2", "L3", "L4", "L5", "L7", "L8", "R1", "F1", "F2", "F3", "F4", "F5", "F6")
 ANSWERS = frozenset({200, 409, 502, 503})
 
 
 class Receiver:
-    """Takes webhooks, one after the other; `ids` are those that came, each with its time."""
+    """Takes webhooks, one after the other. `came`: whose events they were, their ids and times."""
 
     def __init__(self) -> None:
-        self.ids: list[tuple[str, float]] = []
+        self.came: list[tuple[str, str, float]] = []
         self._port = 0
         self.open()
 
@@ -80,14 +79,15 @@ class Receiver:
 
     def open(self) -> None:
         """Listen, at the same port as before."""
-        ids = self.ids
+        came = self.came
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 length = int(self.headers["Content-Length"])
                 body = self.rfile.read(length)
                 if len(body) == length:  # else whoever posted it was killed
-                    ids.append((json.loads(body)["id"], time.time()))
+                    event = json.loads(body)
+                    came.append((event["nip"], event["id"], time.time()))
                     self.send_response(204)
                     self.end_headers()
 
@@ -104,26 +104,20 @@ class Receiver:
         self._server.server_close()
 
 
-def follow(environment: dict[str, str], log: str) -> None:
-    """The command `follow`, in a process of its own."""
-    os.environ.clear()
-    os.environ.update(environment)
-    os.dup2(os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT), 2)
-    webhooks.PAUSES = tuple(pause / SPEED for pause in webhooks.PAUSES)
-    webhooks._LEASE = 3.0
-    from bench.wsgi import app
-
-    app.cli.main(["follow"], obj=ScriptInfo(create_app=lambda: app))
-
-
 class Followers:
-    """The processes. They are forked from one that has loaded everything, as gunicorn does it."""
+    """The processes."""
 
     def __init__(self, environment: dict[str, str], log: Path) -> None:
-        self._processes = multiprocessing.get_context("forkserver")
-        self._processes.set_forkserver_preload(["bench.following"])
-        self._arguments = (environment | {"LOG_LEVEL": "WARNING"}, str(log))
-        self._alive: list[Any] = []
+        with log.open("wb") as output:
+            self._parent = subprocess.Popen(
+                [sys.executable, "-m", "bench.follower"],
+                cwd=PROJECT,
+                env=environment | {"LOG_LEVEL": "WARNING", "BENCH_SPEED": str(SPEED)},
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=output,
+            )
+        self._alive: list[int] = []
 
     def start(self) -> None:
         """All of them."""
@@ -131,21 +125,29 @@ class Followers:
 
     def kill(self, number: int) -> None:
         """One of them, by SIGKILL; another one takes its place."""
-        self._alive[number].kill()
-        self._alive[number].join()
+        os.kill(self._alive[number], signal.SIGKILL)
         self._alive[number] = self._started()
 
     def end(self) -> None:
         """All of them, by SIGTERM."""
-        for process in self._alive:
-            process.terminate()
-        for process in self._alive:
-            process.join()
+        for pid in self._alive:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM)
+        while any(Path(f"/proc/{pid}").exists() for pid in self._alive):
+            time.sleep(0.05)
+        self._alive = []
 
-    def _started(self) -> Any:
-        process = self._processes.Process(target=follow, args=self._arguments, daemon=True)
-        process.start()
-        return process
+    def close(self) -> None:
+        """End them and their parent."""
+        self.end()
+        self._parent.communicate()
+
+    def _started(self) -> int:
+        assert self._parent.stdin
+        assert self._parent.stdout
+        self._parent.stdin.write(b"\n")
+        self._parent.stdin.flush()
+        return int(self._parent.stdout.readline())
 
 
 class Day:
@@ -168,26 +170,27 @@ class Day:
         """The verdicts, rule by rule."""
         control = self._rig.control
         self._rig.execute(witness.WATCH)
-        self._headers = {nip: self._rig.company(nip) for nip in (ERP, CALLER)}
+        self._headers = {nip: self._rig.company(nip) for nip in (*ERPS, CALLER)}
         control.settings(quota=True, quotaScale=1 / SPEED, latencySeconds=0.01, jitterSeconds=0.01)
         self._receivers = [Receiver(), Receiver()]
-        for receiver in self._receivers:
-            place = ("--nip", ERP, "--environment", "test")
-            self._rig.command("webhook", "add", receiver.url, *place)
-        # Nine of ten sessions are the ERP's.
-        companies = [ERP, CALLER, *[ERP] * 8]
+        for nip in ERPS:
+            for receiver in self._receivers:
+                place = ("--nip", nip, "--environment", "test")
+                self._rig.command("webhook", "add", receiver.url, *place)
+        self._companies = [*ERPS, *ERPS, CALLER]
         self._senders = Senders(
-            self._rig, companies, self._random, sizes=SIZES, large=100, longest=2.0
+            self._rig, self._companies, self._random, sizes=SIZES, large=LARGE, longest=2.0
         )
         self._followers.start()
         self._began = time.time()
-        with ThreadPoolExecutor(12) as pool:
-            pool.submit(self._guarded, self._read)
+        with ThreadPoolExecutor(len(ERPS) + SENDERS + 4) as pool:
+            for nip in ERPS:
+                pool.submit(self._guarded, self._read, nip)
             for _ in range(2):
                 pool.submit(self._guarded, self._call)
             day = [
                 pool.submit(self._guarded, work)
-                for work in (self._send, self._send, self._send, self._kill, self._foul)
+                for work in (*[self._send] * SENDERS, self._kill, self._foul)
             ]
             try:
                 for work in day:
@@ -205,8 +208,8 @@ class Day:
         for number, receiver in enumerate(self._receivers):
             receiver.close()
             self._seen["received"] += [
-                {"webhook": number, "nip": ERP, "place": place, "id": id, "at": at}
-                for place, (id, at) in enumerate(receiver.ids)
+                {"webhook": number, "nip": nip, "place": place, "id": id, "at": at}
+                for place, (nip, id, at) in enumerate(receiver.came)
             ]
         self._seen |= self._senders.seen
         self._seen["calls"] = calls = witness.calls(control, self._senders.sessions)
@@ -220,11 +223,13 @@ class Day:
             self._odd.append(f"{work.__name__} broke off: {error!r}")
 
     def _send(self) -> None:
-        """One of three senders: sessions come evenly all day."""
-        while (share := (time.time() - self._began) / self._seconds) < 1:
-            if len(self._senders.sessions) < share * self._wanted * SESSIONS * 10 / 9:
+        """One of several senders: sessions come evenly all day."""
+        wanted = self._wanted * SESSIONS * len(self._companies) / (len(self._companies) - 1)
+        while (sent := len(self._senders.sessions)) < wanted:
+            if sent < wanted * (time.time() - self._began) / self._seconds:
                 self._senders.send()
-            time.sleep(0.05)
+            else:
+                time.sleep(0.05)
 
     def _kill(self) -> None:
         while len(self._seen["kills"]) < self._wanted:
@@ -244,21 +249,21 @@ class Day:
         time.sleep(hour)
         self._receivers[1].open()
 
-    def _read(self) -> None:
-        """The ERP reads its journal, on and on."""
+    def _read(self, nip: str) -> None:
+        """The ERP reads a company's journal, on and on."""
         after = ""
-        with Connection(self._service.port, self._headers[ERP]) as http:
+        with Connection(self._service.port, self._headers[nip]) as http:
             while True:
                 was_over = self._over.is_set()
                 answer = http.get(f"/events/test?limit=50{after}")
                 if answer.status == 200 and (events := answer.json["events"]):
                     for event in events:
                         read = self._seen["read"]
-                        read.append({"place": len(read), "nip": ERP, "id": event["id"]})
+                        read.append({"place": len(read), "nip": nip, "id": event["id"]})
                     after = f"&after={answer.json['next']}"
                 elif was_over:
                     return
-                self._over.wait(0.2)
+                self._over.wait(0.5)
 
     def _call(self) -> None:
         """Somebody of another company asks what became of its sessions, old and new."""
@@ -288,7 +293,8 @@ class Day:
             (sent,),
         )
         [(events,)] = self._rig.execute(
-            "SELECT sum(last - position) FROM webhooks JOIN event_numbers USING (company_nip)"
+            "SELECT sum(last - position) FROM webhooks JOIN event_numbers"
+            " USING (company_nip, environment)"
         )
         expected = {(row["tab"], row["nip"], row["key"]) for row in self._senders.expected}
         unlinked = self._rig.execute(
@@ -309,14 +315,14 @@ class Day:
         self._seen["spans"].append({"kind": "idle", "begun": begun, "ended": time.time()})
 
     def _compare(self) -> None:
-        """Callers of the ERP's own sessions, with and without processes that follow, in turns.
+        """Callers of one of the ERP's companies, with and without processes that follow, in turns.
 
         New sessions come all the time, one a second: twenty times as many as KSeF allows, while
         time is as real for the callers as for the processors of this machine.
         """
-        some = [self._senders.some_session(ERP, self._random) for _ in range(20)]
+        some = [self._senders.some_session(ERPS[0], self._random) for _ in range(20)]
         paths = [f"/invoices/test/status/{session.reference_number}" for session in some]
-        crowd = Crowd(CALLERS, self._headers[ERP], paths, RATE)
+        crowd = Crowd(CALLERS, self._headers[ERPS[0]], paths, RATE)
         by_day = len(self._senders.sessions)
         for number in range(2 * max(2, ROUNDS * self._wanted // 200)):
             followed = number % 2 == 0
@@ -324,7 +330,7 @@ class Day:
                 self._followers.end()
             elif number:
                 self._followers.start()
-                time.sleep(4.0)  # until they have begun
+                time.sleep(3.0)  # until they have made up for the time without them
             with ThreadPoolExecutor(1) as pool:
                 pool.submit(self._guarded, self._go_on_sending, time.time() + SECONDS)
                 [answers] = ask([self._service], SECONDS, crowd)
@@ -344,11 +350,12 @@ class Day:
         """Whether this was a day at all."""
         sessions = Counter(session["nip"] for session in self._senders.sessions)
         odd = list(dict.fromkeys(self._odd))
-        if sessions[ERP] < SESSIONS * self._wanted or not self._statuses[200]:
+        ours = sum(sessions.values()) - sessions[CALLER]
+        if ours < SESSIONS * self._wanted or not self._statuses[200]:
             odd.append("too thin")
         return Verdict(
             "load",
-            f"{len(self._seen['kills'])} kills in {took:.0f} s; {sessions[ERP]} and"
+            f"{len(self._seen['kills'])} kills in {took:.0f} s; {ours} and"
             f" {sessions[CALLER]} sessions, {self._senders.invoices} invoices; {calls} calls of"
             f" KSeF; answers {dict(sorted(self._statuses.items()))}",
             odd,
@@ -362,5 +369,5 @@ def run(kills: int) -> list[Verdict]:
         rig = stack.enter_context(started(**TIMING))
         service = stack.enter_context(rig.serve(folder))
         followers = Followers(rig.environment, folder / "follow.log")
-        stack.callback(followers.end)
+        stack.callback(followers.close)
         return Day(rig, service, followers, kills).run()

@@ -349,7 +349,7 @@ FROM told;
 -- F3: who reads on from where he was misses nothing and sees nothing twice
 WITH steps AS (
     SELECT read.*, number, coalesce(lag(number) OVER (PARTITION BY read.nip ORDER BY place), 0) AS before
-    FROM read LEFT JOIN events USING (id)),
+    FROM read LEFT JOIN events USING (id, nip)),
 ends AS (SELECT nip, max(number) AS last FROM events GROUP BY nip)
 SELECT format('%s events read while they were written', count(*)), ARRAY(
     SELECT format('number %s came after %s', number, before) FROM steps
@@ -365,9 +365,9 @@ FROM steps;
 -- again only where whoever posted it was killed
 WITH steps AS (
     SELECT received.*, number, received.at - events.at AS late,
-        coalesce(max(number) OVER (PARTITION BY webhook ORDER BY place
+        coalesce(max(number) OVER (PARTITION BY webhook, received.nip ORDER BY place
             ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING), 0) AS newest
-    FROM received LEFT JOIN events USING (id)),
+    FROM received LEFT JOIN events USING (id, nip)),
 hooks AS (SELECT DISTINCT webhook, nip FROM received),
 middles AS (
     SELECT webhook, round(percentile_cont(0.5) WITHIN GROUP (ORDER BY late)::numeric, 1) AS late,
@@ -385,7 +385,7 @@ SELECT format('%s posts, %s of them again; late by (in the middle, at most) %s',
     UNION ALL
     SELECT format('%s posts came again, %s processes were killed', again, killed)
     FROM (SELECT count(*) FILTER (WHERE number <= newest) AS again, (SELECT count(*) FROM kills) AS killed
-          FROM steps GROUP BY webhook) AS one WHERE again > killed
+          FROM steps GROUP BY webhook, nip) AS one WHERE again > killed
     UNION ALL
     SELECT 'nothing came' FROM steps HAVING count(*) = 0)
 FROM steps;

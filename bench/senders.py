@@ -15,6 +15,8 @@ from sandbox.control import SeededSession
 
 SIZES = (1, 3, 8, 30, 120)
 LARGE, LARGE_EVERY = 1200, 40
+SYNCED = "synced_invoices (ksef_number"
+OFFLINE, HASHED = "offline_invoices (ksef_reference_number", "offline_invoices (invoice_hash"
 MISSING = "20260101-SO-0000000000-0000000000-00"
 
 
@@ -108,7 +110,7 @@ class Senders:
         strange = identifiers.ksef_number(nip, date(2026, 1, 1))
         unknown = f"{MISSING[:-2]}{self._chance.randrange(10, 99)}"
         stays = MISSING if self._chance.random() < 0.5 else None
-        self._insert("synced_invoices", nip, "test", [strange], stays)
+        self._insert((SYNCED, nip, "test", [strange], stays))
         self._expect("synced_invoices", nip, strange, unknown, is_original=False, stays=stays)
         originals = {min(_accepted(known)): known.reference_number, strange: unknown}
         return [
@@ -123,34 +125,31 @@ class Senders:
         nip, own = session.nip, session.reference_number
         other = self._companies[1 if nip == self._companies[0] else 0]
         wrong = numbers[:1] if self._chance.random() < 0.2 else []  # said KSeF, of another session
-        self._insert("synced_invoices", nip, "test", wrong, MISSING)
-        self._insert("synced_invoices", nip, "test", numbers[len(wrong) :])
-        self._insert("offline_invoices", nip, "test", [own, *references[:2]])
         hashes = [invoice.invoice_hash for invoice in session.invoices[-3:]]
-        self._insert("offline_invoices", nip, "test", hashes, key="invoice_hash")
+        rows = [
+            (SYNCED, nip, "test", wrong, MISSING),
+            (SYNCED, nip, "test", numbers[len(wrong) :], None),
+            (OFFLINE, nip, "test", [own, *references[:2]], None),
+            (HASHED, nip, "test", hashes, None),
+        ]
         for stranger, environment in ((nip, "demo"), (other, "test")):
-            self._insert("synced_invoices", stranger, environment, numbers[:20])
-            self._insert("offline_invoices", stranger, environment, [own])
-            self._insert("offline_invoices", stranger, environment, hashes, key="invoice_hash")
+            rows.append((SYNCED, stranger, environment, numbers[:20], None))
+            rows.append((OFFLINE, stranger, environment, [own], None))
+            rows.append((HASHED, stranger, environment, hashes, None))
+        self._insert(*rows)
 
-    def _insert(
-        self,
-        table: str,
-        nip: str,
-        environment: str,
-        keys: list[str],
-        session: str | None = None,
-        key: str | None = None,
-    ) -> None:
-        key = key or ("ksef_number" if table == "synced_invoices" else "ksef_reference_number")
-        statement = (
-            f"INSERT INTO {table} (company_nip, environment, {key}, invoice_number,"
-            " session_reference_number) SELECT %s, %s, number, 'FV/' || number, %s"
-            " FROM unnest(%s::text[]) AS number ON CONFLICT DO NOTHING"
-        )
+    def _insert(self, *rows: tuple[str, str, str, list[str], str | None]) -> None:
+        """Each of SYNCED, OFFLINE or HASHED, company, environment, keys and session."""
         for _ in range(100):
             try:
-                self._rig.execute(statement, (nip, environment, session, keys))
+                with self._rig.cursor() as cursor:
+                    for into, nip, environment, keys, session in rows:
+                        cursor.execute(
+                            f"INSERT INTO {into}, company_nip, environment, invoice_number,"
+                            " session_reference_number) SELECT number, %s, %s, 'FV/' || number, %s"
+                            " FROM unnest(%s::text[]) AS number ON CONFLICT DO NOTHING",
+                            (nip, environment, session, keys),
+                        )
                 return
             except psycopg2.OperationalError:  # stopped
                 time.sleep(0.2)
