@@ -181,6 +181,21 @@ class Day:
         self._senders = Senders(
             self._rig, self._companies, self._random, sizes=SIZES, large=LARGE, longest=2.0
         )
+        took = self._pass()
+        self._followers.end()
+        for number, receiver in enumerate(self._receivers):
+            receiver.close()
+            self._seen["received"] += [
+                {"webhook": number, "nip": nip, "place": place, "id": id, "at": at}
+                for place, (nip, id, at) in enumerate(receiver.came)
+            ]
+        self._seen |= self._senders.seen
+        self._seen["calls"] = calls = witness.calls(control, self._senders.sessions)
+        found = witness.verdicts(self._rig, RULES, {"quota_scale": 1 / SPEED}, self._seen)
+        return [self._load(took, len(calls)), *found]
+
+    def _pass(self) -> float:
+        """Let the day pass, and what comes after it; how long the day took."""
         self._followers.start()
         self._began = time.time()
         with ThreadPoolExecutor(len(ERPS) + SENDERS + 4) as pool:
@@ -204,17 +219,7 @@ class Day:
             finally:
                 self._day_over.set()
                 self._over.set()
-        self._followers.end()
-        for number, receiver in enumerate(self._receivers):
-            receiver.close()
-            self._seen["received"] += [
-                {"webhook": number, "nip": nip, "place": place, "id": id, "at": at}
-                for place, (nip, id, at) in enumerate(receiver.came)
-            ]
-        self._seen |= self._senders.seen
-        self._seen["calls"] = calls = witness.calls(control, self._senders.sessions)
-        found = witness.verdicts(self._rig, RULES, {"quota_scale": 1 / SPEED}, self._seen)
-        return [self._load(took, len(calls)), *found]
+        return took
 
     def _guarded(self, work: Callable[..., None], *values: Any) -> None:
         try:
