@@ -1,6 +1,6 @@
 # Works with GNU make 3.81, which macOS ships.
 
-.PHONY: help run test faults check bench chaos fuzz screenshots serve lock audit clean
+.PHONY: help run test faults check bench chaos fuzz contract screenshots serve lock audit clean
 .DEFAULT_GOAL := help
 
 help:
@@ -11,6 +11,7 @@ help:
 	@echo 'make bench   measures the service against the sandbox, ten minutes  (ARGS="a r")'
 	@echo 'make chaos   kills 200 workers, then 200 that follow; judges each rule, 15 minutes (ARGS=20)'
 	@echo 'make fuzz    the service against its own OpenAPI, and the models, at length, at random'
+	@echo 'make contract  writes docs/openapi and docs/collection, as the code has them'
 	@echo 'make screenshots   the pictures of the console in docs/images; needs Chromium'
 	@echo 'make serve   production start: gunicorn, settings from the environment'
 	@echo 'make lock    write requirements*.txt from requirements*.in       (ARGS=--upgrade)'
@@ -45,11 +46,14 @@ FUZZED = tests/journeys/test_fuzz.py tests/services/sessions/test_linking_order.
 fuzz: .venv/.complete
 	@.venv/bin/pytest --hypothesis-profile=fuzz -rP $(ARGS) $(FUZZED)
 
+contract: .venv/.complete
+	@.venv/bin/python -m tests.contract
+
 screenshots: .venv/.complete
 	@.venv/bin/python -m tests.screenshots $(ARGS)
 
-serve: .venv/.service
-	@exec .venv/bin/python -m app.serve
+serve: .venv/bin/ksef-proxy
+	@exec .venv/bin/ksef-proxy serve
 
 lock: .venv/.service
 	$(PIP) install --quiet uv
@@ -66,7 +70,8 @@ audit: .venv/.service
 		-r requirements.txt -r requirements-dev.txt
 
 clean:
-	rm -rf .venv .run .test .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv .run .test .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache \
+		build ksef_proxy.egg-info app/COMMIT
 	find app sandbox tests bench -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # -- The environment. The stamps are newer than the requirements that they stand for.
@@ -80,7 +85,13 @@ INSTALL = $(PIP) install --quiet --require-hashes --root-user-action=ignore --no
 	@$(INSTALL) -r requirements.txt
 	@touch $@
 
-.venv/.complete: .venv/.service requirements-dev.txt
+# In any folder, the service as it stands here.
+.venv/bin/ksef-proxy: .venv/.service
+	@printf '#!/bin/sh\nexec env PYTHONPATH="%s" "%s/.venv/bin/python" -P -m app "$$@"\n' \
+		'$(CURDIR)' '$(CURDIR)' >$@
+	@chmod +x $@
+
+.venv/.complete: .venv/bin/ksef-proxy requirements-dev.txt
 	@echo 'Installing the sandbox, PostgreSQL and the tests into .venv: one to three minutes, once'
 	@$(INSTALL) -r requirements.txt -r requirements-dev.txt
 	@touch $@

@@ -1,4 +1,4 @@
-"""The application for gunicorn and for `flask --app wsgi`."""
+"""The application for `flask --app wsgi` and for other servers; `ksef-proxy` needs neither."""
 
 from app import create_app
 

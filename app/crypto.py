@@ -34,6 +34,11 @@ class Vault:
         """The first bytes of every value that is sealed with the newest key."""
         return self._newest
 
+    @property
+    def key_names(self) -> list[str]:
+        """The ids of its keys in hexadecimal, newest first: no secret, and `SealError` has them."""
+        return [key_id.hex() for key_id in reversed(self._ciphers)]
+
     def seal(self, secret: str, *, company_nip: str, environment: str, purpose: str) -> bytes:
         """The sealed form of a secret, to be stored for that company, environment and purpose."""
         nonce = os.urandom(_NONCE)
@@ -46,7 +51,9 @@ class Vault:
         sealed = bytes(sealed)
         cipher = self._ciphers.get(sealed[:_KEY_ID])
         if cipher is None:
-            raise SealError("sealed with a key that is not in SECRET_KEYS")
+            raise SealError(
+                f"sealed with the key {sealed[:_KEY_ID].hex()}, which is not in SECRET_KEYS"
+            )
         nonce, body = sealed[_KEY_ID : _KEY_ID + _NONCE], sealed[_KEY_ID + _NONCE :]
         try:
             return cipher.decrypt(nonce, body, _binding(company_nip, environment, purpose)).decode()

@@ -119,7 +119,9 @@ class Unauthorized(ProxyError):
 
     def __init__(self, *, retry_after: int | None = None) -> None:
         super().__init__(
-            "User name or password is missing or wrong (HTTP Basic).", retry_after=retry_after
+            "User name or password is missing or wrong (HTTP Basic); or, with retryAfter, too many"
+            " logins failed, and for so long not even a right password is looked at.",
+            retry_after=retry_after,
         )
 
 

@@ -1,4 +1,4 @@
-"""gunicorn's settings: `gunicorn --config app/gunicorn.py wsgi:app`, as `app.serve` starts it."""
+"""gunicorn's settings: `gunicorn --config app/gunicorn.py …`, as `app.serve` starts it."""
 
 import ctypes
 import os
@@ -6,10 +6,16 @@ import shutil
 import sys
 import tempfile
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
+# gunicorn looks first in the folder where it was started: something else may be called `app` there.
+sys.path.insert(0, str(Path(__file__).parents[1]))
 from app.settings import SettingsError, from_environment
+from app.version import commit
 from app.worker import Worker
+
+del sys.path[0]
 
 try:
     _settings = from_environment()
@@ -62,6 +68,7 @@ def post_worker_init(worker: Any) -> None:
     """Warn of what an operator should know, now that the application is there."""
     from app.factory import report_at_start
 
+    commit()  # remembered, so that no request waits for git
     report_at_start(worker.wsgi)
 
 

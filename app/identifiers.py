@@ -68,7 +68,14 @@ def crc8(text: str) -> int:
     """CRC-8 (polynomial 0x07, initial value 0) of an ASCII text: KSeF's check of its numbers."""
     crc = 0
     for byte in text.encode("ascii"):
-        crc ^= byte
-        for _ in range(8):
-            crc = ((crc << 1) ^ (_CRC_POLYNOMIAL if crc & 0x80 else 0)) & 0xFF
+        crc = _CRCS[crc ^ byte]
     return crc
+
+
+def _crc_of_byte(crc: int) -> int:
+    for _ in range(8):
+        crc = ((crc << 1) ^ (_CRC_POLYNOMIAL if crc & 0x80 else 0)) & 0xFF
+    return crc
+
+
+_CRCS = [_crc_of_byte(byte) for byte in range(256)]

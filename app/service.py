@@ -27,7 +27,7 @@ MOST_RECEIVERS = 32
 
 
 @dataclass(frozen=True, slots=True)
-class _Upstream:
+class Upstream:
     """The KSeF of one environment: for calls, for the probe of an outage, and its Latarnia."""
 
     calls: Http
@@ -59,7 +59,7 @@ class Service:
         )
         self._retry = Retry(timing.retry_left, timing.retry_least, timing.retry_most)
         meters.signatures_counted(settings.ksef_urls)
-        self._upstreams = {name: _upstream(settings, name) for name in settings.ksef_urls}
+        self.upstreams = {name: _upstream(settings, name) for name in settings.ksef_urls}
 
     def account(
         self,
@@ -75,7 +75,7 @@ class Service:
         Its calls use at most `share` of our part of KSeF's quota, and wait for it for at most
         `patience` seconds (`timing.quota_patience` unless given). `live`: see Account.
         """
-        timing, upstream = self.timing, self._upstreams[environment]
+        timing, upstream = self.timing, self.upstreams[environment]
         breaker = Breaker(
             self.db, environment, timing, probe=upstream.probe, latarnia=upstream.latarnia
         )
@@ -107,11 +107,11 @@ class Service:
         )
 
 
-def _upstream(settings: Settings, environment: str) -> _Upstream:
+def _upstream(settings: Settings, environment: str) -> Upstream:
     timing, url = settings.timing, settings.ksef_urls[environment]
     proxy_url, ca_bundle = settings.ksef_proxy_url, settings.ksef_ca_bundle
     latarnia_url = settings.latarnia_urls.get(environment)
-    return _Upstream(
+    return Upstream(
         calls=Http(
             environment,
             url,

@@ -1,30 +1,20 @@
 """The service's settings: environment variables in, one frozen object out."""
 
-import base64
-import binascii
 import ipaddress
 import os
-import re
-import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
-from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
-import psycopg2
-import psycopg2.extensions
-
+from app import parsers
 from app.clock import WARSAW
+from app.parsers import LANGUAGES, LOG_LEVELS, Network
 from app.signers import DEFAULT_SIGNERS, fingerprints
 
 T = TypeVar("T")
-D = TypeVar("D")
 
 ENVIRONMENTS = ("test", "demo", "prod")
-LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
-LANGUAGES = ("en", "pl")
-MOST_DAYS = 36_500  # a hundred years: far beyond it, dates cannot be reckoned
 DEFAULT_KSEF_URLS = {
     "test": "https://api-test.ksef.mf.gov.pl/v2",
     "demo": "https://api-demo.ksef.mf.gov.pl/v2",
@@ -32,7 +22,6 @@ DEFAULT_KSEF_URLS = {
 }
 DEFAULT_LATARNIA_URLS = {"prod": "https://api-latarnia.ksef.mf.gov.pl"}
 
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 LOOPBACK: tuple[Network, ...] = (ipaddress.IPv4Network("127.0.0.1"), ipaddress.IPv6Network("::1"))
 
 
@@ -157,208 +146,163 @@ class Settings:
     timing: Timing = field(default_factory=Timing)
 
 
-_LEAST_DIFFERENT = 12  # bytes of a key; a random one has about thirty, and never fewer than this
+@dataclass(frozen=True, slots=True)
+class Variable:
+    """An environment variable. `default` is its text; "" for none, or where it is `required`."""
+
+    name: str
+    default: str
+    meaning: str
+    required: bool = False
 
 
 class _Reader:
-    """Reads variables one by one and collects what is wrong with them in `problems`."""
+    """Reads variables one by one, and collects them and what is wrong with them in `problems`."""
 
     def __init__(self, environ: Mapping[str, str]) -> None:
         self._environ = environ
+        self.variables: list[Variable] = []
         self.problems: list[str] = []
 
-    def read(self, name: str, parse: Callable[[str], T], default: D) -> T | D:
+    def read(self, name: str, parse: Callable[[str], T], default: str, meaning: str) -> T:
         """The parsed variable; the default where it is empty, unset or invalid."""
-        text = self._environ.get(name, "").strip()
-        if not text:
-            return default
-        try:
-            return parse(text)
-        except ValueError as error:
-            self.problems.append(f"{name} {error}")
-            return default
+        value = self._parsed(Variable(name, default, meaning), parse)
+        return parse(default) if value is None else value
 
-    def require(self, name: str, parse: Callable[[str], T], placeholder: T) -> T:
+    def optional(self, name: str, parse: Callable[[str], T], meaning: str) -> T | None:
+        """The parsed variable; None where it is empty, unset or invalid."""
+        return self._parsed(Variable(name, "", meaning), parse)
+
+    def require(self, name: str, parse: Callable[[str], T], placeholder: T, meaning: str) -> T:
         """The parsed variable; the placeholder where it is missing or invalid."""
-        if not self._environ.get(name, "").strip():
-            self.problems.append(f"{name} is missing")
-            return placeholder
-        return self.read(name, parse, placeholder)
+        value = self._parsed(Variable(name, "", meaning, required=True), parse)
+        return placeholder if value is None else value
+
+    def _parsed(self, variable: Variable, parse: Callable[[str], T]) -> T | None:
+        self.variables.append(variable)
+        text = self._environ.get(variable.name, "").strip()
+        try:
+            if text:
+                return parse(text)
+            if variable.required:
+                self.problems.append(f"{variable.name} is missing")
+        except ValueError as error:
+            self.problems.append(f"{variable.name} {error}")
+        return None
 
 
 def from_environment(environ: Mapping[str, str] | None = None) -> Settings:
     """Read all settings; raise one SettingsError that names every missing or bad one."""
     reader = _Reader(os.environ if environ is None else environ)
-    urls = {
-        name: reader.read(f"KSEF_URL_{name.upper()}", _url_parser(name), default)
-        for name, default in DEFAULT_KSEF_URLS.items()
-    }
-    latarnia_urls = {
-        name: url
-        for name in ENVIRONMENTS
-        if (
-            url := reader.read(
-                f"LATARNIA_URL_{name.upper()}", _url_parser(name), DEFAULT_LATARNIA_URLS.get(name)
-            )
-        )
-    }
-    settings = Settings(
-        database_url=reader.require("DATABASE_URL", _database_url, ""),
-        secret_keys=reader.require("SECRET_KEYS", _secret_keys, ()),
-        ksef_urls=urls,
-        ksef_proxy_url=reader.read("KSEF_PROXY_URL", _http_url, None),
-        ksef_ca_bundle=reader.read("KSEF_CA_BUNDLE", _ca_bundle, None),
-        quota_share=reader.read("KSEF_QUOTA_SHARE", _share, 0.9),
-        forwarded_allow_ips=reader.read("FORWARDED_ALLOW_IPS", _networks, LOOPBACK),
-        response_timezone=reader.read("RESPONSE_TIMEZONE", _timezone, WARSAW),
-        host=reader.read("HOST", _host, "127.0.0.1"),
-        port=reader.read("PORT", _port, 8080),
-        web_concurrency=reader.read("WEB_CONCURRENCY", _positive, 2),
-        web_threads=reader.read("WEB_THREADS", _positive, 8),
-        metrics_public=reader.read("METRICS_PUBLIC", _switch, False),
-        log_level=reader.read("LOG_LEVEL", _log_level, "INFO"),
-        latarnia_urls=latarnia_urls,
-        upo_signers={
-            name: reader.read(f"UPO_SIGNERS_{name.upper()}", fingerprints, default)
-            for name, default in DEFAULT_SIGNERS.items()
-        },
-        message_language=reader.read("MESSAGE_LANGUAGE", _language, "en"),
-        document_retention_days=reader.read("DOCUMENT_RETENTION_DAYS", _days, None),
-    )
+    settings = _read(reader)
     if reader.problems:
         raise SettingsError("Settings: " + "; ".join(reader.problems) + ".")
     return settings
 
 
-def _database_url(text: str) -> str:
-    try:
-        psycopg2.extensions.parse_dsn(text)
-    except psycopg2.ProgrammingError:
-        raise ValueError("is not a postgresql:// URL") from None
-    return text
+def variables() -> list[Variable]:
+    """All of them, those that are required first."""
+    reader = _Reader({})
+    _read(reader)
+    return sorted(reader.variables, key=lambda variable: not variable.required)
 
 
-def _secret_keys(text: str) -> tuple[bytes, ...]:
-    keys = []
-    for part in text.split(","):
-        try:
-            key = base64.b64decode(part.strip(), validate=True)
-        except binascii.Error:
-            raise ValueError("holds a key that is not Base64") from None
-        if len(key) != 32:
-            raise ValueError("holds a key that is not 32 bytes long")
-        if len(set(key)) < _LEAST_DIFFERENT:
-            raise ValueError("holds a key that is not random: openssl rand -base64 32 makes one")
-        keys.append(key)
-    return tuple(keys)
-
-
-def _http_url(text: str) -> str:
-    try:
-        parts = urlsplit(text)
-        usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
-    except ValueError:  # not passed on: its text repeats the value, which may hold a password
-        usable = False
-    if not usable:
-        raise ValueError("is not an http(s) URL")
-    return text.rstrip("/")
-
-
-def _url_parser(environment: str) -> Callable[[str], str]:
-    def parse(text: str) -> str:
-        url = _http_url(text)
-        if environment == "prod" and urlsplit(url).scheme != "https" and not is_loopback(url):
-            raise ValueError("must be https")
-        return url
-
-    return parse
-
-
-def is_loopback(url: str) -> bool:
-    host = urlsplit(url).hostname or ""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-def _ca_bundle(text: str) -> str:
-    try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(text)
-    except OSError:  # ssl.SSLError is one
-        raise ValueError("is not a readable file of certificates (PEM)") from None
-    return text
-
-
-def _networks(text: str) -> tuple[Network, ...]:
-    """Comma-separated addresses and networks; `*`, for any peer, gives an empty tuple."""
-    if text == "*":
-        return ()
-    try:
-        return tuple(ipaddress.ip_network(part.strip()) for part in text.split(","))
-    except ValueError:  # not passed on: its text repeats the value
-        raise ValueError("is not a list of addresses and networks") from None
-
-
-def _timezone(text: str) -> ZoneInfo:
-    try:
-        return ZoneInfo(text)
-    except (KeyError, ValueError, OSError):
-        raise ValueError("is not a known time zone") from None
-
-
-def _host(text: str) -> str:
-    """A name, or an address; one of IPv6 also in the brackets that it wears before a port."""
-    inner = text[1:-1] if text.startswith("[") and text.endswith("]") else text
-    if not re.fullmatch(r"[A-Za-z0-9._-]+", text):
-        try:
-            ipaddress.IPv6Address(inner)
-        except ValueError:  # its text would repeat the value
-            raise ValueError("is neither an address nor a name") from None
-    return inner
-
-
-def _port(text: str) -> int:
-    if not re.fullmatch("[0-9]{1,5}", text) or not 1 <= int(text) <= 65535:
-        raise ValueError("is not a port: 1 to 65535")
-    return int(text)
-
-
-def _days(text: str) -> int:
-    days = _positive(text)
-    if days > MOST_DAYS:
-        raise ValueError(f"is more than {MOST_DAYS} days")
-    return days
-
-
-def _positive(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or int(text) < 1:
-        raise ValueError("is not a positive whole number")
-    return int(text)
-
-
-def _share(text: str) -> float:
-    share = float(text) if text.replace(".", "", 1).isdigit() and text.isascii() else 0.0
-    if not 0 < share <= 1:
-        raise ValueError("is not a share: above 0, at most 1")
-    return share
-
-
-def _language(text: str) -> str:
-    if text.lower() not in LANGUAGES:
-        raise ValueError(f"is not one of {', '.join(LANGUAGES)}")
-    return text.lower()
-
-
-def _switch(text: str) -> bool:
-    if text not in ("0", "1"):
-        raise ValueError("is neither 0 nor 1")
-    return text == "1"
-
-
-def _log_level(text: str) -> str:
-    if text.upper() not in LOG_LEVELS:
-        raise ValueError(f"is not one of {', '.join(LOG_LEVELS)}")
-    return text.upper()
+def _read(reader: _Reader) -> Settings:
+    ksef_urls = {
+        name: reader.read(
+            f"KSEF_URL_{name.upper()}",
+            parsers.url_of(name),
+            default,
+            f"The base URL of KSeF's API for {name}, including /v2"
+            + ("; https only" if name == "prod" else ""),
+        )
+        for name, default in DEFAULT_KSEF_URLS.items()
+    }
+    latarnia_urls = {}
+    for name in ENVIRONMENTS:
+        variable, parse = f"LATARNIA_URL_{name.upper()}", parsers.url_of(name)
+        meaning = f"Where to ask Latarnia whether the KSeF of {name} is down"
+        if default := DEFAULT_LATARNIA_URLS.get(name):
+            latarnia_urls[name] = reader.read(variable, parse, default, f"{meaning}; https only")
+        elif url := reader.optional(variable, parse, f"{meaning}; unset: it is not asked"):
+            latarnia_urls[name] = url
+    return Settings(
+        database_url=reader.require(
+            "DATABASE_URL",
+            parsers.database_url,
+            "",
+            "PostgreSQL, as a postgresql:// URL of the service's own role, ksef_proxy",
+        ),
+        secret_keys=reader.require(
+            "SECRET_KEYS",
+            parsers.secret_keys,
+            (),
+            "The keys that encrypt stored KSeF secrets, comma-separated, newest first; one is made"
+            " by: openssl rand -base64 32",
+        ),
+        ksef_urls=ksef_urls,
+        ksef_proxy_url=reader.optional(
+            "KSEF_PROXY_URL",
+            parsers.http_url,
+            "Outgoing HTTP proxy, http:// or https://, with user:password@ if it needs a login;"
+            " HTTPS_PROXY is ignored",
+        ),
+        ksef_ca_bundle=reader.optional(
+            "KSEF_CA_BUNDLE",
+            parsers.ca_bundle,
+            "File with the CAs (PEM) to trust in place of certifi's, for KSeF and the proxy",
+        ),
+        quota_share=reader.read(
+            "KSEF_QUOTA_SHARE",
+            parsers.share,
+            "0.9",
+            "Our share of KSeF's quota: the ERP's own sender uses the same quota",
+        ),
+        forwarded_allow_ips=reader.read(
+            "FORWARDED_ALLOW_IPS",
+            parsers.networks,
+            "127.0.0.1,::1",
+            "Addresses and networks of the proxies in front of the service, whose X-Forwarded-For"
+            " is believed; * for every peer",
+        ),
+        response_timezone=reader.read(
+            "RESPONSE_TIMEZONE", parsers.timezone, WARSAW.key, "Time zone of the API's answers"
+        ),
+        host=reader.read("HOST", parsers.host, "127.0.0.1", "The address to listen on"),
+        port=reader.read("PORT", parsers.port, "8080", "The port to listen on"),
+        web_concurrency=reader.read("WEB_CONCURRENCY", parsers.positive, "2", "Worker processes"),
+        web_threads=reader.read(
+            "WEB_THREADS",
+            parsers.positive,
+            "8",
+            "Threads, and database connections, of each worker process",
+        ),
+        metrics_public=reader.read(
+            "METRICS_PUBLIC", parsers.switch, "0", "1: /metrics needs no password"
+        ),
+        log_level=reader.read(
+            "LOG_LEVEL", parsers.log_level, "INFO", "What is logged: " + ", ".join(LOG_LEVELS)
+        ),
+        latarnia_urls=latarnia_urls,
+        upo_signers={
+            name: reader.read(
+                f"UPO_SIGNERS_{name.upper()}",
+                fingerprints,
+                ",".join(known),
+                f"SHA-256 of the certificates with which the Ministry signs UPOs of {name}",
+            )
+            for name, known in DEFAULT_SIGNERS.items()
+        },
+        message_language=reader.read(
+            "MESSAGE_LANGUAGE",
+            parsers.language,
+            "en",
+            f"The language of `detail` in every 409 and 502: {' or '.join(LANGUAGES)}",
+        ),
+        document_retention_days=reader.optional(
+            "DOCUMENT_RETENTION_DAYS",
+            parsers.days,
+            "The age in days after which `purge` deletes stored answers and archived UPOs; unset:"
+            " they are kept",
+        ),
+    )

@@ -1,12 +1,14 @@
-"""(b) An hour and a quarter of polling, at sixty times the speed: the proxy, and a naive one.
+"""(b) An hour and a quarter at sixty times the speed: polled, followed, and by a naive proxy.
 
-Sessions of one invoice come at a steady rate, KSeF takes a minute over each, and an ERP asks after
-each every five seconds until it is final, then fetches the UPO. The naive proxy asks KSeF for the
-session and its invoices each time that it is asked.
+Sessions of one invoice come at a steady rate, and KSeF takes a minute over each. An ERP asks after
+each every five seconds until it is final, then fetches the UPO; or nobody asks, and `follow` finds
+and archives it. The naive proxy asks KSeF for the session and its invoices each time that it is
+asked.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -20,7 +22,18 @@ from bench.table import Row
 RATE = 60.0  # seconds that pass in the sandbox in a real second
 HOURS = 1.25
 POLL, PROCESSING, GIVE_UP = 5.0, 60.0, 300.0  # sandbox seconds
-SCALED = ("fresh_least", "fresh_most", "relist", "refusal_least", "refusal_most", "quota_patience")
+SCALED = (
+    *("fresh_least", "fresh_most", "relist", "refusal_least", "refusal_most", "quota_patience"),
+    *(
+        "follow_poll",
+        "follow_turn",
+        "follow_overlap",
+        "follow_again",
+        "follow_least",
+        "follow_most",
+    ),
+    *("follow_moving", "follow_failing"),
+)
 TIMING = scaled(RATE, *SCALED, "quota_scale") | {
     "quota_jitter": 0.08,  # of the machine: real, like every delay of it
     "lease_poll": 0.01,
@@ -32,11 +45,13 @@ MOST_FAILED = {100: 0.0, 180: 5.0}
 @dataclass
 class Company:
     """An ERP. Its `poller` makes what asks whether a session is final; that raises OSError if there
-    is no good answer."""
+    is no good answer. Without one nobody asks."""
 
     nip: str
     sessions_an_hour: int
-    poller: Callable[[], Callable[[str], bool]]
+    poller: Callable[[], Callable[[str], bool]] | None
+    sent: dict[str, float] = field(default_factory=dict)
+    """Reference number → when the session began, in sandbox seconds."""
     failed: list[bool] = field(default_factory=list)
     """Of each poll, whether it failed."""
     late: list[float] = field(default_factory=list)
@@ -44,37 +59,74 @@ class Company:
 
 
 def rows(folder: Path) -> Iterator[Row]:
-    """100 and 180 sessions an hour, by the proxy and the naive one, all at the same time."""
+    """100 and 180 sessions an hour: by the proxy and the naive one, at once, and then followed."""
+    with _sandbox(folder) as (rig, service):
+        companies = _companies(rig, service, _by_proxy, _naively)
+        calls = _drive(rig, companies)
+    for company in companies[:2]:
+        yield _polled(company, calls[company.nip], naive=False)
+    for company in companies[2:]:
+        yield _polled(company, calls[company.nip], naive=True)
+    with _sandbox(folder) as (rig, service):
+        companies = _companies(rig, service, _followed)
+        with rig.follow(folder):
+            [(began,)] = rig.execute("SELECT extract(epoch FROM clock_timestamp())")
+            calls = _drive(rig, companies)
+        for company in companies:
+            company.late = list(_learned(rig, company, float(began)))
+    for company in companies:
+        yield _unpolled(company, calls[company.nip])
+
+
+@contextmanager
+def _sandbox(folder: Path) -> Iterator[tuple[Rig, Service]]:
     with started(**TIMING) as rig, rig.serve(folder) as service:
         week = 7 * 86400.0
         rig.control.settings(accessTokenSeconds=week, latencySeconds=0.002, linkSeconds=4 * week)
-        nips = iter(NIPS)
-        companies = [
-            make(rig, service, next(nips), rate)
-            for make in (_by_proxy, _naively)
-            for rate in MOST_FAILED
-        ]
-        rig.control.clear_calls()
-        rig.control.settings(quota=True, clockRate=RATE)
-        _drive(rig, companies)
-        calls = [call for call in rig.control.calls() if call.service == "api"]
-    for number, company in enumerate(companies):
-        ours = [call for call in calls if call.nip == company.nip]
-        yield _row(company, len(ours), sum(call.status == 429 for call in ours), number >= 2)
+        yield rig, service
 
 
-def _row(company: Company, calls: int, refused: int, naive: bool) -> Row:
+def _companies(rig: Rig, service: Service, *makers: "Maker") -> list[Company]:
+    nips = iter(NIPS)
+    return [make(rig, service, next(nips), rate) for make in makers for rate in MOST_FAILED]
+
+
+def _polled(company: Company, statuses: Sequence[int], *, naive: bool) -> Row:
     rate, share = company.sessions_an_hour, 100 * sum(company.failed) / len(company.failed)
-    late = sorted(company.late) or [float("inf")]
-    within = late[int(0.95 * (len(late) - 1))]
+    refused = statuses.count(429)
     who = "naive proxy" if naive else "proxy"
     what = f"(b) {rate} sessions/h, {who}: failed polls; KSeF calls; 429; how late an end was told"
-    measured = f"{share:.1f} % of {len(company.failed)}; {calls}; {refused};"
-    measured += f" {len(company.late)} told, {median(late):.0f} s, 95 % within {within:.0f} s"
+    measured = f"{share:.1f} % of {len(company.failed)}; {len(statuses)}; {refused};"
+    measured += f" {_lateness(company)}"
     if naive:
         return Row(what, measured)
     most = MOST_FAILED[rate]
     return Row(what, measured, f"≤ {most:.0f} %; 0 answers 429", share <= most and not refused)
+
+
+def _unpolled(company: Company, statuses: Sequence[int]) -> Row:
+    refused = statuses.count(429)
+    what = f"(b) {company.sessions_an_hour} sessions/h, followed, never polled:"
+    what += " KSeF calls; 429; how late an end was known"
+    measured = f"{len(statuses)}; {refused}; {_lateness(company)}"
+    return Row(what, measured, "0 answers 429", not refused)
+
+
+def _lateness(company: Company) -> str:
+    late = sorted(company.late) or [float("inf")]
+    within = late[int(0.95 * (len(late) - 1))]
+    told = f"{len(company.late)} of {len(company.sent)} told"
+    return f"{told}, {median(late):.0f} s, 95 % within {within:.0f} s"
+
+
+def _learned(rig: Rig, company: Company, began: float) -> Iterator[float]:
+    """How late each session's end was in the journal, in sandbox seconds; `began`: the drive."""
+    for reference, at in rig.execute(
+        "SELECT key, extract(epoch FROM at) FROM events WHERE company_nip = %s"
+        " AND type = 'session.final'",
+        (company.nip,),
+    ):
+        yield (float(at) - began) * RATE - company.sent[reference] - PROCESSING
 
 
 def _by_proxy(rig: Rig, service: Service, nip: str, rate: int) -> Company:
@@ -107,8 +159,21 @@ def _poll_naively(ksef: Ksef, reference: str) -> bool:
     return code >= 200
 
 
-def _drive(rig: Rig, companies: list[Company]) -> None:
-    """Begin each session at its time, in a thread of its own, until the hours are over."""
+def _followed(rig: Rig, _service: Service, nip: str, rate: int) -> Company:
+    rig.company(nip)
+    return Company(nip, rate, None)
+
+
+Maker = Callable[[Rig, Service, str, int], Company]
+
+
+def _drive(rig: Rig, companies: list[Company]) -> dict[str, list[int]]:
+    """Begin each session at its time, in a thread of its own, until the hours are over.
+
+    Returns the statuses of all calls that KSeF got, by NIP.
+    """
+    rig.control.clear_calls()
+    rig.control.settings(quota=True, clockRate=RATE)
     born = sorted(
         (number * 3600.0 / company.sessions_an_hour, index)
         for index, company in enumerate(companies)
@@ -119,6 +184,12 @@ def _drive(rig: Rig, companies: list[Company]) -> None:
         for moment, index in born:
             sleep(max(0.0, began + moment / RATE - monotonic()))
             pool.submit(_live, rig, companies[index], began, moment)
+        sleep(max(0.0, began + HOURS * 3600.0 / RATE - monotonic()))
+    statuses: dict[str, list[int]] = {company.nip: [] for company in companies}
+    for call in rig.control.calls():
+        if call.service == "api" and call.nip in statuses:
+            statuses[call.nip].append(call.status)
+    return statuses
 
 
 def _live(rig: Rig, company: Company, began: float, born: float) -> None:
@@ -127,6 +198,9 @@ def _live(rig: Rig, company: Company, began: float, born: float) -> None:
     reference = rig.control.seed_session(
         "test", company.nip, state="moving", invoices=invoices, finishes_after=PROCESSING
     ).reference_number
+    company.sent[reference] = born
+    if company.poller is None:
+        return
     poll = company.poller()
     moment, end = born, HOURS * 3600.0
     while moment < min(born + GIVE_UP, end):

@@ -256,6 +256,17 @@ class Rig:
                 raise RuntimeError(f"the service did not start: {log.read_text()[-2000:]}")
             yield Service(port, process)
 
+    @contextmanager
+    def follow(self, folder: Path) -> Iterator[None]:
+        """A process that follows all companies, until the end of the block."""
+        command = [sys.executable, "-m", "flask", "--app", "bench.wsgi", "follow"]
+        with (folder / "follow.log").open("wb") as output:
+            process = subprocess.Popen(
+                command, cwd=PROJECT, env=self.environment, stdout=output, stderr=output
+            )
+            with _ended(process):
+                yield
+
 
 @contextmanager
 def started(**timing: float) -> Iterator[Rig]:

@@ -11,11 +11,12 @@ from typing import Any, TypeVar, cast
 import msgspec
 from flask import g, request
 
-from sandbox import blueprints, quota
+from sandbox import blueprints
 from sandbox.bodies import Body
 from sandbox.clock import stamp
 from sandbox.keys import KeyPair
 from sandbox.problems import BadRequest, TooManyRequests, Unauthorized
+from sandbox.settings import LIMITS
 from sandbox.state import Bearer, Environment, Login, Session
 from sandbox.world import world
 
@@ -35,6 +36,7 @@ GROUPS = {
     "ksef.upo_by_ksef_number": "sessionMisc",
     "ksef.upo_by_reference": "sessionMisc",
     "ksef.collective_upo": "sessionMisc",
+    "ksef.login_sessions": "other",
     "ksef.revoke_current": "other",
     "ksef.revoke_named": "other",
     "ksef.rate_limits": "other",
@@ -150,7 +152,7 @@ def count_call() -> None:
     settings = world().settings
     if not settings.quota or request.endpoint is None:
         return
-    limits = quota.LIMITS | settings.limits
+    limits = LIMITS | settings.limits
     name = environment().name
     address = request.remote_addr or ""
     group = GROUPS.get(request.endpoint, "anonymous")

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from flask import Flask, Response, g, request
+from werkzeug.exceptions import HTTPException
 
 from sandbox import (
     access,
@@ -22,7 +23,7 @@ from sandbox import (
 )
 from sandbox.faults import Fault
 from sandbox.orders import Call
-from sandbox.problems import KsefProblem
+from sandbox.problems import KsefProblem, json_response
 from sandbox.world import World, world
 
 # These modules add their routes to the blueprints.
@@ -41,6 +42,7 @@ def create_app(state: World) -> Flask:
     app.before_request(_before)
     app.after_request(_after)
     app.register_error_handler(KsefProblem, lambda problem: problem.response())
+    app.register_error_handler(HTTPException, _elsewhere)
     app.wsgi_app = _forgiving(app.wsgi_app)  # type: ignore[method-assign]
     for blueprint in blueprints.ALL:
         app.register_blueprint(blueprint)
@@ -55,6 +57,14 @@ def _forgiving(wsgi: Callable[..., Iterable[bytes]]) -> Callable[..., Iterable[b
         return wsgi(environ, start_response)
 
     return call
+
+
+def _elsewhere(error: HTTPException) -> Response:
+    """Where the sandbox has no such address, or another method for it."""
+    said = f"{request.method} {request.path}: {error.name}. docs/sandbox.md lists what there is."
+    answer = json_response({"error": said}, error.code or 500)
+    answer.headers.extend({name: value for name, value in error.get_headers() if name == "Allow"})
+    return answer
 
 
 def _find_environment(_endpoint: str | None, values: dict[str, Any] | None) -> None:

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import re
 from datetime import timedelta
+from typing import Any
 
 from cryptography.hazmat.primitives import hashes
 from cryptography.x509 import NameOID
 from flask import Response, request
 
-from sandbox import identifiers, quota, xades
+from sandbox import identifiers, xades
 from sandbox.access import environment, find_key, issue, read_body, require
 from sandbox.blueprints import ksef
 from sandbox.bodies import TokenLogin
 from sandbox.clock import stamp
+from sandbox.paging import page_bounds, token_at
 from sandbox.problems import BadRequest, KsefProblem, json_response
+from sandbox.settings import LIMITS
 from sandbox.state import Credential, Login, Means
 from sandbox.world import world
 
@@ -56,7 +59,7 @@ def public_keys() -> Response:
 def rate_limits() -> Response:
     """The limits of all groups, whether they are enforced or not."""
     require("access")
-    return json_response(quota.LIMITS | world().settings.limits)
+    return json_response(LIMITS | world().settings.limits)
 
 
 @ksef.post("/auth/challenge")
@@ -200,9 +203,36 @@ def login_status(reference: str) -> Response:
     with environment().lock:
         settled = login.revoked or _is_settled(login)
         login.polls_left = max(0, login.polls_left - 1)
-    code = 425 if login.revoked else login.code if settled else 100
+    return json_response(_shown(login, 425 if login.revoked else login.code if settled else 100))
+
+
+@ksef.get("/auth/sessions")
+def login_sessions() -> Response:
+    """The active logins to the caller's NIP, the newest first."""
+    caller = require("access")
+    with environment().lock:
+        logins = [
+            login
+            for login in environment().logins.values()
+            if login.nip == caller.nip and login.redeemed and not login.revoked
+        ]
+    logins.sort(key=lambda login: login.started, reverse=True)
+    scope = f"{caller.nip}|logins"
+    start, stop = page_bounds(scope, len(logins), most=100)
+    items = [
+        {"referenceNumber": login.reference, "isCurrent": login is caller, **_shown(login, 200)}
+        for login in logins[start:stop]
+    ]
+    token = token_at(scope, stop) if stop < len(logins) else None
+    return json_response({"continuationToken": token, "items": items})
+
+
+def _shown(login: Login, code: int) -> dict[str, Any]:
     details = login.details or ([LOGIN_DETAILS[code]] if code in LOGIN_DETAILS else None)
-    status = {"code": code, "description": LOGIN_WORDS.get(code, f"Nieznany błąd ({code})")}
+    status: dict[str, Any] = {
+        "code": code,
+        "description": LOGIN_WORDS.get(code, f"Nieznany błąd ({code})"),
+    }
     if code >= 300 and details:
         status["details"] = details
     if login.means.document_sha256 is None:
@@ -210,17 +240,15 @@ def login_status(reference: str) -> Response:
     else:
         method, category = "InternalCertificate", "XadesSignature"
         kind, words = "xades.ksef", "Certyfikat KSeF"
-    return json_response(
-        {
-            "startDate": stamp(login.started),
-            "authenticationMethod": method,
-            "authenticationMethodInfo": {"category": category, "code": kind, "displayName": words},
-            "status": status,
-            "isTokenRedeemed": login.redeemed,
-            "lastTokenRefreshDate": login.last_refresh,
-            "refreshTokenValidUntil": login.refresh_valid_until,
-        }
-    )
+    return {
+        "startDate": stamp(login.started),
+        "authenticationMethod": method,
+        "authenticationMethodInfo": {"category": category, "code": kind, "displayName": words},
+        "status": status,
+        "isTokenRedeemed": login.redeemed,
+        "lastTokenRefreshDate": login.last_refresh,
+        "refreshTokenValidUntil": login.refresh_valid_until,
+    }
 
 
 def _is_settled(login: Login) -> bool:

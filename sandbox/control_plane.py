@@ -31,6 +31,12 @@ from sandbox.world import world
 _ENV: Final = f"/{ENVIRONMENT}"
 _SESSION: Final = f"{_ENV}/sessions/<reference>"
 
+_SENTENCES: Final[dict[type, str]] = {
+    OverflowError: "so many seconds lead beyond the calendar",
+    RecursionError: "the JSON is nested too deeply",
+    UnicodeDecodeError: "the JSON is not UTF-8",
+}
+
 T = TypeVar("T", bound=orders.Order)
 
 
@@ -46,9 +52,10 @@ def _refuse_strangers() -> Response | None:
 @control.errorhandler(msgspec.DecodeError)
 @control.errorhandler(ValueError)
 @control.errorhandler(OverflowError)
+@control.errorhandler(RecursionError)
 def _wrong(error: Exception) -> Response:
-    beyond = "so many seconds lead beyond the calendar"
-    return json_response({"error": beyond if isinstance(error, OverflowError) else str(error)}, 400)
+    said = re.sub("Expected `str` matching regex '.*'", "Has not the right form", str(error))
+    return json_response({"error": _SENTENCES.get(type(error), said)}, 400)
 
 
 @control.errorhandler(NotFound)
@@ -89,11 +96,9 @@ def show_settings() -> Response:
 def change_settings() -> Response:
     """Changes those that are named."""
     present = world()
-    rate = present.settings.clock_rate
     changes = msgspec.json.decode(request.get_data() or b"{}", type=dict[str, Any])
     present.settings = present.settings.changed(changes)
-    if present.settings.clock_rate != rate:
-        present.clock.run_at(present.settings.clock_rate)
+    present.clock.run_at(present.settings.clock_rate)
     return show_settings()
 
 
@@ -165,9 +170,7 @@ def set_latarnia() -> Response:
     else:
         known.status, known.messages = order.status or known.status, order.messages
     known.available = order.available
-    return json_response(
-        {"status": known.status, "messages": known.messages, "available": known.available}
-    )
+    return json_response(known)
 
 
 @control.put(f"{_ENV}/api")
@@ -220,8 +223,8 @@ def add_certificate() -> Response:
 def change_certificate() -> Response:
     """Changes how logins with a certificate, with all of a company, or with one for one end."""
     order = _order(orders.CredentialChange)
-    known = environment().certificates.values()
-    return _change_outcome("the certificate", known, _fingerprint(order), order)
+    known, value = environment().certificates.values(), _fingerprint(order)
+    return _change_outcome("the certificate", known, value, order)
 
 
 def _change_outcome(
@@ -296,15 +299,13 @@ def add_session() -> Response:
 @control.get(_SESSION)
 def show_session(reference: str) -> Response:
     """A session with its invoices."""
-    session = _session(reference)
-    return json_response(seeding.describe_session(session))
+    return json_response(seeding.describe_session(_session(reference)))
 
 
 @control.patch(_SESSION)
 def change_session(reference: str) -> Response:
     """Changes a session."""
-    session = _session(reference)
-    seeding.change_session(session, _order(orders.SessionChange))
+    seeding.change_session(_session(reference), _order(orders.SessionChange))
     return show_session(reference)
 
 
@@ -320,8 +321,7 @@ def remove_session(reference: str) -> Response:
 @control.post(f"{_SESSION}/invoices")
 def add_invoices(reference: str) -> Response:
     """Adds invoices to a session."""
-    session = _session(reference)
-    added = seeding.add_invoices(session, _order(orders.NewInvoices).invoices)
+    added = seeding.add_invoices(_session(reference), _order(orders.NewInvoices).invoices)
     return json_response({"invoices": seeding.describe_invoices(added)}, 201)
 
 
@@ -342,7 +342,7 @@ def _session(reference: str) -> Session:
 
 
 def _invoice(session: Session, name: str) -> Invoice:
-    if name.isdecimal() and 1 <= int(name) <= len(session.invoices):
+    if name.isdecimal() and len(name) < 6 and 1 <= int(name) <= len(session.invoices):
         return session.invoices[int(name) - 1]
     invoice = session.find(name)
     if invoice is None:

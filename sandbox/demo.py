@@ -33,6 +33,11 @@ _WITH_CERTIFICATE = "demo"
 # UPOs of that environment name a signed login document in place of a token.
 _DOCUMENT_HASH = identifiers.sha256_base64(b"the login document of the demo")
 _CREATED = "2026-09-15T08:00:00+00:00"
+_SENT_BEFORE = {
+    "status": 440,
+    "originalKsefNumber": "5265877635-20260901-71CF780F031B-37",
+    "originalSessionReferenceNumber": "20260901-SO-00000009F9-0000000007-01",
+}
 _MOVES_FOR = 60  # seconds, from the start of `make run`
 # What the console finds: sessions of other days, asked after already. Their day and hour, their
 # kind, how many invoices were accepted, and the codes of the others.
@@ -102,11 +107,7 @@ def _sessions(control: Control, environment: str) -> Demo:
         control,
         environment,
         reference_number=f"20260915-SO-0000000{number}A1-0000000001-0{number}",
-        invoices=[
-            {"invoiceNumber": "FV/2026/09/001"},
-            {"invoiceNumber": "FV/2026/09/002 – żółta łódź"},
-            {"invoiceNumber": "FV/2026/09/003", "status": 450},
-        ],
+        invoices=[{"invoiceNumber": "FV/2026/09/001"}, _SENT_BEFORE],
     )
     batch = _seed(
         control,
@@ -114,7 +115,7 @@ def _sessions(control: Control, environment: str) -> Demo:
         kind="batch",
         reference_number=f"20260915-SB-0000000{number}B2-0000000002-0{number}",
         invoices=[
-            {"invoiceNumber": "FV/2026/09/101", "offline": True},
+            {"invoiceNumber": "FV/2026/09/101 – żółta łódź", "offline": True},
             {"invoiceNumber": "FV/2026/09/102", "offline": True},
             {
                 "invoiceNumber": "FV/2026/09/001",

@@ -59,10 +59,12 @@ def check(fault: Fault) -> None:
     needed = _NEEDED.get(fault.kind)
     if needed is not None and needed not in fault.fault:
         raise ValueError(f"fault {fault.kind} needs {needed}")
+    if fault.kind not in _OF_JSON:
+        msgspec.convert({"value": fault.fault.get("value")}, dict[str, faults.Line | float | None])
     try:
         re.compile(fault.path or "")
     except re.error as error:
-        raise ValueError(f"path: {error}") from None
+        raise ValueError(f"path: is not a regular expression: {error}") from None
 
 
 def instead(fault: Fault) -> Response:
@@ -181,7 +183,7 @@ def _upo_other(element: str, default: str) -> Callable[[Response, Options], None
     def spoil(answer: Response, options: Options) -> None:
         def change(root: etree._Element) -> None:
             for found in root.iter(f"{{{upo.NAMESPACE}}}{element}"):
-                found.text = options.get("value", default)
+                found.text = str(options.get("value", default))
 
         seal = Seal(g.environment.signers.current, world().clock.now())
         _replace_document(answer, upo.resign(answer.get_data(), seal, change))

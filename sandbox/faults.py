@@ -10,8 +10,12 @@ from typing import Annotated, Any, Literal
 from msgspec import UNSET, Meta, UnsetType
 
 from sandbox.orders import Order
+from sandbox.settings import Seconds
 
-Seconds = Annotated[float, Meta(ge=0, le=86400)]
+Line = Annotated[str, Meta(pattern=r"\A[ -~\xa0-\xff]*\Z")]
+"""What a header's value may be: Latin-1 without control characters."""
+Name = Annotated[str, Meta(pattern=r"\A[A-Za-z0-9-]+\Z")]
+Size = Annotated[int, Meta(ge=0, le=2**30)]
 
 
 class Options(Order):
@@ -20,18 +24,18 @@ class Options(Order):
     kind: str = "status"
     status: Annotated[int, Meta(ge=100, le=599)] | UnsetType = UNSET
     body: Any = None
-    headers: dict[str, Annotated[str, Meta(pattern=r"\A[^\r\n]*\Z")] | int] | UnsetType = UNSET
+    headers: dict[Name, Line | int] | UnsetType = UNSET
     reason_code: str | UnsetType = UNSET
     security: dict[str, Any] | UnsetType | None = UNSET
     code: int | UnsetType = UNSET
     details: list[Any] | UnsetType = UNSET
-    retry_after: str | float | UnsetType | None = UNSET
-    bytes: Annotated[int, Meta(ge=0)] | UnsetType = UNSET
-    content_type: str | UnsetType = UNSET
+    retry_after: Line | float | UnsetType | None = UNSET
+    bytes: Size | UnsetType = UNSET
+    content_type: Line | UnsetType = UNSET
     seconds: Seconds | UnsetType = UNSET
     part: Literal["body", "header"] | UnsetType = UNSET
     seconds_per_byte: Seconds | UnsetType = UNSET
-    name: str | UnsetType = UNSET
+    name: Name | UnsetType = UNSET
     field: str | UnsetType = UNSET
     value: Any = None
     doctype: str | UnsetType = UNSET
@@ -44,7 +48,7 @@ class Fault(Order, omit_defaults=False):
     """
 
     fault: dict[str, Any]
-    environment: str | None = None
+    environment: Literal["test", "demo", "prod"] | None = None
     service: Literal["api", "storage", "latarnia", "any"] = "api"
     method: str | None = None
     path: str | None = None

@@ -6,15 +6,20 @@ with a 400. docs/sandbox.md describes the fields.
 
 from __future__ import annotations
 
+from datetime import date
 from typing import Annotated, Any, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType, field
 
 from sandbox import identifiers
+from sandbox.settings import Seconds
+from sandbox.state import LATARNIA_STATUSES, MAX_INVOICES
 
 Nip = Annotated[str, Meta(pattern=rf"\A{identifiers.NIP}\Z")]
 KsefNumber = Annotated[str, Meta(pattern=rf"\A{identifiers.KSEF_NUMBER}\Z")]
 Sha256 = Annotated[str, Meta(pattern=r"\A[0-9A-Za-z+/]{43}=\Z")]
+Code = Annotated[int, Meta(ge=100, le=999)]
+HowMany = Annotated[int, Meta(ge=0, le=MAX_INVOICES)]
 Reference = Annotated[str, Meta(pattern=rf"\A{identifiers.REFERENCE}\Z")]
 State = Literal["finished", "moving", "open", "failed"]
 DownMode = Literal["503-html", "reset", "hang", "html-200", "waf-403"]
@@ -30,14 +35,14 @@ class InvoiceOrder(Order):
     What is left out is made up for a new invoice, and stays as it is for an existing one.
     """
 
-    status: int | UnsetType = UNSET
-    outcome: int = 200
-    finishes_after: float | None = None
+    status: Code | UnsetType = UNSET
+    outcome: Code = 200
+    finishes_after: Seconds | None = None
     invoice_number: str | UnsetType | None = UNSET
     offline: bool | UnsetType = UNSET
     details: list[str] | UnsetType | None = UNSET
     seller_nip: Nip | UnsetType = UNSET
-    issue_date: str | UnsetType = UNSET
+    issue_date: date | UnsetType = UNSET
     sha256: Sha256 | UnsetType = field(name="invoiceHash", default=UNSET)
     ksef_number: KsefNumber | None = None
     reference_number: str | None = None
@@ -56,36 +61,36 @@ class SessionOrder(Order):
     nip: Nip
     kind: Literal["online", "batch"] = "online"
     state: State = "finished"
-    invoices: Annotated[int, Meta(ge=0)] | list[InvoiceOrder] | None = None
+    invoices: HowMany | list[InvoiceOrder] | None = None
     reference_number: Reference | None = None
     date_created: str | None = None
-    code: int | None = None
+    code: Code | None = None
     details: list[str] | None = None
-    finishes_after: float | None = None
+    finishes_after: Seconds | None = None
     form_code: str = "FA (3)"
-    login_document_hash: str | None = None
+    login_document_hash: Sha256 | None = None
 
 
 class SessionChange(Order):
     """What to change of a session."""
 
     state: State | None = None
-    code: int | None = None
+    code: Code | None = None
     details: list[str] | UnsetType | None = UNSET
-    finishes_after: float | None = None
+    finishes_after: Seconds | None = None
 
 
 class NewInvoices(Order):
     """Invoices for an existing session."""
 
-    invoices: Annotated[int, Meta(ge=0)] | list[InvoiceOrder]
+    invoices: HowMany | list[InvoiceOrder]
 
 
 class CredentialChange(Order):
     """How logins end from now on: with one credential, or with all of a company."""
 
-    outcome: int
-    nip: str | None = None
+    outcome: Code
+    nip: Nip | None = None
     token: str | None = None
     certificate: str | None = None
     fingerprint: str | None = None
@@ -96,7 +101,7 @@ class CredentialOrder(CredentialChange, kw_only=True):
     """A KSeF token, or a certificate (PEM, or its fingerprint), and how logins with it end."""
 
     nip: Nip
-    outcome: int = 200
+    outcome: Code = 200
 
 
 class ClockOrder(Order):
@@ -120,6 +125,10 @@ class LatarniaOrder(Order):
     messages: list[dict[str, Any]] | None = None
     available: bool = True
 
+    def __post_init__(self) -> None:
+        if self.messages is None and self.status not in (None, *LATARNIA_STATUSES):
+            raise ValueError(f"status: without messages one of {', '.join(LATARNIA_STATUSES)}")
+
 
 class KeysOrder(Order):
     """Whether the old public keys stay valid beside the new ones."""
@@ -131,7 +140,7 @@ class BearersOrder(Order):
     """Which issued tokens end now."""
 
     kind: Literal["operation", "access", "refresh"] | None = None
-    nip: str | None = None
+    nip: Nip | None = None
 
 
 class SeededInvoice(Struct, frozen=True, rename="camel"):

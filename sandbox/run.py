@@ -85,15 +85,15 @@ def _run(stack: ExitStack) -> None:
         environment |= {
             f"UPO_SIGNERS_{name.upper()}": ",".join(control.signers(name)) for name in ENVIRONMENTS
         }
-    exports = [f"export {name}={shlex.quote(value)}\n" for name, value in environment.items()]
-    _write_private(KEPT / "env", "".join(exports))
+    lines = [f"{name}={shlex.quote(value)}\n" for name, value in environment.items()]
+    _write_private(KEPT / "env", "".join(lines))
     _say("demo data")
     shown = _prepare(environment, ksef.url, databases.erp, kept["password"], _kept_certificate())
     _say("gunicorn")
-    service = stack.enter_context(_process("service", environment, "app.serve"))
+    service = stack.enter_context(_process("service", environment, "app", "serve"))
     base = f"http://{host}:{port}"
     _wait_until_ready(service, base)
-    stack.enter_context(_process("follow", environment, "flask", "--app", "wsgi", "follow"))
+    stack.enter_context(_process("follow", environment, "app", "follow"))
     print(_page(base, ksef.url, databases.place, kept["password"], shown), flush=True)
     service.wait()
     raise _NotStarted(f"gunicorn ended; its log: {KEPT / 'service.log'}")
@@ -162,14 +162,11 @@ def _databases() -> Iterator[Databases]:
     with postgres.start(KEPT / "postgres", durable=True) as running:
         with contextlib.suppress(psycopg2.errors.DuplicateDatabase):
             _execute(running.dsn(), f"CREATE DATABASE {_DATABASE}")
-        place = str(running.folder)
-        if running.moved_from:
-            place += f" (PostgreSQL's user cannot reach {running.moved_from})"
         yield Databases(
             owner=running.dsn(_DATABASE),
             service=running.dsn(_DATABASE, "ksef_proxy"),
             erp=running.dsn(_DATABASE, "erp"),
-            place=place,
+            place=str(running.folder),
         )
 
 
@@ -249,7 +246,7 @@ def _page(base: str, ksef_url: str, database: str, password: str, shown: Demo) -
         for session in (shown.online, shown.batch, shown.moving)
     )
     upo = f"{online}/{shown.online.ksef_numbers[0]}/upo"
-    in_project = f"cd {shlex.quote(str(PROJECT))} && . .run/env &&"
+    command = shlex.join((f"{PROJECT}/.venv/bin/ksef-proxy", "--env-file", f"{KEPT}/env"))
     rows = f"invoices list --nip {demo.NIP} --environment test"
     rehearsal = f"{base}/outages/demo/simulation"
     other = f"{base}/invoices/demo/status/{shown.online.reference_number}"
@@ -287,7 +284,7 @@ def _page(base: str, ksef_url: str, database: str, password: str, shown: Demo) -
         ),
         "What is known of it, for programs and people": f"curl -sS -w '\\n' {base}/status",
         "The company's invoice rows, and the sessions that they are linked to": (
-            f"({in_project} .venv/bin/flask --app wsgi {rows})"
+            f"{command} {rows}"
         ),
         "The API, for programs": f"curl -sS {base}/openapi.json",
     }

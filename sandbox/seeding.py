@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 
 from msgspec import UNSET
 
@@ -28,7 +28,7 @@ def seed_session(order: SessionOrder) -> Session:
     if order.date_created is not None:
         try:
             created = parse_stamp(order.date_created)
-        except ValueError:
+        except (ValueError, OverflowError):
             raise ValueError("dateCreated: a date and time in ISO 8601 is expected") from None
     else:
         created = now - timedelta(seconds=300) if is_over else now
@@ -150,7 +150,7 @@ def _change_members(invoice: Invoice, order: InvoiceOrder) -> None:
     for name in ("invoice_number", "offline", "details", "seller_nip", "issue_date", "sha256"):
         value = getattr(order, name)
         if value is not UNSET:
-            setattr(invoice, name, value)
+            setattr(invoice, name, value.isoformat() if isinstance(value, date) else value)
 
 
 def _settle(session: Session, invoice: Invoice, order: InvoiceOrder) -> None:

@@ -5,7 +5,9 @@ from typing import Any
 import requests
 
 LEAKS = ("Traceback", "psycopg", "SELECT", "127.0.0.1", "localhost", "Bearer ", 'File "', "<html")
-EVIDENCE = {"established", "since", "consecutiveFailures", "source", "messages", "duty"}
+EVIDENCE = {
+    "established", "since", "consecutiveFailures", "source", "messages", "announcements", "duty",
+}  # fmt: skip
 ALWAYS = {"type", "title", "status", "detail", "code", "requestId"}
 
 

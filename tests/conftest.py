@@ -11,6 +11,7 @@
 
 import os
 import shutil
+import signal
 import uuid
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -30,6 +31,11 @@ from sandbox.server import RunningSandbox
 from sandbox.server import start as start_sandbox
 
 pytest_plugins = ["tests.service", "tests.browser", "tests.hypothesis_profile"]
+
+# A script's background job ignores SIGINT, and so would all that the tests start and stop by it.
+# Without the second line SIGTERM would leave such processes behind.
+for _number in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(_number, signal.default_int_handler)
 
 PROJECT = Path(__file__).parents[1]
 ROLES = ("ksef_proxy", "erp")  # made by the first migration, without login

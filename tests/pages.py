@@ -1,8 +1,9 @@
-"""The documentation as tests read it: README and the pages of docs/."""
+"""The documentation as tests read it: the pages beside README and those of docs/."""
 
 import re
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 
 from markdown_it import MarkdownIt
@@ -47,11 +48,27 @@ class Page:
             if child.type in ("link_open", "image")
         ]
 
+    @property
+    def leads_to(self) -> set[Path]:
+        """The files to which it has links."""
+        return {(self.path.parent / target.partition("#")[0]).resolve() for target in self.targets}
+
     @cached_property
     def names(self) -> list[str]:
         """What stands between backticks in its text."""
         children = [child for token in self.tokens for child in token.children or ()]
         return [child.content for child in children if child.type == "code_inline"]
+
+    @cached_property
+    def stressed(self) -> list[str]:
+        """What stands in italics in its text."""
+        lines = [token.children for token in self.tokens if token.children]
+        return [
+            after.content
+            for line in lines
+            for one, after in pairwise(line)
+            if one.type == "em_open"
+        ]
 
     @cached_property
     def fences(self) -> list[str]:
@@ -83,4 +100,6 @@ README = Page(PROJECT / "README.md")
 ANSWERS, DECISIONS, ERP, OPERATORS, SANDBOX = (
     Page(DOCS / f"{name}.md") for name in ("answers", "decisions", "erp", "operators", "sandbox")
 )
-PAGES = (README, ANSWERS, DECISIONS, ERP, OPERATORS, SANDBOX)
+CONTRIBUTING, SECURITY = (Page(PROJECT / f"{name}.md") for name in ("CONTRIBUTING", "SECURITY"))
+POLISH = Page(DOCS / "pl" / "README.md")
+PAGES = (README, CONTRIBUTING, SECURITY, ANSWERS, DECISIONS, ERP, OPERATORS, SANDBOX, POLISH)

@@ -57,6 +57,7 @@ def _prepare(rig: Rig) -> str:
     service = Service(from_environment(rig.environment))
     seal = keys.make_seal(demo.NIP, demo.NAME)
     demo.prepare(service, rig.control, rig.server.dsn(), PASSWORD, seal)
+    rig.command("follow", "--once")
     message = ("--message", "Próba trybu offline", "--nip", demo.NIP)
     rig.command("outage", "simulate", "demo", *message)
     rig.execute(

@@ -213,7 +213,7 @@ def test_user_add_refuses_what_is_wrong(run: Run, company: None, database: Any) 
 def test_user_add_twice_keeps_the_first_password(run: Run, service: Service, company: None) -> None:
     arguments = ("user", "add", EMAIL, "--nip", NIP, "--role", "admin", "--password-stdin")
     done(run(*arguments, given=f"{PASSWORD}\n"))
-    refused(run(*arguments, given="another long password\n"), "exists already")
+    refused(run(*arguments, given="another long password\n"), "exists already: see user set-pas")
     assert (
         users.authenticate(service.db, service.passwords, service.timing, EMAIL, PASSWORD).email
         == EMAIL
@@ -717,7 +717,7 @@ def without_settings(
 ) -> "subprocess.CompletedProcess[str]":
     """A command as an operator runs it in a bare environment."""
     return subprocess.run(
-        [sys.executable, "-m", "flask", "--app", "wsgi", *words],
+        [sys.executable, "-m", "app", *words],
         cwd=PROJECT,
         env={"PATH": os.environ["PATH"]},
         stdout=stdout,

@@ -51,6 +51,32 @@ def test_nginx_and_replicas_of_compose_know_each_others_addresses(compose: Any) 
         assert compose[name]["environment"]["FORWARDED_ALLOW_IPS"] == address("nginx")
 
 
+def test_prometheus_asks_each_replica_and_knows_the_alerts(compose: Any) -> None:
+    asked = {}
+    for folder in ("docker", "prometheus"):
+        config = yaml.safe_load((DEPLOY / folder / "prometheus.yml").read_text("utf-8"))
+        [job] = config["scrape_configs"]
+        assert (job["job_name"], config["rule_files"]) == ("ksef-proxy", ["alerts.yml"])
+        asked[folder] = job["static_configs"][0]["targets"]
+    replicas = [name for name in compose if name.startswith("ksef-proxy")]
+    addresses = [compose[name]["networks"]["default"]["ipv4_address"] for name in replicas]
+    assert asked["docker"] == [f"{address}:8080" for address in addresses]
+    assert {compose[name]["environment"]["METRICS_PUBLIC"] for name in replicas} == {"1"}
+    nginx = (DEPLOY / "nginx/ksef-proxy-replicas.conf").read_text("utf-8")
+    assert asked["prometheus"] == re.findall(r"server ([\d.:]+) ", nginx)
+
+
+def test_compose_makes_both_roles_with_passwords_that_it_hands_over(compose: Any) -> None:
+    script = (DEPLOY / "docker/roles.sh").read_text("utf-8")
+    assert re.findall(r"CREATE ROLE (\w+) LOGIN PASSWORD :'(\w+)'", script) == [
+        ("ksef_proxy", "service"),
+        ("erp", "erp"),
+    ]
+    used = re.findall(r'--set=\w+="\$(\w+)"', script)
+    assert used == ["DATABASE_PASSWORD", "ERP_PASSWORD"]
+    assert set(used) <= set(compose["postgres"]["environment"])
+
+
 def test_nginx_worker_and_application_take_bodies_of_the_same_length() -> None:
     nginx = (DEPLOY / "nginx/ksef-proxy.conf").read_text("utf-8")
     assert f"client_max_body_size {LONGEST_BODY}k;" in nginx
@@ -76,11 +102,11 @@ def test_image_is_made_of_files_that_are_let_in() -> None:
 def test_everybody_starts_it_in_the_same_way() -> None:
     """By the entry that looks at the settings first; no shell stays in between."""
     starts = {
-        "Makefile": "\t@exec .venv/bin/python -m app.serve\n",
+        "Makefile": "\t@exec .venv/bin/ksef-proxy serve\n",
         "deploy/systemd/ksef-proxy@.service": (
-            "ExecStart=/opt/ksef-proxy/.venv/bin/python -m app.serve\n"
+            "ExecStart=/opt/ksef-proxy/.venv/bin/ksef-proxy serve\n"
         ),
-        "deploy/docker/Dockerfile": 'CMD ["python", "-m", "app.serve"]\n',
+        "deploy/docker/Dockerfile": 'CMD ["ksef-proxy", "serve"]\n',
     }
     for file, line in starts.items():
         text = (PROJECT / file).read_text("utf-8")
@@ -97,8 +123,8 @@ def test_units_are_shut_in_alike() -> None:
 
 def test_what_is_followed_is_followed_by_a_command_that_there_is(compose: Any) -> None:
     unit = (DEPLOY / "systemd/ksef-proxy-follow.service").read_text("utf-8")
-    [started] = re.findall(r"^ExecStart=\S+/python -m (.+)$", unit, re.MULTILINE)
-    assert started.split() == compose["follow"]["command"] == ["flask", "--app", "wsgi", "follow"]
+    [started] = re.findall(r"^ExecStart=\S+/bin/(.+)$", unit, re.MULTILINE)
+    assert started.split() == compose["follow"]["command"] == ["ksef-proxy", "follow"]
     assert follow in COMMANDS
 
 
@@ -107,7 +133,7 @@ def test_what_is_followed_is_followed_by_a_command_that_there_is(compose: Any) -
 def test_systemd_takes_the_unit(name: str, tmp_path: Path) -> None:
     unit = (DEPLOY / f"systemd/{name}.service").read_text("utf-8")
     installed = tmp_path / f"{name}8081.service".replace("follow8081", "follow")
-    installed.write_text(unit.replace("/opt/ksef-proxy/.venv/bin/python", "/bin/true"))
+    installed.write_text(unit.replace("/opt/ksef-proxy/.venv/bin/ksef-proxy", "/bin/true"))
     done = subprocess.run(
         ["systemd-analyze", "verify", installed], capture_output=True, text=True, check=False
     )

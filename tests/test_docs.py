@@ -13,24 +13,24 @@ from pathlib import Path
 from typing import Any, get_args
 
 import click
+import msgspec
 import pytest
 import yaml
-from flask import Flask
 
-from app import create_app, errors, settings
+from app import errors, settings
+from app.__main__ import ksef_proxy
 from app.api import wording
 from app.api.openapi import ELSEWHERE
-from app.context import EXTENSION
 from app.ksef import login
 from app.ksef.login import REFUSED, remedy
 from app.services.login.credentials import BLOCKED
 from app.services.operators.audit import What
-from app.settings import Settings as ServiceSettings
 from sandbox import app as sandbox_app
 from sandbox import fault_answers, orders, state
 from sandbox.sessions import INVOICE_WORDS, SESSION_WORDS
 from sandbox.settings import Settings
 from sandbox.world import World
+from tests import contract
 from tests.api.test_policy import ERRORS, commands, setting_names
 from tests.pages import (
     ANSWERS,
@@ -49,25 +49,12 @@ from tests.pages import PAGES as OTHER_PAGES
 PAGES = (*OTHER_PAGES, Page(DOCS / "measurements.md"))
 
 
-@pytest.fixture(scope="module")
-def service() -> Any:
-    """The application; its commands need neither database nor KSeF."""
-    app = create_app(
-        ServiceSettings(
-            database_url="host=/nowhere",
-            secret_keys=(bytes(32),),
-            ksef_urls=settings.DEFAULT_KSEF_URLS,
-        )
-    )
-    yield app
-    app.extensions[EXTENSION].db.close()
-
-
 class TestPages:
     def test_all_are_looked_at(self) -> None:
-        assert {page.path for page in PAGES} == {PROJECT / "README.md", *DOCS.glob("*.md")}
+        there = {*PROJECT.glob("*.md"), *DOCS.rglob("*.md")} - {PROJECT / "CHANGELOG.md"}
+        assert {page.path for page in PAGES} == there
 
-    @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.path.name)
+    @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.path.relative_to(PROJECT)))
     def test_links_lead_somewhere(self, page: Page) -> None:
         known = {other.path: other for other in PAGES}
         for target in page.targets:
@@ -79,8 +66,11 @@ class TestPages:
             assert not anchor or anchor in known[file].anchors, target
 
     def test_every_page_is_linked_from_the_front_door(self) -> None:
-        linked = {target.partition("#")[0] for target in README.targets}
-        assert {f"docs/{page.path.name}" for page in PAGES if page is not README} <= linked
+        assert {page.path for page in PAGES if page.path.parent == DOCS} <= README.leads_to
+
+    def test_every_other_page_is_linked_from_one_of_those(self) -> None:
+        linked = set().union(*(page.leads_to for page in PAGES if page.path.parent == DOCS))
+        assert {page.path for page in PAGES if page is not README} <= linked | README.leads_to
 
     def test_the_front_door_is_short(self) -> None:
         assert len(README.text.splitlines()) <= 250
@@ -103,6 +93,23 @@ class TestSettings:
         assert "DATABASE_URL" in names
         assert {name for row in OPERATORS.rows("Settings") for name in spans(row[0])} == names
 
+    def test_defaults_are_those_of_the_service(self) -> None:
+        """Where the table has them word by word; a default in words is for what is too long."""
+        told = {}
+        for names, defaults, *_ in OPERATORS.rows("Settings"):
+            told |= dict(zip(spans(names), spans(defaults), strict=False))
+        known = {
+            one.name: one.default
+            for one in settings.variables()
+            if one.default and not one.name.startswith(("KSEF_URL", "LATARNIA", "UPO_SIGNERS"))
+        }
+        assert told == known
+
+    def test_required_ones_are_called_so(self) -> None:
+        required = {one.name for one in settings.variables() if one.required}
+        rows = [row for row in OPERATORS.rows("Settings") if row[1] == "required"]
+        assert {name for row in rows for name in spans(row[0])} == required
+
     def test_pages_name_no_other(self) -> None:
         named = {
             name
@@ -114,9 +121,9 @@ class TestSettings:
 
 
 class TestCommands:
-    def test_each_stands_in_the_table_with_its_options(self, service: Flask) -> None:
+    def test_each_stands_in_the_table_with_its_options(self) -> None:
         rows = [span for row in OPERATORS.rows("Commands") for span in spans(row[0])]
-        found = dict(commands(service.cli))
+        found = dict(commands(ksef_proxy))
         assert "user add" in found
         for words, command in found.items():
             [row] = [row for row in rows if re.match(rf"{words}(?: (?![a-z])|$)", row)]
@@ -127,15 +134,15 @@ class TestCommands:
             assert command.help, words
         assert len(rows) == len(found)
 
-    def test_lines_with_commands_are_such_as_there_are(self, service: Flask) -> None:
+    def test_lines_with_commands_are_such_as_there_are(self) -> None:
         lines = [
             line.split("#")[0].split("<")[0]
             for page in PAGES
             for block in page.fences
-            for line in re.findall(r"^[^\n]*flask --app wsgi ([a-z].*)$", block, re.MULTILINE)
+            for line in re.findall(r"\bksef-proxy (?:--env-file \S+ )*([a-z].*)$", block, re.M)
         ]
         assert len(lines) > 10
-        found = dict(commands(service.cli))
+        found = dict(commands(ksef_proxy))
         for line in lines:
             [command] = [
                 known for words, known in found.items() if f"{line} ".startswith(f"{words} ")
@@ -144,13 +151,24 @@ class TestCommands:
             assert set(re.findall(r"--[a-z-]+", line)) <= names, line
 
     def test_lines_with_make_are_such_as_there_are(self) -> None:
-        targets = set(re.findall(r"^([\w./]+):", (PROJECT / "Makefile").read_text(), re.MULTILINE))
+        targets = set(re.findall(r"^([\w./-]+):", (PROJECT / "Makefile").read_text(), re.MULTILINE))
         named = {
             name
             for page in PAGES
-            for name in re.findall(r"(?:^|`)make ([a-z.][\w./]*)", page.text, re.M)
+            for name in re.findall(r"(?:^|`)make ([a-z.][\w./-]*)", page.text, re.M)
         }
         assert {"run", "test", "serve"} <= named <= targets
+
+
+class TestFrontDoor:
+    def test_each_path_of_the_contract_stands_in_the_table_of_all_calls(self) -> None:
+        told = {
+            path
+            for row in README.rows("All calls")
+            for span in spans(row[0])
+            for path in re.findall(r"/[^?\s]*", span)
+        }
+        assert {*contract.document()["paths"]} <= told
 
 
 class TestAnswers:
@@ -320,7 +338,7 @@ class TestSandbox:
         assert told == read
 
     def test_settings_have_their_defaults(self) -> None:
-        known = Settings().as_json()
+        known = msgspec.to_builtins(Settings())
         del known["limits"]
         told: dict[str, str] = {}
         for row in SANDBOX.rows("Time and settings"):

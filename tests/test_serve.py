@@ -17,7 +17,7 @@ from tests.journeys.conftest import free_port
 from tests.test_settings import KEY
 
 PROJECT = Path(__file__).parents[1]
-SERVE = ("-m", "app.serve")
+SERVE = ("-m", "app", "serve")
 GUNICORN = ("-m", "gunicorn", "--config", "app/gunicorn.py", "wsgi:app")
 # Whoever starts needs no database yet.
 GOOD = {
@@ -40,10 +40,12 @@ TOLD = (
 )
 
 
-def start(command: tuple[str, ...], settings: Mapping[str, str]) -> "subprocess.Popen[str]":
+def start(
+    command: tuple[str, ...], settings: Mapping[str, str], folder: Path = PROJECT
+) -> "subprocess.Popen[str]":
     return subprocess.Popen(
         [sys.executable, *command],
-        cwd=PROJECT,
+        cwd=folder,
         env=dict(settings),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -66,7 +68,8 @@ def said(command: tuple[str, ...], settings: Mapping[str, str]) -> tuple[int, st
 def test_all_that_is_wrong_is_told_once_by_the_master(command: tuple[str, ...]) -> None:
     settings = {**GOOD, **BAD}
     del settings["DATABASE_URL"]
-    assert said(command, settings) == (1, "", TOLD)
+    prefix = "Error: " if command == SERVE else ""
+    assert said(command, settings) == (1, "", prefix + TOLD)
 
 
 @pytest.mark.parametrize(
@@ -76,7 +79,7 @@ def test_all_that_is_wrong_is_told_once_by_the_master(command: tuple[str, ...]) 
 def test_each_by_itself(name: str, value: str) -> None:
     code, out, err = said(SERVE, {**GOOD, name: value})
     assert (code, out) == (1, "")
-    assert err.startswith(f"Settings: {name} is not ")
+    assert err.startswith(f"Error: Settings: {name} is not ")
     assert err.count("\n") == 1
 
 
@@ -125,3 +128,28 @@ def test_it_is_gunicorn_under_the_pid_that_was_started(
     assert err.count("no connection to the database") == len(children)
     assert '"reason":"host=127.0.0.1 port=1 user=nobody' in err
     assert "Connection refused" in err
+
+
+def test_it_is_itself_in_a_folder_with_another_app(notified: socket.socket, tmp_path: Path) -> None:
+    """Whose names are those of our package, of gunicorn, and of what gunicorn looks for."""
+    for name in ("app/__init__.py", "gunicorn.py", "gunicorn.conf.py", "wsgi.py"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("raise SystemExit('not meant')")
+    port = free_port()
+    settings = {
+        **GOOD,
+        "PORT": str(port),
+        "PYTHONPATH": str(PROJECT),
+        "NOTIFY_SOCKET": str(tmp_path / "notify"),
+    }
+    process = start(("-P", "-m", "app", "serve"), settings, tmp_path)
+    try:
+        assert b"READY=1" in notified.recv(1024)
+        with requests.Session() as http:
+            http.trust_env = False
+            assert http.get(f"http://127.0.0.1:{port}/livez", timeout=30).status_code == 200
+    finally:
+        process.terminate()
+        _, err = process.communicate(timeout=30)
+    assert process.returncode == 0
+    assert "not meant" not in err

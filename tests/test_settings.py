@@ -1,12 +1,17 @@
 """Environment variables in, settings out; what is wrong is told by name, never by value."""
 
 import base64
+import os
+import re
+import subprocess
+import sys
 from zoneinfo import ZoneInfo
 
 import certifi
 import pytest
 
-from app.settings import Settings, SettingsError, Timing, from_environment
+from app.settings import Settings, SettingsError, Timing, from_environment, variables
+from tests.pages import PROJECT
 
 KEY = base64.b64encode(bytes(range(32))).decode()
 NEWER = base64.b64encode(bytes(range(32, 64))).decode()
@@ -229,3 +234,49 @@ def test_a_lease_outlasts_its_work_and_ends_while_somebody_still_waits_for_it() 
     assert timing.ksef_call < timing.lease_refresh, "a refresh is taken over while it goes on"
     assert timing.lease_refresh < timing.request, "nobody lives to take a refresh over"
     assert max(timing.login, timing.request) < timing.lease, "a login is taken over"
+
+
+def example() -> str:
+    """What `settings --example` prints, in a process without any setting."""
+    command = [sys.executable, "-m", "flask", "--app", "wsgi", "settings", "--example"]
+    path = {"PATH": os.environ["PATH"]}
+    done = subprocess.run(
+        command, cwd=PROJECT, env=path, capture_output=True, text=True, check=True
+    )
+    assert done.stderr == ""
+    return done.stdout
+
+
+def assignments(text: str) -> dict[str, str]:
+    """As systemd reads an EnvironmentFile."""
+    lines = [line for line in text.splitlines() if line and not line.startswith("#")]
+    return dict(line.split("=", 1) for line in lines)
+
+
+def test_example_is_accepted_once_what_is_required_is_filled_in() -> None:
+    text = example()
+    assert assignments(text) == {"DATABASE_URL": "", "SECRET_KEYS": ""}
+    for name, value in NEEDED.items():
+        text = text.replace(f"\n{name}=\n", f"\n{name}={value}\n")
+    assert from_environment(assignments(text)) == read()
+
+
+def test_example_has_every_variable_with_its_default_and_a_comment_of_its_own() -> None:
+    text = example()
+    assert text.count("DATABASE_URL=") == 1
+    defaults = assignments(re.sub("^#(?=[A-Z_]+=)", "", text, flags=re.MULTILINE))
+    assert from_environment({**defaults, **NEEDED}) == read()
+    assert list(defaults) == [variable.name for variable in variables()]
+    blocks = text.split("\n\n")[1:]
+    assert len(blocks) == len(defaults)
+    comments = [re.fullmatch(r"# ([A-Z1].+\.)\n#?[A-Z_]+=\S*\n?", block) for block in blocks]
+    assert all(comments), blocks
+    assert len({comment and comment[1] for comment in comments}) == len(defaults)
+
+
+def test_settings_without_the_option_print_nothing() -> None:
+    command = [sys.executable, "-m", "flask", "--app", "wsgi", "settings"]
+    path = {"PATH": os.environ["PATH"]}
+    done = subprocess.run(command, cwd=PROJECT, env=path, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "--example" in done.stderr

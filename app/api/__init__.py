@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from http import HTTPStatus
 from typing import Any
 
-from flask import Flask, Response, g, request
+from flask import Flask, Response, g, redirect, request, url_for
 from flask_smorest import Api
 from werkzeug.exceptions import NotFound
 
@@ -80,11 +80,24 @@ def register(app: Flask) -> None:
     for blueprint in BLUEPRINTS:
         api.register_blueprint(blueprint)
     app.register_blueprint(docs.blueprint)
+    app.add_url_rule("/", "entrance", _entrance)
     app.add_url_rule("/openapi.json", "openapi", lambda: _document(api))
     problems.register(app)
     app.before_request(_begin)
     app.after_request(_end)
     app.teardown_request(_close)
+
+
+def _entrance() -> Any:
+    """Leads people to the console, and tells programs where the contract is."""
+    refuse_query()
+    if request.accept_mimetypes.best_match(["application/json", "text/html"]) == "text/html":
+        answer = redirect(url_for("console.overview"), 303)
+    else:
+        places = {name: f"/{name}" for name in ("console", "docs", "status")}
+        answer = json_response({"contract": "/openapi.json", **places})
+    answer.headers["Vary"] = "Accept"
+    return answer
 
 
 def _document(api: Api) -> Response:

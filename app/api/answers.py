@@ -29,8 +29,7 @@ EnvironmentState = Annotated[
     ),
 ]
 RowTable = Annotated[
-    str,
-    Meta(title="RowTable", extra_json_schema={"enum": ["synced_invoices", "offline_invoices"]}),
+    str, Meta(title="RowTable", extra_json_schema={"enum": ["synced_invoices", "offline_invoices"]})
 ]
 InvoiceState = Annotated[
     str, Meta(title="InvoiceState", extra_json_schema={"enum": [*get_args(State)]})
@@ -251,16 +250,17 @@ class OutageMessage(Answer, kw_only=True):
     start: Annotated[Moment, Meta(description="Begin")]
     end: Annotated[Moment | None, Meta(description="End")]
     category: Annotated[OutageCategory, Meta(description="What kind of outage")]
+    published_at: Annotated[
+        Moment | None, Meta(description="When the Ministry published it; null: a simulation")
+    ]
 
 
 class Outage(Answer, kw_only=True):
     established: Annotated[
-        bool,
-        Meta(description="KSeF is known to be down, or so simulated; else suspicion at most"),
+        bool, Meta(description="KSeF is known to be down, or so simulated; else suspicion at most")
     ]
     since: Annotated[
-        Moment | None,
-        Meta(description="Begin of the outage, or of the failures where none is established"),
+        Moment | None, Meta(description="Begin of it, or of the failures if not established")
     ]
     consecutive_failures: Annotated[
         Count, Meta(description="Calls in a row that failed as if KSeF were down")
@@ -268,6 +268,9 @@ class Outage(Answer, kw_only=True):
     source: Annotated[OutageSource | None, Meta(description="Who established the outage")]
     messages: Annotated[
         list[OutageMessage], Meta(description="What Latarnia, or the simulation, says of it")
+    ]
+    announcements: Annotated[
+        list[OutageMessage], Meta(description="What Latarnia said last, though KSeF answers now")
     ]
     duty: Annotated[
         OutageDuty | None,
@@ -286,8 +289,23 @@ class EnvironmentStates(Answer, kw_only=True):
     prod: Annotated[EnvironmentState, Meta(description="KSeF's production")]
 
 
+class SchemaState(Answer, kw_only=True):
+    applied: Annotated[
+        str | None, Meta(description="Last migration of the database; null before the first")
+    ]
+    known: Annotated[
+        str,
+        Meta(description="Last migration of this version; the database may be ahead for a while"),
+    ]
+
+
 class ServiceStatus(Answer, kw_only=True):
     version: Annotated[str, Meta(description="Version of the service")]
+    commit: Annotated[
+        str | None,
+        Meta(description="Git's commit of which this build was made; null if it is not known"),
+    ]
+    schema: SchemaState
     environments: EnvironmentStates
 
 

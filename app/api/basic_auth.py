@@ -13,6 +13,7 @@ from app.context import caller, service, settings
 from app.services.operators import audit
 from app.services.operators.users import ROLES, authenticate, hash_of_name
 
+CHALLENGE = 'Basic realm="ksef-proxy", charset="UTF-8"'
 View = TypeVar("View", bound=Callable[..., Any])
 
 

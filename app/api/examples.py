@@ -24,8 +24,15 @@ _DUPLICATE = {
     "invoiceNumber": None,
     "ksefNumber": None,
     "acquisitionDate": None,
-    "status": {"code": 440, "description": "Duplikat faktury", "details": []},
-    "referenceNumber": "20260915-EE-E852E6C680-055A27E17B-42",
+    "status": {
+        "code": 440,
+        "description": "Duplikat faktury",
+        "details": [
+            "Duplikat faktury. Faktura o numerze KSeF: 5265877635-20260901-71CF780F031B-37 została"
+            " już prawidłowo przesłana do systemu w sesji: 20260901-SO-00000009F9-0000000007-01"
+        ],
+    },
+    "referenceNumber": "20260915-EE-E4FB461898-421894C68C-22",
     "invoiceHash": "rp7YfKwPFgWHPE0PvI5fMM7N1LlJqM0N8W7elTnzcHU=",
     "invoiceFileName": None,
     "invoicingDate": "2026-09-15T10:00:02+02:00",
@@ -47,6 +54,7 @@ _NO_OUTAGE: dict[str, Any] = {
     "consecutiveFailures": 0,
     "source": None,
     "messages": [],
+    "announcements": [],
     "duty": None,
 }
 _OUTAGE = {
@@ -61,8 +69,10 @@ _OUTAGE = {
             "start": "2026-09-15T08:00:00+00:00",
             "end": None,
             "category": "FAILURE",
+            "publishedAt": "2026-09-15T08:02:00+00:00",
         }
     ],
+    "announcements": [],
     "duty": "seven_working_days_after_end",
 }
 _SIMULATION = {
@@ -76,6 +86,7 @@ _SIMULATION = {
             "start": "2026-09-15T08:00:00+00:00",
             "end": "2026-09-15T10:00:00+00:00",
             "category": "FAILURE",
+            "publishedAt": None,
         }
     ],
     "duty": None,
@@ -200,6 +211,8 @@ ANSWERS: dict[str, dict[str, Any]] = {
     "simulated-outage": {"environment": "test", "outage": _SIMULATION},
     "service-status": {
         "version": "0.1.0",
+        "commit": "9c1185a5c5e9fc54612808977ee8f548b2258d31",
+        "schema": {"applied": "0018_events", "known": "0018_events"},
         "environments": {"test": "simulation", "demo": "unknown", "prod": "available"},
     },
     "well": {"status": "ok"},

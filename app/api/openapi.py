@@ -124,7 +124,8 @@ HEADERS: dict[str, dict[str, Any]] = {
     },
     "ETag": {
         "description": "For `If-None-Match`. Of a document: its SHA-256 (in JSON: and `-json`,"
-        " after any `signature.state` but valid)",
+        " after any `signature.state` but valid). Of a collective UPO in JSON or a ZIP: a hash of"
+        " those of its pages",
         "required": True,
         "schema": _TEXT,
     },
@@ -139,7 +140,8 @@ HEADERS: dict[str, dict[str, Any]] = {
         "schema": _TEXT,
     },
     "UPO-Signature": {
-        "description": "`signature.state`, where the body is the document itself",
+        "description": "`signature.state`, where the body is the document itself; of a ZIP the"
+        " least certain of its documents",
         "schema": {"$ref": "#/components/schemas/SignatureState"},
     },
     "Retry-After": {

@@ -3,14 +3,15 @@
 from flask import Response
 
 from app import errors
-from app.api.answers import EnvironmentStates, Health, ServiceStatus
+from app.api.answers import EnvironmentStates, Health, SchemaState, ServiceStatus
 from app.api.blueprint import Blueprint
 from app.api.responses import json_response
 from app.context import service
 from app.services import outages
-from app.services.operators.figures import pending_migrations
+from app.services.operators import keys
+from app.services.operators.figures import latest_migrations, pending_migrations
 from app.settings import ENVIRONMENTS
-from app.version import VERSION
+from app.version import VERSION, commit
 
 blueprint = Blueprint("ops", description="State of the service", public=True)
 
@@ -20,12 +21,20 @@ blueprint = Blueprint("ops", description="State of the service", public=True)
 @blueprint.answers(ServiceStatus, "What is known", examples=("service-status",))
 @blueprint.problems()
 def service_status(_query: dict[str, str]) -> Response:
-    """The service's version, and what is known of each environment.
+    """The service's version, build and schema, and what is known of each environment.
 
     `available`: KSeF answered the last call, within the last ten minutes. Nobody is asked.
     """
     state = outages.public_state(service().db, service().timing, ENVIRONMENTS)
-    return json_response(ServiceStatus(version=VERSION, environments=EnvironmentStates(**state)))
+    applied, known = latest_migrations(service().db)
+    return json_response(
+        ServiceStatus(
+            version=VERSION,
+            commit=commit(),
+            schema=SchemaState(applied=applied, known=known),
+            environments=EnvironmentStates(**state),
+        )
+    )
 
 
 @blueprint.route("/livez")
@@ -45,10 +54,14 @@ def alive(_query: dict[str, str]) -> Response:
 @blueprint.answers(Health, "They are", examples=("well",))
 @blueprint.problems()
 def ready(_query: dict[str, str]) -> Response:
-    """The database is reachable and migrated; else 503.
+    """The database is reachable and migrated, and SECRET_KEYS opens the credentials; else 503.
 
     For whoever sends requests to replicas. KSeF is not asked.
     """
     if missing := pending_migrations(service().db):
         raise errors.Unavailable(f"The database lacks migrations: {', '.join(missing)}.")
+    if missing := keys.missing(service().db, service().vault):
+        raise errors.Unavailable(
+            f"SECRET_KEYS lacks the key {', '.join(missing)}, which seals stored credentials."
+        )
     return json_response(Health(status="ok"))

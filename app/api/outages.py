@@ -90,20 +90,26 @@ def _answer(environment: str, outage: Evidence) -> Response:
 def outage_answer(outage: Evidence) -> Outage:
     """The contract's `outage` object."""
     zone = settings().response_timezone
-    return Outage(
-        established=outage.established,
-        since=rfc3339(outage.since, zone),
-        consecutive_failures=outage.consecutive_failures,
-        source=outage.source,
-        messages=[
+    messages, announcements = (
+        [
             OutageMessage(
                 title=event.title,
                 text=event.text,
                 start=rfc3339(event.start, zone),
                 end=rfc3339(event.end, zone),
                 category=event.category,
+                published_at=rfc3339(event.published, zone),
             )
-            for event in outage.messages
-        ],
+            for event in events
+        ]
+        for events in (outage.messages, outage.announcements)
+    )
+    return Outage(
+        established=outage.established,
+        since=rfc3339(outage.since, zone),
+        consecutive_failures=outage.consecutive_failures,
+        source=outage.source,
+        messages=messages,
+        announcements=announcements,
         duty=outage.duty,
     )

@@ -9,9 +9,10 @@ from werkzeug.exceptions import HTTPException
 from app import errors, telemetry
 from app.api import wording
 from app.api.answers import KsefSaid, Problem
+from app.api.basic_auth import CHALLENGE
 from app.api.openapi import PROBLEM
 from app.api.outages import outage_answer
-from app.api.responses import json_response
+from app.api.responses import json_response, rfc3339
 from app.context import service, settings
 from app.services import outages
 from app.services.outages import Evidence
@@ -26,23 +27,24 @@ def register(app: Flask) -> None:
 
 
 def _answer(error: Exception) -> Response:
-    body, headers = describe(error, settings().message_language)
+    zone = settings().response_timezone
+    body, headers = describe(error, settings().message_language, lambda at: rfc3339(at, zone))
     return json_response(body, status=body.status, headers=headers, mimetype=PROBLEM)
 
 
-def describe(error: Exception, language: str) -> Told:
+def describe(error: Exception, language: str, time: wording.Time) -> Told:
     """The body of the problem for an error, and the headers that go with it.
 
-    `language`, en or pl, is the language of `detail` in every 409 and 502.
+    `language` is that of `detail`, en or pl; `time` writes its times.
     """
     if isinstance(error, errors.ProxyError):
-        return _proxy_error(error, language)
+        return _proxy_error(error, language, time)
     if isinstance(error, HTTPException):
-        return _http_exception(error)
-    return _unexpected()
+        return _http_exception(error, language)
+    return _unexpected(language)
 
 
-def _proxy_error(error: errors.ProxyError, language: str) -> Told:
+def _proxy_error(error: errors.ProxyError, language: str, time: wording.Time) -> Told:
     extra: dict[str, Any] = {}
     kind, detail, outage = type(error), error.detail, error.outage
     if isinstance(error, errors.KsefFailure | errors.OutageSimulation):
@@ -50,7 +52,9 @@ def _proxy_error(error: errors.ProxyError, language: str) -> Told:
         outage = outage or _evidence(environment)
         if isinstance(error, errors.KsefFailure) and outage.established and error.is_sign_of_outage:
             kind = errors.KsefOutage
-        detail = wording.told(error, kind, outage, environment, language)
+        detail = wording.told(error, kind, outage, environment, language, time)
+    elif language == "pl":
+        detail = wording.in_polish(error)
     if error.errors:
         extra["errors"] = {name: list(said) for name, said in error.errors.items()}
     if error.ksef:
@@ -66,7 +70,7 @@ def _proxy_error(error: errors.ProxyError, language: str) -> Told:
         extra["outage"] = outage_answer(outage)
     headers = {}
     if isinstance(error, errors.Unauthorized):
-        headers["WWW-Authenticate"] = 'Basic realm="ksef-proxy", charset="UTF-8"'
+        headers["WWW-Authenticate"] = CHALLENGE
     retry_after = error.retry_after
     if retry_after is None and isinstance(error, errors.Unavailable):
         retry_after = settings().timing.retry_after
@@ -84,7 +88,7 @@ def _evidence(environment: str) -> Evidence:
         return Evidence()
 
 
-def _http_exception(error: HTTPException) -> Told:
+def _http_exception(error: HTTPException, language: str) -> Told:
     """Flask's own errors: an unknown route, a wrong method, a body that is cut off or too long."""
     status = HTTPStatus(error.code or 500)
     title, detail = status.phrase, status.description or status.phrase
@@ -92,20 +96,18 @@ def _http_exception(error: HTTPException) -> Told:
     if status in (HTTPStatus.BAD_REQUEST, HTTPStatus.REQUEST_ENTITY_TOO_LARGE):
         wrong = errors.InvalidParameter  # the contract has one 400 for any bad body
         status, code, title = HTTPStatus(wrong.status), wrong.code, wrong.title
+    if language == "pl":
+        detail = wording.polish(code, detail)
     headers = {name: value for name, value in error.get_headers() if name == "Allow"}
     return _problem(status, code, title, detail, {}, headers)
 
 
-def _unexpected() -> Told:
+def _unexpected(language: str) -> Told:
     telemetry.exception("internal error")
-    return _problem(
-        500,
-        errors.ProxyError.code,
-        errors.ProxyError.title,
-        "The service failed. Its log has the details under this request id.",
-        {},
-        {},
-    )
+    kind, detail = errors.ProxyError, "The service failed. Its log has the details under this id."
+    if language == "pl":
+        detail = wording.polish(kind.code, detail)
+    return _problem(kind.status, kind.code, kind.title, detail, {}, {})
 
 
 def _problem(

@@ -32,10 +32,10 @@ def conditional(response: Response) -> Response:
     No other condition is obeyed: answers are not changed by callers, so that If-Match has no sense
     here, and they are given whole.
     """
-    asked = {
-        "REQUEST_METHOD": request.method,
-        "HTTP_IF_NONE_MATCH": request.headers.get("If-None-Match", ""),
-    }
+    known = request.headers.get("If-None-Match")
+    if known is None:
+        return response
+    asked = {"REQUEST_METHOD": request.method, "HTTP_IF_NONE_MATCH": known}
     return response.make_conditional(asked)  # type: ignore[return-value]
 
 

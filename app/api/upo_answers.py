@@ -15,13 +15,9 @@ DocumentMediaType = Annotated[
         extra_json_schema={"enum": ["application/xml", "application/pdf"]},
     ),
 ]
-SignatureState = Annotated[
-    str,
-    Meta(
-        title="SignatureState",
-        extra_json_schema={"enum": ["valid", "unknown_signer", "unverifiable", "unsigned"]},
-    ),
-]
+STATES = ("valid", "unknown_signer", "unverifiable", "unsigned")
+"""What may be said of a signature, the most certain first."""
+SignatureState = Annotated[str, Meta(title="SignatureState", extra_json_schema={"enum": [*STATES]})]
 
 
 class UpoSignature(Answer, kw_only=True):

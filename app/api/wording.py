@@ -1,18 +1,17 @@
-"""The `detail` of every 409 and 502: sentences that tell an accountant what to do.
+"""The `detail` of every problem in Polish, and of every 409 and 502 in English too.
 
-They are in the language of `MESSAGE_LANGUAGE`. What to do in an outage follows KSeF's
-documentation of the offline modes (`tryby-offline`).
+They are in the language of `MESSAGE_LANGUAGE`: sentences that tell an accountant what to do. What
+to do in an outage follows KSeF's documentation of the offline modes (`tryby-offline`).
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
 
 from app import errors
-from app.api.responses import rfc3339
-from app.context import settings
 from app.services.login.credentials import LoginRefused
 from app.services.outages import Evidence
 
+Time = Callable[[datetime], str]
 _DUTIES = {
     "en": {
         "next_working_day_after_end": (
@@ -88,6 +87,26 @@ _POLISH = {
     errors.KsefUnreachable.code: "Nie ma połączenia z KSeF albo nie odpowiedział na czas.",
     errors.KsefInvalidResponse.code: "Odpowiedź KSeF jest niezgodna z jego dokumentacją.",
     errors.UpoIntegrity.code: "Otrzymane UPO nie jest tym, o które pytano, albo jest uszkodzone.",
+    errors.InvalidParameter.code: "Parametr albo treść żądania są błędne.",
+    errors.Unauthorized.code: (
+        "Brak nazwy użytkownika lub hasła albo są błędne (HTTP Basic); albo, gdy podano retryAfter,"
+        " zbyt wiele logowań się nie udało i przez ten czas nawet dobre hasło nie jest sprawdzane."
+    ),
+    errors.Forbidden.code: "Rola użytkownika nie wystarcza albo żądanie pochodzi z obcej strony.",
+    errors.SimulationForbidden.code: "Awarii środowiska prod nie można symulować.",
+    errors.NoActiveKsefSession.code: (
+        "Firma nie jest zalogowana do KSeF w tym środowisku: zaloguj ją (POST /auth/{environment})."
+    ),
+    errors.NoKsefCredential.code: "Operator nie zapisał certyfikatu ani tokenu KSeF tej firmy.",
+    errors.SessionNotFound.code: "KSeF nie zna sesji tej firmy o tym numerze.",
+    errors.UpoNotAvailable.code: "KSeF nie ma UPO o tych numerach; gdy podano retryAfter, jeszcze.",
+    errors.InvoiceNotFound.code: (
+        "Sesja jest zakończona i nie zawiera przyjętej faktury o tym numerze KSeF."
+    ),
+    errors.Unavailable.code: "Usługa nie może teraz odpowiedzieć.",
+    errors.ProxyError.code: "Błąd usługi. Jej dziennik ma szczegóły pod numerem żądania.",
+    "not_found": "Nie ma takiego adresu.",
+    "method_not_allowed": "Ten adres nie przyjmuje tej metody.",
 }
 
 
@@ -97,16 +116,17 @@ def told(
     outage: Evidence,
     environment: str,
     language: str,
+    time: Time,
 ) -> str:
     """The `detail` of a 409 or 502: of this error, answered as one of this kind.
 
-    `outage` is the evidence; `language` is en or pl.
+    `outage` is the evidence; `language` is en or pl; `time` writes times for the reader.
     """
     if kind is errors.OutageSimulation:
-        return simulation(outage, environment, language)
+        return simulation(outage, environment, language, time)
     if kind is errors.KsefOutage:
-        return established(outage, _local(outage.since), language)
-    happened = _in_polish(error) if language == "pl" else error.detail
+        return established(outage, time(outage.since) if outage.since else "", language)
+    happened = in_polish(error) if language == "pl" else error.detail
     return f"{happened} {_then(error, outage)[language]}"
 
 
@@ -119,14 +139,19 @@ def _then(error: errors.ProxyError, outage: Evidence) -> Mapping[str, str]:
     return _BEFORE if remedied else _NO_USE
 
 
-def _local(moment: datetime | None) -> str:
-    return rfc3339(moment, settings().response_timezone) or ""
+def polish(code: str, detail: str) -> str:
+    """What happened, by the code of a problem; the English `detail` for a code without a text."""
+    return _POLISH.get(code, detail)
 
 
-def _in_polish(error: errors.ProxyError) -> str:
+def in_polish(error: errors.ProxyError) -> str:
     """What happened, with KSeF's own words, which are Polish."""
-    refused = isinstance(error, LoginRefused)
-    sentences = [_REFUSED if refused else _POLISH[error.code]]
+    refused = isinstance(error, LoginRefused | errors.NoActiveKsefSession)
+    sentences = [_REFUSED if isinstance(error, LoginRefused) else _POLISH[error.code]]
+    if error.errors:
+        sentences.append(f"Błędne: {', '.join(sorted(error.errors))}.")
+    if isinstance(error, errors.Unavailable):
+        sentences.append(error.detail)  # operators have to know it whole
     if error.ksef and error.ksef.description:
         sentences.append(f"KSeF: {error.ksef.description.rstrip('.')}.")
     if error.ksef and error.ksef.rights:
@@ -142,10 +167,10 @@ def established(outage: Evidence, since: str, language: str) -> str:
     return f"{begun} {_DUTIES[language][outage.duty]}"
 
 
-def simulation(outage: Evidence, environment: str, language: str) -> str:
+def simulation(outage: Evidence, environment: str, language: str, time: Time) -> str:
     """Since when, until when and why an outage is being simulated."""
     [event] = outage.messages
-    since, end, text = _local(outage.since), _local(event.end), event.text
+    since, end, text = time(event.start), time(event.end) if event.end else "", event.text
     if language == "pl":
         until = f" do {end}" if end else ""
         return f"Symulacja awarii KSeF w środowisku {environment} od {since}{until}: {text}"

@@ -1,21 +1,25 @@
-"""The operator's commands, `flask --app wsgi …`: one file for each subject."""
+"""The operator's commands, `ksef-proxy …`: one file for each subject."""
 
 import click
 from flask import Flask
 
 from app.cli import (
     accounts,
+    check,
     follow,
     invoices,
     logins,
     outages,
     quotas,
+    settings_file,
     upkeep,
     upos,
     webhooks,
 )
 
 COMMANDS: tuple[click.Command, ...] = (
+    settings_file.settings_file,
+    check.check,
     upkeep.migrate_database,
     accounts.company,
     accounts.user,

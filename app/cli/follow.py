@@ -31,8 +31,7 @@ def follow(once: bool) -> None:
     """
     if once:
         following.follow_all(service())
-        webhooks.deliver_due(service())
-        webhooks.wait(_LAST_DELIVERIES)
+        webhooks.deliver_all(service(), _LAST_DELIVERIES)
         return
     # A thread of its own, since a company's turn may be long. Whatever it does may be cut off.
     threading.Thread(target=_deliver, args=(service(),), daemon=True).start()

@@ -11,6 +11,7 @@ import click
 
 from app import errors
 from app.context import service, settings
+from app.env_file import EnvFileError
 from app.services.operators import users
 from app.settings import ENVIRONMENTS, SettingsError
 
@@ -54,7 +55,7 @@ def plain_errors(command: Command) -> Command:
     def run(*args: Any, **kwargs: Any) -> None:
         try:
             command(*args, **kwargs)
-        except (errors.OperatorError, SettingsError) as error:
+        except (errors.OperatorError, SettingsError, EnvFileError) as error:
             raise click.ClickException(str(error)) from error
         except errors.InvalidParameter as error:
             found = (error.errors or {}).items()

@@ -69,8 +69,12 @@ def utc(moment: datetime | None) -> str:
     return moment.astimezone(UTC).isoformat(timespec="seconds") if moment else ""
 
 
+def printable(text: str) -> str:
+    """The text with `?` for what could control the terminal."""
+    return "".join(char if char.isprintable() else "?" for char in text)
+
+
 def _cell(value: Any) -> str:
     if isinstance(value, datetime):
         return utc(value)
-    text = "" if value is None else str(value)
-    return "".join(char if char.isprintable() else "?" for char in text)
+    return printable("" if value is None else str(value))

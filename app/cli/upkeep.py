@@ -10,10 +10,10 @@ from app.cli.options import MOMENT, MOMENT_HELP, in_local_time, json_option, pla
 from app.cli.output import print_table, progress
 from app.context import service, settings
 from app.db import migrate
+from app.parsers import MOST_DAYS
 from app.services.events import journal
 from app.services.operators import audit, keys
 from app.services.operators import purge as documents
-from app.settings import MOST_DAYS
 
 audits = AppGroup("audit", help="Who did what, and when.")
 

@@ -11,7 +11,8 @@ from pathlib import Path
 from flask import Flask, Response
 from jinja2 import StrictUndefined
 
-from app.console import pages
+from app.console import pages as _pages  # noqa: F401 - they add themselves to the blueprint
+from app.console.blueprint import blueprint
 from app.console.context import EXTENSION
 from app.console.forms import FormTokens
 
@@ -28,7 +29,7 @@ def register(app: Flask, form_keys: Sequence[bytes]) -> None:
     app.jinja_env.undefined = StrictUndefined
     app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
     app.jinja_env.globals["style_version"] = STYLE_VERSION
-    app.register_blueprint(pages.blueprint)
+    app.register_blueprint(blueprint)
     app.add_url_rule("/console/style.css", "console_style", _style)
 
 

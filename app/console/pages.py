@@ -1,33 +1,18 @@
 """The pages of the console, and its two forms."""
 
 import re
-from collections.abc import Callable
 from datetime import timedelta
-from typing import Any, cast
+from typing import Any
 
-from flask import Blueprint, Response, redirect, request, url_for
-from marshmallow import Schema
+from flask import Response, redirect, url_for
 from werkzeug.exceptions import NotFound
 
-from app import errors
-from app.api import basic_auth
-from app.api.basic_auth import admins_only
-from app.api.blueprint import StrictParser, View
-from app.api.origin import is_of_our_own
+from app.api.basic_auth import CHALLENGE, admins_only
 from app.api.schemas import EnvironmentPath, SessionPath, UpoPath
-from app.api.upo import MEDIA_TYPES, cacheable
-from app.console import problems
-from app.console.context import SHOWN_ENVIRONMENTS, finish, form_tokens, render
-from app.console.forms import FIELD
-from app.console.schemas import (
-    MINUTES,
-    Form,
-    InvoicesPaging,
-    Looking,
-    Paging,
-    Searching,
-    SimulationForm,
-)
+from app.api.upo import document, only_page, zipped
+from app.console.blueprint import blueprint, takes
+from app.console.context import SHOWN_ENVIRONMENTS, render
+from app.console.schemas import MINUTES, Form, InvoicesPaging, Paging, Searching, SimulationForm
 from app.context import account, caller, service
 from app.identifiers import HEX_HASH, INVOICE_HASH, KSEF_NUMBER, REFERENCE_NUMBER, base64_hash
 from app.services import outages
@@ -36,68 +21,17 @@ from app.services.operators import overview as console
 from app.services.sessions import search
 from app.services.sessions.check import check_session
 from app.services.upo import archive
-from app.services.upo.fetch import DocType, fetch_upo
+from app.services.upo.fetch import DocType, fetch_session_upo, fetch_upo
 
 PAGE = 100
 _SESSIONS_PAGE = 50
 _SHORT = 8  # rows of the lists on an environment's page
 _ON_A_CARD = 3  # sessions on an environment's card
-# Other sites may link to these: they show what is stored, and never ask KSeF.
-_LINKED = {
-    f"console.{page}"
-    for page in (
-        "overview",
-        "with_slash",
-        "find",
-        "environment",
-        "sessions",
-        "unlinked",
-        "session",
-        "nowhere",
-    )
-}
-
-blueprint = Blueprint("console", __name__, template_folder="templates")
-_parser = StrictParser()
-
-
-@blueprint.before_request
-def _guard() -> None:
-    basic_auth.require_role(linked=request.endpoint in _LINKED)
-    if request.method == "POST":
-        _require_own_form()
-
-
-def _require_own_form() -> None:
-    request.get_data()  # before the form is parsed, or the parser of `_takes` finds no bytes left
-    if not is_of_our_own(request):
-        raise errors.Forbidden("The form was not sent from the console.")
-    if not form_tokens().is_good(request.form.get(FIELD, ""), caller().email):
-        raise errors.Forbidden("The form's token is missing, too old, or another user's.")
-
-
-blueprint.after_request(finish)
-problems.register(blueprint)
-
-
-def _takes(
-    path: type[Schema] | None = None,
-    query: type[Schema] = Looking,
-    form: type[Schema] | None = None,
-) -> Callable[[View], View]:
-    """A decorator that validates path, query and form; the view gets them loaded, in this order."""
-
-    def decorate(view: View) -> View:
-        for schema, location in ((form, "form"), (query, "query"), (path, "path")):
-            if schema:
-                view = cast(View, _parser.use_args(schema(), location=location)(view))
-        return view
-
-    return decorate
+_DISPOSITIONS: dict[DocType, str] = {"pdf": "inline", "xml": "attachment"}
 
 
 @blueprint.get("/console")
-@_takes()
+@takes()
 def overview(_query: dict[str, Any]) -> Response:
     """Every environment on a card."""
     cards = []
@@ -120,7 +54,7 @@ def with_slash() -> Any:
 
 
 @blueprint.get("/console/search")
-@_takes(query=Searching)
+@takes(query=Searching)
 def find(query: dict[str, Any]) -> Any:
     """Search for a number in all environments; a session that is known is opened directly."""
     number = query["number"].strip()
@@ -148,7 +82,7 @@ def _find_session(number: str) -> Any:
 
 
 @blueprint.get("/console/<environment>")
-@_takes(EnvironmentPath)
+@takes(EnvironmentPath)
 def environment(path: dict[str, str], query: dict[str, Any], **_url: str) -> Response:
     """One environment: its state with the evidence, quota, sessions, events, unlinked rows."""
     where = account(path["environment"])
@@ -160,6 +94,7 @@ def environment(path: dict[str, str], query: dict[str, Any], **_url: str) -> Res
         state=console.overview(where),
         sessions=sessions,
         unlinked=unlinked,
+        followed=console.followed(where, most=_SHORT),
         webhooks=webhooks.of_account(where),
         events=journal.newest(where, _SHORT),
         unknown_signers=archive.unknown_signers(where),
@@ -171,7 +106,7 @@ def environment(path: dict[str, str], query: dict[str, Any], **_url: str) -> Res
 
 
 @blueprint.get("/console/<environment>/sessions")
-@_takes(EnvironmentPath, Paging)
+@takes(EnvironmentPath, Paging)
 def sessions(path: dict[str, str], query: dict[str, Any], **_url: str) -> Response:
     """All kept sessions, page by page."""
     found = console.sessions(
@@ -190,7 +125,7 @@ def sessions(path: dict[str, str], query: dict[str, Any], **_url: str) -> Respon
 
 
 @blueprint.get("/console/<environment>/unlinked")
-@_takes(EnvironmentPath, Paging)
+@takes(EnvironmentPath, Paging)
 def unlinked(path: dict[str, str], query: dict[str, Any], **_url: str) -> Response:
     """The invoice rows without a session, page by page."""
     found = console.unlinked(
@@ -207,7 +142,7 @@ def unlinked(path: dict[str, str], query: dict[str, Any], **_url: str) -> Respon
 
 
 @blueprint.get("/console/<environment>/sessions/<referenceNumber>")
-@_takes(SessionPath, InvoicesPaging)
+@takes(SessionPath, InvoicesPaging)
 def session(path: dict[str, str], query: dict[str, Any], **_url: str) -> Response:
     """A kept session with its invoices, page by page."""
     where, reference_number = account(path["environment"]), path["reference_number"]
@@ -236,7 +171,7 @@ def session(path: dict[str, str], query: dict[str, Any], **_url: str) -> Respons
 
 
 @blueprint.post("/console/<environment>/sessions/<referenceNumber>/check")
-@_takes(SessionPath, form=Form)
+@takes(SessionPath, form=Form)
 def check(path: dict[str, str], _query: dict[str, Any], _form: dict[str, str], **_url: str) -> Any:
     """Check a session as the API does, which may ask KSeF, and show it."""
     check_session(account(path["environment"]), path["reference_number"])
@@ -252,39 +187,58 @@ def check(path: dict[str, str], _query: dict[str, Any], _form: dict[str, str], *
 
 
 @blueprint.get("/console/<environment>/sessions/<referenceNumber>/<ksefNumber>/upo.pdf")
-@_takes(UpoPath)
+@takes(UpoPath)
 def upo_pdf(path: dict[str, str], _query: dict[str, Any], **_url: str) -> Response:
     """The UPO of an invoice as a PDF, to view in the browser."""
-    return _upo(path, "pdf", "inline")
+    return _upo(path, "pdf")
 
 
 @blueprint.get("/console/<environment>/sessions/<referenceNumber>/<ksefNumber>/upo.xml")
-@_takes(UpoPath)
+@takes(UpoPath)
 def upo_xml(path: dict[str, str], _query: dict[str, Any], **_url: str) -> Response:
     """The UPO of an invoice as the XML that KSeF signed, to download."""
-    return _upo(path, "xml", "attachment")
+    return _upo(path, "xml")
 
 
-def _upo(path: dict[str, str], doc_type: DocType, disposition: str) -> Response:
-    file = fetch_upo(
-        account(path["environment"]),
-        path["reference_number"],
-        path["ksef_number"],
-        doc_type,
-    )
-    response = Response(file.content, content_type=MEDIA_TYPES[doc_type])
-    name = f"{path['ksef_number']}-upo.{doc_type}"
-    response.headers["Content-Disposition"] = f'{disposition}; filename="{name}"'
+@blueprint.get("/console/<environment>/sessions/<referenceNumber>/upo.pdf")
+@takes(SessionPath)
+def session_upo_pdf(path: dict[str, str], _query: dict[str, Any], **_url: str) -> Response:
+    """The collective UPO of a session as a PDF, to view; a ZIP of its pages if it has several."""
+    return _session_upo(path, "pdf")
+
+
+@blueprint.get("/console/<environment>/sessions/<referenceNumber>/upo.xml")
+@takes(SessionPath)
+def session_upo_xml(path: dict[str, str], _query: dict[str, Any], **_url: str) -> Response:
+    """The collective UPO of a session as signed XML, to download; a ZIP if it has several pages."""
+    return _session_upo(path, "xml")
+
+
+def _upo(path: dict[str, str], doc_type: DocType) -> Response:
+    number = path["ksef_number"]
+    file = fetch_upo(account(path["environment"]), path["reference_number"], number, doc_type)
+    return _viewable(document(file, f"{number}-upo.{doc_type}", _DISPOSITIONS[doc_type]))
+
+
+def _session_upo(path: dict[str, str], doc_type: DocType) -> Response:
+    number = path["reference_number"]
+    pages = fetch_session_upo(account(path["environment"]), number, doc_type)
+    if len(pages) > 1:
+        return zipped(number, pages)
+    return _viewable(only_page(pages, _DISPOSITIONS[doc_type]))
+
+
+def _viewable(response: Response) -> Response:
     # A browser's PDF viewer needs its own inline styles and an object element.
     response.headers["Content-Security-Policy"] = (
         "default-src 'none'; object-src 'self'; style-src 'unsafe-inline'; frame-ancestors 'none'"
     )
-    return cacheable(response, file.sha256)
+    return response
 
 
 @blueprint.post("/console/<environment>/simulation")
 @admins_only
-@_takes(EnvironmentPath, form=SimulationForm)
+@takes(EnvironmentPath, form=SimulationForm)
 def begin_simulation(
     path: dict[str, str], _query: dict[str, Any], form: dict[str, Any], **_url: str
 ) -> Any:
@@ -302,13 +256,22 @@ def begin_simulation(
 
 @blueprint.post("/console/<environment>/simulation/end")
 @admins_only
-@_takes(EnvironmentPath, form=Form)
+@takes(EnvironmentPath, form=Form)
 def end_simulation(
     path: dict[str, str], _query: dict[str, Any], _form: dict[str, str], **_url: str
 ) -> Any:
     """End the simulation of the caller's company."""
     outages.clear(service().db, path["environment"], company_nip=caller().company_nip)
     return _to_environment(path, "simulation_off")
+
+
+@blueprint.get("/console/logout")
+@takes()
+def log_out(_query: dict[str, Any]) -> Response:
+    """Makes the browser forget the password: with HTTP Basic there is no way but a 401."""
+    response = render("logged_out.html", status=401)
+    response.headers["WWW-Authenticate"] = CHALLENGE
+    return response
 
 
 @blueprint.get("/console/<path:rest>")

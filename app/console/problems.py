@@ -17,7 +17,7 @@ def register(blueprint: Blueprint) -> None:
 
 def _page(error: Exception) -> Response:
     t = words()
-    problem, headers = describe(error, t.language)
+    problem, headers = describe(error, t.language, t.time)
     code = problem.code
     title = t(f"error_{code}" if f"error_{code}" in KEYS else "error_other")
     response = render(

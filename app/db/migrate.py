@@ -16,7 +16,7 @@ from app import clock
 from app.db import failures
 from app.errors import OperatorError
 
-_SQL = Path(__file__).parents[2] / "sql"
+_SQL = Path(__file__).parents[1] / "sql"
 _BEGIN = _SQL / "begin_migration.sql"
 _queries = aiosql.from_path(_SQL / "queries" / "migrations.sql", "psycopg2")
 
@@ -78,6 +78,22 @@ def migrate(
     return done
 
 
+def check(connection: Any, folder: Path = MIGRATIONS) -> str:
+    """The name of the last migration; OperatorError unless the database has exactly the files'.
+
+    And where the server is too old. Reads only, and the service's role may ask.
+    """
+    _check_server(connection)
+    files = _read(folder)
+    applied = list(_queries.applied(connection)) if _queries.is_prepared(connection) else []
+    _check_history(applied, files)
+    if missing := [file.stem for file in files[len(applied) :]]:
+        raise OperatorError(
+            f"The database lacks migrations: {', '.join(missing)}. Run `migrate` as its owner."
+        )
+    return files[-1].stem
+
+
 def pending(connection: Any, folder: Path = MIGRATIONS) -> list[str]:
     """The names not applied yet; reads only, and the service's role may ask.
 
@@ -87,6 +103,12 @@ def pending(connection: Any, folder: Path = MIGRATIONS) -> list[str]:
     applied = _queries.applied(connection) if _queries.is_prepared(connection) else ()
     versions = {version for version, _, _ in applied}
     return [file.stem for number, file in enumerate(_read(folder), 1) if number not in versions]
+
+
+def latest(connection: Any, folder: Path = MIGRATIONS) -> tuple[str | None, str]:
+    """The names of the last migration applied (None before the first) and of the last one known."""
+    applied = list(_queries.applied(connection)) if _queries.is_prepared(connection) else []
+    return applied[-1][1] if applied else None, _read(folder)[-1].stem
 
 
 def _read(folder: Path) -> list[Path]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import aiosql
 
-FOLDER = Path(__file__).parents[2] / "sql" / "queries"
+FOLDER = Path(__file__).parents[1] / "sql" / "queries"
 
 
 def _load(resource: str) -> Any:  # aiosql makes the attributes at run time

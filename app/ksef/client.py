@@ -158,15 +158,15 @@ class Client:
         self,
         session_type: str,
         modified_from: datetime | None = None,
-        modified_to: datetime | None = None,
+        created_to: datetime | None = None,
     ) -> Iterator[wire.ListedSession]:
         """All of the company's sessions of one of SESSION_TYPES, once each, mostly newest first.
 
-        `modified_from`, `modified_to`: only those in which something last happened between them.
-        They are fetched page by page. The list begins again, once, where KSeF refuses its own
-        continuation token.
+        `modified_from`: only those in which something happened since; `created_to`: only those that
+        were begun by then. They are fetched page by page. The list begins again, once, where KSeF
+        refuses its own continuation token.
         """
-        period = {"dateModifiedFrom": modified_from, "dateModifiedTo": modified_to}
+        period = {"dateModifiedFrom": modified_from, "dateCreatedTo": created_to}
         params = {"sessionType": session_type} | {
             name: moment.isoformat() for name, moment in period.items() if moment
         }
@@ -317,7 +317,7 @@ class Client:
 
 def _date(answer: Answer) -> datetime | None:
     """The header Date, in UTC; None where it is missing or wrong."""
-    with suppress(ValueError):
+    with suppress(ValueError, OverflowError):
         return parsedate_to_datetime(answer.headers.get("Date", "")).astimezone(UTC)
     return None
 

@@ -305,14 +305,14 @@ def _retry_after(headers: Mapping[str, str]) -> int:
     text = headers.get("Retry-After", "").strip()
     if text.isascii() and text.isdigit():
         return _LONGEST_RETRY_AFTER if len(text) > 10 else _bounded(int(text))
-    moment = _date(text)
+    moment = http_date(text)
     if moment is None:
         return DEFAULT_RETRY_AFTER
-    wait = (moment - (_date(headers.get("Date", "")) or clock.now())).total_seconds()
+    wait = (moment - (http_date(headers.get("Date", "")) or clock.now())).total_seconds()
     return _bounded(round(wait)) if wait > 0 else DEFAULT_RETRY_AFTER
 
 
-def _date(text: str) -> datetime | None:
+def http_date(text: str) -> datetime | None:
     """The moment of an HTTP date; None if it is not one."""
     try:
         moment = email.utils.parsedate_to_datetime(text)

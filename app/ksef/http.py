@@ -202,9 +202,15 @@ class Http:
             return False
 
 
+class _Session(requests.Session):
+    def get_redirect_target(self, resp: requests.Response) -> str | None:  # noqa: ARG002
+        """None: nothing is redirected, and requests fails where the target is no URL."""
+        return None
+
+
 def session(threads: int, proxy_url: str | None, ca_bundle: str | None) -> requests.Session:
     """HTTP as the settings say, and nothing else of the environment. Thread-safe."""
-    made = requests.Session()
+    made = _Session()
     made.trust_env = False  # no HTTPS_PROXY, .netrc, CA bundle
     made.headers["User-Agent"] = f"ksef-proxy/{VERSION}"
     # The firewall in front of KSeF sets cookies, which must not be shared between companies.

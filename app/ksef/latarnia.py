@@ -25,8 +25,12 @@ _YEARS = range(1000, 9999)  # of which every moment can be told in every time zo
 _Time = Annotated[datetime, msgspec.Meta(tz=True)]
 
 
-class _NotUnderstood(Exception):
-    """The answer is not what Latarnia's documentation promises."""
+class NotUnderstood(Exception):
+    """The answer is not what Latarnia's documentation promises; the text says what it is."""
+
+
+FAILED = (*http.BROKEN, http.TooLong, NotUnderstood)
+"""What `Latarnia.told` raises."""
 
 
 class _Message(msgspec.Struct, rename="camel"):
@@ -52,7 +56,8 @@ class _Message(msgspec.Struct, rename="camel"):
 class Event:
     """An outage or maintenance, in the newest version of what Latarnia says about it.
 
-    `category` is MAINTENANCE, FAILURE or TOTAL_FAILURE; `end` is None while no end is known.
+    `category` is MAINTENANCE, FAILURE or TOTAL_FAILURE; `end` is None while no end is known;
+    `published` is when Latarnia said it, None of a simulation.
     """
 
     category: str
@@ -60,6 +65,7 @@ class Event:
     text: str
     start: datetime
     end: datetime | None
+    published: datetime | None = None
 
     def covers(self, moment: datetime) -> bool:
         return self.start <= moment and (self.end is None or self.end > moment)
@@ -95,15 +101,19 @@ class Latarnia:
     def ask(self) -> Any:
         """Latarnia's own JSON, to be stored and read with `understood`; None if it fails."""
         try:
-            with deadline.exchange(self._seconds, connect=self._seconds) as exchange:
-                said = self._get("/status", exchange)
-                status, messages = _status(said), _list(said.get("messages"))
-                if status != AVAILABLE:  # the end of an event may be only there
-                    messages += _list(self._get("/messages", exchange))
-        except (*http.BROKEN, http.TooLong, _NotUnderstood) as error:
+            return self.told()
+        except FAILED as error:
             kind, reason = type(error).__name__, failures.why(error)
             telemetry.warning("Latarnia gave no usable answer", kind=kind, reason=reason)
             return None
+
+    def told(self) -> Any:
+        """As `ask`; raises one of FAILED if it fails."""
+        with deadline.exchange(self._seconds, connect=self._seconds) as exchange:
+            said = self._get("/status", exchange)
+            status, messages = _status(said), _list(said.get("messages"))
+            if status != AVAILABLE:  # the end of an event may be only there
+                messages += _list(self._get("/messages", exchange))
         return {"status": status, "messages": [one for one in messages if _message(one)]}
 
     def _get(self, path: str, exchange: deadline.Exchange) -> Any:
@@ -111,12 +121,12 @@ class Latarnia:
             self._url + path, timeout=self._seconds, allow_redirects=False, stream=True
         ) as response:
             if response.status_code != 200:
-                raise _NotUnderstood
+                raise NotUnderstood(f"HTTP {response.status_code}")
             body = http.read(response, _LIMIT, exchange.until)
         try:
             return msgspec.json.decode(body)
         except UNREADABLE:
-            raise _NotUnderstood from None
+            raise NotUnderstood("no JSON") from None
 
 
 def understood(kept: Any) -> Reading | None:
@@ -126,21 +136,21 @@ def understood(kept: Any) -> Reading | None:
     """
     try:
         return Reading(_status(kept), _events(kept.get("messages"))) if kept else None
-    except _NotUnderstood:
+    except NotUnderstood:
         return None
 
 
 def _status(body: Any) -> str:
     status = body.get("status") if isinstance(body, dict) else None
     if status not in _STATUSES:
-        raise _NotUnderstood
+        raise NotUnderstood("no status that is known")
     return str(status)
 
 
 def _list(value: Any) -> list[Any]:
     """A list of messages, which Latarnia leaves out if there are none."""
     if value is not None and not isinstance(value, list):
-        raise _NotUnderstood
+        raise NotUnderstood("messages that are no list")
     return value or []
 
 
@@ -174,4 +184,5 @@ def _event(message: _Message) -> Event:
         text=(message.text or "")[:_LONGEST_TEXT],
         start=message.start,
         end=end if end and end.year in _YEARS else None,  # else it means that none is known
+        published=message.published,
     )

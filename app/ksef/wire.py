@@ -119,11 +119,6 @@ class Session(Wire, frozen=True):
         return self.total or 0
 
     @property
-    def counted(self) -> bool:
-        """Whether KSeF gave the number of invoices."""
-        return self.total is not None
-
-    @property
     def upo_pages(self) -> Sequence[UpoPage]:
         return self.upo.pages if self.upo else ()
 
@@ -288,11 +283,11 @@ def without_links(shape: Linked) -> Linked:
     return structs.replace(shape, upo=Upo(pages) if pages else None)
 
 
-def to_json(shape: Session | Invoice | Status) -> str:
-    """A shape as KSeF's JSON, for storing, without download links; `decode` reads it back."""
-    said = shape.session if isinstance(shape, ListedSession) else shape
-    kept = said if isinstance(said, Status) else without_links(said)
-    return msgspec.json.encode(kept).decode()
+def to_json(said: Session | Sequence[Invoice]) -> str:
+    """A session or invoices as KSeF's JSON, without download links; `decode` reads it back."""
+    if isinstance(said, Session):
+        return msgspec.json.encode(without_links(said)).decode()
+    return msgspec.json.encode([without_links(invoice) for invoice in said]).decode()
 
 
 def _mended(value: Any, shape: inspect.Type) -> Any:

@@ -32,7 +32,8 @@ class Evidence:
 
     `since`: its begin, or that of the failed calls while it is not `established`. `source`:
     simulation, latarnia or breaker. `duty`: by when offline invoices must be sent, where Latarnia
-    says so.
+    says so. `messages`: what is said of the present moment, while calls fail. Once KSeF answers,
+    that is no evidence any more: it is told as `announcements`.
     """
 
     established: bool = False
@@ -41,6 +42,7 @@ class Evidence:
     source: str | None = None
     messages: Sequence[Event] = ()
     duty: str | None = None
+    announcements: Sequence[Event] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,15 +60,11 @@ class State:
 def refuse_if_simulated(account: Account) -> None:
     """Raise OutageSimulation, with its details, while one is active for this company."""
     if account.environment != PRODUCTION:
-        refuse(account.db.run(queries.active_simulation, **account.columns))
-
-
-def refuse(simulation: Any) -> None:
-    """Raise OutageSimulation for a row of `active_simulation`; nothing for None."""
-    if simulation is not None:
-        raise errors.OutageSimulation(
-            "An outage of KSeF is being simulated.", outage=_simulated(simulation)
-        )
+        simulation = account.db.run(queries.active_simulation, **account.columns)
+        if simulation is not None:
+            raise errors.OutageSimulation(
+                "An outage of KSeF is being simulated.", outage=_simulated(simulation)
+            )
 
 
 def current(account: Account) -> Evidence:
@@ -226,8 +224,9 @@ def of_row(row: Any, timing: Timing) -> Evidence:
         since=min(event.start for event in events) if announced else row.failing_since,
         consecutive_failures=row.consecutive_failures,
         source="latarnia" if announced else "breaker" if row.opened_at is not None else None,
-        messages=events,
+        messages=events if failing else [],
         duty=_duty(reading, events) if announced and reading else None,
+        announcements=[] if failing else events,
     )
 
 

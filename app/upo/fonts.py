@@ -65,6 +65,8 @@ class Face:
         # Whether all characters of a text can be drawn visibly; whether all are in the alphabet.
         self.draws: Callable[[str], bool] = frozenset(self.widths).issuperset
         self.spells: Callable[[str], bool] = frozenset(alphabet).issuperset
+        # The width of the widest letter of the alphabet.
+        self.widest = max(map(self.widths.__getitem__, alphabet))
         self.codes = str.maketrans(
             {char: _literal(self._font.splitString(char, self)[0][1]) for char in alphabet}
         )
@@ -78,6 +80,13 @@ class Face:
     def replacing(self, text: str) -> str:
         """The text with REPLACEMENT for each character that this face cannot draw visibly."""
         return "".join([char if char in self.widths else REPLACEMENT for char in text])
+
+    def literals(self, texts: Sequence[str]) -> Sequence[str]:
+        """Texts in the alphabet as bodies of PDF string literals."""
+        # All at once, and no copies of those that stay as they are; no alphabet has a line feed.
+        joined = "\n".join(texts)
+        literals = joined.translate(self.codes)
+        return texts if literals == joined else literals.split("\n")
 
     def split(self, text: str, document: Any) -> list[tuple[str, str]]:
         """The text as (font resource, body of a PDF string literal) for each part of it.
@@ -101,7 +110,7 @@ class Faces:
         text, strong, code = FILES
         self.text = Face("upo-text", text, words)
         self.strong = Face("upo-strong", strong, words)
-        self.code = Face("upo-code", code, _ASCII)
+        self.code = Face("upo-code", code, _ASCII + _POLISH)
 
 
 _loading: Final = Lock()

@@ -55,7 +55,7 @@ class Labels:
     subject = (
         "Urzędowe poświadczenie odbioru (UPO), wizualizacja pliku XML o skrócie SHA-256 {hash}"
     )
-    title_of_document = "UPO faktury {ksef_number}"
+    title_of_document = "UPO faktury {document.invoice_number}, numer KSeF {document.ksef_number}"
     title_of_session = "UPO sesji {session}"
     bookmark = "Strona {page}: dokumenty {first}–{last}"
     bookmark_without_documents = "Strona {page}"
@@ -103,7 +103,9 @@ class EnglishLabels(Labels):
     replaced = "▯ stands for a character that the fonts used do not have; the XML has it in full."
     page_of = "{page} of {pages}"
     subject = "Official confirmation of receipt (UPO), visualisation of the XML with SHA-256 {hash}"
-    title_of_document = "UPO of invoice {ksef_number}"
+    title_of_document = (
+        "UPO of invoice {document.invoice_number}, KSeF number {document.ksef_number}"
+    )
     title_of_session = "UPO of session {session}"
     bookmark = "Page {page}: documents {first}–{last}"
     bookmark_without_documents = "Page {page}"
@@ -125,13 +127,14 @@ _SIGNATURES: Final = {
 }
 
 
-def signature_sentence(found: Verdict) -> str:
-    """What was found out about the signature, and who signed when, in Polish time.
+def signature_sentences(found: Verdict) -> tuple[str, str, str]:
+    """What was found out about the signature, in Polish and in English, and who signed when, in
+    Polish time.
 
     In both languages, whatever that of the rest: anybody may have to read the PDF of a receipt.
     """
     polish, english = _SIGNATURES[found.state]
-    text = f"Podpis elektroniczny: {polish}. Electronic signature: {english}."
+    who = ""
     if found.signer and found.signed_at:
-        text += f" {found.signer}, {found.signed_at.astimezone(WARSAW):%Y-%m-%d %H:%M:%S}."
-    return text
+        who = f" {found.signer}, {found.signed_at.astimezone(WARSAW):%Y-%m-%d %H:%M:%S}."
+    return f"Podpis elektroniczny: {polish}. ", f"Electronic signature: {english}.", who

@@ -7,25 +7,22 @@ Lengths are in points; `top` counts downwards from the upper edge of the page.
 import hashlib
 import unicodedata
 import zlib
-from datetime import datetime
-from io import BytesIO
+from collections.abc import Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import Final
 
 import reportlab
-from reportlab import rl_config
-from reportlab.pdfgen.canvas import Canvas
 
-from app.clock import WARSAW
+from app.upo.catalog import Description, add_catalog, add_info
+from app.upo.file import File
 from app.upo.fonts import FILES, SAME_LOOK, Face, faces
-from app.upo.labels import LABELS, Labels, signature_sentence
-from app.upo.sheet import GREY, RED, WHITE, Page, Style, Text, wrap
-from app.upo.table import HEADING, Table, measure_table
+from app.upo.labels import LABELS, Labels, signature_sentences
+from app.upo.sheet import GREY, RED, WHITE, Column, Page, Style, Text, wrap
+from app.upo.structure import OF_COLUMN, OF_ROW, POLISH, Element, Structure
+from app.upo.table import HEADING, measure_table
 from app.upo.verdict import Verdict
 from app.upo.xml import Upo
-
-# Compressed streams as plain bytes, not in ASCII85: a fifth smaller.
-rl_config.useA85 = 0
 
 PRODUCTION_ISSUER: Final = "Ministerstwo Finansów"
 
@@ -90,15 +87,20 @@ def render_upo(
     issuer but production's. None if only the issuer is known.
     """
     is_test = environment not in (None, "prod") or upo.issuer != PRODUCTION_ISSUER
-    sentence = signature_sentence(signature) if signature else None
-    return _Drawing(upo, xml_sha256, sentence, LABELS[language], is_test).pdf()
+    sentences = signature_sentences(signature) if signature else ()
+    return _Drawing(upo, xml_sha256, sentences, LABELS[language], is_test).pdf()
 
 
 class _Drawing:
     """The PDF of one UPO, while it is drawn."""
 
     def __init__(
-        self, upo: Upo, xml_sha256: str, signature: str | None, labels: type[Labels], is_test: bool
+        self,
+        upo: Upo,
+        xml_sha256: str,
+        signature: Sequence[str],
+        labels: type[Labels],
+        is_test: bool,
     ) -> None:
         self._upo = upo
         self._signature = signature
@@ -107,21 +109,10 @@ class _Drawing:
         self._faces = faces()
         self._is_test = is_test
         self._has_replacements = False
-        self._buffer = BytesIO()
-        self._canvas = Canvas(
-            self._buffer,
-            pagesize=(_PAGE_WIDTH, _PAGE_HEIGHT),
-            pageCompression=1,
-            # No time of creation and no random identifier: equal input gives equal bytes.
-            invariant=1,
-            # Otherwise Helvetica would be referred to without being embedded.
-            initialFontName=self._faces.text.name,
-            # The first version in which a document can declare its language.
-            pdfVersion=(1, 4),
-            lang=labels.language_tag,
-        )
+        self._file = File()
+        self._structure = Structure(self._file)
         self._fonts = {
-            face: face.split(face.alphabet, self._canvas._doc)[0][0]
+            face: face.split(face.alphabet, self._file.document)[0][0]
             for face in (self._faces.strong, self._faces.text, self._faces.code)
         }
         self._pages: list[Page] = []
@@ -130,43 +121,39 @@ class _Drawing:
 
     def pdf(self) -> bytes:
         self._draw_documents(*self._draw_head())
-        self._describe()
+        file, about = self._file, self._description()
+        page_list = file.number()
         for index, page in enumerate(self._pages):
-            if len(self._pages) > 1:
-                self._bookmark(index)
             self._draw_foot(page, index + 1)
-            page.finish()
-        self._canvas.save()
-        return self._buffer.getvalue()
+            page.finish(page_list)
+        file.add_fonts()
+        pages = page_list, [page.number for page in self._pages]
+        bookmarks = [self._bookmark(index) for index in range(len(self._pages))]
+        catalog = add_catalog(file, self._structure, about, pages, bookmarks)
+        return file.save(catalog, add_info(file, about), self._xml_sha256[:32])
 
-    def _describe(self) -> None:
-        """Set the metadata. Its date is when the last KSeF number was assigned, not the present,
-        so that equal input gives equal bytes."""
-        canvas, upo, labels = self._canvas, self._upo, self._labels
+    def _description(self) -> Description:
+        """Its date is when the last KSeF number was assigned, not the present, so that equal input
+        gives equal bytes."""
+        upo, labels = self._upo, self._labels
         if len(upo.documents) == 1:
-            title = labels.title_of_document.format(ksef_number=upo.documents[0].ksef_number)
+            title = labels.title_of_document.format(document=upo.documents[0])
         else:
             title = labels.title_of_session.format(session=upo.session_reference_number)
-        canvas.setTitle(self._faces.text.replacing(title))
-        canvas.setSubject(labels.subject.format(hash=self._xml_sha256))
-        canvas.setAuthor("ksef-proxy")
-        canvas.setCreator("ksef-proxy")
-        moment = _pdf_date(max(document.ksef_number_assigned_at for document in upo.documents))
-        canvas.setDateFormatter(lambda *_: moment)
-        canvas.setViewerPreference("DisplayDocTitle", "true")
-        if len(self._pages) > 1:
-            canvas.showOutline()
+        return Description(
+            self._faces.text.replacing(title),
+            labels.subject.format(hash=self._xml_sha256),
+            labels.language_tag,
+            max(document.ksef_number_assigned_at for document in upo.documents),
+        )
 
-    def _bookmark(self, index: int) -> None:
+    def _bookmark(self, index: int) -> str:
         first = self._first[index]
         is_last = index + 1 == len(self._pages)
         last = len(self._upo.documents) if is_last else self._first[index + 1] - 1
         labels = self._labels
         template = labels.bookmark if first <= last else labels.bookmark_without_documents
-        key = f"page-{index + 1}"
-        self._canvas.bookmarkPage(key)
-        title = template.format(page=index + 1, first=first, last=last)
-        self._canvas.addOutlineEntry(title, key)
+        return template.format(page=index + 1, first=first, last=last)
 
     def _text(self, value: str, style: Style, width: float, face: Face) -> Text:
         """A wrapped text of the UPO, in `face` if it has all characters, else in the text face."""
@@ -182,8 +169,8 @@ class _Drawing:
 
     def _new_page(self, first: int) -> Page:
         if self._pages:
-            self._pages[-1].join()
-        page = Page(self._canvas, _PAGE_HEIGHT, self._fonts)
+            self._pages[-1].leave()
+        page = Page(self._file, self._structure, (_PAGE_WIDTH, _PAGE_HEIGHT), self._fonts)
         self._pages.append(page)
         self._first.append(first)
         return page
@@ -194,11 +181,14 @@ class _Drawing:
         """The first page, and where on it the table begins."""
         page, labels = self._new_page(1), self._labels
         strong, words = self._faces.strong, self._faces.text
+        document = self._structure.document
         before, red, after = labels.system
+        page.begin("P", document, POLISH)
         page.write(Text(strong, _WORDMARK, [before]), _LEFT, _TOP - 5.0)
         page.write_on(Text(strong, _WORDMARK, [red]), RED)
         page.write_on(Text(strong, _WORDMARK, [after]))
         if self._is_test:
+            page.begin("P", document)
             self._draw_test(page, _LEFT, _TOP + _WORDMARK_HEIGHT, 13.0)
 
         issuer = self._text(self._upo.issuer, _ISSUER, _ISSUER_WIDTH, strong)
@@ -206,14 +196,18 @@ class _Drawing:
         about = Text(words, _SMALL, [f"{labels.about} {labels.registered}"])
         issuer_height = len(issuer.lines) * _ISSUER.leading
         top = _TOP + _SMALL.leading
+        page.begin("P", document)
         page.write(label, _RIGHT, _TOP, GREY, flush_right=True)
+        page.begin("P", document, POLISH)
         page.write(issuer, _RIGHT, top, flush_right=True)
+        page.begin("P", document)
         page.write(about, _RIGHT, top + issuer_height + 1.0, GREY, flush_right=True)
 
         left_height = _WORDMARK_HEIGHT + (_TEST_HEIGHT if self._is_test else 0.0)
         right_height = _SMALL.leading + issuer_height + _SMALL.leading
         top = _TOP + max(left_height, right_height) + 8.0
         page.rule(_LEFT, _RIGHT, top, *_RULE)
+        page.begin("H1", document)
         page.write(Text(strong, _TITLE, [labels.title]), _LEFT, top + 10.0)
         return page, self._draw_facts(page, top + _TITLE_HEIGHT) + 16.0
 
@@ -223,9 +217,13 @@ class _Drawing:
         words = self._faces.text
         widest = max([words.width(label, _FACT.size) for label, _, _ in facts])
         left = _LEFT + _FACT_GAP + widest
+        table = self._structure.add("Table", self._structure.document)
         for label, value, face in facts:
             text = self._text(value, _FACT, _RIGHT - left, face)
+            row = self._structure.add("TR", table)
+            page.begin("TH", row, OF_ROW)
             page.write(Text(words, _FACT, [label]), _LEFT, top + _FACT_PADDING, GREY)
+            page.begin("TD", row)
             page.write(text, left, top + _FACT_PADDING)
             top += len(text.lines) * _FACT.leading + 2 * _FACT_PADDING
             page.rule(_LEFT, _RIGHT, top, *_HAIRLINE)
@@ -284,64 +282,69 @@ class _Drawing:
         page.write(explanation, left + width + 6.0, top, RED)
 
     def _draw_foot(self, page: Page, number: int) -> None:
+        """Draw the notes, which are content of the last page only, and the number of the page."""
         labels, words = self._labels, self._faces.text
+        content = self._structure.document if number == len(self._pages) else None
+        signature = self._text("".join(self._signature), _SMALL, _RIGHT - _LEFT, words)
         page.rule(_LEFT, _RIGHT, _FOOT, *_RULE)
         top = _FOOT + 4.0
+        page.begin("P", content)
         statement = f"{labels.visualisation} {labels.xml_hash} "
         page.write(Text(words, _SMALL, [statement]), _LEFT, top)
         page.write_on(Text(self._faces.code, _SMALL, [self._xml_sha256]))
-        if self._signature:
-            line = self._text(self._signature, _SMALL, _RIGHT - _LEFT, words)
-            page.write(line._replace(lines=line.lines[:1]), _LEFT, top + 2 * _SMALL.leading)
         notes = labels.time_zone
         if self._has_replacements:
             notes = f"{notes} {labels.replaced}"
+        page.begin("P", content)
         page.write(Text(words, _SMALL, [notes]), _LEFT, top + _SMALL.leading)
+        if self._signature:
+            page.begin("P", content, POLISH)
+            self._draw_signature(page, signature, top + 2 * _SMALL.leading)
+        page.begin("P", None)
         page_of = labels.page_of.format(page=number, pages=len(self._pages))
         page.write(Text(words, _PAGE_NUMBER, [page_of]), _RIGHT, top, flush_right=True)
+
+    def _draw_signature(self, page: Page, text: Text, top: float) -> None:
+        """Draw what was found about the signature, cut to one line; the second part is English."""
+        line = text.lines[0]
+        polish, english, _ = accumulate(map(len, self._signature))
+        page.write(text._replace(lines=[line[:polish]]), _LEFT, top)
+        page.write_on(text._replace(lines=[line[polish:english]]), language="en-GB")
+        page.write_on(text._replace(lines=[line[english:]]))
 
     # The table of documents.
 
     def _draw_documents(self, page: Page, top: float) -> None:
         """Draw the rows, each whole; a tall head may leave no room for rows on the first page."""
         table = measure_table(self._upo, self._labels, self._faces, _LEFT, _RIGHT)
-        style, ordinal_right, columns, rows = table
+        style, columns, rows = table
+        element = self._structure.add("Table", self._structure.document)
         heading_lines = max([len(column.heading.lines) for column in columns])
         heading_height = heading_lines * HEADING.leading + 2 * _HEADING_PADDING
         has_rows = False
         for number, values in enumerate(rows, start=1):
             cells = [
-                Text(column.face, style, [value])
-                if column.fits
-                else self._text(value, style, column.width, column.face)
+                value if column.fits else self._text(value, style, column.width, column.face)
                 for column, value in zip(columns, values, strict=True)
             ]
-            height = max([len(cell.lines) for cell in cells]) * style.leading + 2 * _CELL_PADDING
+            lines = max([1 if isinstance(cell, str) else len(cell.lines) for cell in cells])
+            height = lines * style.leading + 2 * _CELL_PADDING
             if (top if has_rows else top + heading_height) + height > _TABLE_BOTTOM:
                 page, top = self._draw_running_head(number)
                 has_rows = False
             if not has_rows:
-                self._draw_headings(page, top, table)
+                self._draw_headings(page, top, columns, element)
                 top += heading_height
                 page.rule(_LEFT, _RIGHT, top, *_RULE)
                 has_rows = True
-            ordinal = Text(self._faces.code, style, [str(number)])
-            page.write(ordinal, ordinal_right, top + _CELL_PADDING, flush_right=True)
-            for column, cell in zip(columns, cells, strict=True):
-                page.write(cell, column.left, top + _CELL_PADDING)
+            page.write_row(element, columns, cells, style, top + _CELL_PADDING)
             top += height
             page.rule(_LEFT, _RIGHT, top, *_HAIRLINE)
 
-    def _draw_headings(self, page: Page, top: float, table: Table) -> None:
+    def _draw_headings(self, page: Page, top: float, columns: list[Column], table: Element) -> None:
+        """Draw the headings, which are content on the first page of the table only."""
+        row = None if table.content else self._structure.add("TR", table)
         page.rule(_LEFT, _RIGHT, top, *_RULE)
-        top += _HEADING_PADDING
-        ordinal = Text(self._faces.strong, HEADING, [self._labels.ordinal])
-        page.write(ordinal, table.ordinal_right, top, flush_right=True)
-        for column in table.columns:
-            page.write(column.heading, column.left, top)
-
-
-def _pdf_date(moment: datetime) -> str:
-    local = moment.astimezone(WARSAW)
-    offset = f"{local:%z}"
-    return f"D:{local:%Y%m%d%H%M%S}{offset[:3]}'{offset[3:5]}'"
+        for heading, _, x, _, _, flush_right in columns:
+            page.begin("TH", row, OF_COLUMN)
+            page.write(heading, x, top + _HEADING_PADDING, flush_right=flush_right)

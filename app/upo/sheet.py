@@ -1,22 +1,24 @@
 """Pages of text, boxes and horizontal rules, written as PDF operators.
 
-reportlab writes the file, the fonts and the metadata. The contents of pages are written here,
-because reportlab's own text objects take three times as long. Lengths are in points; `top` counts
+reportlab's own text objects would take three times as long. Lengths are in points; `top` counts
 downwards from the upper edge of the page.
 """
 
 from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 
-from reportlab.pdfgen.canvas import Canvas
-
+from app.upo.file import File
 from app.upo.fonts import Face
+from app.upo.structure import OF_ROW, Element, Structure
 
 # A colour is the PDF operator that sets it.
 BLACK: Final = "0 g"
 GREY: Final = "0.3 g"
 WHITE: Final = "1 g"
 RED: Final = "0.75 0.04 0.1 rg"
+
+# Begins what is no content: screen readers leave it out.
+_FURNITURE: Final = "/Artifact <</Type/Pagination>> BDC"
 
 # Half the height of capitals and digits, relative to the font size: much the same in all faces.
 _HALF_CAPITAL: Final = 0.345
@@ -38,17 +40,58 @@ class Text(NamedTuple):
     lines: Sequence[str]
 
 
-class Page:
-    """One page of a canvas. `fonts` are the resources that draw the alphabets of the faces."""
+class Column(NamedTuple):
+    """A column of the table: where its cells begin, or end, and how wide they may be.
 
-    def __init__(self, canvas: Canvas, height: float, fonts: Mapping[Face, str]) -> None:
-        self._canvas = canvas
-        self._height = height
+    `fits`: each cell is one line, and given as the codes of its characters in `face`.
+    """
+
+    heading: Text
+    face: Face
+    x: float
+    width: float
+    fits: bool
+    flush_right: bool
+
+
+class Page:
+    """One page. `fonts` are the resources that draw the alphabets of the faces.
+
+    What is written belongs to the element that was begun last, else to the furniture of the page.
+    """
+
+    def __init__(
+        self,
+        file: File,
+        structure: Structure,
+        size: tuple[float, float],
+        fonts: Mapping[Face, str],
+    ) -> None:
+        self.number = file.number()
+        self._file = file
+        self._structure = structure
+        self._width, self._height = size
         self._fonts = fonts
         self._shapes: list[str] = []
-        self._texts: list[str] = []
+        self._texts = [_FURNITURE]
         self._font = ("", 0.0)
         self._colour = BLACK
+        # The elements of the pieces of this page, as references; they go into an array.
+        self._owners: list[str] = []
+        self._array = file.number()
+        # Objects that are packed with the page.
+        self._numbers: list[int] = []
+        self._objects: list[str] = []
+
+    def begin(self, kind: str, parent: Element | None, more: str = "") -> None:
+        """Begin an element, the last one in `parent`; furniture if that is None."""
+        if parent is None:
+            self._texts.append(f"EMC {_FURNITURE}")
+            return
+        element = self._structure.add(kind, parent, f"/Pg {self.number} 0 R{more}")
+        element.content.append(str(len(self._owners)))
+        self._texts.append(f"EMC /{kind} <</MCID {len(self._owners)}>> BDC")
+        self._owners.append(f"{element.number} 0 R")
 
     def write(
         self, text: Text, x: float, top: float, colour: str = BLACK, *, flush_right: bool = False
@@ -57,21 +100,25 @@ class Page:
 
         Each begins at `x`, or ends there.
         """
-        face, (size, leading), lines = text
+        face, style, lines = text
+        size = style.size
         if colour != self._colour:
             self._use(colour)
         for line in lines:
             left = x - face.width(line.rstrip(" "), size) if flush_right else x
-            baseline = self._height - top - leading / 2 - size * _HALF_CAPITAL
-            self._texts.append(f"1 0 0 1 {left:.2f} {baseline:.2f} Tm")
+            self._texts.append(f"1 0 0 1 {left:.2f} {self._baseline(style, top):.2f} Tm")
             self._show(face, size, line)
-            top += leading
+            top += style.leading
 
-    def write_on(self, text: Text, colour: str = BLACK) -> None:
-        """Write right behind the last text, in the same line."""
+    def write_on(self, text: Text, colour: str = BLACK, *, language: str | None = None) -> None:
+        """Write right behind the last text, in the same line; `language` if it has another one."""
         if colour != self._colour:
             self._use(colour)
+        if language:
+            self._texts.append(f"/Span <</Lang({language})>> BDC")
         self._show(text.face, text.style.size, text.lines[0])
+        if language:
+            self._texts.append("EMC")
 
     def rule(self, left: float, right: float, top: float, thickness: float, grey: float) -> None:
         """Draw a horizontal line."""
@@ -85,17 +132,71 @@ class Page:
         y = self._height - top - height
         self._shapes.append(f"{colour} {left:.2f} {y:.2f} {width:.2f} {height:.2f} re f")
 
-    def join(self) -> None:
-        """Join what was drawn so far: as short strings it takes several times the memory."""
+    def write_row(
+        self,
+        table: Element,
+        columns: Sequence[Column],
+        cells: Sequence[Text | str],
+        style: Style,
+        top: float,
+    ) -> None:
+        """Write a row of the table; its first cell is its header."""
+        first, row = len(self._owners), self._file.number(1 + len(cells))
+        numbers = range(row, row + 1 + len(cells))
+        owners = [f"{number} 0 R" for number in numbers[1:]]
+        entries = f"/P {row} 0 R/Pg {self.number} 0 R/K "
+        table.content.append(f"{row} 0 R")
+        self._owners += owners
+        self._numbers += numbers
+        self._objects += (
+            f"<</S/TR/P {table.number} 0 R/K[{' '.join(owners)}]>>",
+            f"<</S/TH{OF_ROW}{entries}{first}>>",
+            *[f"<</S/TD{entries}{first + at}>>" for at in range(1, len(cells))],
+        )
+        if self._colour != BLACK:
+            self._use(BLACK)
+        baseline = f"{self._baseline(style, top):.2f}"
+        size = style.size
+        for piece, (column, cell) in enumerate(zip(columns, cells, strict=True), start=first):
+            _, face, x, _, _, flush_right = column
+            mark = f"EMC /{'TD' if piece > first else 'TH'} <</MCID {piece}>> BDC"
+            if isinstance(cell, str):
+                if flush_right:
+                    x -= face.width(cell, size)
+                self._use_font(self._fonts[face], size)
+                self._texts.append(f"{mark}\n1 0 0 1 {x:.2f} {baseline} Tm\n({cell}) Tj")
+            else:
+                self._texts.append(mark)
+                self.write(cell, x, top)
+
+    def leave(self) -> None:
+        """End what is content of this page: only furniture may follow."""
+        # As short strings it takes several times the memory.
         self._shapes = ["\n".join(self._shapes)]
         self._texts = ["\n".join(self._texts)]
+        self._numbers.append(self._array)
+        self._objects.append(f"[{' '.join(self._owners)}]")
+        self._file.pack(self._numbers, self._objects)
+        self._owners, self._numbers, self._objects = [], [], []
 
-    def finish(self) -> None:
-        """Give the page to the canvas."""
+    def finish(self, parent: int) -> None:
+        """Write the page into the file; `parent` is the number of the list of pages."""
+        if self._owners:
+            self.leave()
         # Texts come last, so that they are on top of the boxes.
-        self._canvas.addLiteral("\n".join([*self._shapes, BLACK, "BT", *self._texts, "ET"]))
-        self._canvas.showPage()
+        operators = ["/Artifact BMC", *self._shapes, "EMC", BLACK, "BT", *self._texts, "EMC ET"]
+        contents = self._file.add_stream("\n".join(operators).encode("ascii"))
+        index = self._structure.add_page(self._array)
+        self._file.add(
+            f"<</Type/Page/Parent {parent} 0 R/MediaBox[0 0 {self._width} {self._height}]"
+            f"/Resources<</Font {self._file.fonts} 0 R>>/Contents {contents} 0 R"
+            f"/StructParents {index}/Tabs/S>>",
+            self.number,
+        )
         self._shapes, self._texts = [], []
+
+    def _baseline(self, style: Style, top: float) -> float:
+        return self._height - top - style.leading / 2 - style.size * _HALF_CAPITAL
 
     def _use(self, colour: str) -> None:
         self._texts.append(colour)
@@ -105,12 +206,15 @@ class Page:
         if face.spells(line):
             parts = [(self._fonts[face], line.translate(face.codes))]
         else:
-            parts = face.split(line, self._canvas._doc)
+            parts = face.split(line, self._file.document)
         for font, literal in parts:
-            if (font, size) != self._font:
-                self._texts.append(f"{font} {size:g} Tf")
-                self._font = (font, size)
+            self._use_font(font, size)
             self._texts.append(f"({literal}) Tj")
+
+    def _use_font(self, font: str, size: float) -> None:
+        if (font, size) != self._font:
+            self._texts.append(f"{font} {size:g} Tf")
+            self._font = (font, size)
 
 
 def wrap(text: str, face: Face, size: float, width: float) -> list[str]:

@@ -1,12 +1,13 @@
 """The table of documents: what its columns show, and how wide they are."""
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Final, NamedTuple
 
 from app.clock import WARSAW
 from app.upo.fonts import Face, Faces
 from app.upo.labels import Labels
-from app.upo.sheet import Style, Text, wrap
+from app.upo.sheet import Column, Style, Text, wrap
 from app.upo.xml import Upo, UpoDocument
 
 HEADING: Final = Style(6.6, 8.0)
@@ -16,21 +17,10 @@ _GAP: Final = 7.0
 _WIDEST_GAP: Final = 12.0
 
 
-class Column(NamedTuple):
-    """A column on the page. `fits`: each value is drawn as it is, in one line of its face."""
-
-    heading: Text
-    face: Face
-    left: float
-    width: float
-    fits: bool
-
-
 class Table(NamedTuple):
-    """A row of texts for each document; `ordinal_right` is where the numbers of rows end."""
+    """The columns, and for each document a row of cells, one for each column."""
 
     style: Style
-    ordinal_right: float
     columns: list[Column]
     rows: list[tuple[str, ...]]
 
@@ -48,10 +38,12 @@ def measure_table(upo: Upo, labels: type[Labels], faces: Faces, left: float, rig
         max([strong.width(word, HEADING.size) for word in heading.split()])
         for heading, _, _ in fields
     ]
-    ordinal = strong.width(labels.ordinal, HEADING.size)
+    ordinals = [str(number + 1) for number in range(len(rows))]
+    ordinal = Text(strong, HEADING, [labels.ordinal])
+    ordinal_width = strong.width(labels.ordinal, HEADING.size)
     for style in _CELLS:
         digit = code.width("0", style.size)
-        ordinal_right = left + max(ordinal, len(str(len(rows))) * digit)
+        ordinal_right = left + max(ordinal_width, len(ordinals[-1]) * digit)
         room = right - ordinal_right
         # A little more, against rounding errors.
         widths = [
@@ -64,17 +56,24 @@ def measure_table(upo: Upo, labels: type[Labels], faces: Faces, left: float, rig
     # The invoice number's.
     widths[1] += room - gap * len(widths) - sum(widths)
 
-    measured = []
+    measured = [Column(ordinal, code, ordinal_right, ordinal_width, fits=True, flush_right=True)]
+    cells: list[Sequence[str]] = [ordinals]
     at = ordinal_right + gap
-    for (label, face, _), values, length, width in zip(
-        fields, columns, longest, widths, strict=True
-    ):
+    for (label, face, _), values, width in zip(fields, columns, widths, strict=True):
         heading = Text(strong, HEADING, wrap(label, strong, HEADING.size, width))
-        # No character of the code face is wider than a digit.
-        fits = face is code and length * digit <= width and code.draws("".join(values))
-        measured.append(Column(heading, face, at, width, fits))
+        fits = _fit(values, face, style.size, width)
+        measured.append(Column(heading, face, at, width, fits, flush_right=False))
+        cells.append(face.literals(values) if fits else values)
         at += width + gap
-    return Table(style, ordinal_right, measured, rows)
+    return Table(style, measured, list(zip(*cells, strict=True)))
+
+
+def _fit(values: Sequence[str], face: Face, size: float, width: float) -> bool:
+    """Whether each value takes one line, in letters of the face's alphabet."""
+    return face.spells("".join(values)) and (
+        max(map(len, values)) * face.widest * size <= width
+        or all(face.width(value, size) <= width for value in set(values))
+    )
 
 
 def polish_time(moment: datetime) -> str:

@@ -21,24 +21,26 @@ SELECT company_nip, :environment, last, :type, :key, :data::jsonb FROM numbered
 ON CONFLICT (company_nip, environment, type, key) DO NOTHING;
 
 -- name: read(company_nip, environment, after, most)
--- The company's next events after a number, in order. (BETWEEN-like bounds, so that the key gives the order.)
+-- The company's next events after a number, in order. (BETWEEN-like bounds, so that the key gives the order; that is one by
+-- the columns themselves, not by the text that is given.)
 SELECT number, id::text AS id, type, at, company_nip, environment::text AS environment, data::text AS data
 FROM events
 WHERE (company_nip, environment, number) > (:company_nip, :environment, :after)
   AND (company_nip, environment) <= (:company_nip, :environment)
-ORDER BY company_nip, environment, number
+ORDER BY events.company_nip, events.environment, number
 LIMIT :most;
 
 -- name: newest(company_nip, environment, most)
 -- The newest first.
 SELECT number, id::text AS id, type, at, company_nip, environment::text AS environment, data::text AS data
 FROM events
-WHERE company_nip = :company_nip AND environment = :environment
-ORDER BY company_nip DESC, environment DESC, number DESC
+WHERE (company_nip, environment) BETWEEN (:company_nip, :environment) AND (:company_nip, :environment)
+ORDER BY events.company_nip DESC, events.environment DESC, number DESC
 LIMIT :most;
 
 -- name: where(company_nip, environment, number)^
--- One row always. id: of the event with that number, null where there is none (any more); last: the newest number.
+-- One row always. id: of the event with that number, null where there is none (any more); last: the newest number;
+-- is_gone: neither this event nor the next one is there: who has read up to here has missed what was purged.
 SELECT
     (
         SELECT id::text FROM events
@@ -46,7 +48,13 @@ SELECT
     ) AS id,
     coalesce(
         (SELECT last FROM event_numbers WHERE company_nip = :company_nip AND environment = :environment), 0
-    ) AS last;
+    ) AS last,
+    NOT EXISTS (
+        SELECT FROM events
+        WHERE company_nip = :company_nip
+          AND environment = :environment
+          AND number BETWEEN :number::bigint AND :number::bigint + 1
+    ) AS is_gone;
 
 -- name: lock_session(company_nip, environment, reference_number)$
 -- Held until the transaction ends: the end of a session and the last of its UPOs are stored one after the other, so that

@@ -36,7 +36,8 @@ WHERE company_nip = :company_nip AND environment = :environment;
 SELECT FROM followed WHERE company_nip = :company_nip AND environment = :environment FOR UPDATE;
 
 -- name: find(company_nip, environment, reference_numbers, created, told, found_at)!
--- Sessions that KSeF lists: new ones, and those of which it says something new. What failed before keeps its pause.
+-- Sessions that KSeF lists: new ones, those of which it says something new, and those that it did not show any more. What
+-- failed before keeps its pause.
 INSERT INTO followed_sessions AS known (company_nip, environment, reference_number, date_created, told, found_at, due_at)
 SELECT :company_nip, :environment, reference_number, date_created, told, :found_at, :found_at
 FROM unnest(:reference_numbers::text[], :created::timestamptz[], :told::jsonb[])
@@ -44,8 +45,8 @@ FROM unnest(:reference_numbers::text[], :created::timestamptz[], :told::jsonb[])
 ON CONFLICT (company_nip, environment, reference_number) DO UPDATE SET
     told = excluded.told,
     found_at = excluded.found_at,
-    due_at = CASE WHEN known.failures > 0 THEN known.due_at ELSE excluded.found_at END
-WHERE known.final_at IS NULL AND known.told <> excluded.told;
+    due_at = CASE WHEN known.failures > 0 THEN coalesce(known.due_at, excluded.found_at) ELSE excluded.found_at END
+WHERE known.final_at IS NULL AND (known.told <> excluded.told OR known.due_at IS NULL);
 
 -- name: listed(company_nip, environment, listed_until, seconds)!
 -- KSeF has listed everything up to then; it is asked again in so many seconds.
@@ -91,14 +92,15 @@ SELECT EXISTS (
 );
 
 -- name: due(company_nip, environment, moment, batch)
--- Sessions that were due at a moment: those to be read before those whose UPOs are to be archived, the oldest first.
+-- Sessions that were due at a moment: those to be read before those whose UPOs are to be archived, the oldest first. Those
+-- that failed come last: a failure may end the company's turn, and many would leave none to the others.
 SELECT
     reference_number, found_at, read_at, failures,
     final_at IS NOT NULL AS is_final,
     coalesce((told ->> 'invoiceCount')::integer, 0) AS invoice_count
 FROM followed_sessions
 WHERE company_nip = :company_nip AND environment = :environment AND due_at <= :moment
-ORDER BY final_at IS NOT NULL, date_created, reference_number
+ORDER BY failures > 0, final_at IS NOT NULL, date_created, reference_number
 LIMIT :batch;
 
 -- name: put_off(company_nip, environment, reference_number, seconds, failures)!
@@ -137,9 +139,10 @@ WHERE company_nip = :company_nip AND environment = :environment AND reference_nu
   AND archived_at IS NULL;
 
 -- name: give_up(company_nip, environment, reference_number)!
--- KSeF does not list it any more.
-DELETE FROM followed_sessions
-WHERE company_nip = :company_nip AND environment = :environment AND reference_number = :reference_number;
+-- KSeF does not list it any more: there is nothing left to do. It stays, since nobody knows what became of its invoices.
+UPDATE followed_sessions SET due_at = NULL
+WHERE company_nip = :company_nip AND environment = :environment AND reference_number = :reference_number
+  AND final_at IS NULL;
 
 -- name: mark_stuck(company_nip, environment, times, least)
 -- Sessions that have moved for `times` the company's usual time, and at least `least` seconds; each is told once.
@@ -179,8 +182,8 @@ WHERE ctid = ANY (ARRAY(
 
 -- name: late_rows(company_nip, environment, newest)
 -- Final sessions to which one of the newest rows belongs that is not linked: it was written after they were read. Each
--- number is looked up by its key, as the next one in its order: without statistics any index that begins with the company is
--- else as good to the planner.
+-- number is looked up by its key, as the next one in its order, since without statistics any index that begins with the
+-- company is else as good to the planner; and the newest rows are found by the index on their time. (As in queries/events.sql.)
 SELECT reference_number
 FROM (
     SELECT (
@@ -198,18 +201,26 @@ FROM (
     FROM (
         SELECT ksef_number, session_reference_number
         FROM synced_invoices
-        WHERE company_nip = :company_nip AND environment = :environment
-        ORDER BY created_at DESC
+        WHERE (company_nip, environment) BETWEEN (:company_nip, :environment) AND (:company_nip, :environment)
+        ORDER BY company_nip DESC, environment DESC, created_at DESC
         LIMIT :newest
     ) AS synced
     WHERE session_reference_number IS NULL
     UNION
-    SELECT ksef_reference_number
+    SELECT coalesce((
+        SELECT invoice.session_reference_number
+        FROM kept_invoices AS invoice
+        WHERE (invoice.reference_number, invoice.company_nip, invoice.environment)
+            BETWEEN (offline.ksef_reference_number, :company_nip, :environment)
+            AND (offline.ksef_reference_number, :company_nip, :environment)
+        ORDER BY invoice.reference_number, invoice.company_nip, invoice.environment
+        LIMIT 1
+    ), ksef_reference_number)
     FROM (
         SELECT ksef_reference_number, session_reference_number
         FROM offline_invoices
-        WHERE company_nip = :company_nip AND environment = :environment
-        ORDER BY created_at DESC
+        WHERE (company_nip, environment) BETWEEN (:company_nip, :environment) AND (:company_nip, :environment)
+        ORDER BY company_nip DESC, environment DESC, created_at DESC
         LIMIT :newest
     ) AS offline
     WHERE session_reference_number IS NULL
@@ -224,13 +235,16 @@ FROM (
         LIMIT 1
     )
     FROM (
-        SELECT invoice_hash, ksef_reference_number, session_reference_number
-        FROM offline_invoices
-        WHERE company_nip = :company_nip AND environment = :environment
-        ORDER BY created_at DESC
-        LIMIT :newest
+        SELECT DISTINCT invoice_hash  -- of one file in many rows the answers are looked for once
+        FROM (
+            SELECT invoice_hash, ksef_reference_number, session_reference_number
+            FROM offline_invoices
+            WHERE (company_nip, environment) BETWEEN (:company_nip, :environment) AND (:company_nip, :environment)
+            ORDER BY company_nip DESC, environment DESC, created_at DESC
+            LIMIT :newest
+        ) AS newest_rows
+        WHERE session_reference_number IS NULL AND ksef_reference_number IS NULL AND invoice_hash IS NOT NULL
     ) AS hashed
-    WHERE session_reference_number IS NULL AND ksef_reference_number IS NULL AND invoice_hash IS NOT NULL
 ) AS found
 WHERE (
     SELECT

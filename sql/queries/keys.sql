@@ -1,6 +1,21 @@
 -- Sealed values begin with the id of their key (4 bytes). The names after count_, lock_ and put_ are those of
 -- app/services/operators/keys.py. nip, environment: the last row of the batch before.
 
+-- name: credential_keys()
+-- The ids in hexadecimal of the keys with which credentials are sealed.
+SELECT DISTINCT encode(substring(secret FROM 1 FOR 4), 'hex') AS key_name FROM ksef_credentials;
+
+-- name: all_sealed()
+-- What is sealed, but for download links; purpose: the names of COLUMNS in app/services/operators/keys.py.
+SELECT company_nip, environment::text AS environment, 'credential' AS purpose, secret AS sealed
+FROM ksef_credentials
+UNION ALL
+SELECT company_nip, environment::text, 'access token', access_token FROM ksef_sessions
+UNION ALL
+SELECT company_nip, environment::text, 'refresh token', refresh_token FROM ksef_sessions
+UNION ALL
+SELECT company_nip, environment::text, 'webhook secret', secret FROM webhooks;
+
 -- name: count_credentials(key_id)$
 SELECT count(*) FROM ksef_credentials WHERE substring(secret FROM 1 FOR 4) <> :key_id;
 

@@ -125,6 +125,7 @@ SELECT
     credential.method,
     credential.refused_code,
     credential.refused_at,
+    credential.certificate_valid_until,
     session.authenticated_at,
     session.access_token_valid_until,
     session.refresh_token_valid_until

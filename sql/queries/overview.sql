@@ -97,3 +97,31 @@ WHERE session_reference_number IS NULL
 ORDER BY created_at DESC, invoice_number
 OFFSET :skip
 LIMIT :take;
+
+-- name: followed(company_nip, environment)^
+-- How far the company is followed; no row where it never was. found: sessions that were not read yet; moving: read and not
+-- final; archiving: final, with UPOs to come.
+SELECT
+    known_until,
+    count(*) FILTER (WHERE final_at IS NULL AND read_at IS NULL) AS found,
+    count(*) FILTER (WHERE final_at IS NULL AND read_at IS NOT NULL) AS moving,
+    count(*) FILTER (WHERE final_at IS NOT NULL) AS archiving
+FROM followed
+LEFT JOIN followed_sessions AS session
+    ON session.company_nip = followed.company_nip
+    AND session.environment = followed.environment
+    AND due_at IS NOT NULL
+WHERE followed.company_nip = :company_nip AND followed.environment = :environment
+GROUP BY known_until;
+
+-- name: stuck_sessions(company_nip, environment, most)
+-- Sessions that move for far longer than usual, the longest first.
+SELECT reference_number, moving_since
+FROM followed_sessions
+WHERE company_nip = :company_nip
+  AND environment = :environment
+  AND due_at IS NOT NULL
+  AND final_at IS NULL
+  AND stuck_at IS NOT NULL
+ORDER BY moving_since, reference_number
+LIMIT :most;

@@ -1,7 +1,9 @@
 -- name: find_invoices(company_nip, environment, ksef_number, invoice_number, invoice_hash)
 -- Kept answers that hold an invoice, by one of its names; the others are null. By its KSeF number its duplicates too.
+-- Where it was accepted comes first: a file may have been sent more often than anybody wants to read.
 -- is_held: the session of a duplicate holds its original as well.
--- Each number is looked up by its own index; with OR, tables without statistics would be read whole.
+-- Each number is looked up by its own index; with OR, tables without statistics would be read whole. So is what belongs to it,
+-- as in `look` (sessions.sql): joined, or asked for by EXISTS, whole tables might be read.
 WITH found AS MATERIALIZED (
     SELECT session_reference_number, reference_number
     FROM kept_invoices
@@ -19,40 +21,52 @@ WITH found AS MATERIALIZED (
     UNION
     SELECT session_reference_number, reference_number
     FROM kept_invoices
-    WHERE (more ->> 'invoiceHash', company_nip, environment)
-        BETWEEN (:invoice_hash, :company_nip, :environment) AND (:invoice_hash, :company_nip, :environment)
+    WHERE more ->> 'invoiceHash' = :invoice_hash
+      AND coalesce(company_nip, '') = :company_nip  -- no conditions for an index: only that on hashes is left
+      AND environment::text = :environment::ksef_environment::text
 )
 SELECT
     invoice.told::text AS told,
     invoice.session_reference_number,
     kept.final,
     kept.checked_at,
-    EXISTS (
-        SELECT FROM upos
-        WHERE upos.company_nip = invoice.company_nip
-          AND upos.environment = invoice.environment
+    (
+        SELECT true FROM upos
+        WHERE upos.company_nip = :company_nip
+          AND upos.environment = :environment
           AND upos.session_reference_number = invoice.session_reference_number
           AND upos.ksef_number = invoice.ksef_number
-    ) AS upo_archived,
-    EXISTS (
-        SELECT FROM kept_invoices AS original
-        WHERE original.company_nip = invoice.company_nip
-          AND original.environment = invoice.environment
-          AND original.session_reference_number = invoice.session_reference_number
-          AND original.ksef_number = invoice.status #>> '{extensions,originalKsefNumber}'
-          AND original.status @> '{"code": 200}'
-    ) AS is_held
+        LIMIT 1
+    ) IS TRUE AS upo_archived,
+    (
+        SELECT status @> '{"code": 200}' FROM kept_invoices AS original
+        WHERE (original.company_nip, original.environment, original.ksef_number)
+              BETWEEN (:company_nip, :environment, invoice.status #>> '{extensions,originalKsefNumber}')
+              AND (:company_nip, :environment, invoice.status #>> '{extensions,originalKsefNumber}')
+          AND coalesce(original.session_reference_number, '') = invoice.session_reference_number
+        ORDER BY original.company_nip, original.environment, original.ksef_number
+        LIMIT 1
+    ) IS TRUE AS is_held
 FROM found
-JOIN told_invoices AS invoice
-    ON invoice.company_nip = :company_nip
-    AND invoice.environment = :environment
-    AND invoice.session_reference_number = found.session_reference_number
-    AND invoice.reference_number = found.reference_number
-JOIN kept_sessions AS kept
-    ON kept.company_nip = invoice.company_nip
-    AND kept.environment = invoice.environment
-    AND kept.reference_number = invoice.session_reference_number
-ORDER BY kept.checked_at DESC, invoice.ordinal_number
+CROSS JOIN LATERAL (
+    SELECT *
+    FROM told_invoices
+    WHERE (company_nip, environment, session_reference_number, reference_number)
+          BETWEEN (:company_nip, :environment, found.session_reference_number, found.reference_number)
+          AND (:company_nip, :environment, found.session_reference_number, found.reference_number)
+    ORDER BY company_nip, environment, session_reference_number, reference_number
+    LIMIT 1
+) AS invoice
+CROSS JOIN LATERAL (
+    SELECT final, checked_at
+    FROM kept_sessions
+    WHERE (company_nip, environment, reference_number)
+          BETWEEN (:company_nip, :environment, found.session_reference_number)
+          AND (:company_nip, :environment, found.session_reference_number)
+    ORDER BY company_nip, environment, reference_number
+    LIMIT 1
+) AS kept
+ORDER BY invoice.status @> '{"code": 200}' DESC, kept.checked_at DESC, invoice.ordinal_number
 LIMIT 100;
 
 -- name: session_of(company_nip, environment, ksef_number)$
@@ -93,24 +107,26 @@ LIMIT 100;
 
 -- name: is_unsettled(company_nip, environment, first_day)$
 -- Whether a session that was begun on that day (YYYYMMDD) or later still moves, is listed by KSeF and not read yet, or is
--- kept without the hashes of its invoices (by version 0.1.0); or a caller has asked for one that KSeF's lists should have
--- shown and did not: then they do not show everything to our credential. (Followed ones are forgotten after 30 days.)
+-- kept without the hashes of its invoices (by version 0.1.0); or a caller has asked for one, or a row of the ERP names one,
+-- that KSeF's lists should have shown and did not: then they do not show everything to our credential. (Followed ones are
+-- forgotten after 30 days.)
+-- Not read yet are also those that KSeF showed once and no more.
 SELECT EXISTS (
-    SELECT
-    FROM kept_sessions AS kept
-    WHERE company_nip = :company_nip
-      AND environment = :environment
-      AND reference_number >= :first_day
-      AND (
-          NOT final
-          OR EXISTS (
-              SELECT FROM kept_invoices AS invoice
-              WHERE invoice.company_nip = kept.company_nip
-                AND invoice.environment = kept.environment
-                AND invoice.session_reference_number = kept.reference_number
-                AND invoice.more ->> 'invoiceHash' IS NULL
-          )
-      )
+    SELECT FROM kept_sessions
+    WHERE company_nip = :company_nip AND environment = :environment AND reference_number >= :first_day AND NOT final
+) OR (
+    -- Each session is looked at only where the company has such invoices at all.
+    EXISTS (
+        SELECT FROM kept_invoices
+        WHERE company_nip = :company_nip AND environment = :environment AND more ->> 'invoiceHash' IS NULL
+    ) AND (
+        SELECT true FROM kept_invoices
+        WHERE (company_nip, environment, session_reference_number) >= (:company_nip, :environment, :first_day)
+          AND (company_nip, environment) <= (:company_nip, :environment)
+          AND coalesce(more ->> 'invoiceHash', '') = ''  -- no condition for an index
+        ORDER BY company_nip, environment, session_reference_number, reference_number
+        LIMIT 1
+    ) IS TRUE
 ) OR EXISTS (
     SELECT
     FROM followed_sessions
@@ -119,18 +135,33 @@ SELECT EXISTS (
       AND reference_number >= :first_day
       AND final_at IS NULL
 ) OR EXISTS (
-    SELECT
-    FROM followed
-    JOIN kept_sessions AS kept USING (company_nip, environment)
-    WHERE followed.company_nip = :company_nip
-      AND followed.environment = :environment
-      AND kept.reference_number >= :first_day
-      AND (kept.session ->> 'dateCreated')::timestamptz BETWEEN followed.known_since AND followed.known_until
-      AND (kept.session ->> 'dateCreated')::timestamptz > statement_timestamp() - interval '29 days'
-      AND NOT EXISTS (
-          SELECT FROM followed_sessions AS listed
-          WHERE listed.company_nip = kept.company_nip
-            AND listed.environment = kept.environment
-            AND listed.reference_number = kept.reference_number
-      )
+    SELECT reference_number
+    FROM kept_sessions
+    WHERE company_nip = :company_nip
+      AND environment = :environment
+      AND reference_number >= :first_day
+      AND (session ->> 'dateCreated')::timestamptz BETWEEN
+          (SELECT known_since FROM followed WHERE company_nip = :company_nip AND environment = :environment)
+          AND (SELECT known_until FROM followed WHERE company_nip = :company_nip AND environment = :environment)
+      AND (session ->> 'dateCreated')::timestamptz > statement_timestamp() - interval '29 days'
+    EXCEPT
+    SELECT reference_number
+    FROM followed_sessions
+    WHERE company_nip = :company_nip AND environment = :environment AND reference_number >= :first_day
+) OR EXISTS (
+    SELECT ksef_reference_number
+    FROM offline_invoices AS named
+    JOIN followed USING (company_nip, environment)
+    WHERE company_nip = :company_nip
+      AND environment = :environment
+      AND ksef_reference_number >= :first_day
+      AND ksef_reference_number ~ '^[0-9]{8}-S[OB]-'
+      AND ksef_reference_number
+          >= to_char(greatest(known_since, statement_timestamp() - interval '28 days') + interval '1 day', 'YYYYMMDD')
+      AND session_reference_number IS NULL
+      AND created_at < known_until
+    EXCEPT
+    SELECT reference_number
+    FROM followed_sessions
+    WHERE company_nip = :company_nip AND environment = :environment AND reference_number >= :first_day
 );

@@ -1,93 +1,91 @@
--- name: look(company_nip, environment, reference_number, question, form, tags, look_every)^
--- What decides how a check of a session is answered. One row always.
--- message, starts_at, ends_at: the simulation that is active (as `active_simulation`), or null.
--- code, detail, ksef, may_come, left_for: a 404 that is remembered for the question, or null.
--- final: null where no answer is kept; tag: of its body in this form; age: in seconds.
+-- name: look(company_nip, environment, reference_number, form, tags, look_every)^
+-- What decides how a check of a session is answered. One row always. Planning it takes longer than running it, and each
+-- table that is named costs: what is seldom needed is left to statements of its own.
+-- is_simulated: `active_simulations` has a simulation for the company.
+-- final: null where no answer is kept; age: in seconds. tag: of its body in this form; body: compressed, null for a
+-- caller who has it: one of the `tags` is its own, or `*`.
 -- unlinked: a row of the company is to be linked to the session. This is what linking would find, and cheaper. Each number
 -- is looked up by its key, whatever the planner knows of the tables: joined without statistics, 10,000 numbers take 20 s.
 -- BETWEEN and ORDER BY are there for that: without statistics `=` costs the same by any index that begins with the company,
--- while a range of rows seems long, and only the key gives them in order. What the row's session is, is no condition: where
--- all rows have this session, the planner would expect to find none and to read the whole range.
+-- while a range of rows seems long, and only the key gives them in order. Other conditions must not make it seem short: where
+-- all rows have this session, say, the planner would expect none that differs, and read the whole table for each number. So
+-- they are asked of the row found, or stand in CASE or coalesce(), into which it does not see.
 -- A caller who has the answer of a big session already is spared the look for a while after the last one.
 SELECT
-    simulation.message, simulation.starts_at, simulation.ends_at,
-    refusal.code, refusal.detail, refusal.ksef, refusal.may_come,
-    extract(epoch FROM refusal.until - clock_timestamp())::float8 AS left_for,
+    EXISTS (
+        SELECT FROM outage_simulations
+        WHERE environment = :environment
+          AND environment <> 'prod'
+          AND (company_nip = :company_nip OR company_nip IS NULL)
+          AND starts_at <= now()
+          AND (ends_at IS NULL OR ends_at > now())
+    ) AS is_simulated,
     kept.final,
     CASE WHEN kept.body_form = :form THEN kept.body_tag END AS tag,
+    CASE WHEN kept.body_form = :form AND NOT ARRAY[kept.body_tag, '*'] && :tags THEN kept.body END AS body,
     extract(epoch FROM clock_timestamp() - kept.checked_at)::float8 AS age,
     caller.is_spared,
     CASE
         WHEN kept.final IS NULL OR caller.is_spared THEN false
         ELSE EXISTS (
-            SELECT FROM kept_invoices AS invoice
-            WHERE invoice.company_nip = :company_nip
-              AND invoice.environment = :environment
-              AND invoice.session_reference_number = :reference_number
-              AND (
-                  (
-                      invoice.status @> '{"code": 200}' AND (
-                          SELECT synced.session_reference_number IS DISTINCT FROM :reference_number
-                          FROM synced_invoices AS synced
-                          WHERE (synced.company_nip, synced.environment, synced.ksef_number)
-                                BETWEEN (:company_nip, :environment, invoice.ksef_number)
-                                AND (:company_nip, :environment, invoice.ksef_number)
-                          ORDER BY synced.company_nip, synced.environment, synced.ksef_number
-                          LIMIT 1
-                      )
-                  ) OR (
-                      invoice.status @> '{"code": 440}'
-                      AND invoice.status #>> '{extensions,originalSessionReferenceNumber}' <> :reference_number AND (
-                          SELECT synced.session_reference_number IS NULL
-                          FROM synced_invoices AS synced
-                          WHERE (synced.company_nip, synced.environment, synced.ksef_number)
-                                BETWEEN (:company_nip, :environment, invoice.status #>> '{extensions,originalKsefNumber}')
-                                AND (:company_nip, :environment, invoice.status #>> '{extensions,originalKsefNumber}')
-                          ORDER BY synced.company_nip, synced.environment, synced.ksef_number
-                          LIMIT 1
-                      )
-                  ) OR (
-                      SELECT true FROM offline_invoices AS offline
-                      WHERE (offline.ksef_reference_number, offline.company_nip, offline.environment)
-                            BETWEEN (invoice.reference_number, :company_nip, :environment)
-                            AND (invoice.reference_number, :company_nip, :environment)
-                        AND offline.ksef_reference_number IS NOT NULL
-                        AND offline.session_reference_number IS DISTINCT FROM :reference_number
-                      ORDER BY offline.ksef_reference_number, offline.company_nip, offline.environment
-                      LIMIT 1
-                  ) OR (
-                      hashed.are_kept AND (
-                          SELECT true FROM offline_invoices AS offline
-                          WHERE (offline.invoice_hash, offline.company_nip, offline.environment)
-                                BETWEEN (invoice.more ->> 'invoiceHash', :company_nip, :environment)
-                                AND (invoice.more ->> 'invoiceHash', :company_nip, :environment)
-                            AND offline.invoice_hash IS NOT NULL
-                            AND coalesce(offline.ksef_reference_number, '') = ''  -- no condition for an index
-                            AND (
-                                offline.session_reference_number IS NULL
-                                OR offline.session_reference_number <> :reference_number AND invoice.status @> '{"code": 200}'
-                            )
-                            AND coalesce(offline.ksef_number, '')
-                                IN ('', CASE WHEN invoice.status @> '{"code": 200}' THEN invoice.ksef_number END)
-                          ORDER BY offline.invoice_hash, offline.company_nip, offline.environment
-                          LIMIT 1
-                      )
-                  )
-              )
-        ) OR (
-            SELECT true FROM offline_invoices AS offline
-            WHERE (offline.ksef_reference_number, offline.company_nip, offline.environment)
-                  BETWEEN (:reference_number, :company_nip, :environment)
-                  AND (:reference_number, :company_nip, :environment)
-              AND offline.ksef_reference_number IS NOT NULL
-              AND offline.session_reference_number IS DISTINCT FROM :reference_number
-            ORDER BY offline.ksef_reference_number, offline.company_nip, offline.environment
-            LIMIT 1
-        ) IS TRUE
+            SELECT FROM (
+                SELECT
+                    reference_number,
+                    status @> '{"code": 200}' AS is_accepted,
+                    coalesce(ksef_number, status #>> '{extensions,originalKsefNumber}') AS ksef_number,
+                    CASE WHEN status @> '{"code": 440}' THEN status #>> '{extensions,originalSessionReferenceNumber}' END
+                        AS original_session,
+                    more ->> 'invoiceHash' AS invoice_hash
+                FROM kept_invoices
+                WHERE company_nip = :company_nip
+                  AND environment = :environment
+                  AND session_reference_number = :reference_number
+                UNION ALL
+                SELECT :reference_number, false, NULL, NULL, NULL  -- rows may name the session itself
+            ) AS invoice
+            WHERE invoice.ksef_number IS NOT NULL AND (
+                SELECT CASE
+                    WHEN invoice.is_accepted THEN synced.session_reference_number IS DISTINCT FROM :reference_number
+                    ELSE synced.session_reference_number IS NULL AND invoice.original_session <> :reference_number
+                END
+                FROM synced_invoices AS synced
+                WHERE (synced.company_nip, synced.environment, synced.ksef_number)
+                      BETWEEN (:company_nip, :environment, invoice.ksef_number)
+                      AND (:company_nip, :environment, invoice.ksef_number)
+                ORDER BY synced.company_nip, synced.environment, synced.ksef_number
+                LIMIT 1
+            ) OR (
+                SELECT true FROM offline_invoices AS offline
+                WHERE (offline.ksef_reference_number, offline.company_nip, offline.environment)
+                      BETWEEN (invoice.reference_number, :company_nip, :environment)
+                      AND (invoice.reference_number, :company_nip, :environment)
+                  AND offline.ksef_reference_number IS NOT NULL
+                  AND coalesce(offline.session_reference_number, '') <> :reference_number
+                ORDER BY offline.ksef_reference_number, offline.company_nip, offline.environment
+                LIMIT 1
+            ) OR (
+                hashed.are_kept AND (
+                    SELECT true FROM offline_invoices AS offline
+                    WHERE (offline.invoice_hash, offline.company_nip, offline.environment)
+                          BETWEEN (invoice.invoice_hash, :company_nip, :environment)
+                          AND (invoice.invoice_hash, :company_nip, :environment)
+                      AND offline.invoice_hash IS NOT NULL
+                      AND CASE
+                          WHEN offline.ksef_reference_number IS NOT NULL THEN false
+                          WHEN coalesce(offline.ksef_number, '') = '' THEN true
+                          ELSE invoice.is_accepted AND offline.ksef_number = invoice.ksef_number
+                      END
+                      AND CASE
+                          WHEN offline.session_reference_number IS NULL THEN true
+                          ELSE invoice.is_accepted AND offline.session_reference_number <> :reference_number
+                      END
+                    ORDER BY offline.invoice_hash, offline.company_nip, offline.environment
+                    LIMIT 1
+                )
+            )
+        )
     END AS unlinked
 FROM (SELECT) AS always
-LEFT JOIN active_simulations AS simulation
-    ON simulation.environment = :environment AND simulation.company_nip = :company_nip
 LEFT JOIN kept_sessions AS kept
     ON kept.company_nip = :company_nip
     AND kept.environment = :environment
@@ -106,18 +104,7 @@ CROSS JOIN LATERAL (
     SELECT kept.body_tag = ANY (:tags)
         AND (kept.session ->> 'invoiceCount')::integer > 100
         AND kept.looked_at > clock_timestamp() - make_interval(secs => :look_every) AS is_spared
-) AS caller
-LEFT JOIN kept_refusals AS refusal
-    ON refusal.company_nip = :company_nip
-    AND refusal.environment = :environment
-    AND refusal.question = :question
-    AND refusal.until > clock_timestamp();
-
--- name: body(company_nip, environment, reference_number)$
--- The final answer as it was sent, compressed.
-SELECT body
-FROM kept_sessions
-WHERE company_nip = :company_nip AND environment = :environment AND reference_number = :reference_number;
+) AS caller;
 
 -- name: keep_body(company_nip, environment, reference_number, form, tag, body)!
 UPDATE kept_sessions SET body = :body, body_form = :form, body_tag = :tag, looked_at = clock_timestamp()
@@ -214,7 +201,7 @@ WHERE company_nip = :company_nip
 -- Returns how many sessions were stored: one or none.
 -- changed, listed: whether it differs from the stored one, and whether its invoices were listed.
 -- invoices: those that are new or differ, as a JSON list, as KSeF told them; invoice_links: the sealed download link of
--- each, or null; gone: those that KSeF's list does not hold any more. What has no column of its own stands in `more`.
+-- each in Base64, or null, as a JSON list (10,000 bytea are four times as much work for us); gone: those that KSeF's list does not hold any more. What has no column of its own stands in `more`.
 -- A 404 that is remembered for the question is forgotten.
 WITH forgotten AS (
     DELETE FROM kept_refusals
@@ -269,9 +256,11 @@ WITH forgotten AS (
         (told ->> 'acquisitionDate')::timestamptz,
         told -> 'status',
         told - ARRAY['referenceNumber', 'ordinalNumber', 'invoiceNumber', 'ksefNumber', 'acquisitionDate', 'status'],
-        link
+        decode(link, 'base64')
     FROM stored
-    CROSS JOIN ROWS FROM (jsonb_array_elements(:invoices::jsonb), unnest(:invoice_links::bytea[])) AS given (told, link)
+    CROSS JOIN ROWS FROM (
+        jsonb_array_elements(:invoices::jsonb), jsonb_array_elements_text(:invoice_links::jsonb)
+    ) AS given (told, link)
     ON CONFLICT (company_nip, environment, session_reference_number, reference_number) DO UPDATE SET
         ordinal_number = excluded.ordinal_number,
         invoice_number = excluded.invoice_number,

@@ -50,6 +50,9 @@ SELECT
     coalesce(bool_or(fills), false) AS fills
 FROM counted;
 
+-- name: is_counted(who)$
+SELECT EXISTS (SELECT FROM login_attempts WHERE who = :who);
+
 -- name: undo_attempt(pair, name, address, counted_at, remembered)!
 -- The password was right: the attempt is none, and its name is known at its address from now on.
 WITH mine AS (

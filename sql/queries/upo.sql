@@ -1,34 +1,27 @@
--- name: hand_out(company_nip, environment, session_reference_number, ksef_number, page_reference_number, question, who, what, detail, request_id, address)^
--- What decides how a UPO is given; the download of an archived one is audited in the same statement. The commit does
--- not wait for the disk: a crash of PostgreSQL may lose the audit of the last half second. One row always.
--- message, starts_at, ends_at: the simulation that is active, or null. content: the archived document; null also while
--- one is active. code, detail, ksef, left_for: a 404 that is remembered for the question, or null.
+-- name: hand_out(company_nip, environment, session_reference_number, ksef_number, page_reference_number, who, what, detail, request_id, address)^
+-- The archived document, and its verdict; no row if there is none, or while `active_simulations` has a simulation for the
+-- company. The download is audited in the same statement. The commit does not wait for the disk: a crash of PostgreSQL
+-- may lose the audit of the last half second.
 WITH found AS MATERIALIZED (
-    SELECT
-        simulation.message, simulation.starts_at, simulation.ends_at,
-        upos.content, upos.signature, upos.signer, upos.signed_at, upos.certificate_sha256,
-        refusal.code, refusal.detail, refusal.ksef, refusal.may_come,
-        extract(epoch FROM refusal.until - clock_timestamp())::float8 AS left_for
-    FROM (SELECT) AS always
-    LEFT JOIN active_simulations AS simulation
-        ON simulation.environment = :environment AND simulation.company_nip = :company_nip
-    LEFT JOIN upos
-        ON upos.company_nip = :company_nip
-        AND upos.environment = :environment
-        AND upos.session_reference_number = :session_reference_number
-        AND upos.ksef_number = :ksef_number
-        AND upos.page_reference_number = :page_reference_number
-        AND simulation.message IS NULL
-    LEFT JOIN kept_refusals AS refusal
-        ON refusal.company_nip = :company_nip
-        AND refusal.environment = :environment
-        AND refusal.question = :question
-        AND refusal.until > clock_timestamp()
+    SELECT content, signature, signer, signed_at, certificate_sha256
+    FROM upos
+    WHERE company_nip = :company_nip
+      AND environment = :environment
+      AND session_reference_number = :session_reference_number
+      AND ksef_number = :ksef_number
+      AND page_reference_number = :page_reference_number
+      AND NOT EXISTS (
+          SELECT FROM outage_simulations
+          WHERE environment = :environment
+            AND environment <> 'prod'
+            AND (company_nip = :company_nip OR company_nip IS NULL)
+            AND starts_at <= now()
+            AND (ends_at IS NULL OR ends_at > now())
+      )
 ), audited AS (
     INSERT INTO audit (who, what, company_nip, environment, detail, request_id, address)
     SELECT :who, :what, :company_nip, :environment, :detail, :request_id, :address
     FROM found
-    WHERE content IS NOT NULL
 )
 SELECT found.*, set_config('synchronous_commit', 'off', true) FROM found;
 

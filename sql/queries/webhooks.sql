@@ -122,7 +122,9 @@ JOIN LATERAL (
 ) AS event ON true;
 
 -- name: delivered(company_nip, environment, url, holder, number, answer)!
-UPDATE webhooks SET position = :number, attempts = 0, answer = :answer, answered_at = clock_timestamp()
+-- The next one is due from now on: of many webhooks those are claimed first that have waited the longest.
+UPDATE webhooks SET
+    position = :number, attempts = 0, next_at = clock_timestamp(), answer = :answer, answered_at = clock_timestamp()
 WHERE company_nip = :company_nip AND environment = :environment AND url = :url AND holder = :holder::uuid;
 
 -- name: park(company_nip, environment, url, holder, number, answer)!

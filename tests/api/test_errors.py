@@ -1,5 +1,7 @@
 """The error table of the contract: status, code, body, Retry-After, and what KSeF was asked."""
 
+import base64
+import os
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -13,6 +15,8 @@ from flask import Flask
 
 from app import create_app
 from app.context import EXTENSION
+from app.crypto import Vault
+from app.services.operators import keys
 from app.settings import Settings
 from tests.answers import assert_problem
 from tests.service import PASSWORD, Company, basic
@@ -78,7 +82,7 @@ def test_401_reads_the_same_whatever_is_wrong(
     ):
         response = company.client.get(url, headers=headers)
         body = assert_problem(response, 401, "unauthorized")
-        assert body["detail"] == "User name or password is missing or wrong (HTTP Basic)."
+        assert body["detail"].startswith("User name or password is missing or wrong (HTTP Basic);")
         assert response.headers["WWW-Authenticate"] == 'Basic realm="ksef-proxy", charset="UTF-8"'
     assert control.calls() == []
 
@@ -174,7 +178,9 @@ def test_404_for_the_upo_of_a_session_that_only_has_the_shape_of_one(
     assert control.call_counts() == {UPO: 1}
 
 
-@pytest.mark.parametrize("url", ["/", "/invoices", "/invoices/test/status/", "/invoices/test/x/y"])
+@pytest.mark.parametrize(
+    "url", ["/nowhere", "/invoices", "/invoices/test/status/", "/invoices/test/x/y"]
+)
 def test_404_for_what_is_no_path(company: Company, control: Any, url: str) -> None:
     assert_problem(company.get(url), 404, "not_found")
     assert control.calls() == []
@@ -516,6 +522,35 @@ def test_503_on_a_database_without_the_schema(
         assert_problem(response, 503, "unavailable", retry_after=5)
         body = assert_problem(client.get("/readyz"), 503, "unavailable", retry_after=5)
         assert "0001_initial" in body["detail"]
+
+
+def test_a_replica_without_the_key_of_stored_credentials_is_not_ready(
+    settings: Settings, company: Company
+) -> None:
+    """After `rotate-keys`; it names the key, but never shows it."""
+    [old], new = settings.secret_keys, os.urandom(32)
+    with another_app(settings, secret_keys=(new, old)) as app:
+        both = app.extensions[EXTENSION]
+        assert app.test_client().get("/readyz").status_code == 200
+        keys.rotate(both.db, both.vault, lambda *_: None)
+        assert app.test_client().get("/readyz").status_code == 200
+    name = both.vault.key_names[0]
+    body = assert_problem(company.client.get("/readyz"), 503, "unavailable", retry_after=5)
+    assert f"SECRET_KEYS lacks the key {name}" in body["detail"]
+    assert name not in (new.hex()[:8], base64.b64encode(new).decode()[:8])
+    with another_app(settings, secret_keys=(new,)) as app:
+        assert app.test_client().get("/readyz").status_code == 200
+
+
+def test_a_replica_is_ready_where_only_ksef_sessions_have_another_key(
+    settings: Settings, company: Company
+) -> None:
+    """As while keys are changed: it logs in anew by itself."""
+    another = Vault([os.urandom(32)])
+    sealed = another.seal("x", company_nip=company.nip, environment="test", purpose="access token")
+    with company.service.db.transaction() as connection, connection.cursor() as cursor:
+        cursor.execute("UPDATE ksef_sessions SET access_token = %s", (sealed,))
+    assert company.client.get("/readyz").status_code == 200
 
 
 @pytest.mark.fault(25)

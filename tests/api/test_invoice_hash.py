@@ -9,6 +9,7 @@ from urllib.parse import quote
 
 import pytest
 
+from app.db.pool import Database
 from app.services.events.follow import follow_all
 from app.services.operators import purge
 from tests.answers import assert_problem
@@ -120,6 +121,20 @@ def test_refused_invoices_of_a_batch_have_their_own_status(
         [row] = body["rows"]
         assert row["sessionReferenceNumber"] == session.reference_number
         assert row["invoiceHash"] == session.invoices[i].invoice_hash
+
+
+def test_of_a_file_that_is_twice_in_a_session_the_accepted_one_is_shown(
+    company: Company, control: Any, database: Any
+) -> None:
+    name = base64.b64encode(bytes(32)).decode()
+    orders = [{"status": code, "invoiceHash": name} for code in (440, 440, 200, 440)]
+    session = control.seed_session("test", NIP, invoices=orders)
+    add_row(database, "FV/1", name)
+    company.get(f"/invoices/test/status/{session.reference_number}")
+    assert database.execute("SELECT invoice_code, ksef_number FROM invoice_status") == [
+        (200, session.ksef_numbers[0])
+    ]
+    assert ask(company, name)["state"] == "accepted"
 
 
 def test_a_row_with_a_hash_that_comes_after_its_session_is_linked(
@@ -290,3 +305,96 @@ def test_lists_that_do_not_show_everything_leave_it_uncertain(
     assert state(company, sent_at) == "not_arrived"
     database.execute("DELETE FROM followed_sessions")  # as if it had not been listed
     assert state(company, sent_at) == "unknown"
+
+
+@pytest.mark.parametrize("is_listed", [False, True])
+def test_a_session_that_the_erp_names_and_ksef_does_not_list_leaves_it_uncertain(
+    company: Company, control: Any, database: Any, is_listed: bool
+) -> None:
+    """Nobody has asked for it: the ERP sends with another credential than ours."""
+    sent_at = now()
+    session = control.seed_session("test", NIP)
+    database.execute(
+        "INSERT INTO offline_invoices (company_nip, environment, invoice_number,"
+        f" ksef_reference_number, created_at) VALUES ('{NIP}', 'test', 'FV/1',"
+        f" '{session.reference_number}', '{sent_at}')"
+    )
+    if not is_listed:
+        control.fault("set-field", field="sessions", value=[], path="/v2/sessions$", times=None)
+    follow(company, database)
+    assert state(company, sent_at) == ("not_arrived" if is_listed else "unknown")
+
+
+def test_what_is_purged_meanwhile_is_not_said_never_to_have_arrived(
+    company: Company, control: Any, database: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The purge comes between the look at what is known and the look at the answers."""
+    session = control.seed_session("test", NIP)
+    sent_at = now()
+    follow(company, database)
+    name = session.invoices[0].invoice_hash
+    begin = Database.transaction
+
+    def purged_first(self: Database, opening: Any = None) -> Any:
+        monkeypatch.setattr(Database, "transaction", begin)
+        purge.purge(company.service.db, 0)
+        return begin(self, opening)
+
+    assert state(company, sent_at, name) == "accepted"
+    monkeypatch.setattr(Database, "transaction", purged_first)
+    assert state(company, sent_at, name) == "unknown"
+    assert database.execute("SELECT FROM kept_sessions") == []
+
+
+@pytest.mark.parametrize("sent_at", ["0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00"])
+def test_a_time_at_the_end_of_the_calendar_is_only_unknown(
+    company: Company,
+    control: Any,
+    database: Any,
+    sent_at: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    refused = control.seed_session("test", NIP, invoices=[{"status": 430}]).invoices[0]
+    follow(company, database)
+    timing = replace(company.service.timing, arrival=600.0)
+    monkeypatch.setattr(company.service, "timing", timing)
+    assert state(company, sent_at) == "unknown"
+    assert state(company, sent_at, refused.invoice_hash) in ("rejected", "unknown")
+
+
+def test_a_session_that_ksef_shows_no_more_leaves_it_uncertain(
+    company: Company, control: Any, database: Any
+) -> None:
+    """KSeF listed it once: what is in it may have arrived, and KSeF may show it again."""
+    session = control.seed_session("test", NIP)
+    sent_at = now()
+    name = session.invoices[0].invoice_hash
+    gone = [
+        control.fault("ksef-error", code=21173, path=f"/{session.reference_number}", times=None)
+    ]
+    follow(company, database)
+    gone.append(
+        control.fault("set-field", field="sessions", value=[], path="/v2/sessions$", times=None)
+    )
+    for _ in range(6):
+        database.execute("UPDATE followed_sessions SET due_at = now() WHERE due_at IS NOT NULL")
+        follow(company, database)
+    assert control.calls()[-1].path.endswith("/sessions"), "it is not asked for any more"
+    assert state(company, sent_at, name) == "unknown"
+    known_until = ask(company, name, sentAt=sent_at)["knownUntil"]
+    assert datetime.fromisoformat(known_until) > datetime.fromisoformat(sent_at)
+
+    control.clear_faults()
+    follow(company, database)
+    assert state(company, sent_at, name) == "accepted"
+
+
+def test_of_a_file_that_was_sent_a_hundred_times_the_accepted_one_counts(
+    company: Company, control: Any
+) -> None:
+    first = control.seed_session("test", NIP)
+    name = first.invoices[0].invoice_hash
+    again = control.seed_session("test", NIP, invoices=[{"status": 440, "invoiceHash": name}] * 101)
+    for session in (first, again):
+        company.get(f"/invoices/test/status/{session.reference_number}")
+    assert ask(company, name)["state"] == "accepted"

@@ -23,7 +23,7 @@ from tests.service import Company
 
 LABELS = {
     *("method", "route", "status", "source", "le"),
-    *("environment", "group", "outcome", "table", "what", "version", "reason", "verdict"),
+    *("environment", "group", "outcome", "table", "what", "version", "commit", "reason", "verdict"),
     "state",
 }
 STATUS = "/invoices/<environment>/status/<referenceNumber>"

@@ -21,6 +21,7 @@ from tests.service import Company
 Fits = Callable[..., Any]
 STATUS = "/invoices/{environment}/status/{referenceNumber}"
 UPO = STATUS + "/{ksefNumber}/upo"
+SESSION_UPO = STATUS + "/upo"
 AUTH = "/auth/{environment}"
 OUTAGE = "/outages/{environment}"
 SIMULATION = "/outages/{environment}/simulation"
@@ -179,19 +180,36 @@ def test_upos(fits: Fits, company: Company, control: Control) -> None:
         fits(unchanged, UPO)
 
 
-@pytest.mark.parametrize("doc_type", ["xml", "pdf"])
+@pytest.mark.parametrize(
+    ("template", "doc_type", "media_type"),
+    [
+        (UPO, "xml", "application/xml"),
+        (UPO, "pdf", "application/pdf"),
+        (SESSION_UPO, "xml", "application/xml"),
+        (SESSION_UPO, "pdf", "application/pdf"),
+        (SESSION_UPO, "pdf", "application/zip"),
+    ],
+)
 def test_documents_themselves(
-    document: Any, company: Company, control: Control, doc_type: str
+    document: Any,
+    company: Company,
+    control: Control,
+    template: str,
+    doc_type: str,
+    media_type: str,
 ) -> None:
     session = control.seed_session("test", company.nip, invoices=1)
-    path = f"/invoices/test/status/{session.reference_number}/{session.ksef_numbers[0]}/upo"
-    media_type = f"application/{doc_type}"
+    path = template.format(
+        environment="test",
+        referenceNumber=session.reference_number,
+        ksefNumber=session.ksef_numbers[0],
+    )
     answer = company.get(f"{path}?docType={doc_type}", headers={"Accept": media_type})
     assert answer.content_type == media_type
-    described = document["paths"][UPO]["get"]["responses"]["200"]
+    described = document["paths"][template]["get"]["responses"]["200"]
     assert described["content"][media_type]["schema"] == {"type": "string", "format": "binary"}
     assert answer.headers["Content-Disposition"].startswith("attachment")
-    assert "Content-Disposition" in described["headers"]
+    assert {"Content-Disposition", "UPO-Signature"} <= described["headers"].keys()
 
 
 def test_the_ksef_session(fits: Fits, company: Company) -> None:

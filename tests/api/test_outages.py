@@ -24,6 +24,7 @@ NO_OUTAGE = {
     "consecutiveFailures": 0,
     "source": None,
     "messages": [],
+    "announcements": [],
     "duty": None,
 }
 
@@ -86,6 +87,7 @@ def test_admin_begins_a_simulation(company: Company, database: Any, environment:
                     "text": "Ćwiczenie",
                     "start": since,
                     "category": "FAILURE",
+                    "publishedAt": None,
                 }
             ],
         },
@@ -383,6 +385,20 @@ def established(database: Any, source: str, category: str = "FAILURE") -> None:
         " now() - interval '1 minute', now(), now(),"
         + (f" '{json.dumps(latarnia)}', now())" if source == "latarnia" else " NULL, NULL)")
     )
+
+
+def test_what_is_over_is_told_as_an_announcement_only(company: Company, database: Any) -> None:
+    established(database, "latarnia")
+    during = company.get("/outages/test").json["outage"]
+    assert (during["established"], during["announcements"]) == (True, [])
+    database.execute(
+        "UPDATE outages SET consecutive_failures = 0, failing_since = NULL, opened_at = NULL,"
+        " answered_at = now()"
+    )
+    after = company.get("/outages/test").json["outage"]
+    assert after == NO_OUTAGE | {"announcements": during["messages"]}
+    [announcement] = after["announcements"]
+    assert announcement["publishedAt"] == "2026-01-15T12:00:00+01:00"
 
 
 @pytest.mark.parametrize(

@@ -315,7 +315,6 @@ def test_what_is_no_path_of_ours_is_not_found(
         f"/invoices//test/status/{SESSION}",
         "/invoices/test/status/",
         "/invoices",
-        "/",
     ):
         with subtests.test(path=path):
             answer = caller.get(path)

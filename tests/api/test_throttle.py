@@ -71,6 +71,7 @@ def test_eleventh_failure_is_not_hashed(company: Company, hashes: list[str], ema
     assert len(hashes) == ALLOWED
     assert put_off.status_code == 401
     assert put_off.json["detail"] == failures[0].json["detail"]
+    assert "not even a right password is looked at" in put_off.json["detail"]
     assert "Retry-After" not in failures[0].headers
     assert 800 < int(put_off.headers["Retry-After"]) <= 900
 
@@ -175,6 +176,22 @@ def test_right_logins_at_once_are_no_attempts(company: Company, app: Flask, data
     with ThreadPoolExecutor(8) as threads:
         assert set(threads.map(log_in, range(24))) == {404}
     assert database.execute("SELECT DISTINCT failed_at::text FROM login_attempts") == [("{}",)]
+
+
+@pytest.mark.parametrize("command", ["unlock", "set-password"])
+def test_a_password_that_is_right_is_refused_until_an_operator_unlocks_its_user(
+    company: Company, service: Service, command: str
+) -> None:
+    addresses = ("203.0.113.7", "203.0.113.8")
+    for address in addresses:
+        fail(company, company.email, address=address)
+        assert is_put_off(ask(company, company.email, PASSWORD, address=address))
+    if command == "unlock":
+        users.unlock_user(service.db, company.email)
+    else:
+        users.set_password(service.db, service.passwords, company.email, PASSWORD)
+    for address in addresses:
+        assert ask(company, company.email, PASSWORD, address=address).status_code == 404
 
 
 def test_login_that_was_right_a_moment_ago_passes(company: Company) -> None:

@@ -1,13 +1,21 @@
 """The `detail` of a 502: what happened, what helps, and whether asking again does."""
 
-import pytest
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
 
-from app import errors
-from app.api import wording
+import pytest
+from flask.testing import FlaskClient
+
+from app import create_app, errors
+from app.api import openapi, wording
+from app.context import EXTENSION
 from app.errors import KsefAnswer
 from app.ksef.login import REFUSED, REVOKED
 from app.services.login.credentials import LoginRefused
 from app.services.outages import Evidence
+from tests.service import Company
 
 WAIT = {"en": "wait, and ask again.", "pl": "poczekaj i zapytaj ponownie."}
 IN_VAIN = {
@@ -18,11 +26,12 @@ BEFORE = {
     "en": "asking again will not help before that is done.",
     "pl": "ponowienie zapytania przedtem nie pomoże.",
 }
+ENGLISH = re.compile(r"\b(the|is|of|no|and|not|was)\b")
 LANGUAGES = pytest.mark.parametrize("language", ["en", "pl"])
 
 
 def told(error: errors.ProxyError, language: str) -> str:
-    return wording.told(error, type(error), Evidence(), "test", language)
+    return wording.told(error, type(error), Evidence(), "test", language, str)
 
 
 @LANGUAGES
@@ -82,4 +91,72 @@ def test_missing_rights_are_named_in_polish() -> None:
         "KSeF odmówił albo zawiódł. KSeF: Brak wymaganych uprawnień. Potrzebne jest jedno z"
         " uprawnień: InvoiceRead, InvoiceWrite. Nie stwierdzono awarii KSeF, a ponowienie"
         " zapytania nie pomoże."
+    )
+
+
+@pytest.fixture
+def in_polish(settings: Any) -> Iterator[FlaskClient]:
+    app = create_app(replace(settings, message_language="pl"))
+    yield app.test_client()
+    app.extensions[EXTENSION].db.close()
+
+
+def test_every_code_has_a_polish_text() -> None:
+    both_languages = {errors.OutageSimulation.code, errors.KsefOutage.code}
+    assert set(wording._POLISH) == set(openapi.CODES) - both_languages
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "said"),
+    [
+        ("GET", "/nowhere", 404, "Nie ma takiego adresu."),
+        ("PUT", "/status", 405, "nie przyjmuje tej metody"),
+        ("GET", "/auth/moon", 400, "Błędne: environment."),
+        ("GET", "/invoices/test/status/20260115-SO-0123456789-ABCDEF0123-4F", 404, "nie zna sesji"),
+        ("PUT", "/outages/prod/simulation", 403, "Awarii środowiska prod nie można symulować."),
+    ],
+)
+def test_problems_are_told_in_polish_too(
+    in_polish: FlaskClient, company: Company, method: str, path: str, status: int, said: str
+) -> None:
+    answer = in_polish.open(path, method=method, headers=company.authorization)
+    assert answer.status_code == status
+    assert said in answer.json["detail"]
+    assert not ENGLISH.search(answer.json["detail"])
+
+
+@pytest.mark.parametrize(
+    ("method", "said"),
+    [
+        ("GET", "Firma nie jest zalogowana do KSeF"),
+        ("POST", "Operator nie zapisał certyfikatu ani tokenu"),
+    ],
+)
+def test_what_a_new_company_lacks_is_told_in_polish_too(
+    in_polish: FlaskClient, make_company: Any, method: str, said: str
+) -> None:
+    company = make_company("1111111111", environments=(), logged_in=False)
+    answer = in_polish.open("/auth/prod", method=method, headers=company.authorization)
+    assert answer.status_code == 404
+    assert answer.json["detail"].startswith(said)
+    assert not ENGLISH.search(answer.json["detail"])
+
+
+def test_who_is_not_known_is_told_in_polish_too(in_polish: FlaskClient) -> None:
+    answer = in_polish.get("/auth/test")
+    assert answer.json["detail"].startswith("Brak nazwy użytkownika lub hasła albo są błędne")
+
+
+def test_the_cause_of_a_503_is_told_whole(
+    in_polish: FlaskClient, company: Company, database: Any
+) -> None:
+    database.execute("ALTER TABLE ksef_sessions RENAME TO elsewhere")
+    try:
+        answer = in_polish.get("/auth/test", headers=company.authorization)
+    finally:
+        database.execute("ALTER TABLE elsewhere RENAME TO ksef_sessions")
+    assert answer.status_code == 503
+    assert re.fullmatch(
+        r"Usługa nie może teraz odpowiedzieć\. The database is not migrated\.",
+        answer.json["detail"],
     )

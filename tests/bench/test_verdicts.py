@@ -12,7 +12,7 @@ from msgspec import structs
 
 from bench import verdicts
 from bench.verdicts import FETCH, GROUPS, LIMITS, RULES, WINDOWS, Judge, Verdict
-from sandbox import quota
+from sandbox import quota, settings
 
 NIP, OTHER = "5265877635", "5261040828"
 ONE, TWO = "20260915-SO-00000001A1-0000000001-01", "20260915-SB-00000002A2-0000000002-02"
@@ -216,7 +216,7 @@ def test_r1_ksef_has_the_last_word(judged: Judged) -> None:
 
 
 def test_r1_counts_by_ksefs_limits() -> None:
-    assert {group: structs.astuple(quota.LIMITS[group]) for group in LIMITS} == LIMITS
+    assert {group: structs.astuple(settings.LIMITS[group]) for group in LIMITS} == LIMITS
     assert WINDOWS == quota.WINDOWS
     assert set(GROUPS.values()) == set(LIMITS)
 

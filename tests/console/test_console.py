@@ -1,5 +1,7 @@
 """The console without a browser: who may, what is shown, what is never asked."""
 
+import io
+import zipfile
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from html.parser import HTMLParser
@@ -127,7 +129,11 @@ class TestErrors:
         ("path", "status", "code", "said"),
         [
             ("/nowhere/at/all", 404, "not_found", "There is no such page"),
-            ("/nowhere", 400, "invalid_parameter", "A number or value is wrong"),
+            ("/nowhere", 404, "not_found", "There is no such page"),
+            ("/nowhere?a=b", 404, "not_found", "There is no such page"),
+            ("/nowhere/sessions", 404, "not_found", "There is no such page"),
+            ("/TEST/sessions/abc", 404, "not_found", "There is no such page"),
+            ("/test/", 404, "not_found", "There is no such page"),
             ("/test/sessions/abc", 400, "invalid_parameter", "A number or value is wrong"),
             ("/test/sessions?page=0", 400, "invalid_parameter", "A number or value is wrong"),
             ("/test/sessions?page=١", 400, "invalid_parameter", "A number or value is wrong"),
@@ -150,6 +156,10 @@ class TestErrors:
         assert code in text
         assert answer.headers["X-Request-ID"] in text
 
+    def test_a_form_to_an_environment_that_there_is_not(self, company: Company, send: Any) -> None:
+        answer = send(company, "/nowhere/simulation", message="Próba", minutes="15")
+        assert (answer.status_code, answer.content_type) == (404, "text/html; charset=utf-8")
+
     def test_the_database_away(self, company: Company, service: Service, database: Any) -> None:
         assert company.get("/console").status_code == 200
         database.execute("ALTER TABLE kept_sessions RENAME TO kept_elsewhere")
@@ -166,6 +176,27 @@ class TestErrors:
         answer = auditor.get("/console", headers=ENGLISH)
         assert answer.status_code == 403
         assert "Not allowed" in text_of(answer)
+
+
+class TestLogout:
+    def test_the_password_is_refused_so_that_the_browser_forgets_it(self, company: Company) -> None:
+        link = element(company.get("/console?lang=en"), "//p[@class='who']/a")
+        assert link.text == "Log out"
+        answer = company.get(link.get("href"), headers=ENGLISH)
+        assert answer.status_code == 401
+        assert answer.headers["WWW-Authenticate"].startswith("Basic ")
+        text = text_of(answer)
+        assert "Your browser has been told to forget the user name and password" in text
+        assert "close all windows of the browser" in text
+        assert company.email not in text
+        assert element(answer, "//main//a/@href") == "/console"
+        assert company.get("/console").status_code == 200  # nothing is locked
+
+    def test_it_is_no_failed_login(self, company: Company, database: Any) -> None:
+        for _ in range(12):
+            company.get("/console/logout")
+        assert company.get("/console").status_code == 200
+        assert database.execute("SELECT * FROM login_attempts") == []
 
 
 class TestLanguage:
@@ -236,6 +267,44 @@ class TestEnvironments:
         answer = company.get("/console/prod?lang=pl")
         assert "Niedostępność" in text_of(answer)
         assert "Prace <serwisowe>" in text_of(answer)
+
+    @pytest.mark.parametrize(
+        ("language", "told", "as_usual"),
+        [
+            (
+                "pl",
+                "Poniższy komunikat Ministerstwo opublikowało 15.09.2026, 10:02. KSeF odpowiada",
+                "wysyłaj faktury jak zwykle",
+            ),
+            (
+                "en",
+                "The Ministry published the announcement below on 15 Sep 2026, 10:02. KSeF answers",
+                "send invoices as usual",
+            ),
+        ],
+    )
+    def test_an_announcement_that_stays_although_ksef_answers_is_the_ministry_s_own(
+        self, company: Company, database: Any, language: str, told: str, as_usual: str
+    ) -> None:
+        database.execute("DELETE FROM outages")
+        database.execute(
+            "INSERT INTO outages (environment, consecutive_failures, answered_at,"
+            " latarnia, latarnia_read_at) VALUES ('prod', 0, now(), $$"
+            '{"status": "FAILURE", "messages": [{"id": "a", "eventId": 7,'
+            ' "category": "FAILURE", "type": "FAILURE_START", "title": "Awaria KSeF",'
+            ' "text": "Faktury można wystawiać w trybie awaryjnym.",'
+            ' "start": "2026-09-15T08:00:00Z", "version": 1,'
+            ' "published": "2026-09-15T08:02:00Z"}]}'
+            "$$, now())"
+        )
+        for page in ("/console", "/console/prod"):
+            answer = company.get(f"{page}?lang={language}")
+            text = text_of(answer)
+            assert told in text
+            assert as_usual in text
+            quoted = element(answer, "//li//q").text
+            assert quoted == "Faktury można wystawiać w trybie awaryjnym."
+            assert "offline24" not in text
 
     def test_a_certificate_that_ends_soon(self, company: Company, database: Any) -> None:
         database.execute(
@@ -371,7 +440,7 @@ class TestSessions:
         session = asked(service, control, company, state="open", invoices=[{"status": 150}])
         path = f"/console/test/sessions/{session.reference_number}"
         text = text_of(company.get(f"{path}?lang=en"))
-        assert "no number from KSeF 150" in text
+        assert "number not known yet 150" in text
         assert session.invoices[0].invoice_hash in text
         assert "Open until" in text
         assert "Otwarta do" in text_of(company.get(f"{path}?lang=pl"))
@@ -436,6 +505,38 @@ class TestCheck:
         assert "outage_simulation" in text_of(answer)
         assert control.calls() == []
 
+    @pytest.mark.parametrize(
+        ("language", "told"),
+        [
+            ("pl", "od 15.01.2026, 12:00 do 15.01.2099, 13:30: Próba"),
+            ("en", "since 15 Jan 2026, 12:00 until 15 Jan 2099, 13:30: Próba"),
+        ],
+    )
+    def test_an_error_tells_times_as_clocks_in_poland_show_them(
+        self, company: Company, database: Any, send: Any, language: str, told: str
+    ) -> None:
+        database.execute(
+            "INSERT INTO outage_simulations (environment, message, starts_at, ends_at)"
+            " VALUES ('test', 'Próba', '2026-01-15 11:00+00', '2099-01-15 12:30+00')"
+        )
+        company.client.set_cookie("lang", language, path="/console")
+        answer = send(company, "/test/sessions/20260115-SO-0123456789-ABCDEF0123-4F/check")
+        assert answer.status_code == 409
+        assert told in text_of(answer)
+        assert "+00:00" not in text_of(answer)
+
+    def test_an_outage_on_an_error_page_has_such_a_time_too(
+        self, company: Company, database: Any, send: Any
+    ) -> None:
+        database.execute("DELETE FROM outages")
+        database.execute(
+            "INSERT INTO outages (environment, consecutive_failures, failing_since, opened_at,"
+            " probed_at) VALUES ('test', 5, '2026-01-15 11:00+00', now(), now())"
+        )
+        answer = send(company, "/test/sessions/20260115-SO-0123456789-ABCDEF0123-4F/check")
+        assert answer.status_code == 409
+        assert "KSeF nie odpowiada na żadne wywołania od 15.01.2026, 12:00" in text_of(answer)
+
     def test_what_ksef_does_not_know(self, company: Company, send: Any) -> None:
         answer = send(company, "/test/sessions/20260115-SO-0123456789-ABCDEF0123-4F/check")
         assert answer.status_code == 404
@@ -457,6 +558,53 @@ class TestUpo:
         assert xml.headers["Content-Disposition"].startswith("attachment; filename=")
         again = company.get(f"{upo}.pdf", headers={"If-None-Match": pdf.headers["ETag"]})
         assert again.status_code == 304
+
+    def test_the_collective_one_of_a_session_opens_and_is_kept(
+        self, company: Company, service: Service, control: Control
+    ) -> None:
+        session = asked(service, control, company, kind="batch", invoices=3)
+        page = f"/console/test/sessions/{session.reference_number}"
+        shown = company.get(f"{page}?lang=pl")
+        links = lxml_html.document_fromstring(shown.text).xpath("//dl//a/@href")
+        assert links == [f"{page}/upo.pdf", f"{page}/upo.xml"]
+        assert "UPO zbiorcze sesji" in text_of(shown)
+        pdf, xml = company.get(links[0]), company.get(links[1])
+        assert pdf.data.startswith(b"%PDF-")
+        name = f"{session.upo_pages[0]}-upo"
+        assert pdf.headers["Content-Disposition"] == f'inline; filename="{name}.pdf"'
+        assert "object-src 'self'" in pdf.headers["Content-Security-Policy"]
+        assert all(number.encode() in xml.data for number in session.ksef_numbers)
+        assert xml.headers["Content-Disposition"] == f'attachment; filename="{name}.xml"'
+        again = company.get(links[0], headers={"If-None-Match": pdf.headers["ETag"]})
+        assert again.status_code == 304
+
+    @pytest.mark.parametrize("doc_type", ["pdf", "xml"])
+    def test_all_pages_of_the_collective_one_come_in_a_zip(
+        self, company: Company, service: Service, control: Control, doc_type: str
+    ) -> None:
+        control.settings(upoPageSize=2)
+        session = asked(service, control, company, kind="batch", invoices=5)
+        page = f"/console/test/sessions/{session.reference_number}"
+        shown = company.get(f"{page}?lang=en")
+        assert "PDF (ZIP) XML (ZIP) 3 pages" in text_of(shown)
+        links = lxml_html.document_fromstring(shown.text).xpath("//dl//a[@download]/@href")
+        assert f"{page}/upo.{doc_type}" in links
+        answer = company.get(f"{page}/upo.{doc_type}")
+        assert answer.content_type == "application/zip"
+        with zipfile.ZipFile(io.BytesIO(answer.data)) as packed:
+            assert packed.namelist() == [f"{page}-upo.{doc_type}" for page in session.upo_pages]
+
+    def test_a_session_without_a_collective_one_offers_none(
+        self, company: Company, service: Service, control: Control
+    ) -> None:
+        session = asked(service, control, company, state="open", invoices=1)
+        page = f"/console/test/sessions/{session.reference_number}"
+        assert "/upo." not in "".join(
+            lxml_html.document_fromstring(company.get(page).text).xpath("//dl//a/@href")
+        )
+        answer = company.get(f"{page}/upo.pdf", headers=ENGLISH)
+        assert answer.status_code == 404
+        assert "upo_not_available" in text_of(answer)
 
     def test_an_archived_one_has_its_verdict(
         self, company: Company, service: Service, control: Control
@@ -532,6 +680,7 @@ class TestSearch:
             company.get("/console/search", query_string={"number": number, "lang": "en"})
         )
         assert "In KSeF's answers" in text
+        assert ("with a KSeF number" in text) == (by == "ksef_number")
         assert session.reference_number in text
         assert ("In the company's rows" in text) == (by == "ksef_number")
 
@@ -560,6 +709,8 @@ class TestUnlinkedRows:
         text = text_of(company.get("/console/test/unlinked?lang=en"))
         assert "2 rows" in text
         assert "OFF/0" in text
+        assert "Kind of invoice" in text
+        assert "issued offline" in text
         assert "FV/5265877635" not in text
 
     def test_only_the_newest_are_looked_through(

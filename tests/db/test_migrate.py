@@ -15,7 +15,7 @@ from psycopg2.extensions import make_dsn
 
 from app import clock
 from app.db import migrate as runner
-from app.db.migrate import MIGRATIONS, Patience, migrate, pending
+from app.db.migrate import MIGRATIONS, Patience, latest, migrate, pending
 from app.errors import OperatorError
 from tests.conftest import DatabaseServer
 
@@ -95,6 +95,21 @@ def test_a_database_newer_than_the_files_is_refused(empty_database: Any, folder:
         migrate(empty_database.owner_dsn, folder)
     # A replica of the older version goes on working while the newer one is rolled out.
     assert missing(empty_database.owner_dsn, folder) == []
+
+
+def test_the_last_ones_applied_and_known_are_told(empty_database: Any, folder: Path) -> None:
+    def told() -> tuple[str | None, str]:
+        with closing(psycopg2.connect(empty_database.owner_dsn)) as connection:
+            return latest(connection, folder)
+
+    assert told() == (None, "0003_crow")
+    migrate(empty_database.owner_dsn, folder)
+    assert told() == ("0003_crow", "0003_crow")
+    (folder / "0004_more.sql").write_text("SELECT 1")
+    assert told() == ("0003_crow", "0004_more")
+    (folder / "0004_more.sql").unlink()
+    (folder / "0003_crow.sql").unlink()  # by the older version, while the newer one is rolled out
+    assert told() == ("0003_crow", "0002_owl")
 
 
 def test_a_database_of_another_history_is_refused(empty_database: Any, folder: Path) -> None:

@@ -16,7 +16,7 @@ from psycopg2.extensions import make_dsn, parse_dsn
 from app import clock
 from app.db.pool import Database, PoolTiming
 from app.db.queries import leases, users
-from sandbox.postgres import _server_user
+from sandbox.postgres import server_user
 
 PGBOUNCER = shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin")
 pytestmark = [
@@ -46,7 +46,7 @@ def dsn(database: Any) -> Iterator[str]:
     process = subprocess.Popen(
         [str(PGBOUNCER), "--quiet", folder / "pgbouncer.ini"],
         stderr=subprocess.DEVNULL,
-        **_server_user(),
+        **server_user(),
     )
     dsn = make_dsn(host=str(folder), port=6432, user=role, dbname=database.name)
     try:

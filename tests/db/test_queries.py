@@ -1,6 +1,7 @@
 """Every named query fits the migrated schema, and somebody uses it."""
 
 import re
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -121,12 +122,61 @@ def test_rows_without_a_hash_are_not_read_to_find_that_none_has_one(
         empty_database,
         "sessions.look",
         reference_number="S",
-        question="q",
         form="",
         tags=[],
         look_every=60.0,
     )
     assert rows_read(plan, "offline_invoices") <= 1
+
+
+SESSION = "20260915-SO-00000001A1-0000000001-01"
+LINKED, OTHERS = "linked to the session", "others"
+
+
+def erp_rows(kind: str) -> str:
+    """2,000 rows in each table of the ERP: of the session's invoices, or of others."""
+    day, session = ("15", f"'{SESSION}'") if kind == LINKED else ("14", "NULL")
+    columns = "company_nip, environment, invoice_number, session_reference_number"
+    values = f"'5265877635', 'test', 'FV' || n, {session}"
+    return (
+        f"INSERT INTO synced_invoices ({columns}, ksef_number)"
+        f" SELECT {values}, '5265877635-202609{day}-EE-' || n FROM generate_series(1, 2000) AS n;"
+        f"INSERT INTO offline_invoices ({columns}, ksef_reference_number)"
+        f" SELECT {values}, '202609{day}-EE-' || n FROM generate_series(1, 2000) AS n;"
+    )
+
+
+@pytest.mark.parametrize("read", [(LINKED,), (OTHERS, LINKED), (LINKED, OTHERS)], ids=" ".join)
+@pytest.mark.parametrize("analyzed_after", [None, 0, 1, 2])
+def test_whether_all_is_linked_is_found_by_key_whatever_the_statistics(
+    empty_database: Any, read: Sequence[str], analyzed_after: int | None
+) -> None:
+    """As of the only session of a company that has just begun: all rows are linked to it."""
+    steps = [erp_rows(kind) for kind in read]
+    if analyzed_after is not None:
+        steps.insert(analyzed_after, "ANALYZE;")
+    migrate(empty_database.owner_dsn)
+    empty_database.execute(
+        "INSERT INTO companies (nip, name) VALUES ('5265877635', 'x');"
+        "INSERT INTO kept_sessions (company_nip, environment, reference_number, session, final,"
+        " checked_at, asked_at, changed_at)"
+        f" VALUES ('5265877635', 'test', '{SESSION}', '{{}}', true, now(), now(), now());"
+        "INSERT INTO kept_invoices (company_nip, environment, session_reference_number,"
+        " reference_number, ordinal_number, ksef_number, status)"
+        f" SELECT '5265877635', 'test', '{SESSION}', '20260915-EE-' || n, n,"
+        " '5265877635-20260915-EE-' || n, '{\"code\": 200}' FROM generate_series(1, 2000) AS n;"
+        + "".join(steps)
+    )
+    plan = carried_out(
+        empty_database,
+        "sessions.look",
+        reference_number=SESSION,
+        form="",
+        tags=[],
+        look_every=60.0,
+    )
+    assert rows_read(plan, SYNCED) <= 2000
+    assert rows_read(plan, "offline_invoices") <= 2001  # and the session's own number
 
 
 @pytest.mark.parametrize("statistics", ["", "ANALYZE"], ids=["no statistics", "statistics"])
@@ -193,3 +243,94 @@ def test_quota_is_told_without_reading_calls_of_long_ago(empty_database: Any) ->
         seconds=3600.0,
     )
     assert rows_read(plan, "quota_calls") == 3
+
+
+_MANY_KEPT = (
+    "INSERT INTO companies (nip, name) VALUES ('5265877635', 'x');"
+    "INSERT INTO kept_sessions SELECT '5265877635', 'test', 'S' || n, '{}', NULL, true,"
+    " now(), now(), now(), now(), now() FROM generate_series(1, 2000) AS n;"
+    "INSERT INTO kept_invoices (company_nip, environment, session_reference_number,"
+    " reference_number, ordinal_number, invoice_number, ksef_number, status, more)"
+    " SELECT '5265877635', 'test', 'S' || n / 10, 'I' || n, n, 'FV/' || n,"
+    " '5265877635-20250826-K-' || n, '{\"code\": 200}', jsonb_build_object('invoiceHash',"
+    " encode(sha256(n::text::bytea), 'base64')) FROM generate_series(10, 20009) AS n;"
+)
+
+
+@pytest.mark.parametrize("statistics", ["", "ANALYZE"], ids=["no statistics", "statistics"])
+def test_an_invoice_is_found_by_its_hash_without_reading_others(
+    empty_database: Any, statistics: str
+) -> None:
+    migrate(empty_database.owner_dsn)
+    empty_database.execute(_MANY_KEPT + statistics)
+    [(name,)] = empty_database.execute("SELECT encode(sha256('777'), 'base64')")
+    plan = carried_out(
+        empty_database,
+        "search.find_invoices",
+        ksef_number=None,
+        invoice_number=None,
+        invoice_hash=name,
+    )
+    assert plan["Actual Rows"] == 1
+    assert rows_read(plan, "kept_invoices") <= 3
+    assert rows_read(plan, "kept_sessions") == 1
+
+
+@pytest.mark.parametrize("statistics", ["", "ANALYZE"], ids=["no statistics", "statistics"])
+@pytest.mark.parametrize("name", ["events.read", "events.newest"])
+def test_a_page_of_the_journal_is_read_alone(
+    empty_database: Any, name: str, statistics: str
+) -> None:
+    migrate(empty_database.owner_dsn)
+    empty_database.execute(
+        "INSERT INTO companies (nip, name) VALUES ('5265877635', 'x');"
+        "INSERT INTO events (company_nip, environment, number, type, key, data)"
+        " SELECT '5265877635', 'test', n, 'session.final', n, '{}'"
+        f" FROM generate_series(1, 20000) AS n; {statistics}"
+    )
+    after = {"after": 5} if name == "events.read" else {}
+    plan = carried_out(empty_database, name, most=50, **after)
+    assert rows_read(plan, "events") <= 50
+
+
+@pytest.mark.parametrize("statistics", ["", "ANALYZE"], ids=["no statistics", "statistics"])
+def test_late_rows_are_looked_for_among_the_newest_alone(
+    empty_database: Any, statistics: str
+) -> None:
+    migrate(empty_database.owner_dsn)
+    empty_database.execute(
+        "INSERT INTO companies (nip, name) VALUES ('5265877635', 'x');"
+        "INSERT INTO synced_invoices SELECT '5265877635', 'test', '5265877635-20250826-K-' || n,"
+        " 'FV/' || n, 'S' || n, now() - n * interval '1 s' FROM generate_series(1, 20000) AS n;"
+        "INSERT INTO offline_invoices (company_nip, environment, invoice_number,"
+        " session_reference_number, created_at)"
+        " SELECT '5265877635', 'test', 'FV/' || repeat('x', 200) || n, 'S' || n,"
+        f" now() - n * interval '1 s' FROM generate_series(1, 20000) AS n; {statistics}"
+    )
+    plan = carried_out(empty_database, "follow.late_rows", newest=100)
+    assert rows_read(plan, SYNCED) <= 100
+    assert rows_read(plan, "offline_invoices") <= 200
+
+
+@pytest.mark.parametrize("statistics", ["", "ANALYZE"], ids=["no statistics", "statistics"])
+def test_the_status_of_a_row_is_found_without_reading_other_invoices(
+    empty_database: Any, statistics: str
+) -> None:
+    migrate(empty_database.owner_dsn)
+    empty_database.execute(
+        _MANY_KEPT + "INSERT INTO offline_invoices (company_nip, environment, invoice_number,"
+        " invoice_hash, session_reference_number) SELECT '5265877635', 'test', 'FV/' || n,"
+        " encode(sha256(n::text::bytea), 'base64'), 'S' || n / 10"
+        " FROM generate_series(10, 60) AS n;"
+        "INSERT INTO synced_invoices SELECT '5265877635', 'test', '5265877635-20250826-K-' || n,"
+        f" 'FV/' || n, 'S' || n / 10 FROM generate_series(10, 60) AS n; {statistics}"
+    )
+    with closing(psycopg2.connect(empty_database.owner_dsn)) as connection:
+        cursor = connection.cursor()
+        cursor.execute("EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) SELECT * FROM invoice_status")
+        [(explained,)] = cursor.fetchall()
+        cursor.execute("SELECT count(invoice_code) FROM invoice_status")
+        assert cursor.fetchall() == [(102,)]
+    plan = explained[0]["Plan"]
+    assert rows_read(plan, "kept_invoices") <= 2 * 102
+    assert plan["Shared Hit Blocks"] + plan["Shared Read Blocks"] < 4000

@@ -45,7 +45,7 @@ class Server:
     @contextmanager
     def hanging(self) -> Iterator[None]:
         """All its processes stand still: connections are open, and taken on, and nobody answers."""
-        postmaster = psutil.Process(self.running.pid)
+        postmaster = psutil.Process(self.running.process.pid)
         processes = [postmaster, *postmaster.children()]
         for process in processes:
             process.suspend()

@@ -20,7 +20,7 @@ from tests.service import PASSWORD, Company
 pytestmark = pytest.mark.slow
 
 PATIENCE = 15  # seconds, for what the browser does by itself
-PHONE = {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True}
+PHONE = {"height": 844, "deviceScaleFactor": 1, "mobile": True}
 DESKTOP = {"width": 1280, "height": 900, "deviceScaleFactor": 1, "mobile": False}
 
 
@@ -65,6 +65,15 @@ class Console:
         return str(
             element.get_attribute("aria-label") or element.text or element.get_attribute("name")
         )
+
+
+# What a reader would have to push aside to see: not only what makes the whole page too wide.
+_WIDER = """
+return [...document.querySelectorAll("header *, main *, footer *")]
+    .filter(each => !each.closest(".hidden, thead"))
+    .filter(each => each.getBoundingClientRect().right > arguments[0] + 0.5)
+    .map(each => each.outerHTML.slice(0, 200))
+"""
 
 
 def _is_gone(element: Any) -> bool:
@@ -187,6 +196,21 @@ def test_an_admin_rehearses_an_outage(
     assert it.all("main form") == []
 
 
+def test_after_the_logout_the_browser_knows_no_password(
+    console: Callable[[Company], Console], company: Company
+) -> None:
+    """Without a window it cannot ask for another one, and shows no page at all."""
+    it = console(company)
+    it.open("/demo")
+    assert company.email in it.browser.page_source
+    it.click("Log out", "header")
+    it.open("/demo")
+    assert company.email not in it.browser.page_source
+    told = complaints(it.browser)
+    assert told
+    assert all("401" in line for line in told)
+
+
 def test_a_technical_user_has_no_switch(
     console: Callable[[Company], Console], make_company: Any
 ) -> None:
@@ -238,12 +262,13 @@ def test_with_the_keyboard_alone(
     until(lambda: len(it.all("tbody tr")) == 3)
 
 
+@pytest.mark.parametrize("width", [320, 390])
 @pytest.mark.parametrize("language", ["pl", "en"])
 def test_on_a_phone_nothing_is_cut_off(
-    console: Callable[[Company], Console], company: Company, session: Any, language: str
+    console: Callable[[Company], Console], company: Company, session: Any, language: str, width: int
 ) -> None:
     it = console(company)
-    it.browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", PHONE)
+    it.browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", {**PHONE, "width": width})
     for path in (
         "",
         "/test",
@@ -251,8 +276,10 @@ def test_on_a_phone_nothing_is_cut_off(
         "/test/sessions",
         "/test/unlinked",
         f"/test/sessions/{session.reference_number}",
+        f"/test/sessions/{session.reference_number}?show=rejected",
         f"/search?number={session.ksef_numbers[0]}",
     ):
         it.open(f"{path}{'&' if '?' in path else '?'}lang={language}")
-        width = it.browser.execute_script("return document.documentElement.scrollWidth")
-        assert width == PHONE["width"], path
+        assert it.browser.execute_script(_WIDER, width) == [], path
+        found = it.browser.execute_script("return document.documentElement.scrollWidth")
+        assert found == width, path

@@ -1,10 +1,13 @@
 """The programs that the pages show, run against the service as an ERP runs them."""
 
+import base64
+import hmac
 import os
 import shutil
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Callable
 from contextlib import closing
 from datetime import UTC, datetime
@@ -13,6 +16,7 @@ from typing import Any
 
 import psycopg2
 import pytest
+import requests
 
 from app.services.events import journal, webhooks
 from sandbox.server import start
@@ -71,6 +75,19 @@ def run(server: RunningService, company: Company, tmp_path: Path) -> Run:
     return run
 
 
+def posted(url: str, secret: str, sent: float) -> int:
+    """The answer to a message that was signed at that time."""
+    body, message, at = b'{"type": "webhook.test"}', uuid.uuid4().hex, str(int(sent))
+    key = base64.b64decode(secret.removeprefix("whsec_"))
+    signature = hmac.digest(key, f"{message}.{at}.".encode() + body, "sha256")
+    headers = {
+        "webhook-id": message,
+        "webhook-timestamp": at,
+        "webhook-signature": f"v1,{base64.b64encode(signature).decode()}",
+    }
+    return requests.post(url, body, headers=headers, timeout=30).status_code
+
+
 @pytest.mark.parametrize("command", [[sys.executable, "receiver.py"], ["node", "receiver.mjs"]])
 def test_a_receiver_takes_what_is_genuine_and_prints_it_once(
     company: Company, command: list[str]
@@ -89,6 +106,8 @@ def test_a_receiver_takes_what_is_genuine_and_prints_it_once(
         while not webhooks.test(service, account, url)[0]:
             assert time.monotonic() < until
             time.sleep(0.1)
+        assert posted(url, secret, sent=time.time()) == 204
+        assert posted(url, secret, sent=time.time() - 400) == 401  # 204 would lose the event
         for reference in ("A", "B"):
             with service.db.transaction() as connection:
                 journal.note(

@@ -7,10 +7,11 @@ import subprocess
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -50,8 +51,18 @@ def app(settings: Settings) -> Iterator[Flask]:
 
 
 @contextmanager
-def running_nginx(folder: Path, ca: Ca, ports: list[int]) -> Iterator[str]:
-    """nginx with the deployed configuration, but for addresses and files; its base URL."""
+def running_nginx(
+    folder: Path,
+    ca: Ca,
+    ports: list[int],
+    changes: Mapping[str, str] = MappingProxyType({}),
+    *,
+    alive: bool = True,
+) -> Iterator[str]:
+    """nginx with the deployed configuration, but for addresses and files; its base URL.
+
+    `changes`: what is put in place of patterns; `alive`: whether a replica is to answer first.
+    """
     port, certificate = free_port(), ca.issue(folder)
     text = "".join(file.read_text("utf-8") for file in (PROJECT / "deploy/nginx").glob("*.conf"))
     for pattern, value in {
@@ -59,6 +70,7 @@ def running_nginx(folder: Path, ca: Ca, ports: list[int]) -> Iterator[str]:
         "127.0.0.1:8082": f"127.0.0.1:{ports[1]}",
         "listen 443": f"listen 127.0.0.1:{port}",
         r"/etc/ssl/\S+\.(pem|key)": str(certificate),
+        **changes,
     }.items():
         text, found = re.subn(pattern, value, text)
         assert found, pattern
@@ -78,7 +90,7 @@ def running_nginx(folder: Path, ca: Ca, ports: list[int]) -> Iterator[str]:
     try:
         url = f"https://127.0.0.1:{port}"
         with client(ca) as http:
-            until(lambda: reachable(http, f"{url}/livez"))
+            until(lambda: not alive or reachable(http, f"{url}/livez"))
         yield url
     finally:
         process.terminate()

@@ -47,6 +47,22 @@ class TestSessionStatus:
             upo=wire.Upo((wire.UpoPage("20260115-EU-0123456789-ABCDEF0123-4F"),)),
         )
 
+    @pytest.mark.parametrize(
+        ("date", "moment"),
+        [
+            ("Thu, 15 Jan 2026 12:05:00 GMT", datetime(2026, 1, 15, 12, 5, tzinfo=UTC)),
+            ("Thu, 15 Jan 2026", None),
+            ("Fri, 31 Dec 9999 23:59:59 -1200", None),
+            ("Thu, 15 Jan 99999999999 12:05:00 GMT", None),
+        ],
+    )
+    def test_what_time_it_is_at_ksef(
+        self, ksef: responses.RequestsMock, client: Client, date: str, moment: datetime | None
+    ) -> None:
+        ksef.get(f"{URL}/sessions/{SESSION}", json=answers.session_status(), headers={"Date": date})
+        client.session_status(SESSION)
+        assert client.said_at == moment
+
     def test_counts_and_upo_that_are_not_there_yet(
         self, ksef: responses.RequestsMock, client: Client
     ) -> None:
@@ -61,7 +77,7 @@ class TestSessionStatus:
             session.failed_invoice_count,
         )
         assert counts == (0, 0, 0)
-        assert not session.counted
+        assert session.total is None
         assert session.upo_pages == ()
 
     @pytest.mark.parametrize("code", [21173, 21405])

@@ -114,9 +114,11 @@ class TestSending:
         http.send(X)
         assert "Cookie" not in ksef.calls[1].request.headers
 
-    def test_a_redirect_is_not_followed(self, ksef: responses.RequestsMock, http: Http) -> None:
-        elsewhere = {"Location": "https://elsewhere.example/"}
-        ksef.get(f"{URL}/x", status=302, headers=elsewhere)
+    @pytest.mark.parametrize("where", ["https://elsewhere.example/", "https://[no", "ÿ"])
+    def test_a_redirect_is_not_followed(
+        self, ksef: responses.RequestsMock, http: Http, where: str
+    ) -> None:
+        ksef.get(f"{URL}/x", status=302, headers={"Location": where})
         with pytest.raises(errors.KsefError, match="HTTP 302"):
             http.send(X)
         assert len(ksef.calls) == 1

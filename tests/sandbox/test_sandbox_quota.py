@@ -5,7 +5,7 @@ import time
 import pytest
 
 from sandbox.clock import parse_stamp
-from sandbox.quota import LIMITS
+from sandbox.settings import LIMITS
 from tests.sandbox.ksef_client import NIP, OTHER_NIP
 
 UNKNOWN = "20260101-SO-0000000000-0000000000-00"
@@ -112,7 +112,7 @@ def test_calls_without_a_bearer_are_limited_by_address(still, make_client, contr
 
 
 def test_downloads_and_the_control_plane_are_not_limited(still, control, download):
-    control.settings(limits={"global": [1, -1, -1]})
+    control.settings(limits={"global": {"perSecond": 1}})
     seeded = control.seed_session("test", NIP)
     [[invoice]] = still.pages(seeded.reference_number)
 
@@ -126,13 +126,13 @@ def test_the_limits_can_be_read_and_changed(client, control):
     assert limits["anonymous"] == {"perSecond": 60, "perMinute": -1, "perHour": -1}
     assert set(limits) == set(LIMITS)
 
-    control.settings(limits={"sessionMisc": [1, 2, 3]})
+    control.settings(limits={"sessionMisc": {"perSecond": 1, "perMinute": 2, "perHour": 3}})
     changed = client.get("/rate-limits").json()
     assert changed["sessionMisc"] == {"perSecond": 1, "perMinute": 2, "perHour": 3}
 
 
 def test_the_older_format_has_its_own_shape(still, control):
-    control.settings(limits={"other": [0, -1, -1]})
+    control.settings(limits={"other": {"perSecond": 0}})
     still.problem_details = False
     answer = still.get("/rate-limits")
 
@@ -143,7 +143,7 @@ def test_the_older_format_has_its_own_shape(still, control):
 def test_a_faster_clock_makes_every_window_shorter(client, control):
     """An hour in 3.6 s: what was called a while ago does not count any more."""
     reference = control.seed_session("test", NIP).reference_number
-    control.settings(quota=True, clockRate=1000.0, limits={"sessionMisc": [-1, 2, -1]})
+    control.settings(quota=True, clockRate=1000.0, limits={"sessionMisc": {"perMinute": 2}})
     statuses = [client.get(f"/sessions/{reference}").status_code for _ in range(2)]
     assert statuses == [200, 200]
     before = parse_stamp(control.now())
@@ -158,7 +158,7 @@ def test_a_faster_clock_makes_every_window_shorter(client, control):
 def test_windows_can_be_shorter_than_ksefs_own(still, control):
     """A minute in 0.6 s, while the clock goes as ever."""
     reference = control.seed_session("test", NIP).reference_number
-    control.settings(quotaScale=0.01, limits={"sessionMisc": [-1, 2, -1]})
+    control.settings(quotaScale=0.01, limits={"sessionMisc": {"perMinute": 2}})
     statuses = [still.get(f"/sessions/{reference}").status_code for _ in range(3)]
     assert statuses == [200, 200, 429]
     control.advance(0.599)
@@ -168,7 +168,7 @@ def test_windows_can_be_shorter_than_ksefs_own(still, control):
 
 
 def test_the_log_tells_when_and_how_a_call_was_refused(still, control):
-    control.settings(limits={"other": [0, -1, -1]})
+    control.settings(limits={"other": {"perSecond": 0}})
     still.get("/rate-limits")
     last = control.calls()[-1]
     assert (last.status, last.retry_after) == (429, "1")

@@ -46,7 +46,7 @@ def outcome(content: bytes) -> bytes | None:
     except KsefInvalidResponse:
         return None
     pdf = render_upo(upo, xml_sha256="0" * 64)
-    assert pdf.startswith(b"%PDF-1.4")
+    assert pdf.startswith(b"%PDF-1.7")
     assert pdf.rstrip().endswith(b"%%EOF")
     return pdf
 

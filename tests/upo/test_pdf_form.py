@@ -135,7 +135,9 @@ def test_metadata_comes_from_the_upo() -> None:
     sample = samples.upo()
     pdf = reader(sample)
 
-    assert pdf.metadata.title == f"UPO faktury {sample.documents[0].ksef_number}"
+    document = sample.documents[0]
+    title = f"UPO faktury {document.invoice_number}, numer KSeF {document.ksef_number}"
+    assert pdf.metadata.title == title
     assert DIGEST in pdf.metadata.subject
     assert pdf.metadata["/CreationDate"] == "D:20260401100000+02'00'"
     assert pdf.metadata["/ModDate"] == "D:20260401100000+02'00'"

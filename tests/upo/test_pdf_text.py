@@ -235,6 +235,14 @@ def test_name_of_an_unknown_signer_is_cut_to_the_line() -> None:
     assert len(line) < 300
 
 
+def test_a_replaced_character_in_the_name_of_a_signer_is_told_too() -> None:
+    upo = parse_upo(samples.upo().xml())
+    found = Verdict("unknown_signer", "漢 Sp. z o.o.", datetime.now(UTC))
+    [page] = page_texts(render_upo(upo, xml_sha256="0" * 64, signature=found))
+    assert "▯ Sp. z o.o." in page
+    assert "Znak ▯ zastępuje znak" in page
+
+
 def test_each_label_but_the_names_is_in_english_too() -> None:
     polish = {name for name in vars(Labels) if not name.startswith("_")}
 

@@ -186,12 +186,13 @@ def read(account: Account, after: str | None, most: int) -> Page:
     """The events after a cursor, or from the first one on; at most `most`.
 
     Raises InvalidParameter for a cursor of which nothing is known: the database was restored from
-    a backup that is older.
+    a backup that is older, or what came after it was purged before it was read.
     """
     number, part = _split(after)
     if after is not None:
         row = account.db.run(queries.where, **account.columns, number=number)
-        if number > row.last or (row.id is not None and row.id[:_ID_PART] != part):
+        is_another = row.id is not None and row.id[:_ID_PART] != part
+        if number > row.last or is_another or (number < row.last and row.is_gone):
             raise errors.InvalidParameter(
                 "Invalid: after.",
                 errors={"after": ["Is not known here (any more): read from the beginning."]},

@@ -20,12 +20,12 @@ from app import clock, errors, telemetry
 from app.account import Account
 from app.db.queries import webhooks as queries
 from app.ksef.webhook import SECRET_PREFIX, signed
+from app.parsers import is_loopback
 from app.service import MOST_RECEIVERS, Service
 from app.services.events import journal
 from app.services.events.journal import Event
 from app.services.operators import audit
 from app.services.operators.audit import What
-from app.settings import is_loopback
 
 MINUTE, HOUR = 60.0, 3600.0
 PAUSES = (
@@ -133,6 +133,15 @@ def deliver_due(service: Service) -> float:
             thread.start()
     left = service.db.run(queries.seconds_to_next)
     return IDLE if left is None else min(IDLE, max(left, 0.1))
+
+
+def deliver_all(service: Service, seconds: float) -> None:
+    """Deliver what is due now, of however many webhooks, within so many seconds."""
+    until = clock.monotonic() + seconds
+    while (pause := deliver_due(service)) < IDLE and clock.monotonic() < until:
+        wait(until - clock.monotonic())
+        clock.sleep(pause)
+    wait(until - clock.monotonic())
 
 
 def wait(seconds: float) -> bool:

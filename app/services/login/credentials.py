@@ -134,6 +134,24 @@ def prove(account: Account, credential: Certificate | str, whose: str = "") -> N
         raise errors.OperatorError(
             f"{error.in_full} Nothing was stored; --no-verify stores it without asking KSeF."
         ) from error
+    _end(account, tokens)
+
+
+def prove_stored(account: Account) -> str:
+    """As `prove`, with the stored credential; its method. One that is blocked is not tried.
+
+    Raises what `log_in` raises, and OutageSimulation.
+    """
+    outages.refuse_if_simulated(account)
+    refusal = stored_refusal(account)
+    if refusal and refusal.ksef and refusal.ksef.code == BLOCKED:
+        raise refusal
+    method, tokens = log_in(account)
+    _end(account, tokens)
+    return method
+
+
+def _end(account: Account, tokens: Tokens) -> None:
     try:
         revoke(account.http, tokens.access.value)
     except errors.KsefFailure:

@@ -77,7 +77,8 @@ def _log_in(account: Account, lease: Lease, by_operator: bool) -> None:
 
 def list_sessions(db: Database) -> Sequence[Any]:
     """Every stored credential and the session it has: company_nip, environment, method,
-    authenticated_at, access_ and refresh_token_valid_until, refused_code, refused_at."""
+    certificate_valid_until, authenticated_at, access_ and refresh_token_valid_until, refused_code,
+    refused_at."""
     return db.rows(queries.list_sessions)
 
 

@@ -5,15 +5,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from app import errors
-from app.db.migrate import pending
+from app.db.migrate import latest, pending
 from app.db.pool import Database
 from app.db.queries import figures as queries
 from app.ksef.limits import PUBLISHED
 from app.settings import Timing
-from app.version import VERSION
+from app.version import VERSION, commit
 
 HELP = {
-    "build_info": "1, with the version of the service",
+    "build_info": "1, with the version of the service and its commit, empty if that is not known",
     "database_up": "1 where the database answers; without it the figures below are missing",
     "certificate_end_timestamp_seconds": "When the first of the stored KSeF certificates ends",
     "refused_credentials": "Stored credentials that KSeF refuses",
@@ -48,7 +48,7 @@ class Figure:
 
 def figures(db: Database, timing: Timing, quota_share: float) -> Iterator[Figure]:
     """All of these metrics; while the database is down only `build_info` and `database_up`."""
-    yield Figure("build_info", 1, {"version": VERSION})
+    yield Figure("build_info", 1, {"version": VERSION, "commit": commit() or ""})
     try:
         found = list(_from_database(db, timing, quota_share))
     except errors.Unavailable:
@@ -101,3 +101,10 @@ def pending_migrations(db: Database) -> Sequence[str]:
     """Names of the migrations not applied yet; Unavailable if the database cannot be asked."""
     with db.transaction() as connection:
         return pending(connection)
+
+
+def latest_migrations(db: Database) -> tuple[str | None, str]:
+    """Names of the last migration applied, None before the first, and of the last one that this
+    version has; Unavailable if the database cannot be asked."""
+    with db.transaction() as connection:
+        return latest(connection)

@@ -94,6 +94,27 @@ def rotate(db: Database, vault: Vault, progress: Progress) -> Rotation:
     return Rotation(sealed, unreadable)
 
 
+def missing(db: Database, vault: Vault) -> list[str]:
+    """Names of the keys that seal stored credentials and are not in SECRET_KEYS.
+
+    Only the credentials': where a KSeF session does not open, the company is logged in anew.
+    """
+    sealing = {row.key_name for row in db.rows(queries.credential_keys)}
+    return sorted(sealing - set(vault.key_names))
+
+
+def unreadable(db: Database, vault: Vault) -> list[str]:
+    """Each stored secret that does not open: whose it is, and why."""
+    found = []
+    for row in db.rows(queries.all_sealed):
+        where = {"company_nip": row.company_nip, "environment": row.environment}
+        try:
+            vault.open(row.sealed, **where, purpose=row.purpose)
+        except SealError as error:
+            found.append(f"{row.purpose} of {row.company_nip} in {row.environment}: {error}")
+    return found
+
+
 def _sealed_again(vault: Vault, purpose: str, row: Any) -> bytes | None:
     where = {"company_nip": row.company_nip, "environment": row.environment, "purpose": purpose}
     try:

@@ -48,6 +48,22 @@ class Overview:
 
 
 @dataclass(frozen=True, slots=True)
+class Followed:
+    """How far the company's sessions are followed.
+
+    `known_until`: see `sessions.following`. `found`, `moving`, `archiving`: how many sessions wait
+    to be read, are not final, wait for their UPOs. `stuck`: rows with `reference_number` and
+    `moving_since`, those that move for the longest time first.
+    """
+
+    known_until: datetime | None
+    found: int
+    moving: int
+    archiving: int
+    stuck: Sequence[Any]
+
+
+@dataclass(frozen=True, slots=True)
 class Page:
     """A page of a longer list, and how many entries that list has."""
 
@@ -76,6 +92,15 @@ def overview(account: Account) -> Overview:
     login = account.db.run(queries.login, **account.columns)
     known = outages.state(account)
     return Overview(known.name, known.evidence, known.answered_at, login, last_hour(account))
+
+
+def followed(account: Account, *, most: int) -> Followed | None:
+    """How far the company is followed, with so many stuck sessions; None if it never was."""
+    row = account.db.run(queries.followed, **account.columns)
+    if not row:
+        return None
+    stuck = account.db.rows(queries.stuck_sessions, **account.columns, most=most)
+    return Followed(row.known_until, row.found, row.moving, row.archiving, stuck)
 
 
 def sessions(account: Account, *, skip: int, take: int) -> Page:

@@ -89,6 +89,12 @@ def end(
     db.run(queries.forget_attempts)
 
 
+def is_counted(db: Database, email: str, address: str | None = None) -> bool:
+    """Whether an attempt of that name was counted lately, from that address or from any."""
+    keys = _keys(email, address or "")
+    return bool(db.run(queries.is_counted, who=keys["name" if address is None else "pair"]))
+
+
 def forget(connection: Connection, email: str) -> None:
     """Forget a user's failures, from every address."""
     queries.forget_name(connection, name=_hashed(b"name", email))

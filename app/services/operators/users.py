@@ -120,7 +120,8 @@ def add_user(
             password_hash=passwords.hash(password),
         )
         if added is None:
-            raise OperatorError(f"User {email} exists already.")
+            cure = "see user set-password, set-role and enable"
+            raise OperatorError(f"User {email} exists already: {cure}.")
         audit.note(connection, What.USER_ADDED, company_nip=nip, detail=f"{email} {role}")
     return password
 

@@ -33,11 +33,7 @@ def remembered(account: Account, question: str) -> Iterator[None]:
 
 def repeat(account: Account, question: str) -> None:
     """Raise the stored 404 of this question, if there is one that still holds."""
-    raise_again(account, account.db.run(queries.get, **account.columns, question=question))
-
-
-def raise_again(account: Account, row: Any) -> None:
-    """Raise the 404 of a row (code, detail, ksef, may_come, left_for); nothing for None."""
+    row = account.db.run(queries.get, **account.columns, question=question)
     if row is not None:
         raise _error(row.code, row.detail, row.ksef, _may_come(account, row), row.left_for)
 

@@ -36,9 +36,10 @@ def plan(known: Snapshot | None, session: Session, timing: Timing, lists_used: f
 
     `lists_used` is how much of the hour's quota of lists is used, from 0 to 1.
     """
-    if session.invoice_count == 0 and (session.counted or not session.status.is_final):
+    counted = session.total is not None
+    if session.invoice_count == 0 and (counted or not session.status.is_final):
         # KSeF leaves the counts out at times: that is no session without invoices.
-        return Plan("keep" if known and known.invoices and not session.counted else "none")
+        return Plan("keep" if known and known.invoices and not counted else "none")
     if known is None or not known.listed:
         return Plan("list")
     if session == known.session and session.status.is_final and known.fits and not known.incomplete:

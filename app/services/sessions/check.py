@@ -30,14 +30,15 @@ def check_session(
     """
     telemetry.answered_from("store")
     known = store.look(account, reference_number, form, tags)
-    outages.refuse(known.simulation)
-    if known.tag and not known.unlinked:
-        answer = store.written(account, reference_number, known, known.tag)
-        if answer:
-            return answer
+    if known.is_simulated:
+        outages.refuse_if_simulated(account)
+    if known.written and not known.unlinked:
+        if known.written.body is None and not known.is_spared:
+            store.mark_looked(account, reference_number)
+        return known.written
     kept = store.load(account, reference_number) if known.is_kept else None
     if kept is None:
-        not_found.raise_again(account, known.not_found)
+        not_found.repeat(account, store.question(reference_number))
     snapshot = _if_fresh(account, kept) or _asked_once(account, reference_number, kept)
     if snapshot.final:
         snapshot = completed(account, snapshot)

@@ -65,10 +65,13 @@ def find(
     }
     # Looked at before the answers: what has ended by then is among them.
     known = following.known(account)
-    settled = sent_at is not None and known is not None and _is_settled(account, sent_at, known)
+    settled = sent_at is not None and _is_settled(account, sent_at, known)
     with account.db.transaction() as connection:
         rows = list(queries.find_rows(connection, **wanted))
         answers = [_answer(row) for row in queries.find_invoices(connection, **wanted)]
+    # And after them: what was purged meanwhile is not.
+    if settled and sent_at is not None and not answers:
+        settled = _is_settled(account, sent_at, following.known(account))
     state = _state(account, answers, sent_at, settled=settled) if invoice_hash else None
     return Found(rows, answers, state, known.until if known else None)
 
@@ -79,9 +82,9 @@ def _state(
     """What became of the file. "not_arrived" must never be wrong: the caller will send it again."""
     best = _best(answer.invoice for answer in answers)
     if best == "rejected" and sent_at is not None:
-        late = sent_at - timedelta(seconds=account.timing.arrival)
+        delay = timedelta(seconds=account.timing.arrival)
         dates = [answer.invoice.invoicing_date for answer in answers]
-        if all(date is not None and date < late for date in dates):
+        if all(date is not None and sent_at - date > delay for date in dates):
             return "unknown"  # refused before, and sent once more: that is not known yet
     return best or ("not_arrived" if settled else "unknown")
 
@@ -101,10 +104,13 @@ def _state_of(invoice: Invoice) -> State:
     return "duplicate" if invoice.status.code == DUPLICATE else "rejected"
 
 
-def _is_settled(account: Account, sent_at: datetime, known: following.Known) -> bool:
+def _is_settled(account: Account, sent_at: datetime, known: following.Known | None) -> bool:
     """Whether the kept answers hold every invoice that KSeF took then."""
     delay = timedelta(seconds=account.timing.arrival)  # also what the two clocks may differ by
-    if known.until is None or not known.since < sent_at - delay <= sent_at + delay < known.until:
+    # (Differences, since a time at the end of the calendar has nothing beyond it.)
+    if known is None or known.until is None:
+        return False
+    if sent_at - known.since <= delay or known.until - sent_at <= delay:
         return False
     first_day = (sent_at - _LONGEST_SESSION).astimezone(WARSAW).strftime("%Y%m%d")
     return not account.db.run(queries.is_unsettled, **account.columns, first_day=first_day)

@@ -4,7 +4,6 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from types import SimpleNamespace
 from typing import Any
 
 from app import errors, telemetry
@@ -51,28 +50,26 @@ class UpoName:
         return f"upo {self.reference_number} {self.key}"
 
 
-def find(account: Account, name: UpoName, doc_type: str) -> Any:
-    """What decides how the UPO is given to a caller: a row, read by one statement.
+def find(account: Account, name: UpoName, doc_type: str) -> ArchivedUpo | None:
+    """The document for a caller, None if it is not archived. Raises OutageSimulation.
 
-    `content` is the archived document, None if there is none; its download is audited in the same
-    statement, unless the database cannot be written to. `message` and so on: see `outages.refuse`;
-    `code` and so on: see `not_found.raise_again`.
+    The download is audited, unless the database cannot be written to.
     """
     try:
-        return account.db.run(
+        row = account.db.run(
             queries.hand_out,
             **_where(account, name),
             **audit.actor.get().columns,
-            question=name.question,
             what=audit.What.UPO_DOWNLOADED,
             detail=_detail(name, doc_type),
         )
     except errors.NotWritable:
         _warn_not_audited(account)
         outages.refuse_if_simulated(account)
-        row = account.db.run(queries.get_upo, **_where(account, name))
-        fields = row._asdict() if row else {"content": None}
-        return SimpleNamespace(**fields, message=None, code=None)
+        return get(account, name)
+    if row is None:
+        outages.refuse_if_simulated(account)
+    return archived(row) if row else None
 
 
 def note_download(account: Account, name: UpoName, doc_type: str) -> None:

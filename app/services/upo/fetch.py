@@ -73,13 +73,11 @@ def fetch_upo(
     """
     telemetry.answered_from("store")
     name = UpoName(reference_number, ksef_number=ksef_number)
-    found = archive.find(account, name, doc_type)
-    outages.refuse(found if found.message is not None else None)
-    if found.content is not None:
-        return _as_file(account, name, archive.archived(found), doc_type)
-    not_found.raise_again(account, found if found.code is not None else None)
-    document = _fetch_for_caller(account, name)
-    archive.note_download(account, name, doc_type)
+    document = archive.find(account, name, doc_type)
+    if document is None:
+        not_found.repeat(account, name.question)
+        document = _fetch_for_caller(account, name)
+        archive.note_download(account, name, doc_type)
     return _as_file(account, name, document, doc_type)
 
 

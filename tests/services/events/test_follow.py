@@ -16,6 +16,7 @@ from app.services import outages
 from app.services.events import follow
 from app.services.operators import purge
 from app.services.replicas import leases
+from app.services.sessions import search
 from app.services.sessions.check import check_session
 from app.services.sessions.following import known as known_of
 from app.settings import Timing
@@ -118,14 +119,30 @@ class TestWithoutAnybodyAsking:
         session = asking.seed(invoices=2)
         following.round()
         add_synced(asking.database, asking.account, session.ksef_numbers)
-        add_offline(asking.database, asking.account, [session.reference_number])
+        [(invoice,)] = asking.database.execute("SELECT min(reference_number) FROM kept_invoices")
+        add_offline(asking.database, asking.account, [session.reference_number, invoice])
         following.later()
         assert following.round() == {SESSIONS: 2}
         linked = asking.database.execute(
             "SELECT session_reference_number FROM synced_invoices"
             " UNION ALL SELECT session_reference_number FROM offline_invoices"
         )
-        assert linked == [(session.reference_number,)] * 3
+        assert linked == [(session.reference_number,)] * 4
+
+    @pytest.mark.parametrize("name", ["own", "session's"])
+    def test_a_single_row_that_is_written_later_is_linked(
+        self, following: Following, name: str
+    ) -> None:
+        asking = following.asking
+        session = asking.seed(invoices=2)
+        following.round()
+        [(invoice,)] = asking.database.execute("SELECT min(reference_number) FROM kept_invoices")
+        named = invoice if name == "own" else session.reference_number
+        add_offline(asking.database, asking.account, [named])
+        following.later()
+        following.round()
+        linked = asking.database.execute("SELECT session_reference_number FROM offline_invoices")
+        assert linked == [(session.reference_number,)]
 
     def test_the_oldest_is_read_first(self, following: Following) -> None:
         times = (now() - timedelta(hours=hours) for hours in (2, 5, 3))
@@ -252,7 +269,7 @@ class TestKnownUntil:
         assert following.sessions("final_at") == [None], "KSeF still lists it"
         asking.control.remove_session("test", session.reference_number)
         following.round()
-        assert following.sessions("reference_number") == []
+        assert following.sessions("due_at") == [None]
         assert following.known_until > now() - timedelta(minutes=5)
 
     def test_what_ksef_lists_late_is_found_all_the_same(self, following: Following) -> None:
@@ -263,6 +280,30 @@ class TestKnownUntil:
         following.round()
         assert following.sessions("reference_number") == [session.reference_number]
         assert None not in following.sessions("archived_at")
+
+    def test_a_list_in_parts_is_not_ahead_of_a_session_that_went_on_later(
+        self, following: Following, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """KSeF lists a session by its last activity, which is not when its invoices came."""
+        asking = following.asking
+        timing = replace(asking.service.timing, follow_before=36_000.0)
+        monkeypatch.setattr(asking.service, "timing", timing)
+        created = now() - timedelta(hours=8)
+        session = asking.seed(state="open", date_created=created.isoformat(), invoices=1)
+        asking.control.change_session("test", session.reference_number, state="finished")
+        # Our quota of lists allows the first part only.
+        asking.database.execute(
+            "INSERT INTO quota_calls (company_nip, environment, quota_group, reserved_at)"
+            " SELECT nip, 'test', 'sessionList', now() - interval '2 seconds'"
+            " FROM companies, generate_series(1, 27)"
+        )
+        assert following.round()[SESSIONS] == 2
+        name = session.invoices[0].invoice_hash
+        for sent in (name, "ab" * 32):
+            found = search.find(asking.account, invoice_hash=sent, sent_at=created)
+            assert found.state == ("accepted" if sent == name else "not_arrived")
+            assert found.known_until is not None
+            assert found.known_until < now() - timedelta(hours=3)
 
     def test_purge_moves_its_begin(self, following: Following) -> None:
         following.round()
@@ -346,7 +387,7 @@ class TestPace:
         [
             (False, 27, 300),
             (False, 10_000, 300),
-            (True, 27, 3600 / 13),  # half of our part of what KSeF has published
+            (True, 29, 3600 / 14),  # half of what KSeF has published
             (True, 1, 300),
             (True, 60, 120),
             (True, 10_000, 60),
@@ -465,6 +506,23 @@ class TestWhileKsefIsDown:
         )
         assert state[broken.reference_number] is None
         assert state[good.reference_number] is not None
+
+    def test_those_that_failed_before_come_last(self, following: Following) -> None:
+        """Each of them ends the turn: many would else leave no turn to the others."""
+        asking = following.asking
+        asking.control.fault("status", status=500, path="/sessions/[^/]+$", times=1)
+        broken = asking.seed(date_created=(now() - timedelta(hours=1)).isoformat())
+        following.round()
+        good = asking.seed()
+        asking.control.fault(
+            "status", status=500, path=f"/sessions/{broken.reference_number}$", times=None
+        )
+        following.later()
+        following.round()
+        ended = asking.database.execute(
+            "SELECT reference_number FROM followed_sessions WHERE final_at IS NOT NULL"
+        )
+        assert ended == [(good.reference_number,)]
 
 
 def _rested(following: Following, timing: Timing) -> float:

@@ -130,6 +130,33 @@ class TestOrder:
         database.execute("DELETE FROM events")  # purged: what came after it is read on
         assert journal.read(account, cursor, 10).events == []
 
+    @pytest.mark.parametrize(
+        ("read", "purged", "is_refused"), [(1, 2, True), (1, 3, True), (2, 2, False), (3, 3, False)]
+    )
+    def test_one_who_comes_after_a_purge_is_told_what_he_missed(
+        self,
+        service: Service,
+        account: Account,
+        database: Any,
+        read: int,
+        purged: int,
+        is_refused: bool,
+    ) -> None:
+        with service.db.transaction() as connection:
+            for name in "ABC":
+                stuck(connection, name)
+        cursor = journal.read(account, None, read).next
+        database.execute(
+            f"UPDATE events SET at = now() - interval '40 days' WHERE number <= {purged}"
+        )
+        assert journal.purge(service.db, 30) == purged
+        if is_refused:
+            with pytest.raises(errors.InvalidParameter):
+                journal.read(account, cursor, 10)
+        else:
+            assert len(journal.read(account, cursor, 10).events) == 3 - purged
+        assert len(journal.read(account, None, 10).events) == 3 - purged
+
     def test_what_is_rolled_back_was_never_told(self, service: Service, account: Account) -> None:
         def fail(connection: Any) -> None:
             stuck(connection, "A")

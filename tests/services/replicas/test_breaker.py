@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -24,7 +24,7 @@ from tests.service import Company
 NIP = "5265877635"
 KEYS = "GET /{environment}/v2/security/public-key-certificates"
 SESSION = "GET /{environment}/v2/sessions/{reference}"
-NO_OUTAGE = Evidence(messages=[])
+NO_OUTAGE = Evidence(messages=[], announcements=[])
 SCALED = {
     "retry_left": math.inf,  # no call is repeated: each failure is one
     "outage_after": 0.8,
@@ -387,7 +387,8 @@ def test_latarnia_establishes_an_outage_and_sets_the_duty(
     assert known.consecutive_failures == 1
     [told] = known.messages
     assert known.since is not None
-    assert told == Event(category, message["title"], message["text"], known.since, None)
+    published = datetime.fromisoformat(message["published"])
+    assert told == Event(category, message["title"], message["text"], known.since, None, published)
 
 
 def test_latarnia_s_word_is_kept_for_ten_minutes_and_not_longer(
@@ -424,7 +425,8 @@ def test_latarnia_that_says_outage_while_ksef_answers_changes_nothing(
     assert [ask("prod"), ask("prod")] == ["ksef_outage", "ok"]
     known = evidence(company, "prod")
     assert (known.established, known.source, known.duty) == (False, None, None)
-    assert [message.category for message in known.messages] == ["FAILURE"]
+    assert known.messages == []
+    assert [message.category for message in known.announcements] == ["FAILURE"]
 
 
 def test_latarnia_s_word_comes_to_an_open_breaker_too(

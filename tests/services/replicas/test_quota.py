@@ -346,12 +346,9 @@ def known_limits(database):
 
 
 def test_limits_are_read_after_a_login_and_daily(service, control, database):
-    control.settings(
-        limits={
-            limits.SESSION: {"perSecond": 3, "perMinute": -1, "perHour": -1},
-            "inventedGroup": {"perSecond": 1, "perMinute": 1, "perHour": 1},
-        }
-    )
+    control.settings(limits={limits.SESSION: {"perSecond": 3, "perMinute": -1, "perHour": -1}})
+    invented = {"perSecond": 1, "perMinute": 1, "perHour": 1}
+    control.fault("set-field", path="/rate-limits$", field="inventedGroup", value=invented)
     log_in(service, control)
     assert control.call_counts()[LIMITS] == 1
     found = known_limits(database)

@@ -64,9 +64,7 @@ def test_final_answer_is_never_asked_for_again(asking: Asking, database: Any) ->
         first,
         checked_at=again.checked_at,
         asked_at=again.asked_at,
-        invoices=wire.decode(
-            list[Invoice], "[" + ",".join(map(wire.to_json, first.invoices)) + "]"
-        ),
+        invoices=wire.decode(list[Invoice], wire.to_json(first.invoices)),
         session=wire.decode(Session, wire.to_json(first.session)),
     )
     assert synced_sessions(database, asking.account) == {

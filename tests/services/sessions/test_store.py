@@ -71,16 +71,34 @@ def test_what_is_stored_is_read(asking: Asking, moving: Snapshot) -> None:
     assert [without_link(invoice) for invoice in moving.invoices] == kept.invoices
 
 
-def test_body_that_is_deleted_after_the_look_is_not_given(asking: Asking, moving: Snapshot) -> None:
-    final, reference_number = accepted(moving), moving.reference_number
-    store.save(asking.account, final, None)
-    store.keep(asking.account, reference_number, "1 UTC", '"tag"', b"{}")
-    known = store.look(asking.account, reference_number, "1 UTC", [])
-    written = store.written(asking.account, reference_number, known, '"tag"')
+@pytest.mark.parametrize(
+    ("form", "tags", "body"),
+    [
+        ("1 UTC", [], b"{}"),
+        ("1 UTC", ["other"], b"{}"),
+        ("1 UTC", ["other", "tag"], None),
+        ("1 UTC", ["*"], None),
+    ],
+)
+def test_body_is_read_for_whoever_lacks_it(
+    asking: Asking, moving: Snapshot, form: str, tags: list[str], body: bytes | None
+) -> None:
+    store.save(asking.account, accepted(moving), None)
+    store.keep(asking.account, moving.reference_number, "1 UTC", "tag", b"{}")
+    written = store.look(asking.account, moving.reference_number, form, tags).written
     assert written is not None
-    assert written.body == b"{}"
-    asking.database.execute("DELETE FROM kept_invoices; DELETE FROM kept_sessions")
-    assert store.written(asking.account, reference_number, known, '"tag"') is None
+    assert (written.tag, written.body) == ("tag", body)
+
+
+@pytest.mark.parametrize("tags", [[], ["tag"], ["*"]])
+def test_body_of_another_form_is_not_given(
+    asking: Asking, moving: Snapshot, tags: list[str]
+) -> None:
+    store.save(asking.account, accepted(moving), None)
+    store.keep(asking.account, moving.reference_number, "1 UTC", "tag", b"{}")
+    known = store.look(asking.account, moving.reference_number, "2 UTC", tags)
+    assert known.is_kept
+    assert known.written is None
 
 
 def test_nothing_is_read_for_another_company_or_environment(
