@@ -9,7 +9,7 @@ help:
 	@echo 'make faults  what must hold when KSeF, the network or the database fail, a line a row'
 	@echo 'make check   format, lint, types, import rules, then all tests, the slow journeys too'
 	@echo 'make bench   measures the service against the sandbox, ten minutes  (ARGS="a r")'
-	@echo 'make chaos   kills 200 workers under load and judges each rule, eight minutes  (ARGS=20)'
+	@echo 'make chaos   kills 200 workers, then 200 that follow; judges each rule, 15 minutes (ARGS=20)'
 	@echo 'make fuzz    the service against its own OpenAPI, and the models, at length, at random'
 	@echo 'make contract  writes docs/openapi and docs/collection, as the code has them'
 	@echo 'make screenshots   the pictures of the console in docs/images; needs Chromium'

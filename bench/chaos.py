@@ -1,6 +1,6 @@
 """Workers are killed at random under load, in fair and foul weather; then each rule is judged.
 
-python -m bench.chaos [KILLS]
+python -m bench.chaos [KILLS] [workers following]
 
 The load: clients with connections that stay, which ask again at once when theirs is cut; sessions
 of all sizes that move, end, and are joined by others (`senders`). The weather: KSeF slow, answering
@@ -24,10 +24,10 @@ from typing import Any
 
 import psycopg2
 
-from bench import verdicts, witness
+from bench import following, verdicts, witness
 from bench.rig import NIPS, Answer, Connection, Rig, Service, started
 from bench.senders import Senders
-from bench.verdicts import Judge, Verdict
+from bench.verdicts import Verdict
 from bench.weather import SLOW, Weather
 from sandbox.control import SeededSession
 
@@ -109,27 +109,23 @@ class Chaos:
         self._settle()
         asked_again = self._ask_again()
         calls = witness.calls(control, self._senders.sessions)
-        with self._rig.cursor() as cursor:
-            judge = Judge(cursor)
-            judge.hear_of_run(
-                companies=len(COMPANIES),
-                quota_scale=SCALE,
-                fresh=TIMING["fresh_least"],
-                request=TIMING["request"],
-                longest_idle=0.75 * SLOW,
-                probe_every=TIMING["outage_probe_every"],
-                latarnia_every=TIMING["latarnia_every"],
-                asked_again=asked_again,
-                deadlocks=weather.deadlocks + weather.logged_deadlocks(),
-            )
-            for table, rows in self._seen.items():
-                judge.hear(table, rows)
-            judge.hear("sessions", self._senders.sessions)
-            judge.hear("expected", self._senders.expected)
-            judge.hear("kills", [{"at": at} for at in self._kills])
-            judge.hear("calls", calls)
-            cursor.execute(witness.COLLECT)
-            return [self._load(took, calls), *map(judge.verdict, verdicts.RULES)]
+        run = {
+            "companies": len(COMPANIES),
+            "quota_scale": SCALE,
+            "fresh": TIMING["fresh_least"],
+            "request": TIMING["request"],
+            "longest_idle": 0.75 * SLOW,
+            "probe_every": TIMING["outage_probe_every"],
+            "latarnia_every": TIMING["latarnia_every"],
+            "asked_again": asked_again,
+            "deadlocks": weather.deadlocks + weather.logged_deadlocks(),
+        }
+        self._seen |= self._senders.seen | {
+            "kills": [{"at": at} for at in self._kills],
+            "calls": calls,
+        }
+        rules = [rule for rule in verdicts.RULES if rule[0] in "LR"]
+        return [self._load(took, calls), *witness.verdicts(self._rig, rules, run, self._seen)]
 
     def _guarded(self, work: Callable[..., None], *values: Any) -> None:
         try:
@@ -282,7 +278,7 @@ class Chaos:
 
 
 def run(kills: int, *, replicas: int = 3) -> list[Verdict]:
-    """The verdicts after so many kills."""
+    """Workers of three replicas are killed."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ksef-chaos-")))
         rig = stack.enter_context(started(**TIMING))
@@ -294,13 +290,19 @@ def run(kills: int, *, replicas: int = 3) -> list[Verdict]:
         return Chaos(rig, services, kills).run()
 
 
+PARTS = {"workers": run, "following": following.run}
+
+
 def main() -> int:
     """Print the verdicts; returns 1 if a rule is broken."""
     began = time.monotonic()
-    found = run(int(sys.argv[1]) if len(sys.argv) > 1 else 200)
-    for verdict in found:
-        print(verdict)
-    broken = [verdict.rule for verdict in found if not verdict.holds]
+    kills = int(sys.argv[1]) if len(sys.argv) > 1 else 200
+    broken = []
+    for name in sys.argv[2:] or PARTS:
+        print(PARTS[name].__doc__)
+        for verdict in PARTS[name](kills):
+            print(verdict, flush=True)
+            broken += [] if verdict.holds else [verdict.rule]
     print(f"{time.monotonic() - began:.0f} s. Broken: {', '.join(broken) or 'nothing'}.")
     return 1 if broken else 0
 

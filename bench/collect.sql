@@ -1,7 +1,8 @@
 -- What was written down by watch.sql, and what there is in the end, as evidence.sql wants it.
 INSERT INTO links
 SELECT at, act, tab, old ->> 'company_nip', old ->> 'environment',
-    old ->> CASE tab WHEN 'synced_invoices' THEN 'ksef_number' ELSE 'ksef_reference_number' END,
+    coalesce(old ->> CASE tab WHEN 'synced_invoices' THEN 'ksef_number' ELSE 'ksef_reference_number' END,
+        old ->> 'invoice_hash'),
     old ->> 'session_reference_number', new ->> 'session_reference_number'
 FROM watch.changes WHERE tab IN ('synced_invoices', 'offline_invoices') AND act <> 'INSERT';
 
@@ -38,7 +39,8 @@ INSERT INTO rows
 SELECT 'synced_invoices', company_nip, environment, ksef_number, session_reference_number
 FROM synced_invoices
 UNION ALL
-SELECT 'offline_invoices', company_nip, environment, ksef_reference_number, session_reference_number
+SELECT 'offline_invoices', company_nip, environment, coalesce(ksef_reference_number, invoice_hash),
+    session_reference_number
 FROM offline_invoices;
 
 INSERT INTO answers
@@ -50,7 +52,13 @@ SELECT reference_number, final, ARRAY(
 FROM kept_sessions AS kept;
 
 INSERT INTO archived
-SELECT ksef_number, extract(epoch FROM fetched_at) FROM upos WHERE ksef_number <> '';
+SELECT ksef_number, session_reference_number, extract(epoch FROM fetched_at) FROM upos;
+
+INSERT INTO events
+SELECT company_nip, number, id, type, extract(epoch FROM at), data ->> 'referenceNumber',
+    (data ->> 'totalInvoiceCount')::integer, (data ->> 'successfulInvoiceCount')::integer,
+    (data ->> 'failedInvoiceCount')::integer, (data ->> 'upoCount')::integer
+FROM public.events;
 
 INSERT INTO versions TABLE watch.versions;
 

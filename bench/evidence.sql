@@ -20,8 +20,11 @@ CREATE TABLE run (
 INSERT INTO run DEFAULT VALUES;
 CREATE TABLE limits (quota_group text, seconds float8, most integer);
 
--- What was sent, and done. Spans are of kind stop (no database) and slow (KSeF).
-CREATE TABLE sessions (nip text, environment text, reference text);
+-- What was sent, and done. Spans are of kind stop (no database), slow (KSeF) and idle (nothing moves).
+CREATE TABLE sessions (
+    nip text, environment text, reference text,
+    ended float8, total integer, successful integer  -- when, and the counts that KSeF has in the end
+);
 -- How a row has to be linked: to a session that holds its invoice (is_original), or as the original
 -- of a duplicate, which only fills what is empty. stays: a link that was there before.
 CREATE TABLE expected (
@@ -38,6 +41,12 @@ CREATE TABLE looks (reference text, linked integer, unlinked integer);
 CREATE TABLE told (at float8, client integer, reference text, checked_at text);
 CREATE TABLE alike (round integer, status integer, established boolean, source text);
 CREATE TABLE samples (at float8, idle float8);
+
+-- Who is told of events: those that an ERP read on and on, those that came to each receiver of webhooks; and
+-- the 99th percentile of answers, round by round, with sessions being followed and without.
+CREATE TABLE read (place integer, nip text, id text);
+CREATE TABLE received (webhook integer, place integer, nip text, id text, at float8);
+CREATE TABLE answered (followed boolean, p99 float8, failed integer);
 
 -- What KSeF got. nip: whose token it was, else whose session; subject: the last name in the path.
 CREATE TABLE calls (
@@ -67,7 +76,12 @@ CREATE TABLE breaker (
 -- What there is in the end. versions: every row of the service, before and after it was asked again.
 CREATE TABLE rows (tab text, nip text, environment text, key text, session text);
 CREATE TABLE answers (reference text, final boolean, accepted text[]);
-CREATE TABLE archived (ksef_number text, at float8);
+-- archived: the UPO of an invoice, or with an empty number a page of the session's own.
+CREATE TABLE archived (ksef_number text, session text, at float8);
+CREATE TABLE events (
+    nip text, number bigint, id text, type text, at float8,
+    reference text, total integer, successful integer, failed integer, upos integer
+);
 CREATE TABLE versions (again boolean, tab text, place text, written_by text);
 
 -- How each row has to be linked in the end.

@@ -298,3 +298,124 @@ SELECT format('open for %s s, %s probes and questions to Latarnia, %s rounds of 
     SELECT 'the breaker never opened, or nobody asked meanwhile'
     WHERE NOT EXISTS (SELECT FROM opened) OR NOT EXISTS (SELECT FROM rounds))
 FROM rounds;
+
+-- F1: the UPO of each accepted invoice is archived
+WITH accepted AS (
+    SELECT DISTINCT key, session FROM expected WHERE tab = 'synced_invoices' AND is_original)
+SELECT format('%s accepted invoices; %s UPOs, %s of them pages of sessions', count(*),
+    (SELECT count(*) FROM archived), (SELECT count(*) FROM archived WHERE ksef_number = '')), ARRAY(
+    SELECT format('the UPO of %s is missing', key) FROM accepted
+    WHERE NOT EXISTS (SELECT FROM archived
+        WHERE archived.session = accepted.session AND ksef_number IN (key, ''))
+    UNION ALL
+    SELECT format('the UPO of %s in %s is nobody''s', ksef_number, session) FROM archived
+    WHERE ksef_number <> '' AND NOT EXISTS (SELECT FROM accepted
+        WHERE (accepted.key, accepted.session) = (ksef_number, archived.session))
+    UNION ALL
+    SELECT 'there was no accepted invoice' FROM accepted HAVING count(*) = 0)
+FROM accepted;
+
+-- F2: the journal tells once of each session's end, with KSeF's counts, and of its UPOs; its numbers
+-- have no gap
+WITH told AS (
+    SELECT sessions.*, one.number, one.at - ended AS late, two.number AS archived,
+        (one.total, one.successful, one.failed) IS NOT DISTINCT FROM
+            (sessions.total, sessions.successful, sessions.total - sessions.successful)
+        AND (two.number IS NULL OR two.upos = sessions.successful) AS fits
+    FROM sessions
+    LEFT JOIN events AS one ON one.reference = sessions.reference AND one.type = 'session.final'
+    LEFT JOIN events AS two ON two.reference = sessions.reference AND two.type = 'upo.archived'),
+others AS (
+    SELECT string_agg(format('%s %s', number, type), ', ' ORDER BY type) AS list
+    FROM (SELECT type, count(*) AS number FROM events GROUP BY type) AS one)
+SELECT format('%s sessions, told in the middle %s s after their ends, 95 %% within %s s; %s', count(*),
+    round(percentile_cont(0.5) WITHIN GROUP (ORDER BY late)::numeric, 1),
+    round(percentile_cont(0.95) WITHIN GROUP (ORDER BY late)::numeric, 1), (SELECT list FROM others)),
+ARRAY(
+    SELECT format('%s was told %s times', reference, count(number)) FROM told
+    GROUP BY reference HAVING count(*) <> 1 OR count(number) <> 1
+    UNION ALL
+    SELECT format('%s was told with wrong counts', reference) FROM told WHERE NOT fits
+    UNION ALL
+    SELECT format('that the UPOs of %s are archived was not told', reference) FROM told
+    WHERE successful > 0 AND archived IS NULL
+    UNION ALL
+    SELECT format('%s events of %s, the last is number %s', count(*), nip, max(number)) FROM events
+    GROUP BY nip HAVING count(*) <> max(number)
+    UNION ALL
+    SELECT 'there was no session' FROM told HAVING count(*) = 0)
+FROM told;
+
+-- F3: who reads on from where he was misses nothing and sees nothing twice
+WITH steps AS (
+    SELECT read.*, number, coalesce(lag(number) OVER (PARTITION BY read.nip ORDER BY place), 0) AS before
+    FROM read LEFT JOIN events USING (id, nip)),
+ends AS (SELECT nip, max(number) AS last FROM events GROUP BY nip)
+SELECT format('%s events read while they were written', count(*)), ARRAY(
+    SELECT format('number %s came after %s', number, before) FROM steps
+    WHERE number IS DISTINCT FROM before + 1
+    UNION ALL
+    SELECT format('read up to %s of %s', max(number), last) FROM steps JOIN ends USING (nip)
+    GROUP BY nip, last HAVING max(number) <> last
+    UNION ALL
+    SELECT 'nobody read' FROM steps HAVING count(*) = 0)
+FROM steps;
+
+-- F4: each event comes to each webhook, always with its own id, and never before the one ahead of it;
+-- again only where whoever posted it was killed
+WITH steps AS (
+    SELECT received.*, number, received.at - events.at AS late,
+        coalesce(max(number) OVER (PARTITION BY webhook, received.nip ORDER BY place
+            ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING), 0) AS newest
+    FROM received LEFT JOIN events USING (id, nip)),
+hooks AS (SELECT DISTINCT webhook, nip FROM received),
+middles AS (
+    SELECT webhook, round(percentile_cont(0.5) WITHIN GROUP (ORDER BY late)::numeric, 1) AS late,
+        round(max(late)::numeric, 1) AS latest
+    FROM steps GROUP BY webhook)
+SELECT format('%s posts, %s of them again; late by (in the middle, at most) %s', count(*),
+    count(*) FILTER (WHERE number <= newest), (SELECT string_agg(format('%s s, %s s', late, latest), '; '
+        ORDER BY webhook) FROM middles)), ARRAY(
+    SELECT format('number %s came after %s', number, newest) FROM steps
+    WHERE number IS NULL OR number NOT IN (newest, newest + 1)
+    UNION ALL
+    SELECT format('%s of %s never came to webhook %s', type, coalesce(reference, nip), webhook)
+    FROM hooks JOIN events USING (nip)
+    WHERE NOT EXISTS (SELECT FROM received WHERE (received.webhook, received.id) = (hooks.webhook, events.id))
+    UNION ALL
+    SELECT format('%s posts came again, %s processes were killed', again, killed)
+    FROM (SELECT count(*) FILTER (WHERE number <= newest) AS again, (SELECT count(*) FROM kills) AS killed
+          FROM steps GROUP BY webhook, nip) AS one WHERE again > killed
+    UNION ALL
+    SELECT 'nothing came' FROM steps HAVING count(*) = 0)
+FROM steps;
+
+-- F5: while nothing moves KSeF's lists are asked for at most 24 times an hour
+WITH asked AS (
+    SELECT nip, (ended - begun) / 3600 / quota_scale AS hours, (
+        SELECT count(*) FROM calls
+        WHERE calls.nip = owners.nip AND route = '/sessions' AND at BETWEEN begun AND ended) AS number
+    FROM run, spans, (SELECT DISTINCT nip FROM sessions) AS owners
+    WHERE kind = 'idle')
+SELECT format('%s lists in %s hours of %s companies', sum(number), round(max(hours)::numeric, 1), count(*)),
+ARRAY(
+    SELECT format('%s lists of %s in %s hours', number, nip, hours) FROM asked WHERE number > ceil(24 * hours)
+    UNION ALL
+    SELECT 'nothing was listed' FROM asked HAVING coalesce(sum(number), 0) = 0)
+FROM asked;
+
+-- F6: live callers hardly notice that sessions are followed
+WITH middles AS (
+    SELECT percentile_cont(0.5) WITHIN GROUP (ORDER BY p99) FILTER (WHERE followed) AS beside,
+        percentile_cont(0.5) WITHIN GROUP (ORDER BY p99) FILTER (WHERE NOT followed) AS alone,
+        count(*) AS rounds, sum(failed) AS failed
+    FROM answered)
+SELECT format('99 %% of answers within %s ms, without it %s ms: %s times that; %s rounds',
+    round(1000 * beside::numeric, 1), round(1000 * alone::numeric, 1), round((beside / alone)::numeric, 2),
+    rounds), ARRAY(
+    SELECT format('%s times as long', round((beside / alone)::numeric, 2)) WHERE beside > 1.2 * alone
+    UNION ALL
+    SELECT format('%s answers were not good', failed) WHERE failed > 0
+    UNION ALL
+    SELECT 'nobody asked' WHERE rounds = 0)
+FROM middles;

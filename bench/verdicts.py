@@ -1,4 +1,5 @@
-"""Judges after a run of chaos whether each rule of the data (L) and of the replicas (R) held.
+"""Judges after a run of chaos whether each rule held: of the data (L), of the replicas (R), and of
+following (F).
 
 It shares no code with the service. It judges from the sandbox's log of calls, from triggers in the
 database and from the answers that clients got: the tables of `evidence.sql`. Each rule is a query
@@ -17,7 +18,7 @@ import msgspec
 FOLDER = Path(__file__).parent
 RULES = {
     text[:2]: f"-- {text}"
-    for text in re.split(r"^-- (?=[LR]\d: )", (FOLDER / "rules.sql").read_text(), flags=re.M)[1:]
+    for text in re.split(r"^-- (?=[LRF]\d: )", (FOLDER / "rules.sql").read_text(), flags=re.M)[1:]
 }
 WINDOWS = (1, 60, 3600)  # seconds
 LIMITS = {

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.rig import APPLICATION, Rig
-from bench.verdicts import GROUPS
+from bench.verdicts import GROUPS, Judge, Verdict
 from sandbox.control import Call, Control
 
 FOLDER = Path(__file__).parent
@@ -30,6 +30,19 @@ def sample(rig: Rig) -> dict[str, float]:
         (APPLICATION,),
     )
     return {"at": at, "idle": idle}
+
+
+def verdicts(
+    rig: Rig, rules: Iterable[str], run: dict[str, float], seen: dict[str, list[dict[str, Any]]]
+) -> list[Verdict]:
+    """The verdicts on these rules by what was seen, rows by table, and what there is in the end."""
+    with rig.cursor() as cursor:
+        judge = Judge(cursor)
+        judge.hear_of_run(**run)
+        for table, rows in seen.items():
+            judge.hear(table, rows)
+        cursor.execute(COLLECT)
+        return [judge.verdict(rule) for rule in rules]
 
 
 def calls(control: Control, sessions: Iterable[dict[str, str]] = ()) -> list[dict[str, Any]]:

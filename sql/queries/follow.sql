@@ -182,16 +182,20 @@ WHERE ctid = ANY (ARRAY(
 
 -- name: late_rows(company_nip, environment, newest)
 -- Final sessions to which one of the newest rows belongs that is not linked: it was written after they were read. Each
--- number is looked up by its key, and the newest rows are found by the index on their time. (As in queries/events.sql.)
+-- number is looked up by its key, as the next one in its order, since without statistics any index that begins with the
+-- company is else as good to the planner; and the newest rows are found by the index on their time. (As in queries/events.sql.)
 SELECT reference_number
 FROM (
     SELECT (
-        SELECT invoice.session_reference_number
+        SELECT CASE
+            WHEN (invoice.company_nip, invoice.environment, invoice.ksef_number)
+                = (:company_nip, :environment, synced.ksef_number)
+            AND invoice.status @> '{"code": 200}' THEN invoice.session_reference_number
+        END
         FROM kept_invoices AS invoice
-        WHERE invoice.company_nip = :company_nip
-          AND invoice.environment = :environment
-          AND invoice.ksef_number = synced.ksef_number
-          AND invoice.status @> '{"code": 200}'
+        WHERE (invoice.company_nip, invoice.environment, invoice.ksef_number)
+            >= (:company_nip, :environment, synced.ksef_number)
+        ORDER BY invoice.company_nip, invoice.environment, invoice.ksef_number
         LIMIT 1
     ) AS reference_number
     FROM (
@@ -243,10 +247,13 @@ FROM (
     ) AS hashed
 ) AS found
 WHERE (
-    SELECT final
+    SELECT
+        final
+        AND (company_nip, environment, kept_sessions.reference_number)
+            = (:company_nip, :environment, found.reference_number)
     FROM kept_sessions
-    WHERE company_nip = :company_nip
-      AND environment = :environment
-      AND kept_sessions.reference_number = found.reference_number
+    WHERE (company_nip, environment, kept_sessions.reference_number)
+        >= (:company_nip, :environment, found.reference_number)
+    ORDER BY company_nip, environment, kept_sessions.reference_number
     LIMIT 1
 );

@@ -407,11 +407,117 @@ def test_r7_latarnia_is_asked_in_turns(judged: Judged) -> None:
     )
 
 
+# -- following
+
+
+def event(number: int, kind: str = "session.final", **more: Any) -> Row:
+    counts = {"total": 3, "successful": 2, "failed": 1}
+    common = {"nip": NIP, "id": f"id {number}", "type": kind, "at": float(number), "reference": ONE}
+    return common | {"number": number, **counts, "upos": None} | more
+
+
+ARCHIVED = event(2, "upo.archived", total=None, successful=None, failed=None, upos=2)
+
+
+def test_f1(judged: Judged) -> None:
+    def kept(*upos: tuple[str, str]) -> Verdict:
+        archived = [{"ksef_number": number, "session": session} for number, session in upos]
+        return judged("F1", expected=EXPECTED, archived=archived)
+
+    assert kept((A, ONE), (B, ONE)).holds
+    assert kept(("", ONE)).holds
+    says(kept((A, ONE)), "the UPO of B is missing")
+    says(kept((A, ONE), (B, ONE), (ORIGINAL, TWO)), "nobody's")
+    says(kept((A, ONE), ("", TWO)), "the UPO of B is missing")
+    says(judged("F1"), "no accepted invoice")
+
+
+def test_f2(judged: Judged) -> None:
+    def told(*events: Row, successful: int = 2) -> Verdict:
+        counts = {"ended": 0.5, "total": 3, "successful": successful}
+        return judged("F2", sessions=[SESSIONS[0] | counts], events=list(events))
+
+    assert told(event(1), ARCHIVED).holds
+    assert told(event(1, successful=0, failed=3), successful=0).holds
+    says(told(), "was told 0 times")
+    says(told(event(1), ARCHIVED, event(3)), "was told 2 times")
+    says(told(event(1, successful=3, failed=0), ARCHIVED), "wrong counts")
+    says(told(event(1), ARCHIVED | {"upos": 1}), "wrong counts")
+    says(told(event(1)), "UPOs of")
+    says(told(event(1), ARCHIVED | {"number": 3}), "2 events of")
+    says(judged("F2"), "no session")
+
+
+def test_f3(judged: Judged) -> None:
+    def read(*numbers: int) -> Verdict:
+        places = [
+            {"place": place, "nip": NIP, "id": f"id {number}"}
+            for place, number in enumerate(numbers)
+        ]
+        return judged("F3", events=[event(1), event(2), event(3)], read=places)
+
+    assert read(1, 2, 3).holds
+    says(read(1, 3), "number 3 came after 1")
+    says(read(1, 2, 2, 3), "number 2 came after 2")
+    says(read(1, 3, 2), "number 2 came after 3")
+    says(read(1, 2), "read up to 2 of 3")
+    says(read(1, 2, 3, 4), "came after 3")
+    says(read(), "nobody read")
+
+
+def test_f4(judged: Judged) -> None:
+    def came(*numbers: int, kills: int = 1) -> Verdict:
+        posts = [
+            {"webhook": 0, "place": place, "nip": NIP, "id": f"id {number}", "at": 9.0}
+            for place, number in enumerate(numbers)
+        ]
+        killed = [{"at": 1.0}] * kills
+        return judged("F4", events=[event(1), event(2)], received=posts, kills=killed)
+
+    assert came(1, 2).holds
+    assert came(1, 1, 2).holds
+    says(came(1, 1, 2, kills=0), "1 posts came again, 0 processes were killed")
+    says(came(2, 1), "number 2 came after 0")
+    says(came(1, 2, 1), "number 1 came after 2")
+    says(came(1), "never came to webhook 0")
+    says(came(1, 2, 7), "came after 2")
+    says(came(), "nothing came")
+
+
+def test_f5(judged: Judged) -> None:
+    def listed(*moments: float, nip: str = NIP) -> Verdict:
+        return judged(
+            "F5",
+            {"quota_scale": 0.01},
+            sessions=SESSIONS,
+            spans=[{"kind": "idle", "begun": 100.0, "ended": 136.0}],
+            calls=[call(at, "/sessions", nip=nip) for at in moments],
+        )
+
+    assert listed(99.9, *range(101, 125), 136.1).holds
+    says(listed(*range(101, 126)), "25 lists of")
+    says(listed(99.9), "nothing was listed")
+    says(listed(101, nip=OTHER), "nothing was listed")
+
+
+def test_f6(judged: Judged) -> None:
+    def timed(beside: float, failed: int = 0) -> Verdict:
+        rounds = ((True, beside), (False, 0.1), (True, beside), (False, 0.1), (True, 9.0))
+        answered = [{"followed": yes, "p99": p99, "failed": failed} for yes, p99 in rounds]
+        return judged("F6", answered=answered)
+
+    assert timed(0.119).holds
+    says(timed(0.122), "1.22 times as long")
+    says(timed(0.1, failed=1), "were not good")
+    says(judged("F6"), "nobody asked")
+
+
 # -- the judge
 
 
-def test_all_fifteen_rules_are_judged() -> None:
-    assert list(RULES) == [*(f"L{n}" for n in range(1, 9)), *(f"R{n}" for n in range(1, 8))]
+def test_all_rules_are_judged() -> None:
+    many = {"L": 8, "R": 7, "F": 6}
+    assert list(RULES) == [f"{kind}{n + 1}" for kind in many for n in range(many[kind])]
 
 
 def test_the_judge_shares_no_code_with_the_service() -> None:

@@ -179,6 +179,32 @@ def test_whether_all_is_linked_is_found_by_key_whatever_the_statistics(
     assert rows_read(plan, "offline_invoices") <= 2001  # and the session's own number
 
 
+@pytest.mark.parametrize("statistics", ["", "ANALYZE"], ids=["no statistics", "statistics"])
+def test_rows_that_wait_for_ever_do_not_read_all_answers_to_be_found_late(
+    empty_database: Any, statistics: str
+) -> None:
+    """A thousand rows of unknown numbers, beside as many kept invoices and sessions."""
+    migrate(empty_database.owner_dsn)
+    empty_database.execute(
+        "INSERT INTO companies (nip, name) VALUES ('5265877635', 'x');"
+        "INSERT INTO kept_sessions SELECT '5265877635', 'test', 'S' || n, '{}', NULL, true, now(),"
+        " now(), now(), now(), now() FROM generate_series(1, 1000) AS n;"
+        "INSERT INTO kept_invoices (company_nip, environment, session_reference_number,"
+        " reference_number, ordinal_number, ksef_number, status, more)"
+        " SELECT '5265877635', 'test', 'S' || n, 'I', 1, 'K-' || n, '{\"code\": 200}', '{}'"
+        " FROM generate_series(1, 1000) AS n;"
+        "INSERT INTO synced_invoices (company_nip, environment, ksef_number, invoice_number)"
+        " SELECT '5265877635', 'test', '5265877635-20250826-K-' || n, n"
+        " FROM generate_series(1, 1000) AS n;"
+        "INSERT INTO offline_invoices (company_nip, environment, invoice_number,"
+        " ksef_reference_number) SELECT '5265877635', 'test', n, '20250826-SO-' || n"
+        f" FROM generate_series(1, 1000) AS n; {statistics}"
+    )
+    plan = carried_out(empty_database, "follow.late_rows", newest=10_000)
+    assert rows_read(plan, "kept_invoices") <= 2000
+    assert rows_read(plan, "kept_sessions") <= 2000
+
+
 def test_sessions_that_were_given_up_are_not_read_to_find_those_that_move(
     empty_database: Any,
 ) -> None:

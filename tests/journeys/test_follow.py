@@ -18,6 +18,7 @@ import pytest
 from app.account import Account
 from app.services.sessions.following import known
 from app.settings import Timing
+from bench import following
 from tests.journeys.conftest import service_environment
 from tests.rows import add_synced, synced_sessions
 from tests.service import Company
@@ -191,6 +192,14 @@ def test_an_erp_that_never_polls_has_everything(
     ]
     hour = timedelta(hours=SCALE)
     assert max(sum(at <= other < at + hour for other in lists) for at in lists) <= 30
+
+
+@pytest.mark.slow
+@pytest.mark.fault(43)
+def test_twenty_killed_processes_keep_each_rule() -> None:
+    """A part of `make chaos`, without the time of live callers: a busy machine tells it wrong."""
+    found = [verdict for verdict in following.run(20) if verdict.rule != "F6"]
+    assert [str(verdict) for verdict in found if not verdict.holds] == []
 
 
 def _known_until(account: Account) -> datetime:
