@@ -250,7 +250,7 @@ def over_tcp(server: postgres.EmbeddedPostgres) -> Iterator[int]:
                 client, _ = listener.accept()
                 inside = socket.socket(socket.AF_UNIX)
                 with client, inside:
-                    inside.connect(str(server.folder / "socket/.s.PGSQL.5432"))
+                    inside.connect(str(server.folder / ".s.PGSQL.5432"))
                     answers = threading.Thread(target=copy, args=(inside, client))
                     answers.start()
                     copy(client, inside)
