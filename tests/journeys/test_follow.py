@@ -123,6 +123,7 @@ SCALE = 0.03  # an hour is 108 s
 TIMING = {
     **{name: getattr(Timing(), name) * SCALE for name in ("follow_most", "follow_least")},
     **{name: getattr(Timing(), name) * SCALE for name in ("follow_moving", "follow_failing")},
+    **{name: getattr(Timing(), name) * SCALE for name in ("fresh_least", "fresh_most", "relist")},
     "quota_scale": SCALE,
     "follow_poll": 0.3,
     "follow_turn": 3.0,

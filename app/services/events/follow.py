@@ -219,7 +219,9 @@ def _read(account: Account, row: Any) -> None:
         account.db.run(queries.finish, **where)
         return
     if row.read_at and answer.checked_at <= row.read_at:
-        _failed(account, row, None)
+        # Still fresh, or quota or the list had to wait: no failure, at which the pauses would grow.
+        pause = max(timing.follow_moving, answer.next_check_after or 0)
+        _put_off(account, row, min(timing.follow_most, pause), failures=row.failures)
         return
     expected = max(row.invoice_count, answer.session.invoice_count)
     is_whole = answer.checked_at >= row.found_at and len(answer.invoices) >= expected
@@ -242,8 +244,8 @@ def _archive(account: Account, row: Any) -> None:
         queries.note_archived(connection, **account.columns, reference_number=row.reference_number)
 
 
-def _failed(account: Account, row: Any, error: Exception | None) -> None:
-    """A step failed, or brought nothing new: the next attempts are further and further apart.
+def _failed(account: Account, row: Any, error: Exception) -> None:
+    """A step failed: the next attempts are further and further apart.
 
     A session that KSeF does not list any more is given up.
     """
@@ -251,7 +253,7 @@ def _failed(account: Account, row: Any, error: Exception | None) -> None:
     fields = {"session": row.reference_number, **account.log_fields}
     if isinstance(error, errors.ProxyError):
         telemetry.info("a session could not be followed", code=error.code, **fields)
-    elif error:
+    else:
         telemetry.exception("following a session failed", **fields)
     if failures >= _ASK_WHETHER_LISTED and not row.is_final and not _is_listed(account, row):
         telemetry.warning("KSeF lists a session no more", **fields)

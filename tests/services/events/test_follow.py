@@ -329,6 +329,24 @@ class TestKnownUntil:
         following.asking.control.clear_faults()
 
 
+class TestFreshAnswer:
+    @pytest.fixture
+    def settings(self, settings: Any) -> Any:
+        timing = replace(settings.timing, fresh_least=25.0, fresh_most=25.0)
+        return replace(settings, timing=timing)
+
+    def test_is_waited_for_and_no_failure(self, following: Following) -> None:
+        """At failures the pauses grow, so that its end would be known late."""
+        following.asking.seed(state="moving", invoices=[{"status": 150}])
+        following.round()
+        for _ in range(3):
+            following.asking.database.execute("UPDATE followed_sessions SET due_at = now()")
+            assert following.round() == {}
+        assert following.sessions("failures") == [0]
+        [pause] = following.sessions("extract(epoch FROM due_at - now())")
+        assert 15 < pause <= 25
+
+
 class TestManyProcesses:
     @pytest.mark.fault(43)
     def test_two_at_once_ask_once(self, following: Following) -> None:
