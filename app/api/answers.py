@@ -21,13 +21,6 @@ Moment = Annotated[str, Meta(extra_json_schema={"format": "date-time"})]
 LocalTime = Annotated[str, Meta(pattern=r"^\d{4}-\d{2}-\d{2} \d{2}:\d{2}:\d{2}$")]
 """YYYY-MM-DD HH:MM:SS in the response time zone."""
 Environment = Annotated[str, Meta(title="Environment", extra_json_schema={"enum": [*ENVIRONMENTS]})]
-EnvironmentState = Annotated[
-    str,
-    Meta(
-        title="EnvironmentState",
-        extra_json_schema={"enum": ["available", "outage", "simulation", "unknown"]},
-    ),
-]
 RowTable = Annotated[
     str, Meta(title="RowTable", extra_json_schema={"enum": ["synced_invoices", "offline_invoices"]})
 ]
@@ -60,7 +53,6 @@ OutageDuty = Annotated[
         },
     ),
 ]
-HealthStatus = Annotated[str, Meta(title="HealthStatus", extra_json_schema={"enum": ["ok"]})]
 ProblemCode = Annotated[str, Meta(title="ProblemCode")]  # `openapi` adds the codes
 
 
@@ -283,36 +275,6 @@ class OutageAnswer(Answer, kw_only=True):
     outage: Outage
 
 
-class EnvironmentStates(Answer, kw_only=True):
-    test: Annotated[EnvironmentState, Meta(description="KSeF's test environment")]
-    demo: Annotated[EnvironmentState, Meta(description="KSeF's demo environment")]
-    prod: Annotated[EnvironmentState, Meta(description="KSeF's production")]
-
-
-class SchemaState(Answer, kw_only=True):
-    applied: Annotated[
-        str | None, Meta(description="Last migration of the database; null before the first")
-    ]
-    known: Annotated[
-        str,
-        Meta(description="Last migration of this version; the database may be ahead for a while"),
-    ]
-
-
-class ServiceStatus(Answer, kw_only=True):
-    version: Annotated[str, Meta(description="Version of the service")]
-    commit: Annotated[
-        str | None,
-        Meta(description="Git's commit of which this build was made; null if it is not known"),
-    ]
-    schema: SchemaState
-    environments: EnvironmentStates
-
-
-class Health(Answer, kw_only=True):
-    status: Annotated[HealthStatus, Meta(description="Always ok; else there is a problem")]
-
-
 # -- Problems.
 
 
@@ -359,7 +321,5 @@ ALL = (
     EventsAnswer,
     KsefSessionAnswer,
     OutageAnswer,
-    ServiceStatus,
-    Health,
     Problem,
 )

@@ -11,7 +11,7 @@ from flask_smorest.spec.plugins import FlaskPlugin
 from marshmallow.fields import Field
 
 from app import errors
-from app.api import answers, examples, upo_answers
+from app.api import answers, examples, ops_answers, upo_answers
 
 PROBLEM = "application/problem+json"
 DESCRIPTION = """\
@@ -203,7 +203,8 @@ def register(api: Api) -> None:
 def _schemas() -> dict[str, Any]:
     """The JSON Schemas of all answers, by name, for the components of an OpenAPI document."""
     _, components = msgspec.json.schema_components(
-        (*answers.ALL, *upo_answers.ALL), ref_template="#/components/schemas/{name}"
+        (*answers.ALL, *ops_answers.ALL, *upo_answers.ALL),
+        ref_template="#/components/schemas/{name}",
     )
     choices: dict[str, Any] = {}
     found = {name: _hoisted(schema, choices) for name, schema in components.items()}

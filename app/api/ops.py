@@ -3,8 +3,8 @@
 from flask import Response
 
 from app import errors
-from app.api.answers import EnvironmentStates, Health, SchemaState, ServiceStatus
 from app.api.blueprint import Blueprint
+from app.api.ops_answers import EnvironmentStates, Health, SchemaState, ServiceStatus
 from app.api.responses import json_response
 from app.context import service
 from app.services import outages
