@@ -8,6 +8,7 @@ import contextlib
 import os
 import re
 import secrets
+import shutil
 import signal
 import socket
 import subprocess
@@ -280,6 +281,7 @@ def started(**timing: float) -> Iterator[Rig]:
             raise RuntimeError("the sandbox did not start")
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ksef-proxy-")))
         server = postgres.start(folder / "postgres", durable=False)
+        stack.callback(shutil.rmtree, server.folder, ignore_errors=True)  # root has it elsewhere
         rig = Rig(server, first.split(" at ")[1].split()[0], timing)
         stack.callback(lambda: rig.server.stop())  # it may be another one by then
         stack.callback(rig.control.close)

@@ -210,6 +210,7 @@ def machine(tmp_path: Path, sandbox: Any, control: Control, ca: Ca) -> Iterator[
             yield Machine(root, f"https://127.0.0.1:{port}", done.stdout)
         finally:
             _end(root)
+    shutil.rmtree(server.folder, ignore_errors=True)  # root has it elsewhere
 
 
 def _end(root: Path) -> None:
