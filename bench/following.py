@@ -59,6 +59,7 @@ TIMING = scaled(SPEED, *SCALED) | {  # the rest has to do with this machine
     "lock_timeout": 5.0,
 }
 ERPS, CALLER = NIPS[:4], NIPS[4]
+READ_AT_MOST = 3600.0 / 200 / 5  # a session in so many seconds: 200 lists an hour, five companies
 SIZES, LARGE = (1, 1, 1, 2, 5), 30
 CALLERS, RATE, ROUNDS, SECONDS = 4, 60.0, 8, 5.0
 RULES = ("L2", "L3", "L4", "L5", "L7", "L8", "R1", "F1", "F2", "F3", "F4", "F5", "F6")
@@ -322,8 +323,8 @@ class Day:
     def _compare(self) -> None:
         """Callers of one of the ERP's companies, with and without processes that follow, in turns.
 
-        New sessions come all the time, one a second: twenty times as many as KSeF allows, while
-        time is as real for the callers as for the processors of this machine.
+        New sessions come all the time, as many as KSeF allows all five companies together to have
+        read: time is as real for the callers as for the processors of this machine.
         """
         some = [self._senders.some_session(ERPS[0], self._random) for _ in range(20)]
         paths = [f"/invoices/test/status/{session.reference_number}" for session in some]
@@ -349,7 +350,7 @@ class Day:
     def _go_on_sending(self, until: float) -> None:
         while time.time() < until:
             self._senders.send()
-            time.sleep(1.0)
+            time.sleep(READ_AT_MOST)
 
     def _load(self, took: float, calls: int) -> Verdict:
         """Whether this was a day at all."""
