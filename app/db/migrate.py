@@ -85,7 +85,7 @@ def check(connection: Any, folder: Path = MIGRATIONS) -> str:
     """
     _check_server(connection)
     files = _read(folder)
-    applied = list(_queries.applied(connection)) if _queries.is_prepared(connection) else []
+    applied = _applied(connection)
     _check_history(applied, files)
     if missing := [file.stem for file in files[len(applied) :]]:
         raise OperatorError(
@@ -100,15 +100,19 @@ def pending(connection: Any, folder: Path = MIGRATIONS) -> list[str]:
     A database that is ahead of the files has nothing pending: during a rolling update the
     replicas of the older version go on working.
     """
-    applied = _queries.applied(connection) if _queries.is_prepared(connection) else ()
-    versions = {version for version, _, _ in applied}
+    versions = {version for version, _, _ in _applied(connection)}
     return [file.stem for number, file in enumerate(_read(folder), 1) if number not in versions]
 
 
 def latest(connection: Any, folder: Path = MIGRATIONS) -> tuple[str | None, str]:
     """The names of the last migration applied (None before the first) and of the last one known."""
-    applied = list(_queries.applied(connection)) if _queries.is_prepared(connection) else []
+    applied = _applied(connection)
     return applied[-1][1] if applied else None, _read(folder)[-1].stem
+
+
+def _applied(connection: Any) -> list[Any]:
+    """The rows of what was applied, in order: version, name, checksum; none before the first."""
+    return list(_queries.applied(connection)) if _queries.is_prepared(connection) else []
 
 
 def _read(folder: Path) -> list[Path]:
