@@ -27,7 +27,7 @@ from tests.faults.test_tls_and_proxy import Ca
 from tests.faults.test_tls_and_proxy import ca as ca
 from tests.journeys.conftest import free_port
 from tests.journeys.test_recovery import EMBEDDED
-from tests.journeys.test_upgrade import NGINX
+from tests.journeys.test_upgrade import NGINX, nginx_around
 from tests.pages import OPERATORS, PROJECT
 
 NIP = "5265877635"
@@ -148,14 +148,7 @@ def machine(tmp_path: Path, sandbox: Any, control: Control, ca: Ca) -> Iterator[
     pem = ca.issue(root).read_text()
     (root / "etc/ssl/certs/ksef-proxy.pem").write_text(pem)
     (root / "etc/ssl/private/ksef-proxy.key").write_text(pem)
-    temporary = "".join(
-        f"{name}_temp_path {root}/{name}; "
-        for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
-    )
-    (root / "nginx.conf").write_text(
-        f"pid {root}/nginx.pid; events {{}} http {{ access_log off; {temporary}"
-        f" include {root}/etc/nginx/conf.d/*.conf; }}"
-    )
+    (root / "nginx.conf").write_text(nginx_around(f"{root}/etc/nginx/conf.d/*.conf", root))
     with postgres.start(tmp_path / "postgres", durable=False) as server:
         words = {
             "project": str(PROJECT),

@@ -50,6 +50,18 @@ def app(settings: Settings) -> Iterator[Flask]:
     made.extensions[EXTENSION].db.close()
 
 
+def nginx_around(sites: str, folder: Path) -> str:
+    """nginx's own file around these sites; it writes nothing outside of the folder."""
+    temporary = "".join(
+        f"{name}_temp_path {folder}/{name}; "
+        for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    )
+    return (
+        f"pid {folder}/nginx.pid; events {{}}"
+        f" http {{ access_log off; {temporary} include {sites}; }}"
+    )
+
+
 @contextmanager
 def running_nginx(
     folder: Path,
@@ -75,13 +87,9 @@ def running_nginx(
         text, found = re.subn(pattern, value, text)
         assert found, pattern
     (folder / "site.conf").write_text(text)
-    temporary = "".join(
-        f"{name}_temp_path {folder}/{name}; "
-        for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
-    )
     (folder / "nginx.conf").write_text(
-        f"pid {folder}/nginx.pid; error_log {folder}/error.log info; daemon off;"
-        f" events {{}} http {{ access_log off; {temporary} include {folder}/site.conf; }}"
+        f"error_log {folder}/error.log info; daemon off;"
+        + nginx_around(f"{folder}/site.conf", folder)
     )
     command = [str(NGINX), "-p", str(folder), "-c", str(folder / "nginx.conf")]
     checked = subprocess.run([*command, "-t"], capture_output=True, text=True, check=False)
