@@ -156,8 +156,14 @@ SELECT EXISTS (
       AND environment = :environment
       AND ksef_reference_number >= :first_day
       AND ksef_reference_number ~ '^[0-9]{8}-S[OB]-'
-      AND ksef_reference_number
-          >= to_char(greatest(known_since, statement_timestamp() - interval '28 days') + interval '1 day', 'YYYYMMDD')
+      -- A session of the day on which following begins may be older than that, unless its row is not.
+      AND ksef_reference_number >= to_char(
+          (
+              greatest(known_since, statement_timestamp() - interval '28 days')
+              + CASE WHEN created_at < known_since THEN interval '1 day' ELSE interval '0' END
+          ) AT TIME ZONE 'UTC',
+          'YYYYMMDD'
+      )
       AND session_reference_number IS NULL
       AND created_at < known_until
     EXCEPT
