@@ -23,6 +23,7 @@ from app import callers, clock
 
 STRANGERS, HEALTH_CHECKS = 0, 1
 _LATELY = 1.0  # seconds
+_STANDSTILL = 1.0  # seconds
 LONGEST = 2**16  # bytes of a head, or of a body
 _AUTHORIZATION = re.compile(rb"\r\nauthorization:[ \t]*([^\r\n]+)", re.IGNORECASE)
 _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*0*(\d{1,9})", re.IGNORECASE)
@@ -134,6 +135,17 @@ class Worker(ThreadWorker):  # type: ignore[misc]
                 self.nr_conns -= 1
                 conn.close()
         self._give_threads()
+
+    def wait_for_and_dispatch_events(self, timeout: float) -> None:
+        """Called about once a second. If the machine stood still, so did the clients.
+
+        That is no time for which they let us wait: each gets its five seconds again.
+        """
+        began = clock.monotonic()
+        super().wait_for_and_dispatch_events(timeout)
+        if clock.monotonic() - began > timeout + _STANDSTILL:
+            for conn in (*self.keepalived_conns, *self.pending_conns):
+                conn.set_timeout()
 
     def notify(self) -> None:
         """Called at least once a second: a caller limited to half of the threads may be alone."""

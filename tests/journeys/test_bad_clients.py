@@ -4,7 +4,9 @@ Clients that would hold a server's threads: tests/faults/test_clients.py.
 """
 
 import json
+import os
 import select
+import signal
 import socket
 import time
 from collections.abc import Iterator
@@ -14,6 +16,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from tests.journeys.conftest import RunningService
+from tests.journeys.test_tokens_end_together import workers
 from tests.service import Company
 
 pytestmark = pytest.mark.slow
@@ -85,6 +88,22 @@ def test_the_end_of_the_last_request_is_no_end_of_its_answer(client: Client) -> 
     client.socket.shutdown(socket.SHUT_WR)
     assert [client.answer()[0], client.answer()[0]] == [200, 200]
     assert client.is_closed()
+
+
+def test_after_a_standstill_no_client_is_taken_for_one_that_was_slow(
+    server: RunningService, client: Client
+) -> None:
+    """As when a virtual machine is moved to another host: the clients stood still as well."""
+    with Client(server) as other:
+        assert client.ask(LIVEZ + b"\r\n")[0] == 200
+        other.socket.sendall(LIVEZ)
+        time.sleep(0.1)
+        for number in (signal.SIGSTOP, signal.SIGCONT):
+            for worker in workers(server):
+                os.kill(worker, number)
+            time.sleep(5.2 if number == signal.SIGSTOP else 0.2)
+        assert client.ask(LIVEZ + b"\r\n")[0] == 200
+        assert other.ask(b"\r\n")[0] == 200
 
 
 def test_a_body_is_asked_for_where_that_is_expected(client: Client) -> None:
