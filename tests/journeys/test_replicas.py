@@ -42,11 +42,16 @@ def test_replicas_ask_ksef_once_a_window_and_never_too_often(tmp_path: Path) -> 
         assert answers.statuses[200] > 24
 
         many = [Crowd(1, companies[nip], [seed(nip) for _ in range(4)]) for nip in NIPS[1:21]]
-        for answers in ask(replicas, SECONDS, *many):
-            assert set(answers.statuses) <= {200, 502, 503}
-        calls = rig.control.calls()
-        assert len({call.nip for call in calls}) == 21
-        assert [call for call in calls if call.status == 429] == []
+        called: set[str | None] = set()
+        for _ in range(5):  # a busy machine has not checked all passwords the first time
+            for answers in ask(replicas, SECONDS, *many):
+                assert set(answers.statuses) <= {200, 502, 503}
+            calls = rig.control.calls()
+            assert [call for call in calls if call.status == 429] == []
+            called = {call.nip for call in calls}
+            if len(called) == 21:
+                break
+        assert len(called) == 21
 
 
 @pytest.mark.fault(28)
