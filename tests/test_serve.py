@@ -93,6 +93,7 @@ def notified(tmp_path: Path) -> Iterator[socket.socket]:
         yield listening
 
 
+@pytest.mark.slow
 def test_it_is_gunicorn_under_the_pid_that_was_started(
     notified: socket.socket, tmp_path: Path
 ) -> None:
@@ -130,6 +131,7 @@ def test_it_is_gunicorn_under_the_pid_that_was_started(
     assert "Connection refused" in err
 
 
+@pytest.mark.slow
 def test_it_is_itself_in_a_folder_with_another_app(notified: socket.socket, tmp_path: Path) -> None:
     """Whose names are those of our package, of gunicorn, and of what gunicorn looks for."""
     for name in ("app/__init__.py", "gunicorn.py", "gunicorn.conf.py", "wsgi.py"):

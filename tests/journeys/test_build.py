@@ -12,6 +12,7 @@ from tests.journeys.conftest import PROJECT, running_service
 MADE = "9c1185a5c5e9fc54612808977ee8f548b2258d31"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not (PROJECT / ".git").exists(), reason="no checkout")
 def test_git_is_asked_once_by_each_worker(
     database: Any, sandbox: Any, secret_key: bytes, http: requests.Session, tmp_path: Path

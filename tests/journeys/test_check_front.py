@@ -43,6 +43,7 @@ def check(settings: Settings, ca: Ca, monkeypatch: pytest.MonkeyPatch) -> Run:
     return run
 
 
+@pytest.mark.slow
 @with_nginx
 def test_nginx_as_it_is_deployed(
     check: Run, server: RunningService, ca: Ca, tmp_path: Path, database: Any
@@ -79,6 +80,7 @@ def test_nginx_passes_on_what_a_caller_claims(
     found.failed("caller's address", "X-Forwarded-For is passed on as a caller sends it")
 
 
+@pytest.mark.slow
 @with_nginx
 def test_service_does_not_know_its_front(
     check: Run, database: Any, sandbox: Any, secret_key: bytes, ca: Ca, tmp_path: Path

@@ -24,6 +24,7 @@ def url(server: RunningService, service: Service, control: Control, database: An
     return server.url
 
 
+@pytest.mark.slow
 def test_each_request_is_answered_as_it_says(url: str, http: requests.Session) -> None:
     collection = json.loads(COLLECTION.read_text("utf-8"))
     variables = {one["key"]: one["value"] for one in collection["variable"]}

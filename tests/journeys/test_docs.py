@@ -34,6 +34,7 @@ def click(browser: Any, css: str) -> None:
     WebDriverWait(browser, 20).until(seen.element_to_be_clickable((By.CSS_SELECTOR, css))).click()
 
 
+@pytest.mark.slow
 def test_the_contract_is_drawn_from_this_service_alone(
     docs: Any, server: Any, http: requests.Session
 ) -> None:
@@ -47,6 +48,7 @@ def test_the_contract_is_drawn_from_this_service_alone(
     assert hosts_asked(docs) == {server.url.removeprefix("http://")}
 
 
+@pytest.mark.slow
 def test_it_can_be_tried_with_basic_auth(
     docs: Any, server: Any, company: Company, control: Any
 ) -> None:

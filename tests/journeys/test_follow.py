@@ -61,6 +61,7 @@ def _until(done: Any, seconds: float = 60) -> None:
         time.sleep(0.1)
 
 
+@pytest.mark.slow
 def test_sigterm_ends_it_soon_and_cleanly(
     start: Any, company: Company, control: Any, database: Any, tmp_path: Path
 ) -> None:
@@ -78,6 +79,7 @@ def test_sigterm_ends_it_soon_and_cleanly(
     assert database.execute("SELECT * FROM leases") == []
 
 
+@pytest.mark.slow
 def test_once_does_what_is_due_and_ends(start: Any, company: Company, control: Any) -> None:
     control.seed_session("test", company.nip, invoices=2)
     for _ in range(2):
@@ -86,6 +88,7 @@ def test_once_does_what_is_due_and_ends(start: Any, company: Company, control: A
     assert control.call_counts()["GET /{environment}/v2/sessions/{reference}"] == 1
 
 
+@pytest.mark.slow
 @pytest.mark.fault(43)
 def test_three_of_them_killed_again_and_again_leave_nothing_undone(
     start: Any, company: Company, control: Any, database: Any

@@ -452,6 +452,7 @@ def test_log_names_no_company_no_invoice_and_no_secret(erp: Erp, server: Any, co
     assert erp.company.authorization["Authorization"] not in log
 
 
+@pytest.mark.slow
 @pytest.mark.fault(29)
 def test_request_in_flight_is_finished_when_the_service_is_stopped(
     start_server: Any,

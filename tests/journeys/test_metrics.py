@@ -36,6 +36,7 @@ def ask(service: RunningService) -> Figures:
         return Figures(http.get(f"{service.url}/metrics", timeout=10).text)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs /proc")
 def test_workers_add_up_and_the_dead_no_longer_count(
     database: Any, sandbox: Any, secret_key: bytes, tmp_path: Path
@@ -65,6 +66,7 @@ def test_workers_add_up_and_the_dead_no_longer_count(
     assert list(folder.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_one_line_of_json_a_request_and_nothing_else(
     database: Any, sandbox: Any, secret_key: bytes, tmp_path: Path
 ) -> None:

@@ -29,6 +29,7 @@ def service_at_home(
         yield service
 
 
+@pytest.mark.slow
 def test_main_job_with_the_service_s_role_and_nothing_secret_in_its_log(
     service_at_home: RunningService,
     make_company: Callable[..., Company],

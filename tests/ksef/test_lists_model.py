@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import responses
+import pytest
 from hypothesis import event, example, given
 from hypothesis import strategies as st
 
@@ -97,6 +98,7 @@ def lists(draw: Any) -> Ksef:
     )
 
 
+@pytest.mark.slow
 @tries(60, 3000)
 @given(ksef=lists())
 @example(ksef=Ksef(((),)))

@@ -238,6 +238,7 @@ def test_waits(database_server):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("told_by", [signal.SIGINT, signal.SIGTERM], ids=lambda it: it.name)
 def test_a_test_run_in_a_script_s_background_ends_when_told_and_leaves_nothing(
     tmp_path: Path, told_by: signal.Signals

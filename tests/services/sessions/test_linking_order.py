@@ -236,6 +236,7 @@ def make_world(
         yield lambda: World(service, control, connection)
 
 
+@pytest.mark.slow
 def test_any_order_of_things(make_world: Callable[[], World]) -> None:
     class Orders(RuleBasedStateMachine):
         @initialize()
