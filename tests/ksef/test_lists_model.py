@@ -4,8 +4,8 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
-import responses
 import pytest
+import responses
 from hypothesis import event, example, given
 from hypothesis import strategies as st
 
