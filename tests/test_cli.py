@@ -16,6 +16,7 @@ from typing import Any
 import argon2
 import click
 import psycopg2
+import pypdf
 import pytest
 from click.testing import Result
 from flask import Flask
@@ -30,6 +31,7 @@ from app.service import Service
 from app.services.login import credentials
 from app.services.login import session as login
 from app.services.operators import users
+from app.signers import DEFAULT_SIGNERS
 from tests.api.test_policy import commands
 from tests.certificates import make
 from tests.rows import SYNCED
@@ -769,8 +771,41 @@ def test_upo_verify_needs_files_or_an_archive(run: Run, tmp_path: Path) -> None:
     refused(run("upo", "verify"), "either FILEs, or", code=2)
     refused(run("upo", "verify", "--nip", NIP), "either FILEs, or", code=2)
     refused(run("upo", "verify", str(file), *PLACE), "either FILEs, or", code=2)
+    refused(run("upo", "verify", str(file), "--nip", NIP), "either FILEs, or", code=2)
+    refused(run("upo", "verify", "--environment", "test"), "either FILEs, or", code=2)
+    signer = ("--signer", "0" * 64)
+    for place in (PLACE, (str(file), "--environment", "test")):
+        refused(run("upo", "verify", *place, *signer), "--signer", code=2)
     refused(run("upo", "verify", str(file), "--signer", "xy"), "64 hex digits", code=2)
     refused(run("upo", "verify", *PLACE), "There is no company")
+
+
+def test_upo_of_a_test_environment_is_not_taken_for_production_s(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In KSeF's test environment anybody gets a signed UPO for any NIP."""
+    signer = signers().current.sha256
+    for environment in ("test", "demo"):
+        monkeypatch.setitem(DEFAULT_SIGNERS, environment, (signer,))
+    xml, pdf = tmp_path / "upo.xml", tmp_path / "upo.pdf"
+    xml.write_bytes(signed())
+    plain = run("upo", "verify", str(xml))
+    assert plain.exit_code == 1
+    assert "unknown_signer" in plain.stdout
+    assert "that of another environment of KSeF: test, demo." in plain.stdout
+    assert plain.stderr == "Error: 1 of 1 are not valid.\n"
+    for environment, state in (("test", "valid"), ("demo", "valid"), ("prod", "unknown_signer")):
+        told = run("upo", "verify", str(xml), "--environment", environment, "--json")
+        assert json.loads(told.stdout)[0]["signature"] == state
+    done(run("upo", "render", str(xml), "-o", str(pdf)))
+    [page] = pypdf.PdfReader(pdf).pages
+    assert "TEST Dokument spoza środowiska produkcyjnego" in page.extract_text()
+    assert "Podpis elektroniczny: prawidłowy." in page.extract_text()
+    monkeypatch.setitem(DEFAULT_SIGNERS, "prod", (signer,))
+    done(run("upo", "verify", str(xml)))
+    done(run("upo", "render", str(xml), "-o", str(pdf)))
+    [page] = pypdf.PdfReader(pdf).pages
+    assert "TEST" not in page.extract_text()
 
 
 def test_archive_is_verified_and_exported(run: Run, company: None, tmp_path: Path) -> None:

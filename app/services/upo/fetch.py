@@ -337,10 +337,14 @@ def render(xml: bytes, *, language: str) -> bytes:
     """The PDF of a UPO's XML, in Polish (pl) or English (en). Raises KsefInvalidResponse.
 
     Its signature is judged by the signers that are known without settings, of all environments.
+    One that is known, but not for production, marks it as a test, whatever issuer it names.
     """
+    verdict = signature.verify_file(xml, ())
+    environments = signature.environments_of(verdict)
     return render_upo(
         parse_upo(xml),
         xml_sha256=hashlib.sha256(xml).hexdigest(),
-        signature=signature.verify_file(xml, ()),
+        signature=verdict,
         language=language,
+        environment="prod" if "prod" in environments else next(iter(environments), None),
     )
