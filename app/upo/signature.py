@@ -94,11 +94,14 @@ def verify_signature(content: bytes, signers: Collection[str]) -> Verdict:
     return Verdict(state, signed.signer, signed_at, signed.sha256, reason)
 
 
-def certificate_pem(content: bytes) -> bytes:
-    """The signer's certificate, for other programs. The document must have one (see `Verdict`)."""
-    signed = _inspected(content)
-    if signed is None:
-        raise ValueError("The document is not signed.")
+def certificate_pem(content: bytes, sha256: str) -> bytes | None:
+    """The signer's certificate, for other programs; None where the document has not that one."""
+    try:
+        signed = _inspected(content)
+    except (_Unverifiable, _Broken):
+        return None
+    if signed is None or signed.sha256 != sha256:
+        return None
     return signed.certificate.public_bytes(Encoding.PEM)
 
 
