@@ -246,7 +246,10 @@ class _Verifier(XAdESVerifier):
 
 
 def _signer(certificate: x509.Certificate) -> str:
+    """Name and identifier in the certificate; all of its subject where it has neither."""
     names = (x509.NameOID.COMMON_NAME, x509.NameOID.ORGANIZATION_IDENTIFIER)
     found = [certificate.subject.get_attributes_for_oid(name) for name in names]
     text = ", ".join(str(attributes[0].value) for attributes in found if attributes)
+    if not text.strip():
+        text = certificate.subject.rfc4514_string() or "?"
     return "".join(char if char.isprintable() else "?" for char in text[:128])

@@ -29,9 +29,15 @@ SIGNED = Verdict(
 )
 
 
-def render(sample: samples.UpoSample, language: str = "pl") -> bytes:
+def render(
+    sample: samples.UpoSample, language: str = "pl", environment: str | None = None
+) -> bytes:
     return render_upo(
-        parse_upo(sample.xml()), xml_sha256=DIGEST, signature=SIGNED, language=language
+        parse_upo(sample.xml()),
+        xml_sha256=DIGEST,
+        signature=SIGNED,
+        language=language,
+        environment=environment,
     )
 
 
@@ -279,10 +285,18 @@ def test_values_at_the_limits_of_the_parser_give_a_pdf_of_whole_pages() -> None:
         for _ in range(3)
     )
     sample = samples.UpoSample(
-        documents, schema=wide, form=wide, issuer=wide, session="S" * 128, token="T" * 128
+        documents,
+        schema=wide,
+        form=wide,
+        issuer=wide,
+        session="S" * 128,
+        token="T" * 128,
+        authentication_hash="@" * 128,
+        context=("IdWewnetrzny", "W" * 128),
+        page=(1, 3, 1, 10000, 21000),
     )
 
-    pages = reader(sample).pages
+    pages = PdfReader(BytesIO(render(sample, environment="test"))).pages
 
     text = "\n".join(page.extract_text() for page in pages)
     assert re.findall(r"^([0-9]) MMM", text, re.MULTILINE) == ["1", "2", "3"]
