@@ -135,7 +135,7 @@ def signature_sentences(found: Verdict) -> tuple[str, str, str, str]:
     """
     polish, english = _SIGNATURES[found.state]
     who = when = ""
-    if found.signer and found.signed_at:
-        who = f" {found.signer}"
+    if found.signed_at:
+        who = f" {found.signer or '?'}"
         when = f", {found.signed_at.astimezone(WARSAW):%Y-%m-%d %H:%M:%S}."
     return f"Podpis elektroniczny: {polish}. ", f"Electronic signature: {english}.", who, when

@@ -160,6 +160,12 @@ def test_the_date_is_that_of_the_last_number_in_winter_too() -> None:
     assert pdf.metadata["/CreationDate"] == "D:20270101003000+01'00'"
 
 
+def test_a_date_of_the_first_centuries_has_four_digits_too() -> None:
+    pdf = reader(samples.UpoSample((samples.document(assigned_at="0001-01-02T00:00:00Z"),)))
+
+    assert pdf.metadata["/CreationDate"] == "D:00010102012400+01'24'"
+
+
 @pytest.mark.parametrize("kind", samples.kinds())
 def test_pages_are_a4_landscape_and_all_fonts_embedded(kind: str) -> None:
     for page in reader(samples.kinds()[kind]).pages:

@@ -238,6 +238,14 @@ def test_name_of_an_unknown_signer_is_cut_to_the_line_before_the_time(name: str)
     assert len(line) < 300
 
 
+def test_the_time_is_told_of_a_signer_without_a_name() -> None:
+    """As older versions archived one."""
+    upo = parse_upo(samples.upo().xml())
+    found = Verdict("unknown_signer", "", datetime(2026, 12, 31, 23, 30, tzinfo=UTC))
+    [page] = page_texts(render_upo(upo, xml_sha256="0" * 64, signature=found))
+    assert "not among the trusted ones. ?, 2027-01-01 00:30:00." in page
+
+
 def test_a_replaced_character_in_the_name_of_a_signer_is_told_too() -> None:
     upo = parse_upo(samples.upo().xml())
     found = Verdict("unknown_signer", "漢 Sp. z o.o.", datetime.now(UTC))

@@ -12,7 +12,7 @@ import re
 import shutil
 import zipfile
 from collections.abc import Iterable, Iterator
-from datetime import date
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -70,7 +70,7 @@ def export(account: Account, first: date, last: date, target: Path, progress: Pr
     archive.note_download(account, UpoName(f"{first}..{last}"), "export")
     summary = Summary()
     with _Folder(folder) as written:
-        first_day, last_day = f"{first:%Y%m%d}", f"{last:%Y%m%d}"
+        first_day, last_day = (day.isoformat().replace("-", "") for day in (first, last))
         total = sum(1 for _ in archive.walk(account, first_day=first_day, last_day=last_day))
         for name, row in archive.walk(account, first_day=first_day, last_day=last_day):
             with summary.one(f"{name.reference_number} {name.key}"):
@@ -169,9 +169,9 @@ class _Folder:
             pdf_sha256=hashlib.sha256(pdf).hexdigest() if pdf else "",
             signature=verdict.state,
             signer=verdict.signer,
-            signed_at=verdict.signed_at.isoformat() if verdict.signed_at else None,
+            signed_at=_utc(verdict.signed_at) if verdict.signed_at else None,
             certificate_sha256=verdict.certificate_sha256,
-            fetched_at=row.fetched_at.isoformat(),
+            fetched_at=_utc(row.fetched_at),
             ksef_host=row.ksef_host,
         )
 
@@ -262,3 +262,8 @@ def _names(entries: Iterable[Entry]) -> set[str]:
 
 def _signer(sha256: str | None) -> str:
     return f"signers/{sha256}.pem" if sha256 else ""
+
+
+def _utc(moment: datetime) -> str:
+    """Not in the time zone that the database, or the signer, happens to have."""
+    return moment.astimezone(UTC).isoformat()

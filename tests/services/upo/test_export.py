@@ -129,6 +129,7 @@ def test_days_are_those_of_the_ksef_numbers(asking: Asking, tmp_path: Path) -> N
         (date(2026, 3, 29), date(2026, 3, 29), 1),
         (date(2025, 8, 26), date(2026, 3, 29), 2),
         (date(2025, 8, 27), date(2026, 3, 28), 0),
+        (date(900, 1, 1), date(2026, 3, 29), 2),
     ):
         assert exported(asking, tmp_path / f"{first}-{last}", first, last).seen == found
 
@@ -345,6 +346,27 @@ def test_directory_of_something_else_is_left_alone(
     with pytest.raises(errors.OperatorError, match="not empty"):
         exported(asking, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["theirs"]
+
+
+def test_manifest_is_the_same_whoever_judged_and_wherever_the_database_stands(
+    asking: Asking, session: Any, tmp_path: Path
+) -> None:
+    exported(asking, tmp_path / "first")
+    asking.database.execute("UPDATE upos SET signature = NULL")
+    name = asking.database.name
+    asking.database.execute(f"ALTER DATABASE {name} SET timezone = 'Asia/Tokyo'")
+    asking.database.execute(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+        " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    )
+    try:
+        exported(asking, tmp_path / "second")
+    finally:
+        asking.database.execute(f"ALTER DATABASE {name} RESET timezone")
+    assert files(tmp_path / "first") == files(tmp_path / "second")
+    [entry, *_] = json.loads((tmp_path / "first/manifest.json").read_text())
+    assert entry["signedAt"].endswith("+00:00")
+    assert entry["fetchedAt"].endswith("+00:00")
 
 
 def test_export_is_audited(asking: Asking, session: Any, tmp_path: Path) -> None:
