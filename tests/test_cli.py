@@ -20,6 +20,7 @@ import pypdf
 import pytest
 from click.testing import Result
 from flask import Flask
+from lxml import etree
 from psycopg2.extensions import make_dsn
 
 from app import create_app, errors
@@ -32,11 +33,12 @@ from app.services.login import credentials
 from app.services.login import session as login
 from app.services.operators import users
 from app.signers import DEFAULT_SIGNERS
+from sandbox.signing import sign
 from tests.api.test_policy import commands
 from tests.certificates import make
 from tests.rows import SYNCED
 from tests.upo import samples
-from tests.upo.signed import forged, signed, signers
+from tests.upo.signed import forged, seal, signed, signers
 
 PROJECT = Path(__file__).parents[1]
 
@@ -806,6 +808,21 @@ def test_upo_of_a_test_environment_is_not_taken_for_production_s(
     done(run("upo", "render", str(xml), "-o", str(pdf)))
     [page] = pypdf.PdfReader(pdf).pages
     assert "TEST" not in page.extract_text()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"<Umowa><Kwota>1</Kwota></Umowa>", samples.UpoSample(()).xml()],
+    ids=["another document", "without an invoice"],
+)
+def test_what_is_no_upo_is_not_valid_whoever_signed_it(
+    run: Run, tmp_path: Path, content: bytes
+) -> None:
+    file = tmp_path / "upo.xml"
+    file.write_bytes(sign(etree.fromstring(content), seal()))
+    told = run("upo", "verify", str(file), "--signer", signers().current.sha256)
+    assert (told.exit_code, "unverifiable" in told.stdout) == (1, True)
+    assert "It is no UPO that can be read." in told.stdout
 
 
 def test_archive_is_verified_and_exported(run: Run, company: None, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from app.services.upo.archive import UpoName
 from app.signers import DEFAULT_SIGNERS
 from app.upo.signature import verify_signature
 from app.upo.verdict import Verdict
+from app.upo.xml import parse_upo
 
 
 def judge(account: Account, content: bytes) -> Verdict:
@@ -54,9 +55,15 @@ def verify_file(content: bytes, signers: Collection[str]) -> Verdict:
     """The verdict on a file, which nobody counts; without signers, by those known for any KSeF.
 
     The reason tells of a signer that is known for another environment than that of `signers`.
+    `unverifiable` is also what a trusted signer signed that is no UPO.
     """
     signers = signers or {*chain(*DEFAULT_SIGNERS.values())}
     verdict = verify_signature(content, signers)
+    if verdict.state == "valid":
+        try:
+            parse_upo(content)
+        except errors.KsefInvalidResponse as error:
+            return Verdict("unverifiable", reason=f"It is no UPO that can be read. {error.detail}")
     others = environments_of(verdict)
     if others and verdict.certificate_sha256 not in signers:
         reason = "The signature fits, and is that of another environment of KSeF: "
