@@ -10,6 +10,7 @@ import fcntl
 import hashlib
 import re
 import shutil
+import ssl
 import zipfile
 from collections.abc import Iterable, Iterator
 from datetime import UTC, date, datetime
@@ -69,12 +70,12 @@ def export(account: Account, first: date, last: date, target: Path, progress: Pr
         raise errors.OperatorError(f"{target} exists already.")
     archive.note_download(account, UpoName(f"{first}..{last}"), "export")
     summary = Summary()
-    with _Folder(folder) as written:
+    with _Folder(folder, account) as written:
         first_day, last_day = (day.isoformat().replace("-", "") for day in (first, last))
         total = sum(1 for _ in archive.walk(account, first_day=first_day, last_day=last_day))
         for name, row in archive.walk(account, first_day=first_day, last_day=last_day):
             with summary.one(f"{name.reference_number} {name.key}"):
-                written.write(account, name, row)
+                written.write(name, row)
             progress(summary.seen, total)
         if not summary.failed:
             written.finish()
@@ -91,8 +92,9 @@ class _Folder:
     """The directory while it is written. The journal has what is complete, an entry a line, until
     all is; its lock keeps a second export away."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, account: Account) -> None:
         self._folder = folder
+        self._account = account
         self._journal = folder / _JOURNAL
         if folder.exists() and not folder.is_dir():
             raise errors.OperatorError(f"{folder} is no directory.")
@@ -110,13 +112,21 @@ class _Folder:
             raise errors.OperatorError(f"Another export writes into {self._folder}.") from None
         before = self._journal.read_bytes().splitlines()
         self._before = {entry.xml: entry for entry in map(_decoded, before) if entry}
+        if {(entry.environment, entry.nip) for entry in self._before.values()} - {self._place}:
+            self._file.close()
+            detail = "has an interrupted export of another company or environment"
+            raise errors.OperatorError(f"{self._folder} {detail}.")
         self._file.write(b"\n")  # the last line may have been cut
         return self
 
     def __exit__(self, *_error: object) -> None:
         self._file.close()
 
-    def write(self, account: Account, name: UpoName, row: Any) -> None:
+    @property
+    def _place(self) -> tuple[str, str]:
+        return self._account.environment, self._account.company_nip
+
+    def write(self, name: UpoName, row: Any) -> None:
         """Write a UPO, unless the journal has it with the same verdict and its files are whole."""
         if not (_SAFE.fullmatch(name.reference_number) and _SAFE.fullmatch(name.key)):
             raise errors.KsefInvalidResponse("Its number cannot be the name of a file.")
@@ -127,20 +137,20 @@ class _Folder:
             and (before.xml_sha256, before.signature) == (row.sha256, row.signature)
             and self._has(before.xml, before.xml_sha256)
             and (not before.pdf or self._has(before.pdf, before.pdf_sha256))
+            and (not before.certificate_sha256 or self._has_signer(before.certificate_sha256))
         ):
             self._entries[xml] = before
             return
-        found = archive.get(account, name)
+        found = archive.get(self._account, name)
         if found is None:  # deleted in the meantime
             return
-        entry = self._written(account, name, row, found, xml)
+        entry = self._written(name, row, found, xml)
         self._entries[xml] = entry
         self._file.write(msgspec.json.encode(entry) + b"\n")
         self._file.flush()
 
-    def _written(
-        self, account: Account, name: UpoName, row: Any, found: ArchivedUpo, xml: str
-    ) -> Entry:
+    def _written(self, name: UpoName, row: Any, found: ArchivedUpo, xml: str) -> Entry:
+        environment, nip = self._place
         digest = hashlib.sha256(found.content).hexdigest()
         verdict = found.signature
         # The last two are somebody's change of the table.
@@ -149,17 +159,18 @@ class _Folder:
             or digest != row.sha256
             or not self._put_signer(verdict.certificate_sha256, found.content)
         ):
-            verdict = signature.of_archived(account, name, found.content)
+            verdict = signature.of_archived(self._account, name, found.content)
             self._put_signer(verdict.certificate_sha256, found.content)
         self._put(xml, found.content)
         pdf_name, pdf = xml.removesuffix("xml") + "pdf", b""
         try:
-            pdf = fetch.drawn(account.environment, found.content, digest, verdict)
+            pdf = fetch.drawn(environment, found.content, digest, verdict)
             self._put(pdf_name, pdf)
         except errors.KsefInvalidResponse:
             pdf_name = ""
         return Entry(
-            **{"environment": account.environment, "nip": account.company_nip},
+            environment=environment,
+            nip=nip,
             session=name.reference_number,
             ksef_number=name.ksef_number,
             page=name.page_reference_number,
@@ -182,12 +193,20 @@ class _Folder:
         except FileNotFoundError:
             return False
 
+    def _has_signer(self, sha256: str) -> bool:
+        """Whether a certificate is there, and the right one."""
+        try:
+            der = ssl.PEM_cert_to_DER_cert((self._folder / _signer(sha256)).read_text())
+        except (FileNotFoundError, ValueError):
+            return False
+        return hashlib.sha256(der).hexdigest().upper() == sha256
+
     def _put_signer(self, sha256: str | None, content: bytes) -> bool:
         """Write the certificate of a document's signer; false if the document has another one."""
         if sha256 is None:
             return True
         pem = certificate_pem(content, sha256)
-        if pem and not (self._folder / _signer(sha256)).exists():
+        if pem and not self._has_signer(sha256):
             self._put(_signer(sha256), pem)
         return pem is not None
 

@@ -225,21 +225,22 @@ def files(folder: Path) -> dict[str, bytes]:
 
 def interrupted(asking: Asking, target: Path) -> list[dict[str, Any]]:
     """The entries of an export that was interrupted before it was finished."""
-    with export._Folder(target) as folder:
+    with export._Folder(target, asking.account) as folder:
         for name, row in archive.walk(asking.account):
-            folder.write(asking.account, name, row)
+            folder.write(name, row)
     lines = (target / "manifest.part").read_bytes().split(b"\n")
     return [json.loads(line) for line in lines if line]
 
 
-@pytest.mark.parametrize("kind", ["xml", "pdf"])
+@pytest.mark.parametrize("kind", ["xml", "pdf", "signer"])
 @pytest.mark.parametrize("left", [b"", b"cut", b"%PDF- of somebody else"])
 def test_what_was_cut_or_changed_meanwhile_is_written_anew(
     asking: Asking, session: Any, tmp_path: Path, kind: str, left: bytes
 ) -> None:
     target = tmp_path / "evidence"
     entries = interrupted(asking, target)
-    (target / entries[1][kind]).write_bytes(left)
+    signer = f"signers/{entries[1]['certificateSha256']}.pem"
+    (target / {**entries[1], "signer": signer}[kind]).write_bytes(left)
     exported(asking, target)
     exported(asking, tmp_path / "whole")
     assert files(target) == files(tmp_path / "whole")
@@ -309,6 +310,19 @@ def test_certificate_is_the_one_that_the_document_has(
     for sha256, pem in signers.items():
         found = x509.load_pem_x509_certificate(pem)
         assert found.fingerprint(hashes.SHA256()).hex().upper() == sha256
+
+
+@pytest.mark.parametrize(("nip", "environment"), [("7812019453", "test"), (NIP, "demo")])
+def test_interrupted_export_of_another_archive_is_left_alone(
+    asking: Asking, session: Any, tmp_path: Path, nip: str, environment: str
+) -> None:
+    target = tmp_path / "evidence"
+    interrupted(asking, target)
+    before = files(target)
+    other = asking.service.account(nip, environment)
+    with pytest.raises(errors.OperatorError, match="of another company or environment"):
+        export.export(other, FIRST, LAST, target, no_progress)
+    assert files(target) == before
 
 
 def test_days_in_the_wrong_order_are_refused(asking: Asking, session: Any, tmp_path: Path) -> None:
