@@ -6,6 +6,7 @@ directory, packed when it is complete.
 """
 
 import csv
+import errno
 import fcntl
 import hashlib
 import re
@@ -110,6 +111,9 @@ class _Folder:
         except BlockingIOError:
             self._file.close()
             raise errors.OperatorError(f"Another export writes into {self._folder}.") from None
+        except OSError as error:  # some network's file systems have no locks
+            if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP):
+                raise
         before = self._journal.read_bytes().splitlines()
         self._before = {entry.xml: entry for entry in map(_decoded, before) if entry}
         if {(entry.environment, entry.nip) for entry in self._before.values()} - {self._place}:

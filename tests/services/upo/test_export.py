@@ -2,6 +2,7 @@
 
 import csv
 import errno
+import fcntl
 import hashlib
 import json
 import shutil
@@ -213,6 +214,13 @@ def test_one_export_at_a_time_writes_into_a_target(
         shutil.unpack_archive(tmp_path / name, tmp_path / "unpacked")
         name = "unpacked"
     assert files(tmp_path / name) == files(tmp_path / "whole")
+
+
+def test_file_system_without_locks_will_do(
+    asking: Asking, session: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fcntl, "flock", raising(OSError(errno.ENOLCK, "No locks available")))
+    assert exported(asking, tmp_path / "evidence").done == 4
 
 
 def files(folder: Path) -> dict[str, bytes]:
