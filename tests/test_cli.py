@@ -810,6 +810,14 @@ def test_upo_of_a_test_environment_is_not_taken_for_production_s(
     assert "TEST" not in page.extract_text()
 
 
+def test_file_whose_name_is_not_utf8_is_told(run: Run, tmp_path: Path) -> None:
+    file = os.fsencode(tmp_path) + b"/upo-\xff.xml"
+    Path(os.fsdecode(file)).write_bytes(signed())
+    signer = ("--signer", signers().current.sha256)
+    told = json.loads(done(run("upo", "verify", os.fsdecode(file), *signer, "--json")))
+    assert (told[0]["file"], told[0]["signature"]) == (f"{tmp_path}/upo-\ufffd.xml", "valid")
+
+
 @pytest.mark.parametrize(
     "content",
     [b"<Umowa><Kwota>1</Kwota></Umowa>", samples.UpoSample(()).xml()],

@@ -103,7 +103,14 @@ def verify(
             verdicts.append(signature.verify_file(opened.read(MAX_BYTES + 1), trusted))
     header = ("file", "signature", "signer", "signed at", "certificate", "reason")
     rows = [
-        (str(file), v.state, v.signer, utc(v.signed_at), v.certificate_sha256, v.reason)
+        (
+            click.format_filename(file),
+            v.state,
+            v.signer,
+            utc(v.signed_at),
+            v.certificate_sha256,
+            v.reason,
+        )
         for file, v in zip(files, verdicts, strict=True)
     ]
     print_table(header, rows, as_json)
