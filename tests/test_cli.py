@@ -818,6 +818,20 @@ def test_file_whose_name_is_not_utf8_is_told(run: Run, tmp_path: Path) -> None:
     assert (told[0]["file"], told[0]["signature"]) == (f"{tmp_path}/upo-\ufffd.xml", "valid")
 
 
+def test_target_whose_name_is_not_utf8_is_written_and_told(
+    run: Run, company: None, tmp_path: Path
+) -> None:
+    xml, target = tmp_path / "upo.xml", os.fsencode(tmp_path) + b"/\xff"
+    xml.write_bytes(signed())
+    told = done(run("upo", "render", str(xml), "-o", os.fsdecode(target + b".pdf")))
+    assert told == f"{tmp_path}/\ufffd.pdf written\n"
+    assert Path(os.fsdecode(target + b".pdf")).exists()
+    days = ("--from", "2026-01-01", "--to", "2026-12-31")
+    told = done(run("upo", "export", *PLACE, *days, os.fsdecode(target)))
+    assert told == f"0 of 0 UPOs written to {tmp_path}/\ufffd\n"
+    assert (Path(os.fsdecode(target)) / "SHA256SUMS").exists()
+
+
 @pytest.mark.parametrize(
     "content",
     [b"<Umowa><Kwota>1</Kwota></Umowa>", samples.UpoSample(()).xml()],

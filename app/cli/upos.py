@@ -57,7 +57,7 @@ def render(file: Path, output: Path, language: str) -> None:
     Needs neither the database nor KSeF.
     """
     output.write_bytes(fetch.render(file.read_bytes(), language=language))
-    click.echo(f"{output} written")
+    click.echo(f"{click.format_filename(output)} written")
 
 
 @upos.command("verify")
@@ -140,4 +140,4 @@ def export_upos(account: Account, first: datetime, last: datetime, target: Path)
     """
     with progress("UPOs") as show:
         summary = export.export(account, first.date(), last.date(), target, show)
-    print_summary(summary, f"UPOs written to {target}")
+    print_summary(summary, f"UPOs written to {click.format_filename(target)}")
