@@ -16,9 +16,11 @@ from typing import Any
 import argon2
 import click
 import psycopg2
+import pypdf
 import pytest
 from click.testing import Result
 from flask import Flask
+from lxml import etree
 from psycopg2.extensions import make_dsn
 
 from app import create_app, errors
@@ -30,11 +32,13 @@ from app.service import Service
 from app.services.login import credentials
 from app.services.login import session as login
 from app.services.operators import users
+from app.signers import DEFAULT_SIGNERS
+from sandbox.signing import sign
 from tests.api.test_policy import commands
 from tests.certificates import make
 from tests.rows import SYNCED
 from tests.upo import samples
-from tests.upo.signed import forged, signed, signers
+from tests.upo.signed import forged, seal, signed, signers
 
 PROJECT = Path(__file__).parents[1]
 
@@ -769,8 +773,78 @@ def test_upo_verify_needs_files_or_an_archive(run: Run, tmp_path: Path) -> None:
     refused(run("upo", "verify"), "either FILEs, or", code=2)
     refused(run("upo", "verify", "--nip", NIP), "either FILEs, or", code=2)
     refused(run("upo", "verify", str(file), *PLACE), "either FILEs, or", code=2)
+    refused(run("upo", "verify", str(file), "--nip", NIP), "either FILEs, or", code=2)
+    refused(run("upo", "verify", "--environment", "test"), "either FILEs, or", code=2)
+    signer = ("--signer", "0" * 64)
+    for place in (PLACE, (str(file), "--environment", "test")):
+        refused(run("upo", "verify", *place, *signer), "--signer", code=2)
     refused(run("upo", "verify", str(file), "--signer", "xy"), "64 hex digits", code=2)
     refused(run("upo", "verify", *PLACE), "There is no company")
+
+
+def test_upo_of_a_test_environment_is_not_taken_for_production_s(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In KSeF's test environment anybody gets a signed UPO for any NIP."""
+    signer = signers().current.sha256
+    for environment in ("test", "demo"):
+        monkeypatch.setitem(DEFAULT_SIGNERS, environment, (signer,))
+    xml, pdf = tmp_path / "upo.xml", tmp_path / "upo.pdf"
+    xml.write_bytes(signed())
+    plain = run("upo", "verify", str(xml))
+    assert plain.exit_code == 1
+    assert "unknown_signer" in plain.stdout
+    assert "that of another environment of KSeF: test, demo." in plain.stdout
+    assert plain.stderr == "Error: 1 of 1 are not valid.\n"
+    for environment, state in (("test", "valid"), ("demo", "valid"), ("prod", "unknown_signer")):
+        told = run("upo", "verify", str(xml), "--environment", environment, "--json")
+        assert json.loads(told.stdout)[0]["signature"] == state
+    done(run("upo", "render", str(xml), "-o", str(pdf)))
+    [page] = pypdf.PdfReader(pdf).pages
+    assert "TEST Dokument spoza środowiska produkcyjnego" in page.extract_text()
+    assert "Podpis elektroniczny: prawidłowy." in page.extract_text()
+    monkeypatch.setitem(DEFAULT_SIGNERS, "prod", (signer,))
+    done(run("upo", "verify", str(xml)))
+    done(run("upo", "render", str(xml), "-o", str(pdf)))
+    [page] = pypdf.PdfReader(pdf).pages
+    assert "TEST" not in page.extract_text()
+
+
+def test_file_whose_name_is_not_utf8_is_told(run: Run, tmp_path: Path) -> None:
+    file = os.fsencode(tmp_path) + b"/upo-\xff.xml"
+    Path(os.fsdecode(file)).write_bytes(signed())
+    signer = ("--signer", signers().current.sha256)
+    told = json.loads(done(run("upo", "verify", os.fsdecode(file), *signer, "--json")))
+    assert (told[0]["file"], told[0]["signature"]) == (f"{tmp_path}/upo-\ufffd.xml", "valid")
+
+
+def test_target_whose_name_is_not_utf8_is_written_and_told(
+    run: Run, company: None, tmp_path: Path
+) -> None:
+    xml, target = tmp_path / "upo.xml", os.fsencode(tmp_path) + b"/\xff"
+    xml.write_bytes(signed())
+    told = done(run("upo", "render", str(xml), "-o", os.fsdecode(target + b".pdf")))
+    assert told == f"{tmp_path}/\ufffd.pdf written\n"
+    assert Path(os.fsdecode(target + b".pdf")).exists()
+    days = ("--from", "2026-01-01", "--to", "2026-12-31")
+    told = done(run("upo", "export", *PLACE, *days, os.fsdecode(target)))
+    assert told == f"0 of 0 UPOs written to {tmp_path}/\ufffd\n"
+    assert (Path(os.fsdecode(target)) / "SHA256SUMS").exists()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"<Umowa><Kwota>1</Kwota></Umowa>", samples.UpoSample(()).xml()],
+    ids=["another document", "without an invoice"],
+)
+def test_what_is_no_upo_is_not_valid_whoever_signed_it(
+    run: Run, tmp_path: Path, content: bytes
+) -> None:
+    file = tmp_path / "upo.xml"
+    file.write_bytes(sign(etree.fromstring(content), seal()))
+    told = run("upo", "verify", str(file), "--signer", signers().current.sha256)
+    assert (told.exit_code, "unverifiable" in told.stdout) == (1, True)
+    assert "It is no UPO that can be read." in told.stdout
 
 
 def test_archive_is_verified_and_exported(run: Run, company: None, tmp_path: Path) -> None:

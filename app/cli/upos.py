@@ -14,7 +14,7 @@ from app.context import service
 from app.services.operators import users
 from app.services.upo import export, fetch, signature
 from app.settings import ENVIRONMENTS
-from app.signers import fingerprints
+from app.signers import DEFAULT_SIGNERS, fingerprints
 from app.upo.xml import MAX_BYTES
 
 upos = AppGroup("upo", help="UPOs.")
@@ -57,14 +57,18 @@ def render(file: Path, output: Path, language: str) -> None:
     Needs neither the database nor KSeF.
     """
     output.write_bytes(fetch.render(file.read_bytes(), language=language))
-    click.echo(f"{output} written")
+    click.echo(f"{click.format_filename(output)} written")
 
 
 @upos.command("verify")
 @click.argument("files", nargs=-1, type=EXISTING_FILE, metavar="[FILE]...")
 @click.option("--signer", "signers", multiple=True, metavar="SHA256", help="A trusted certificate")
 @click.option("--nip", help="NIP of the company whose archive is verified")
-@click.option("--environment", type=click.Choice(ENVIRONMENTS), help="KSeF environment of it")
+@click.option(
+    "--environment",
+    type=click.Choice(ENVIRONMENTS),
+    help="KSeF environment of it, or of the FILEs  [default for FILEs: prod]",
+)
 @json_option
 @plain_errors
 def verify(
@@ -77,12 +81,14 @@ def verify(
     """Verify the Ministry's signature on UPOs.
 
     FILEs need neither settings nor the database; without --signer the certificates are trusted that
-    the Ministry was known to use. With --nip and --environment all UPOs in the archive are
-    verified that are not known to be valid, by the signers in the settings. Exit code 0 only if
-    all are valid.
+    the Ministry was known to use in production, or in another --environment. With --nip and
+    --environment all UPOs in the archive are verified that are not known to be valid, by the
+    signers in the settings. Exit code 0 only if all are valid.
     """
-    if bool(files) == bool(nip and environment):
+    if bool(files) == bool(nip) or (nip and not environment):
         raise click.UsageError("Give either FILEs, or --nip and --environment.")
+    if signers and environment:
+        raise click.UsageError("--signer is for FILEs, in place of --environment.")
     if nip and environment:
         users.require_company(service().db, nip)
         account = service().account(nip, environment, live=False)
@@ -90,14 +96,21 @@ def verify(
             summary = signature.verify_archive(account, show)
         print_summary(summary, "UPOs that were not known to be valid are")
         return
-    trusted = _fingerprints(signers)
+    trusted = _fingerprints(signers) or DEFAULT_SIGNERS[environment or "prod"]
     verdicts = []
     for file in files:
         with file.open("rb") as opened:
             verdicts.append(signature.verify_file(opened.read(MAX_BYTES + 1), trusted))
     header = ("file", "signature", "signer", "signed at", "certificate", "reason")
     rows = [
-        (str(file), v.state, v.signer, utc(v.signed_at), v.certificate_sha256, v.reason)
+        (
+            click.format_filename(file),
+            v.state,
+            v.signer,
+            utc(v.signed_at),
+            v.certificate_sha256,
+            v.reason,
+        )
         for file, v in zip(files, verdicts, strict=True)
     ]
     print_table(header, rows, as_json)
@@ -127,4 +140,4 @@ def export_upos(account: Account, first: datetime, last: datetime, target: Path)
     """
     with progress("UPOs") as show:
         summary = export.export(account, first.date(), last.date(), target, show)
-    print_summary(summary, f"UPOs written to {target}")
+    print_summary(summary, f"UPOs written to {click.format_filename(target)}")

@@ -81,7 +81,7 @@ def add_info(file: File, about: Description) -> int:
     """Write the description in the form of PDF 1.0; its number."""
     local = about.moment.astimezone(WARSAW)
     offset = f"{local:%z}"
-    date = f"(D:{local:%Y%m%d%H%M%S}{offset[:3]}'{offset[3:5]}')"
+    date = f"(D:{local.year:04}{local:%m%d%H%M%S}{offset[:3]}'{offset[3:5]}')"
     return file.add(
         f"<</Title{_string(about.title)}/Subject{_string(about.subject)}"
         f"/Author({_PROGRAM})/Creator({_PROGRAM})/Producer({_PROGRAM})"

@@ -127,14 +127,15 @@ _SIGNATURES: Final = {
 }
 
 
-def signature_sentences(found: Verdict) -> tuple[str, str, str]:
-    """What was found out about the signature, in Polish and in English, and who signed when, in
+def signature_sentences(found: Verdict) -> tuple[str, str, str, str]:
+    """What was found out about the signature, in Polish and in English, who signed, and when, in
     Polish time.
 
     In both languages, whatever that of the rest: anybody may have to read the PDF of a receipt.
     """
     polish, english = _SIGNATURES[found.state]
-    who = ""
-    if found.signer and found.signed_at:
-        who = f" {found.signer}, {found.signed_at.astimezone(WARSAW):%Y-%m-%d %H:%M:%S}."
-    return f"Podpis elektroniczny: {polish}. ", f"Electronic signature: {english}.", who
+    who = when = ""
+    if found.signed_at:
+        who = f" {found.signer or '?'}"
+        when = f", {found.signed_at.astimezone(WARSAW):%Y-%m-%d %H:%M:%S}."
+    return f"Podpis elektroniczny: {polish}. ", f"Electronic signature: {english}.", who, when

@@ -8,7 +8,7 @@ import hashlib
 import unicodedata
 import zlib
 from collections.abc import Sequence
-from itertools import accumulate
+from math import inf
 from pathlib import Path
 from typing import Final
 
@@ -20,7 +20,7 @@ from app.upo.fonts import FILES, SAME_LOOK, Face, faces
 from app.upo.labels import LABELS, Labels, signature_sentences
 from app.upo.sheet import GREY, RED, WHITE, Column, Page, Style, Text, wrap
 from app.upo.structure import OF_COLUMN, OF_ROW, POLISH, Element, Structure
-from app.upo.table import HEADING, measure_table
+from app.upo.table import HEADING, facts_of, measure_table
 from app.upo.verdict import Verdict
 from app.upo.xml import Upo
 
@@ -141,7 +141,7 @@ class _Drawing:
         else:
             title = labels.title_of_session.format(session=upo.session_reference_number)
         return Description(
-            self._faces.text.replacing(title),
+            self._faces.text.replacing(_seen(title, self._faces.text)),
             labels.subject.format(hash=self._xml_sha256),
             labels.language_tag,
             max(document.ksef_number_assigned_at for document in upo.documents),
@@ -157,8 +157,7 @@ class _Drawing:
 
     def _text(self, value: str, style: Style, width: float, face: Face) -> Text:
         """A wrapped text of the UPO, in `face` if it has all characters, else in the text face."""
-        if not face.draws(value):
-            value = value.translate(SAME_LOOK)
+        value = _seen(value, face)
         if not face.draws(value):
             face = self._faces.text
             drawn = face.replacing(value)
@@ -178,7 +177,7 @@ class _Drawing:
     # The head and the foot of a page.
 
     def _draw_head(self) -> tuple[Page, float]:
-        """The first page, and where on it the table begins."""
+        """The page on which the head ends, and where on it the table of documents begins."""
         page, labels = self._new_page(1), self._labels
         strong, words = self._faces.strong, self._faces.text
         document = self._structure.document
@@ -209,49 +208,28 @@ class _Drawing:
         page.rule(_LEFT, _RIGHT, top, *_RULE)
         page.begin("H1", document)
         page.write(Text(strong, _TITLE, [labels.title]), _LEFT, top + 10.0)
-        return page, self._draw_facts(page, top + _TITLE_HEIGHT) + 16.0
+        return self._draw_facts(page, top + _TITLE_HEIGHT)
 
-    def _draw_facts(self, page: Page, top: float) -> float:
-        """Draw the labelled values, in the order of the official visualisation; where they end."""
-        facts = self._facts()
+    def _draw_facts(self, page: Page, top: float) -> tuple[Page, float]:
+        """Draw the labelled values, each whole; the page that they end on, and where on it."""
+        facts = facts_of(self._upo, self._labels, self._faces)
         words = self._faces.text
         widest = max([words.width(label, _FACT.size) for label, _, _ in facts])
         left = _LEFT + _FACT_GAP + widest
         table = self._structure.add("Table", self._structure.document)
         for label, value, face in facts:
             text = self._text(value, _FACT, _RIGHT - left, face)
+            height = len(text.lines) * _FACT.leading + 2 * _FACT_PADDING
+            if top + height > _TABLE_BOTTOM:
+                page, top = self._draw_running_head(1)
             row = self._structure.add("TR", table)
             page.begin("TH", row, OF_ROW)
             page.write(Text(words, _FACT, [label]), _LEFT, top + _FACT_PADDING, GREY)
             page.begin("TD", row)
             page.write(text, left, top + _FACT_PADDING)
-            top += len(text.lines) * _FACT.leading + 2 * _FACT_PADDING
+            top += height
             page.rule(_LEFT, _RIGHT, top, *_HAIRLINE)
-        return top
-
-    def _facts(self) -> list[tuple[str, str, Face]]:
-        """Label, value and the face for the value."""
-        upo, labels, words, code = self._upo, self._labels, self._faces.text, self._faces.code
-        facts: list[tuple[str, str | int | None, Face]] = [
-            (labels.session, upo.session_reference_number, code)
-        ]
-        if upo.page is not None:
-            facts += [
-                (labels.page, upo.page.page, code),
-                (labels.pages, upo.page.pages, code),
-                (labels.documents_from, upo.page.documents_from, code),
-                (labels.documents_to, upo.page.documents_to, code),
-                (labels.documents_total, upo.page.documents_total, code),
-            ]
-        facts += [
-            (labels.context_type, labels.context_types[upo.context_type], words),
-            (labels.context_id, upo.context_id, code),
-            (labels.token, upo.token_reference_number, code),
-            (labels.authentication_hash, upo.authentication_hash, code),
-            (labels.schema_name, upo.schema_name, words),
-            (labels.form_code, upo.form_code, words),
-        ]
-        return [(label, str(value), face) for label, value, face in facts if value is not None]
+        return page, top + 16.0
 
     def _draw_running_head(self, first: int) -> tuple[Page, float]:
         """A further page, and where on it the table begins."""
@@ -285,7 +263,7 @@ class _Drawing:
         """Draw the notes, which are content of the last page only, and the number of the page."""
         labels, words = self._labels, self._faces.text
         content = self._structure.document if number == len(self._pages) else None
-        signature = self._text("".join(self._signature), _SMALL, _RIGHT - _LEFT, words)
+        signature = [self._text(part, _SMALL, inf, words) for part in self._signature]
         page.rule(_LEFT, _RIGHT, _FOOT, *_RULE)
         top = _FOOT + 4.0
         page.begin("P", content)
@@ -304,13 +282,17 @@ class _Drawing:
         page_of = labels.page_of.format(page=number, pages=len(self._pages))
         page.write(Text(words, _PAGE_NUMBER, [page_of]), _RIGHT, top, flush_right=True)
 
-    def _draw_signature(self, page: Page, text: Text, top: float) -> None:
-        """Draw what was found about the signature, cut to one line; the second part is English."""
-        line = text.lines[0]
-        polish, english, _ = accumulate(map(len, self._signature))
-        page.write(text._replace(lines=[line[:polish]]), _LEFT, top)
-        page.write_on(text._replace(lines=[line[polish:english]]), language="en-GB")
-        page.write_on(text._replace(lines=[line[english:]]))
+    def _draw_signature(self, page: Page, parts: Sequence[Text], top: float) -> None:
+        """Draw what was found about the signature in one line: a long name of the signer is cut."""
+        polish, english, signer, moment = parts
+        face, name = signer.face, signer.lines[0]
+        others = f"{polish.lines[0]}{english.lines[0]}{moment.lines[0]}"
+        room = _RIGHT - _LEFT - face.width(others, _SMALL.size)
+        while len(name) > 1 and face.width(name, _SMALL.size) > room:
+            name = f"{name.removesuffix('…')[:-1]}…"
+        page.write(polish, _LEFT, top)
+        page.write_on(english, language="en-GB")
+        page.write_on(signer._replace(lines=[name + moment.lines[0]]))
 
     # The table of documents.
 
@@ -348,3 +330,11 @@ class _Drawing:
         for heading, _, x, _, _, flush_right in columns:
             page.begin("TH", row, OF_COLUMN)
             page.write(heading, x, top + _HEADING_PADDING, flush_right=flush_right)
+
+
+def _seen(value: str, face: Face) -> str:
+    """The text as it looks: letters with their marks, and what `face` has for the rest."""
+    if not face.spells(value):
+        # A mark of its own would not be placed on its letter.
+        value = unicodedata.normalize("NFC", value)
+    return value if face.draws(value) else value.translate(SAME_LOOK)

@@ -94,11 +94,14 @@ def verify_signature(content: bytes, signers: Collection[str]) -> Verdict:
     return Verdict(state, signed.signer, signed_at, signed.sha256, reason)
 
 
-def certificate_pem(content: bytes) -> bytes:
-    """The signer's certificate, for other programs. The document must have one (see `Verdict`)."""
-    signed = _inspected(content)
-    if signed is None:
-        raise ValueError("The document is not signed.")
+def certificate_pem(content: bytes, sha256: str) -> bytes | None:
+    """The signer's certificate, for other programs; None where the document has not that one."""
+    try:
+        signed = _inspected(content)
+    except (_Unverifiable, _Broken):
+        return None
+    if signed is None or signed.sha256 != sha256:
+        return None
     return signed.certificate.public_bytes(Encoding.PEM)
 
 
@@ -243,7 +246,10 @@ class _Verifier(XAdESVerifier):
 
 
 def _signer(certificate: x509.Certificate) -> str:
+    """Name and identifier in the certificate; all of its subject where it has neither."""
     names = (x509.NameOID.COMMON_NAME, x509.NameOID.ORGANIZATION_IDENTIFIER)
     found = [certificate.subject.get_attributes_for_oid(name) for name in names]
     text = ", ".join(str(attributes[0].value) for attributes in found if attributes)
+    if not text.strip():
+        text = certificate.subject.rfc4514_string() or "?"
     return "".join(char if char.isprintable() else "?" for char in text[:128])

@@ -1,4 +1,4 @@
-"""The table of documents: what its columns show, and how wide they are."""
+"""The two tables: the facts at the head; what the columns of documents show, and how wide."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -113,3 +113,28 @@ def _row(document: UpoDocument) -> tuple[str, ...]:
         document.document_hash,
         document.sending_mode or "–",
     )
+
+
+def facts_of(upo: Upo, labels: type[Labels], faces: Faces) -> list[tuple[str, str, Face]]:
+    """Label, value and the face for the value, in the order of the official visualisation."""
+    words, code = faces.text, faces.code
+    facts: list[tuple[str, str | int | None, Face]] = [
+        (labels.session, upo.session_reference_number, code)
+    ]
+    if upo.page is not None:
+        facts += [
+            (labels.page, upo.page.page, code),
+            (labels.pages, upo.page.pages, code),
+            (labels.documents_from, upo.page.documents_from, code),
+            (labels.documents_to, upo.page.documents_to, code),
+            (labels.documents_total, upo.page.documents_total, code),
+        ]
+    facts += [
+        (labels.context_type, labels.context_types[upo.context_type], words),
+        (labels.context_id, upo.context_id, code),
+        (labels.token, upo.token_reference_number, code),
+        (labels.authentication_hash, upo.authentication_hash, code),
+        (labels.schema_name, upo.schema_name, words),
+        (labels.form_code, upo.form_code, words),
+    ]
+    return [(label, str(value), face) for label, value, face in facts if value is not None]

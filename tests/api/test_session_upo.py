@@ -160,6 +160,55 @@ def test_the_whole_is_fetched_once_and_then_comes_from_the_archive(
     assert control.calls() == []
 
 
+def test_page_in_the_place_of_another_is_neither_given_nor_kept(
+    company: Company, control: Any, database: Any, long_session: Any
+) -> None:
+    """It is of this session and signed, but the receipt of two invoices would be missing."""
+    whole = ask(company, long_session, None).json["pages"]
+    third = long_session.upo_pages[2]
+    database.execute("DELETE FROM upos")
+    body = base64.b64decode(whole[1]["content"]).decode()
+    control.fault("status", status=200, body=body, path=f"/upo/{third}$")
+    problem = assert_problem(ask(company, long_session, ZIP), 502, "upo_integrity")
+    assert "another page" in problem["detail"]
+    assert database.execute("SELECT count(*) FROM upos") == [(2,)]
+    assert ask(company, long_session, None).json["pages"] == whole
+
+
+@pytest.mark.parametrize("order", [(2, 1, 0), (1, 0, 2, 1)])
+def test_pages_are_in_their_order_however_ksef_lists_them(
+    company: Company, control: Any, long_session: Any, order: tuple[int, ...]
+) -> None:
+    pages = [{"referenceNumber": long_session.upo_pages[place]} for place in order]
+    control.fault("set-field", field="upo.pages", value=pages, path="/sessions/[^/]*$")
+    first = ask(company, long_session, None)
+    told = [page["referenceNumber"] for page in first.json["pages"]]
+    assert control.waiting_faults() == []
+    assert told == list(long_session.upo_pages)
+    assert ask(company, long_session, None).data == first.data
+
+
+def test_part_of_the_pages_is_not_the_collective_upo(
+    company: Company, control: Any, long_session: Any
+) -> None:
+    pages = [{"referenceNumber": number} for number in long_session.upo_pages[:2]]
+    control.fault("set-field", field="upo.pages", value=pages, path="/sessions/[^/]*$")
+    problem = assert_problem(ask(company, long_session, ZIP), 502, "upo_integrity")
+    assert "not the whole" in problem["detail"]
+    assert len(ask(company, long_session, None).json["pages"]) == 3
+
+
+def test_failing_in_the_middle_it_goes_on_where_it_was(
+    company: Company, control: Any, long_session: Any
+) -> None:
+    control.fault("wrong-hash", path=f"/upo/{long_session.upo_pages[1]}$")
+    assert_problem(ask(company, long_session, ZIP), 502, "upo_integrity")
+    control.clear_calls()
+    assert len(unpacked(ask(company, long_session, ZIP))) == 3
+    asked = [call.path.rpartition("/")[2] for call in control.calls()]
+    assert asked[1:] == list(long_session.upo_pages[1:])
+
+
 def test_without_one_the_answer_is_a_problem_whatever_accept_says(
     company: Company, control: Any
 ) -> None:

@@ -143,6 +143,14 @@ def kinds() -> dict[str, UpoSample]:
         "Cyrillic and Greek": _with(document(invoice_number="Рахунок №7 / Τιμολόγιο 9")),
         "long issuer": upo(issuer=" ".join(["Urząd bardzo długiej nazwy"] * 9)),
         "long form": upo(form="F" * 240, schema="Schemat_" + "x" * 232),
+        "facts on two pages": upo(
+            issuer="W" * 512,
+            page=(1, 1, 1, 1, 1),
+            token="T" * 128,
+            authentication_hash="H" * 128,
+            schema="W" * 512,
+            form="W" * 512,
+        ),
     }
     for kind, identifier in CONTEXTS.items():
         samples[f"context {kind}"] = upo(context=(kind, identifier))

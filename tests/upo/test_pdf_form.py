@@ -29,9 +29,15 @@ SIGNED = Verdict(
 )
 
 
-def render(sample: samples.UpoSample, language: str = "pl") -> bytes:
+def render(
+    sample: samples.UpoSample, language: str = "pl", environment: str | None = None
+) -> bytes:
     return render_upo(
-        parse_upo(sample.xml()), xml_sha256=DIGEST, signature=SIGNED, language=language
+        parse_upo(sample.xml()),
+        xml_sha256=DIGEST,
+        signature=SIGNED,
+        language=language,
+        environment=environment,
     )
 
 
@@ -152,6 +158,12 @@ def test_the_date_is_that_of_the_last_number_in_winter_too() -> None:
     pdf = reader(samples.UpoSample((late, *samples.documents(2))))
 
     assert pdf.metadata["/CreationDate"] == "D:20270101003000+01'00'"
+
+
+def test_a_date_of_the_first_centuries_has_four_digits_too() -> None:
+    pdf = reader(samples.UpoSample((samples.document(assigned_at="0001-01-02T00:00:00Z"),)))
+
+    assert pdf.metadata["/CreationDate"] == "D:00010102012400+01'24'"
 
 
 @pytest.mark.parametrize("kind", samples.kinds())
@@ -279,10 +291,18 @@ def test_values_at_the_limits_of_the_parser_give_a_pdf_of_whole_pages() -> None:
         for _ in range(3)
     )
     sample = samples.UpoSample(
-        documents, schema=wide, form=wide, issuer=wide, session="S" * 128, token="T" * 128
+        documents,
+        schema=wide,
+        form=wide,
+        issuer=wide,
+        session="S" * 128,
+        token="T" * 128,
+        authentication_hash="@" * 128,
+        context=("IdWewnetrzny", "W" * 128),
+        page=(1, 3, 1, 10000, 21000),
     )
 
-    pages = reader(sample).pages
+    pages = PdfReader(BytesIO(render(sample, environment="test"))).pages
 
     text = "\n".join(page.extract_text() for page in pages)
     assert re.findall(r"^([0-9]) MMM", text, re.MULTILINE) == ["1", "2", "3"]

@@ -226,13 +226,24 @@ def test_each_page_says_in_both_languages_what_the_signature_is(
     assert not any("signature" in page for page in plain)
 
 
-def test_name_of_an_unknown_signer_is_cut_to_the_line() -> None:
+@pytest.mark.parametrize("name", ["Wielka Firma " * 40, "M" * 128, "漢" * 128])
+def test_name_of_an_unknown_signer_is_cut_to_the_line_before_the_time(name: str) -> None:
     upo = parse_upo(samples.upo().xml())
-    found = Verdict("unknown_signer", "Wielka Firma " * 40, datetime.now(UTC))
+    found = Verdict("unknown_signer", name, datetime(2026, 12, 31, 23, 30, tzinfo=UTC))
     [page] = page_texts(render_upo(upo, xml_sha256="0" * 64, signature=found))
     [line] = [line for line in page.splitlines() if "Electronic signature" in line]
-    assert "Electronic signature: fits, signer not among the trusted ones. Wielka" in line
+    shown = re.escape("Electronic signature: fits, signer not among the trusted ones. ")
+    begin = name[:10].replace("漢", "▯")
+    assert re.search(rf"{shown}{begin}.*…, 2027-01-01 00:30:00\.$", line)
     assert len(line) < 300
+
+
+def test_the_time_is_told_of_a_signer_without_a_name() -> None:
+    """As older versions archived one."""
+    upo = parse_upo(samples.upo().xml())
+    found = Verdict("unknown_signer", "", datetime(2026, 12, 31, 23, 30, tzinfo=UTC))
+    [page] = page_texts(render_upo(upo, xml_sha256="0" * 64, signature=found))
+    assert "not among the trusted ones. ?, 2027-01-01 00:30:00." in page
 
 
 def test_a_replaced_character_in_the_name_of_a_signer_is_told_too() -> None:
@@ -336,6 +347,9 @@ def test_characters_that_would_not_be_seen_are_replaced_and_that_is_said(
         # Places where a line may or may not break.
         ("FV\u200b1\u00ad2\u20603\ufeff4", "FV1234"),
         ("\u200b", ""),
+        # Letters and marks apart, as some file systems write names.
+        ("Z\u0307O\u0301\u0141C\u0301/1", "ŻÓŁĆ/1"),
+        ("q\u0301/1", "q\u0301/1"),
         # Spaces of set widths.
         ("FV\u202f1\u20092\u30003", "FV 1 2 3"),
     ],
@@ -349,6 +363,19 @@ def test_characters_that_look_like_another_or_like_nothing_are_drawn_so(
     row = f"{document.ksef_number} {shown} {document.seller_nip}"
     assert " ".join(row.split()) in " ".join(texts[0].split())
     assert "▯" not in texts[0]
+
+
+@pytest.mark.parametrize(
+    ("number", "title"),
+    [("FV\u20101\u200b2", "FV-12"), ("Z\u0307/1", "Ż/1"), ("漢/1", "▯/1"), ("Ж/1", "Ж/1")],
+)
+def test_the_title_has_the_number_as_it_is_drawn(number: str, title: str) -> None:
+    content = samples.UpoSample((samples.document(invoice_number=number),)).xml()
+
+    metadata = PdfReader(BytesIO(render(content))).metadata
+
+    assert metadata is not None
+    assert metadata.title.startswith(f"UPO faktury {title}, numer KSeF ")
 
 
 def test_nothing_is_said_about_replaced_characters_where_there_are_none() -> None:

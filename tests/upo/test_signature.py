@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cryptography.hazmat.primitives import serialization
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
 from hypothesis import given
 from hypothesis import strategies as st
 from lxml import etree
@@ -27,7 +28,7 @@ from app.upo.verdict import Verdict
 from app.upo.xml import parse_upo
 from sandbox.forgeries import FORGERIES
 from sandbox.keys import Signer
-from sandbox.signing import sign, template
+from sandbox.signing import Seal, sign, template
 from tests.hypothesis_profile import tries
 from tests.upo import samples
 from tests.upo.signed import forged, seal, signed, signers, trusted
@@ -264,6 +265,42 @@ def test_another_certificate_of_the_same_key_is_broken() -> None:
     theirs = base64.b64encode(other.certificate.public_bytes(serialization.Encoding.DER))
     ours = base64.b64encode(current.certificate.public_bytes(serialization.Encoding.DER))
     assert verdict(signed().replace(ours, theirs)).state == "broken"
+
+
+@pytest.mark.parametrize(
+    ("subject", "shown"),
+    [
+        ([("COMMON_NAME", "A"), ("COMMON_NAME", "B")], "A"),
+        ([("ORGANIZATION_IDENTIFIER", "VATPL-1"), ("COUNTRY_NAME", "PL")], "VATPL-1"),
+        ([("COUNTRY_NAME", "PL"), ("ORGANIZATION_NAME", "Żuk")], "O=Żuk,C=PL"),
+        ([("GIVEN_NAME", "Jan"), ("SURNAME", "Żuk")], "2.5.4.4=Żuk,2.5.4.42=Jan"),
+        ([("COMMON_NAME", " "), ("ORGANIZATION_NAME", "Żuk")], "O=Żuk,CN=\\ "),
+        ([("COMMON_NAME", "A\u202eB\u0085"), ("TITLE", "x")], "A?B?"),
+        ([("COMMON_NAME", "x" * 64), ("ORGANIZATION_IDENTIFIER", "V" * 90)], f"{'x' * 64}, V"),
+        ([], "?"),
+    ],
+)
+def test_each_signer_has_a_name(subject: list[tuple[str, str]], shown: str) -> None:
+    """Whatever its certificate has for one: who signed, and when, is told together."""
+    key = signers().current.private_key
+    name = x509.Name(
+        [
+            x509.NameAttribute(getattr(x509.NameOID, kind), value, _validate=False)
+            for kind, value in subject
+        ]
+    )
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder(name, name, key.public_key(), 1)
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .sign(key, hashes.SHA256())
+    )
+    root = etree.fromstring(samples.upo().xml())
+    found = verdict(sign(root, Seal(Signer(key, certificate), now)))
+    assert found.state == "unknown_signer"
+    assert found.signer == shown or (found.signer or "").startswith(shown + "V")
+    assert found.signed_at
 
 
 def test_certificate_that_cannot_be_read_is_broken() -> None:

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ from app.services import outages
 from app.services.events import journal
 from app.services.operators import audit
 from app.upo.verdict import Verdict
-from app.upo.xml import parse_upo
+from app.upo.xml import Upo, parse_upo
 
 _ROWS = 5000  # looked through by one statement
 
@@ -136,19 +136,43 @@ def set_signature(account: Account, name: UpoName, signature: Verdict) -> None:
 
 
 def pages(account: Account, reference_number: str) -> list[tuple[str, ArchivedUpo]]:
-    """(reference number, document) of a collective UPO's pages, in order; empty if one is missing.
+    """(reference number, document) of each page, in order; empty if one is missing."""
+    return in_order(_pages(account, reference_number))
+
+
+def in_order(documents: Iterable[tuple[str, ArchivedUpo]]) -> list[tuple[str, ArchivedUpo]]:
+    """The pages in the order of their numbers; empty if one is missing.
 
     Each page says how many there are.
     """
     found, total = {}, 0
-    for row in account.db.rows(
+    for reference_number, document in documents:
+        number, pages_of_it = _number(parse_upo(document.content))
+        found[number] = (reference_number, document)
+        total = max(total, pages_of_it)
+    numbers = range(1, total + 1)
+    return [found[number] for number in numbers] if found.keys() == {*numbers} else []
+
+
+def is_known_page(account: Account, name: UpoName, upo: Upo) -> bool:
+    """Whether another page of the session has this number already."""
+    return any(
+        _number(parse_upo(document.content))[0] == _number(upo)[0]
+        for page, document in _pages(account, name.reference_number)
+        if page != name.page_reference_number
+    )
+
+
+def _pages(account: Account, reference_number: str) -> list[tuple[str, ArchivedUpo]]:
+    rows = account.db.rows(
         queries.get_pages, **account.columns, session_reference_number=reference_number
-    ):
-        document = archived(row)
-        page = parse_upo(document.content).page
-        number, total = (page.page, page.pages) if page else (1, 1)
-        found[number] = (row.page_reference_number, document)
-    return [found[number] for number in sorted(found)] if len(found) == total else []
+    )
+    return [(row.page_reference_number, archived(row)) for row in rows]
+
+
+def _number(upo: Upo) -> tuple[int, int]:
+    """Which page it is, and of how many."""
+    return (upo.page.page, upo.page.pages) if upo.page else (1, 1)
 
 
 def missing(account: Account) -> Iterator[UpoName]:

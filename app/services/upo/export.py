@@ -6,16 +6,20 @@ directory, packed when it is complete.
 """
 
 import csv
+import errno
+import fcntl
 import hashlib
 import re
 import shutil
+import ssl
 import zipfile
-from collections.abc import Iterator
-from datetime import date
+from collections.abc import Iterable, Iterator
+from datetime import UTC, date, datetime
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
+from msgspec import Meta
 
 from app import errors
 from app.account import Account
@@ -27,6 +31,9 @@ from app.upo.signature import certificate_pem
 _JOURNAL = "manifest.part"
 _SUMS = "SHA256SUMS"
 _SAFE = re.compile("[A-Za-z0-9-]+", re.ASCII)
+# What the journal may name: files are removed by it, and it may be anybody's.
+_FILE = Meta(pattern=r"\A([A-Za-z0-9-]+/[A-Za-z0-9-]+-upo\.(xml|pdf))?\Z")
+_SHA256 = Meta(pattern=r"\A[0-9A-F]{64}\Z")
 
 
 class Entry(msgspec.Struct, frozen=True, rename="camel"):
@@ -37,14 +44,14 @@ class Entry(msgspec.Struct, frozen=True, rename="camel"):
     session: str
     ksef_number: str
     page: str
-    xml: str
+    xml: Annotated[str, _FILE]
     xml_sha256: str
-    pdf: str
+    pdf: Annotated[str, _FILE]
     pdf_sha256: str
     signature: str
     signer: str | None
     signed_at: str | None
-    certificate_sha256: str | None
+    certificate_sha256: Annotated[str, _SHA256] | None
     fetched_at: str
     ksef_host: str | None
 
@@ -54,52 +61,77 @@ def export(account: Account, first: date, last: date, target: Path, progress: Pr
 
     Memory does not depend on how many there are, but for an entry of the manifest each. Safe to
     interrupt and run again: what was written with the same verdict is kept. Raises OperatorError
-    where the target holds something else.
+    where the days or the target will not do.
     """
-    packed = target.suffix == ".zip"
+    if last < first:
+        raise errors.OperatorError(f"The last day, {last}, is before the first, {first}.")
+    packed = target.suffix.lower() == ".zip"
     folder = target.with_name(f"{target.name}.part") if packed else target
     if packed and target.exists():
         raise errors.OperatorError(f"{target} exists already.")
     archive.note_download(account, UpoName(f"{first}..{last}"), "export")
     summary = Summary()
-    with _Folder(folder) as written:
-        first_day, last_day = f"{first:%Y%m%d}", f"{last:%Y%m%d}"
+    with _Folder(folder, account) as written:
+        first_day, last_day = (day.isoformat().replace("-", "") for day in (first, last))
         total = sum(1 for _ in archive.walk(account, first_day=first_day, last_day=last_day))
         for name, row in archive.walk(account, first_day=first_day, last_day=last_day):
             with summary.one(f"{name.reference_number} {name.key}"):
-                written.write(account, name, row)
+                written.write(name, row)
             progress(summary.seen, total)
         if not summary.failed:
             written.finish()
+            if packed:
+                written.pack(target)
+            else:
+                written.forget()
     if packed and not summary.failed:
-        _pack(folder, target)
         shutil.rmtree(folder)
     return summary
 
 
 class _Folder:
-    """The directory while it is written. The journal has what is complete, an entry a line."""
+    """The directory while it is written. The journal has what is complete, an entry a line, until
+    all is; its lock keeps a second export away."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, account: Account) -> None:
         self._folder = folder
+        self._account = account
         self._journal = folder / _JOURNAL
+        if folder.exists() and not folder.is_dir():
+            raise errors.OperatorError(f"{folder} is no directory.")
         if folder.exists() and any(folder.iterdir()) and not self._journal.exists():
             raise errors.OperatorError(f"{folder} is not empty, and no interrupted export.")
         folder.mkdir(parents=True, exist_ok=True)
-        before = self._journal.read_bytes().splitlines() if self._journal.exists() else []
-        self._before = {entry.xml: entry for entry in map(_decoded, before) if entry}
         self._entries: dict[str, Entry] = {}
 
     def __enter__(self) -> "_Folder":
         self._file = self._journal.open("ab")
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._file.close()
+            raise errors.OperatorError(f"Another export writes into {self._folder}.") from None
+        except OSError as error:  # some network's file systems have no locks
+            if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP):
+                raise
+        before = self._journal.read_bytes().splitlines()
+        self._before = {entry.xml: entry for entry in map(_decoded, before) if entry}
+        if {(entry.environment, entry.nip) for entry in self._before.values()} - {self._place}:
+            self._file.close()
+            detail = "has an interrupted export of another company or environment"
+            raise errors.OperatorError(f"{self._folder} {detail}.")
         self._file.write(b"\n")  # the last line may have been cut
         return self
 
     def __exit__(self, *_error: object) -> None:
         self._file.close()
 
-    def write(self, account: Account, name: UpoName, row: Any) -> None:
-        """Write a UPO, unless the journal has it with the same verdict and its files are there."""
+    @property
+    def _place(self) -> tuple[str, str]:
+        return self._account.environment, self._account.company_nip
+
+    def write(self, name: UpoName, row: Any) -> None:
+        """Write a UPO, unless the journal has it with the same verdict and its files are whole."""
         if not (_SAFE.fullmatch(name.reference_number) and _SAFE.fullmatch(name.key)):
             raise errors.KsefInvalidResponse("Its number cannot be the name of a file.")
         xml = f"{name.reference_number}/{name.key}-upo.xml"
@@ -107,38 +139,42 @@ class _Folder:
         if (
             before
             and (before.xml_sha256, before.signature) == (row.sha256, row.signature)
-            and all((self._folder / file).exists() for file in (before.xml, before.pdf) if file)
+            and self._has(before.xml, before.xml_sha256)
+            and (not before.pdf or self._has(before.pdf, before.pdf_sha256))
+            and (not before.certificate_sha256 or self._has_signer(before.certificate_sha256))
         ):
             self._entries[xml] = before
             return
-        found = archive.get(account, name)
+        found = archive.get(self._account, name)
         if found is None:  # deleted in the meantime
             return
-        entry = self._written(account, name, row, found, xml)
+        entry = self._written(name, row, found, xml)
         self._entries[xml] = entry
         self._file.write(msgspec.json.encode(entry) + b"\n")
         self._file.flush()
 
-    def _written(
-        self, account: Account, name: UpoName, row: Any, found: ArchivedUpo, xml: str
-    ) -> Entry:
+    def _written(self, name: UpoName, row: Any, found: ArchivedUpo, xml: str) -> Entry:
+        environment, nip = self._place
         digest = hashlib.sha256(found.content).hexdigest()
         verdict = found.signature
-        if verdict is None or digest != row.sha256:  # the latter is somebody's change of the table
-            verdict = signature.of_archived(account, name, found.content)
+        # The last two are somebody's change of the table.
+        if (
+            verdict is None
+            or digest != row.sha256
+            or not self._put_signer(verdict.certificate_sha256, found.content)
+        ):
+            verdict = signature.of_archived(self._account, name, found.content)
+            self._put_signer(verdict.certificate_sha256, found.content)
         self._put(xml, found.content)
         pdf_name, pdf = xml.removesuffix("xml") + "pdf", b""
         try:
-            pdf = fetch.drawn(account.environment, found.content, digest, verdict)
+            pdf = fetch.drawn(environment, found.content, digest, verdict)
             self._put(pdf_name, pdf)
         except errors.KsefInvalidResponse:
             pdf_name = ""
-        if verdict.certificate_sha256:
-            signer = f"signers/{verdict.certificate_sha256}.pem"
-            if not (self._folder / signer).exists():
-                self._put(signer, certificate_pem(found.content))
         return Entry(
-            **{"environment": account.environment, "nip": account.company_nip},
+            environment=environment,
+            nip=nip,
             session=name.reference_number,
             ksef_number=name.ksef_number,
             page=name.page_reference_number,
@@ -148,11 +184,35 @@ class _Folder:
             pdf_sha256=hashlib.sha256(pdf).hexdigest() if pdf else "",
             signature=verdict.state,
             signer=verdict.signer,
-            signed_at=verdict.signed_at.isoformat() if verdict.signed_at else None,
+            signed_at=_utc(verdict.signed_at) if verdict.signed_at else None,
             certificate_sha256=verdict.certificate_sha256,
-            fetched_at=row.fetched_at.isoformat(),
+            fetched_at=_utc(row.fetched_at),
             ksef_host=row.ksef_host,
         )
+
+    def _has(self, name: str, sha256: str) -> bool:
+        """Whether a file is there, and whole."""
+        try:
+            return hashlib.sha256((self._folder / name).read_bytes()).hexdigest() == sha256
+        except FileNotFoundError:
+            return False
+
+    def _has_signer(self, sha256: str) -> bool:
+        """Whether a certificate is there, and the right one."""
+        try:
+            der = ssl.PEM_cert_to_DER_cert((self._folder / _signer(sha256)).read_text())
+        except (FileNotFoundError, ValueError):
+            return False
+        return hashlib.sha256(der).hexdigest().upper() == sha256
+
+    def _put_signer(self, sha256: str | None, content: bytes) -> bool:
+        """Write the certificate of a document's signer; false if the document has another one."""
+        if sha256 is None:
+            return True
+        pem = certificate_pem(content, sha256)
+        if pem and not self._has_signer(sha256):
+            self._put(_signer(sha256), pem)
+        return pem is not None
 
     def _put(self, name: str, content: bytes) -> None:
         """Write a file whole or not at all."""
@@ -163,11 +223,15 @@ class _Folder:
         part.replace(file)
 
     def finish(self) -> None:
-        """Write the manifests and the sums, and take the journal away."""
+        """Write the manifests and the sums, and take away what they do not tell of."""
         entries = self._entries.values()
-        for xml in self._before.keys() - self._entries.keys():  # of other days, or deleted since
-            (self._folder / xml).unlink(missing_ok=True)
-            (self._folder / xml).with_suffix(".pdf").unlink(missing_ok=True)
+        stale = _names(self._before.values()) - _names(entries)
+        left = {self._folder / name for name in stale} | {*self._folder.glob("*/*.part")}
+        for path in left:
+            path.unlink(missing_ok=True)
+        for folder in {path.parent for path in left}:
+            if folder.exists() and not any(folder.iterdir()):
+                folder.rmdir()
         names = Entry.__struct_encode_fields__
         with (self._folder / "manifest.csv").open("w", encoding="utf-8", newline="") as file:
             writer = csv.writer(file)
@@ -185,7 +249,19 @@ class _Folder:
             for other in (*sorted(self._folder.glob("signers/*.pem")), *self._manifests()):
                 digest = hashlib.sha256(other.read_bytes()).hexdigest()
                 file.write(f"{digest}  {other.relative_to(self._folder).as_posix()}\n")
+
+    def forget(self) -> None:
+        """Take the journal away: the directory is complete."""
         self._journal.unlink()
+
+    def pack(self, target: Path) -> None:
+        """Write all but the journal into a zip, whole or not at all."""
+        part = target.with_name(f"{target.name}.zip.part")
+        files = {path for path in self._folder.rglob("*") if path.is_file()} - {self._journal}
+        with zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as packed:
+            for file in sorted(files):
+                packed.write(file, file.relative_to(self._folder))
+        part.replace(target)
 
     def _manifests(self) -> Iterator[Path]:
         yield self._folder / "manifest.csv"
@@ -199,9 +275,18 @@ def _decoded(line: bytes) -> Entry | None:
         return None
 
 
-def _pack(folder: Path, target: Path) -> None:
-    part = target.with_name(f"{target.name}.zip.part")
-    with zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as packed:
-        for file in sorted(path for path in folder.rglob("*") if path.is_file()):
-            packed.write(file, file.relative_to(folder))
-    part.replace(target)
+def _names(entries: Iterable[Entry]) -> set[str]:
+    """The files of these UPOs, their signers' among them."""
+    names: set[str] = set()
+    for entry in entries:
+        names |= {entry.xml, entry.pdf, _signer(entry.certificate_sha256)}
+    return names - {""}
+
+
+def _signer(sha256: str | None) -> str:
+    return f"signers/{sha256}.pem" if sha256 else ""
+
+
+def _utc(moment: datetime) -> str:
+    """Not in the time zone that the database, or the signer, happens to have."""
+    return moment.astimezone(UTC).isoformat()

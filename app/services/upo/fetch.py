@@ -17,12 +17,12 @@ from app.services.replicas import leases, not_found
 from app.services.sessions import search, store
 from app.services.upo import archive, signature
 from app.services.upo.archive import ArchivedUpo, UpoName
+from app.services.upo.checks import PDF, check
 from app.upo.pdf import render_upo
 from app.upo.verdict import Verdict
-from app.upo.xml import Upo, parse_upo
+from app.upo.xml import parse_upo
 
 DocType = Literal["xml", "pdf"]
-_PDF = b"%PDF-"
 
 
 _MOST_HASHES = 10_000
@@ -41,7 +41,7 @@ class UpoFile:
     @cached_property
     def content(self) -> bytes:
         """The file; a PDF is drawn here, unless KSeF sent one. May raise KsefInvalidResponse."""
-        if self.doc_type == "xml" or self.source.startswith(_PDF):
+        if self.doc_type == "xml" or self.source.startswith(PDF):
             return self.source
         pdf = drawn(self.environment, self.source, self._sha256_of_source, self.signature)
         if len(_hashes) >= _MOST_HASHES:
@@ -90,11 +90,7 @@ def fetch_session_upo(
     """
     outages.refuse_if_simulated(account)
     telemetry.answered_from("store")
-    documents = archive.pages(account, reference_number)
-    for page in [] if documents else _page_references(account, reference_number):
-        name = UpoName(reference_number, page_reference_number=page)
-        document = archive.get(account, name) or _fetch_for_caller(account, name)
-        documents.append((page, document))
+    documents = archive.pages(account, reference_number) or _fetch_pages(account, reference_number)
     files = [
         (
             page,
@@ -106,6 +102,20 @@ def fetch_session_upo(
     ]
     archive.note_download(account, UpoName(reference_number), doc_type)
     return files
+
+
+def _fetch_pages(account: Account, reference_number: str) -> list[tuple[str, ArchivedUpo]]:
+    """The pages that KSeF lists, in order. Raises UpoIntegrity if they are not the whole."""
+    documents = []
+    for page in _page_references(account, reference_number):
+        name = UpoName(reference_number, page_reference_number=page)
+        documents.append((page, archive.get(account, name) or _fetch_for_caller(account, name)))
+    if any(document.content.startswith(PDF) for _, document in documents):
+        return documents  # of a PDF of KSeF's own nobody knows which page it is
+    whole = archive.in_order(documents)
+    if not whole:
+        raise errors.UpoIntegrity("The pages that KSeF lists are not the whole collective UPO.")
+    return whole
 
 
 def archive_upos(account: Account, progress: Progress) -> Summary:
@@ -149,7 +159,7 @@ def archive_session(account: Account, reference_number: str, *, most: int) -> bo
 def _by_link(account: Account, name: UpoName) -> bool:
     """Archive a UPO from its download link; false where there is none, or no good one."""
     found = _from_link(account, name, archive.invoice_hashes(account, name))
-    if found is None or found[0].startswith(_PDF):
+    if found is None or found[0].startswith(PDF):
         return False
     archive.put(account, name, *found)
     return True
@@ -181,7 +191,7 @@ def _fetched(account: Account, name: UpoName) -> ArchivedUpo:
     with not_found.remembered(account, name.question):
         document, verdict = _from_ksef(account, name)
     telemetry.answered_from("fresh")
-    if not document.startswith(_PDF):
+    if not document.startswith(PDF):
         archive.put(account, name, document, verdict)
     return ArchivedUpo(document, verdict)
 
@@ -197,7 +207,7 @@ def _from_ksef(account: Account, name: UpoName) -> tuple[bytes, Verdict]:
         return found
     document = _by_api(account, name)
     try:
-        return document.content, _check(document, account, name, listed)
+        return document.content, check(document, account, name, listed)
     except (errors.UpoIntegrity, errors.KsefInvalidResponse) as error:
         telemetry.warning("a UPO did not pass the checks", reason=error.detail)
         raise
@@ -211,7 +221,7 @@ def _from_link(
     linked = account.ksef.download(url) if url else None
     if linked:
         try:
-            return linked.content, _check(linked, account, name, listed)
+            return linked.content, check(linked, account, name, listed)
         except (errors.UpoIntegrity, errors.KsefInvalidResponse) as error:
             telemetry.warning("a UPO did not pass the checks", reason=error.detail)
     return None
@@ -284,36 +294,6 @@ def _never_gets_upo(session: Session) -> bool:
     )
 
 
-def _check(
-    document: Document, account: Account, name: UpoName, listed: Mapping[str, str]
-) -> Verdict:
-    """The verdict on its signature; UpoIntegrity if it is damaged or not the one asked for.
-
-    `listed`: the hashes of the files, by KSeF number, as KSeF listed them, as far as it did.
-    Raises KsefInvalidResponse if it is not a readable UPO. A PDF can be checked by its hash only.
-    """
-    expected = document.sha256
-    if expected is not None and expected != hashlib.sha256(document.content).digest():
-        raise errors.UpoIntegrity("The UPO does not match the hash that KSeF sent with it.")
-    if document.content.startswith(_PDF):
-        if expected is None:
-            raise errors.KsefInvalidResponse("KSeF sent a PDF without a hash to check it against.")
-        return Verdict("unverifiable")
-    _check_belongs(parse_upo(document.content), account, name, listed)
-    return signature.judge(account, document.content)
-
-
-def _check_belongs(upo: Upo, account: Account, name: UpoName, listed: Mapping[str, str]) -> None:
-    if upo.session_reference_number != name.reference_number:
-        raise errors.UpoIntegrity("The UPO is of another session than the one asked for.")
-    if upo.context_nip != account.company_nip:
-        raise errors.UpoIntegrity("The UPO is of another company than the one that asks.")
-    if name.ksef_number and all(d.ksef_number != name.ksef_number for d in upo.documents):
-        raise errors.UpoIntegrity("The UPO does not hold the KSeF number asked for.")
-    if any(listed.get(d.ksef_number, d.document_hash) != d.document_hash for d in upo.documents):
-        raise errors.UpoIntegrity("The UPO is of another file than KSeF's list of the session.")
-
-
 def _as_file(account: Account, name: UpoName, archived: ArchivedUpo, doc_type: DocType) -> UpoFile:
     """The document in the format asked for: KSeF's XML unchanged, or a PDF drawn from it.
 
@@ -323,7 +303,7 @@ def _as_file(account: Account, name: UpoName, archived: ArchivedUpo, doc_type: D
     document = archived.content
     verdict = archived.signature or signature.of_archived(account, name, document)
     signature.refuse_if_broken(verdict)
-    if document.startswith(_PDF) and doc_type != "pdf":
+    if document.startswith(PDF) and doc_type != "pdf":
         raise errors.KsefInvalidResponse("KSeF sent a PDF instead of the UPO's XML.")
     return UpoFile(doc_type, document, verdict, account.environment)
 
@@ -337,10 +317,14 @@ def render(xml: bytes, *, language: str) -> bytes:
     """The PDF of a UPO's XML, in Polish (pl) or English (en). Raises KsefInvalidResponse.
 
     Its signature is judged by the signers that are known without settings, of all environments.
+    One that is known, but not for production, marks it as a test, whatever issuer it names.
     """
+    verdict = signature.verify_file(xml, ())
+    environments = signature.environments_of(verdict)
     return render_upo(
         parse_upo(xml),
         xml_sha256=hashlib.sha256(xml).hexdigest(),
-        signature=signature.verify_file(xml, ()),
+        signature=verdict,
         language=language,
+        environment="prod" if "prod" in environments else next(iter(environments), None),
     )

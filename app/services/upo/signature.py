@@ -5,6 +5,7 @@ and nobody must be stopped by that: what a trusted signer did not sign is given,
 """
 
 from collections.abc import Collection
+from dataclasses import replace
 from itertools import chain
 
 from app import errors, meters, telemetry
@@ -15,6 +16,7 @@ from app.services.upo.archive import UpoName
 from app.signers import DEFAULT_SIGNERS
 from app.upo.signature import verify_signature
 from app.upo.verdict import Verdict
+from app.upo.xml import parse_upo
 
 
 def judge(account: Account, content: bytes) -> Verdict:
@@ -50,8 +52,29 @@ def verify_archive(account: Account, progress: Progress) -> Summary:
 
 
 def verify_file(content: bytes, signers: Collection[str]) -> Verdict:
-    """The verdict on a file, which nobody counts; without signers, by those known for any KSeF."""
-    return verify_signature(content, signers or {*chain(*DEFAULT_SIGNERS.values())})
+    """The verdict on a file, which nobody counts; without signers, by those known for any KSeF.
+
+    The reason tells of a signer that is known for another environment than that of `signers`.
+    `unverifiable` is also what a trusted signer signed that is no UPO.
+    """
+    signers = signers or {*chain(*DEFAULT_SIGNERS.values())}
+    verdict = verify_signature(content, signers)
+    if verdict.state == "valid":
+        try:
+            parse_upo(content)
+        except errors.KsefInvalidResponse as error:
+            return Verdict("unverifiable", reason=f"It is no UPO that can be read. {error.detail}")
+    others = environments_of(verdict)
+    if others and verdict.certificate_sha256 not in signers:
+        reason = "The signature fits, and is that of another environment of KSeF: "
+        return replace(verdict, reason=f"{reason}{', '.join(others)}.")
+    return verdict
+
+
+def environments_of(verdict: Verdict) -> list[str]:
+    """The environments of KSeF that the signer is known for without settings."""
+    signer = verdict.certificate_sha256
+    return [environment for environment, known in DEFAULT_SIGNERS.items() if signer in known]
 
 
 def refuse_if_broken(verdict: Verdict) -> None:

@@ -1,22 +1,29 @@
 """`upo export` and `upo verify` of the archive: what an auditor gets, what a new signer changes."""
 
 import csv
+import errno
+import fcntl
 import hashlib
 import json
 import shutil
 import subprocess
 import tracemalloc
 import zipfile
+from collections.abc import Callable
 from datetime import date
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from lxml import etree
 
 from app import errors
 from app.services.upo import archive, export, fetch, signature
 from app.upo.signature import verify_signature
 from tests.services.conftest import NIP, Asking
+from tests.upo.signed import signed
 
 FIRST, LAST = date(2020, 1, 1), date(2099, 12, 31)
 IDS = ("--id-attr:Id", "http://uri.etsi.org/01903/v1.3.2#:SignedProperties")
@@ -123,6 +130,7 @@ def test_days_are_those_of_the_ksef_numbers(asking: Asking, tmp_path: Path) -> N
         (date(2026, 3, 29), date(2026, 3, 29), 1),
         (date(2025, 8, 26), date(2026, 3, 29), 2),
         (date(2025, 8, 27), date(2026, 3, 28), 0),
+        (date(900, 1, 1), date(2026, 3, 29), 2),
     ):
         assert exported(asking, tmp_path / f"{first}-{last}", first, last).seen == found
 
@@ -158,11 +166,195 @@ def test_interrupted_it_goes_on_where_it_was(
             ).read_bytes() == file.read_bytes()
 
 
+def test_zip_is_packed_again_where_packing_was_interrupted(
+    asking: Asking, session: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exported(asking, tmp_path / "whole.zip")
+    full = OSError(errno.ENOSPC, "No space left on device")
+    for interruption in (KeyboardInterrupt(), full):
+        with monkeypatch.context() as patch:
+            patch.setattr(zipfile.ZipFile, "write", raising(interruption))
+            with pytest.raises(type(interruption)):
+                exported(asking, tmp_path / "evidence.zip")
+        assert not (tmp_path / "evidence.zip").exists()
+    with monkeypatch.context() as patch:
+        patch.setattr(fetch, "drawn", raising(AssertionError("it is written anew")))
+        assert exported(asking, tmp_path / "evidence.zip").done == 4
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["evidence.zip", "whole.zip"]
+    assert contents(tmp_path / "evidence.zip") == contents(tmp_path / "whole.zip")
+
+
+def raising(error: BaseException) -> Callable[..., Any]:
+    def fail(*_arguments: Any, **_options: Any) -> Any:
+        raise error
+
+    return fail
+
+
+def contents(file: Path) -> dict[str, bytes]:
+    with zipfile.ZipFile(file) as packed:
+        return {name: packed.read(name) for name in packed.namelist()}
+
+
+@pytest.mark.parametrize("name", ["evidence", "evidence.zip"])
+def test_one_export_at_a_time_writes_into_a_target(
+    asking: Asking, session: Any, tmp_path: Path, name: str
+) -> None:
+    seen = []
+
+    def start_another(_done: int, _total: int | None) -> None:
+        with pytest.raises(errors.OperatorError, match="Another export"):
+            exported(asking, tmp_path / name)
+        seen.append(_done)
+
+    export.export(asking.account, FIRST, LAST, tmp_path / name, start_another)
+    assert len(seen) == 4
+    exported(asking, tmp_path / "whole")
+    if name.endswith("zip"):
+        shutil.unpack_archive(tmp_path / name, tmp_path / "unpacked")
+        name = "unpacked"
+    assert files(tmp_path / name) == files(tmp_path / "whole")
+
+
+def test_file_system_without_locks_will_do(
+    asking: Asking, session: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fcntl, "flock", raising(OSError(errno.ENOLCK, "No locks available")))
+    assert exported(asking, tmp_path / "evidence").done == 4
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+def interrupted(asking: Asking, target: Path) -> list[dict[str, Any]]:
+    """The entries of an export that was interrupted before it was finished."""
+    with export._Folder(target, asking.account) as folder:
+        for name, row in archive.walk(asking.account):
+            folder.write(name, row)
+    lines = (target / "manifest.part").read_bytes().split(b"\n")
+    return [json.loads(line) for line in lines if line]
+
+
+@pytest.mark.parametrize("kind", ["xml", "pdf", "signer"])
+@pytest.mark.parametrize("left", [b"", b"cut", b"%PDF- of somebody else"])
+def test_what_was_cut_or_changed_meanwhile_is_written_anew(
+    asking: Asking, session: Any, tmp_path: Path, kind: str, left: bytes
+) -> None:
+    target = tmp_path / "evidence"
+    entries = interrupted(asking, target)
+    signer = f"signers/{entries[1]['certificateSha256']}.pem"
+    (target / {**entries[1], "signer": signer}[kind]).write_bytes(left)
+    exported(asking, target)
+    exported(asking, tmp_path / "whole")
+    assert files(target) == files(tmp_path / "whole")
+
+
+def test_nothing_is_left_of_what_is_not_told(asking: Asking, session: Any, tmp_path: Path) -> None:
+    """Half a file of a killed export; of a UPO that is gone, its session's folder and signer."""
+    target = tmp_path / "evidence"
+    interrupted(asking, target)
+    gone = target / session.reference_number
+    (gone / "X-upo.xml.part").write_bytes(b"cut")
+    asking.database.execute("DELETE FROM upos WHERE signature = 'unknown_signer'")
+    exported(asking, target)
+    exported(asking, tmp_path / "whole")
+    assert files(target) == files(tmp_path / "whole")
+    interrupted(asking, tmp_path / "other")
+    asking.database.execute("DELETE FROM upos")
+    exported(asking, tmp_path / "other")
+    assert sorted(path.name for path in (tmp_path / "other").iterdir()) == [
+        "SHA256SUMS",
+        "manifest.csv",
+        "manifest.json",
+    ]
+
+
+def test_journal_of_somebody_else_removes_no_other_file(
+    asking: Asking, session: Any, tmp_path: Path
+) -> None:
+    target = tmp_path / "evidence"
+    [first, *_] = interrupted(asking, target)
+    theirs = tmp_path / "theirs"
+    theirs.write_text("x")
+    with (target / "manifest.part").open("a") as journal:
+        for change in (
+            {"xml": "../theirs"},
+            {"xml": "a/b-upo.xml", "pdf": "../theirs"},
+            {"xml": "a/b-upo.xml", "certificateSha256": "../../theirs"},
+            {"xml": str(theirs)},
+        ):
+            journal.write(json.dumps({**first, **change}) + "\n")
+    exported(asking, target)
+    assert theirs.read_text() == "x"
+
+
+def test_certificate_is_the_one_that_the_document_has(
+    asking: Asking, session: Any, tmp_path: Path
+) -> None:
+    """Whatever the table says of a document that was changed together with its hash."""
+    root = etree.fromstring(signed())
+    root.remove(root[-1])
+    for number, content in zip(
+        session.ksef_numbers, (etree.tostring(root), b"<a/>", signed()), strict=True
+    ):
+        asking.database.execute(
+            f"UPDATE upos SET content = '\\x{content.hex()}',"
+            f" sha256 = '{hashlib.sha256(content).hexdigest()}',"
+            f" certificate_sha256 = '{'AB' * 32}' WHERE ksef_number = '{number}'"
+        )
+    target = tmp_path / "evidence"
+    assert exported(asking, target).done == 4
+    entries = json.loads((target / "manifest.json").read_text())
+    told = {entry["ksefNumber"]: entry["signature"] for entry in entries}
+    states = [told[number] for number in session.ksef_numbers]
+    assert states == ["unsigned", "unsigned", "unknown_signer"]
+    signers = {path.stem: path.read_bytes() for path in target.glob("signers/*.pem")}
+    assert set(signers) == {entry["certificateSha256"] for entry in entries} - {None}
+    for sha256, pem in signers.items():
+        found = x509.load_pem_x509_certificate(pem)
+        assert found.fingerprint(hashes.SHA256()).hex().upper() == sha256
+
+
+@pytest.mark.parametrize(("nip", "environment"), [("7812019453", "test"), (NIP, "demo")])
+def test_interrupted_export_of_another_archive_is_left_alone(
+    asking: Asking, session: Any, tmp_path: Path, nip: str, environment: str
+) -> None:
+    target = tmp_path / "evidence"
+    interrupted(asking, target)
+    before = files(target)
+    other = asking.service.account(nip, environment)
+    with pytest.raises(errors.OperatorError, match="of another company or environment"):
+        export.export(other, FIRST, LAST, target, no_progress)
+    assert files(target) == before
+
+
+def test_days_in_the_wrong_order_are_refused(asking: Asking, session: Any, tmp_path: Path) -> None:
+    with pytest.raises(errors.OperatorError, match="before"):
+        exported(asking, tmp_path / "evidence", LAST, FIRST)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_zip_in_capitals_is_a_zip(asking: Asking, session: Any, tmp_path: Path) -> None:
+    exported(asking, tmp_path / "EVIDENCE.ZIP")
+    assert len(contents(tmp_path / "EVIDENCE.ZIP")) == 13
+
+
+def test_file_in_the_place_of_the_directory_is_told(
+    asking: Asking, session: Any, tmp_path: Path
+) -> None:
+    (tmp_path / "evidence").write_text("x")
+    with pytest.raises(errors.OperatorError, match="is no directory"):
+        exported(asking, tmp_path / "evidence")
+
+
 def test_later_verdict_is_written_anew(asking: Asking, session: Any, tmp_path: Path) -> None:
     target = tmp_path / "evidence"
-    with export._Folder(target) as folder:  # as if interrupted before it was finished
-        for name, row in archive.walk(asking.account):
-            folder.write(asking.account, name, row)
+    interrupted(asking, target)
     asking.database.execute("UPDATE upos SET signature = 'valid'")
     exported(asking, target)
     states = [e["signature"] for e in json.loads((target / "manifest.json").read_text())]
@@ -176,6 +368,27 @@ def test_directory_of_something_else_is_left_alone(
     with pytest.raises(errors.OperatorError, match="not empty"):
         exported(asking, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["theirs"]
+
+
+def test_manifest_is_the_same_whoever_judged_and_wherever_the_database_stands(
+    asking: Asking, session: Any, tmp_path: Path
+) -> None:
+    exported(asking, tmp_path / "first")
+    asking.database.execute("UPDATE upos SET signature = NULL")
+    name = asking.database.name
+    asking.database.execute(f"ALTER DATABASE {name} SET timezone = 'Asia/Tokyo'")
+    asking.database.execute(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+        " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    )
+    try:
+        exported(asking, tmp_path / "second")
+    finally:
+        asking.database.execute(f"ALTER DATABASE {name} RESET timezone")
+    assert files(tmp_path / "first") == files(tmp_path / "second")
+    [entry, *_] = json.loads((tmp_path / "first/manifest.json").read_text())
+    assert entry["signedAt"].endswith("+00:00")
+    assert entry["fetchedAt"].endswith("+00:00")
 
 
 def test_export_is_audited(asking: Asking, session: Any, tmp_path: Path) -> None:
