@@ -42,6 +42,10 @@ class Invoice:
     moving_code: int | None = None
     """Set: the code while moving, whatever the time."""
     ksef_number: str | None = None
+    invoice_type: str = "VAT"
+    """Its `RodzajFaktury`."""
+    corrects: str | None = None
+    """The hash of the offline invoice of which it is a technical correction."""
     offline: bool = False
     file_name: str | None = None
     details: list[str] | None = None
@@ -313,7 +317,8 @@ class Environment:
             self.challenges: dict[str, tuple[int, datetime]] = {}
             self.tokens: dict[str, Credential] = {}
             self.certificates: dict[tuple[str, str], Credential] = {}
-            self.accepted: dict[tuple[str, str], tuple[str, str]] = {}
+            # Seller, type and number of an invoice; its KSeF number and its session.
+            self.accepted: dict[tuple[str, str, str], tuple[str, str]] = {}
             self.down: str | None = None
             self.latarnia = Latarnia()
 
@@ -321,6 +326,6 @@ class Environment:
         """Notes an invoice with outcome 200, so that its twin is a duplicate."""
         if invoice.code == 200 and invoice.invoice_number and invoice.ksef_number:
             self.accepted.setdefault(
-                (invoice.seller_nip, invoice.invoice_number),
+                (invoice.seller_nip, invoice.invoice_type, invoice.invoice_number),
                 (invoice.ksef_number, session.reference),
             )
