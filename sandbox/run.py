@@ -304,7 +304,7 @@ def _page(base: str, ksef_url: str, database: str, password: str, shown: Demo) -
             f"    logged in  in demo with a certificate ({KEPT / 'certificate.pem'}),",
             "               in test and prod with a KSeF token",
             f"    database   {database}",
-            "               (of your invoice rows, as the role erp; psql and drivers take this URL)",
+            "               (of your invoice rows, as the role erp; psql and drivers take it)",
             f"    logs       {KEPT / 'service.log'}, {KEPT / 'follow.log'} (sessions followed)",
             "",
             *numbered,

@@ -100,7 +100,16 @@ def invoice_hash() -> InvoiceHash:
     )
 
 
-class Sent(fields.AwareDateTime):
+class Moment(fields.AwareDateTime):
+    """RFC 3339, with offset."""
+
+    default_error_messages = dict.fromkeys(
+        ("invalid", "invalid_awareness"),
+        "Must be a time with its offset, such as 2026-09-15T10:00:00+02:00.",
+    )
+
+
+class Sent(Moment):
     """A moment in a query: RFC 3339 with offset, whose `+` arrives as a space if not encoded."""
 
     def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> datetime:
