@@ -124,8 +124,8 @@ def sent_at() -> Sent:
         data_key="sentAt",
         format="iso",
         metadata={
-            "description": "When the invoice was sent: RFC 3339, with offset; only with "
-            "`invoiceHash`",
+            "description": "When you began to send the invoice, in a batch when you opened its"
+            " session: RFC 3339, with offset; only with `invoiceHash`",
             "examples": ["2026-09-15T10:00:00+02:00"],
         },
     )
