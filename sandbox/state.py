@@ -19,6 +19,20 @@ from sandbox.keys import KeyRing, Signers
 
 ENVIRONMENTS: Final = ("test", "demo", "prod")
 LATARNIA_STATUSES: Final = ("AVAILABLE", "MAINTENANCE", "FAILURE", "TOTAL_FAILURE")
+_LATARNIA_WORDS: Final = {
+    "MAINTENANCE": (
+        "Prace serwisowe w Krajowym Systemie e-Faktur",
+        "Trwają prace serwisowe w KSeF. Faktury można wystawiać w trybie offline.",
+    ),
+    "FAILURE": (
+        "Awaria Krajowego Systemu e-Faktur",
+        "Trwa awaria KSeF. Faktury można wystawiać w trybie awaryjnym.",
+    ),
+    "TOTAL_FAILURE": (
+        "Awaria całkowita Krajowego Systemu e-Faktur",
+        "Trwa awaria całkowita KSeF. Faktury wystawia się poza KSeF.",
+    ),
+}
 ONLINE_LIFETIME: Final = timedelta(hours=12)
 MAX_INVOICES: Final = 10_000
 
@@ -280,13 +294,15 @@ class Latarnia:
                 message | end for message in self.messages if message.get("type") == "FAILURE_START"
             ]
             return
+        category = status if status in _LATARNIA_WORDS else "FAILURE"
+        title, text = _LATARNIA_WORDS[category]
         message = {
-            "id": f"FAILURE-{now:%Y%m%d%H%M%S}",
+            "id": f"{category}-{now:%Y%m%d%H%M%S}",
             "eventId": int(now.timestamp()),
-            "category": status if status in LATARNIA_STATUSES else "FAILURE",
+            "category": category,
             "type": "MAINTENANCE_ANNOUNCEMENT" if status == "MAINTENANCE" else "FAILURE_START",
-            "title": "Awaria Krajowego Systemu e-Faktur",
-            "text": "Trwa awaria KSeF. Faktury można wystawiać w trybie awaryjnym.",
+            "title": title,
+            "text": text,
             "start": stamp(now),
             "end": None,
             "version": 1,

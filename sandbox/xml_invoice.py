@@ -22,7 +22,10 @@ def decrypt(content: bytes, key: bytes, vector: bytes) -> bytes:
 
 
 class Content(NamedTuple):
-    """What is read from an FA document; `nips` are all that it names."""
+    """What is read from an FA document; `nips` are all that it names.
+
+    By the first three KSeF tells whether it has an invoice already.
+    """
 
     seller_nip: str
     invoice_type: str
