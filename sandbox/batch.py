@@ -47,7 +47,7 @@ def open_batch_session() -> Response:
     if body.form_code.system_code.startswith("PEF"):
         raise BadRequest(21405, "Wskazany kod formularza nie jest wspierany.")
     _check(body.batch_file)
-    package = Package(body.batch_file, offline=body.offline_mode is True)
+    package = Package(body.batch_file, offline=body.offline_mode)
     count = len(body.batch_file.file_parts)
     opened = new_session(login, body, TIME_FOR_A_PART * count, package)
     links = Links(opened.valid_until)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import threading
 from datetime import UTC, datetime, timedelta
-from typing import NamedTuple
+from typing import Final, NamedTuple
+from zoneinfo import ZoneInfo
+
+WARSAW: Final = ZoneInfo("Europe/Warsaw")
 
 
 class _Run(NamedTuple):

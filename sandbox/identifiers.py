@@ -9,7 +9,9 @@ import base64
 import hashlib
 import secrets
 from datetime import date
-from typing import Final
+from typing import Annotated, Final
+
+from msgspec import Meta
 
 _DAY: Final = (
     "(?:20[2-9][0-9]|2[1-9][0-9]{2}|[3-9][0-9]{3})(?:0[1-9]|1[0-2])(?:0[1-9]|[12][0-9]|3[01])"
@@ -19,6 +21,9 @@ _DAY: Final = (
 NIP: Final = "[1-9](?:[0-9][1-9]|[1-9][0-9])[0-9]{7}"
 REFERENCE: Final = f"{_DAY}-[0-9A-Z]{{2}}-[0-9A-F]{{10}}-[0-9A-F]{{10}}-[0-9A-F]{{2}}"
 KSEF_NUMBER: Final = f"{NIP}-{_DAY}-[0-9A-F]{{6}}-?[0-9A-F]{{6}}-[0-9A-F]{{2}}"
+
+# In Base64.
+Sha256 = Annotated[str, Meta(pattern=r"\A[0-9A-Za-z+/]{43}=\Z")]
 
 
 def _crc_table() -> tuple[int, ...]:

@@ -12,12 +12,12 @@ from typing import Annotated, Any, Literal
 from msgspec import UNSET, Meta, Struct, UnsetType, field
 
 from sandbox import identifiers
+from sandbox.identifiers import Sha256
 from sandbox.settings import Seconds
 from sandbox.state import LATARNIA_STATUSES, MAX_INVOICES
 
 Nip = Annotated[str, Meta(pattern=rf"\A{identifiers.NIP}\Z")]
 KsefNumber = Annotated[str, Meta(pattern=rf"\A{identifiers.KSEF_NUMBER}\Z")]
-Sha256 = Annotated[str, Meta(pattern=r"\A[0-9A-Za-z+/]{43}=\Z")]
 Code = Annotated[int, Meta(ge=100, le=999)]
 HowMany = Annotated[int, Meta(ge=0, le=MAX_INVOICES)]
 Reference = Annotated[str, Meta(pattern=rf"\A{identifiers.REFERENCE}\Z")]

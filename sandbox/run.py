@@ -166,7 +166,7 @@ def _databases() -> Iterator[Databases]:
             owner=running.dsn(_DATABASE),
             service=running.dsn(_DATABASE, "ksef_proxy"),
             erp=running.dsn(_DATABASE, "erp"),
-            place=str(running.folder),
+            place=running.dsn(_DATABASE, "erp"),
         )
 
 
@@ -304,6 +304,7 @@ def _page(base: str, ksef_url: str, database: str, password: str, shown: Demo) -
             f"    logged in  in demo with a certificate ({KEPT / 'certificate.pem'}),",
             "               in test and prod with a KSeF token",
             f"    database   {database}",
+            "               (of your invoice rows, as the role erp; psql and drivers take it)",
             f"    logs       {KEPT / 'service.log'}, {KEPT / 'follow.log'} (sessions followed)",
             "",
             *numbered,

@@ -14,7 +14,7 @@ from sandbox import identifiers, xml_invoice
 from sandbox.access import environment, find_key, find_session, read_body, require
 from sandbox.blueprints import ksef
 from sandbox.bodies import FormCode, InvoiceBody, OnlineSessionBody
-from sandbox.clock import stamp
+from sandbox.clock import WARSAW, stamp
 from sandbox.problems import BadRequest, json_response
 from sandbox.state import MAX_INVOICES, ONLINE_LIFETIME, Invoice, Login, Package, Session
 from sandbox.world import world
@@ -88,8 +88,10 @@ def send_invoice(reference: str) -> Response:
                 f"Sesja o numerze referencyjnym {reference} osiągnęła dozwolony limit "
                 f"liczby faktur {MAX_INVOICES}.",
             )
+        if body.hash_of_corrected_invoice is not None:
+            _check_correction(body.hash_of_corrected_invoice, body.offline_mode, target.nip, now)
         invoice = new_invoice(target, body.invoice_hash, now)
-        invoice.offline = body.offline_mode is True
+        invoice.offline, invoice.corrects = body.offline_mode, body.hash_of_corrected_invoice
         _judge(invoice, target, body)
         target.add(invoice)
         environment().accept(target, invoice)
@@ -102,13 +104,33 @@ def _require_open(target: Session, now: datetime, what_for: str) -> None:
         raise BadRequest(21180, f"Status sesji {code} uniemożliwia {what_for}.")
 
 
+def _check_correction(sha256: str, offline: bool, nip: str, now: datetime) -> None:
+    """Refuses a technical correction of the invoice with that hash where KSeF does."""
+    if not offline:
+        raise BadRequest(21405, "Pole 'hashOfCorrectedInvoice' jest tylko dla faktur offline.")
+    for session in environment().sessions.values():
+        for invoice in session.invoices if session.nip == nip else ():
+            if invoice.code_at(now) == 200 and invoice.sha256 == sha256:
+                raise BadRequest(
+                    21167,
+                    "Nie można wysłać korekty technicznej do prawidłowo przetworzonej faktury.",
+                )
+            if invoice.code_at(now) == 200 and invoice.corrects == sha256:
+                raise BadRequest(
+                    21166, "Faktura posiada już przetworzoną prawidłowo korektę techniczną."
+                )
+
+
 def new_invoice(target: Session, sha256: str, now: datetime) -> Invoice:
-    """The next invoice of a session that a client sends, not yet added to it."""
+    """The next invoice of a session that a client sends, not yet added to it.
+
+    Those of a batch count as received when their session was opened.
+    """
     seconds = world().settings.invoice_seconds
     return Invoice(
         ordinal=len(target.invoices) + 1,
         reference=identifiers.reference_number("EE", now.date()),
-        received=now,
+        received=now if target.package is None else target.created,
         sha256=sha256,
         seller_nip=target.nip,
         invoice_number=None,
@@ -136,23 +158,31 @@ def _judge(invoice: Invoice, target: Session, body: InvoiceBody) -> None:
 
 
 def judge_content(invoice: Invoice, target: Session, plain: bytes) -> None:
-    """Decides the outcome by what the decrypted file says."""
+    """Decides the outcome by what the decrypted file says.
+
+    Issued before the day on which it is received, it is an offline invoice, whatever was declared.
+    """
+    received = invoice.received.astimezone(WARSAW).date()
     try:
-        seller, number, issue_date, nips = xml_invoice.read(plain)
+        content = xml_invoice.read(plain)
+        if content.issue_date > received:
+            raise ValueError("Data wystawienia (P_1) jest późniejsza niż data przyjęcia.")
     except ValueError as error:
         invoice.code = 450
         invoice.details = [str(error)]
         return
-    invoice.seller_nip, invoice.invoice_number, invoice.issue_date = seller, number, issue_date
-    if target.nip not in nips:
+    invoice.seller_nip, invoice.invoice_type, invoice.invoice_number = content[:3]
+    invoice.issue_date = content.issue_date.isoformat()
+    if target.nip not in content.nips:
         invoice.code = 410
         invoice.details = [f"Kontekst {target.nip} nie występuje na fakturze."]
         return
-    original = environment().accepted.get((seller, number))
+    invoice.offline = invoice.offline or content.issue_date < received
+    original = environment().accepted.get(content[:3])
     if original is not None:
         make_duplicate(invoice, *original)
         return
-    invoice.ksef_number = identifiers.ksef_number(seller, invoice.received.date())
+    invoice.ksef_number = identifiers.ksef_number(invoice.seller_nip, invoice.received.date())
 
 
 def make_duplicate(invoice: Invoice, ksef_number: str, session_reference: str) -> None:

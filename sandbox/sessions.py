@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -250,10 +251,12 @@ def _moment(parameter: str) -> datetime | None:
     if text is None:
         return None
     try:
+        if not re.match(r"\d{4}-\d\d-\d\dT\d\d:", text, re.ASCII):
+            raise ValueError(text)
         # An unescaped plus sign of an offset arrives as a blank.
         return parse_stamp(text.replace(" ", "+"))
     except ValueError:
-        raise BadRequest(21405, f"Parametr '{parameter}' nie jest datą.") from None
+        raise BadRequest(21405, f"Parametr '{parameter}' nie jest datą i godziną.") from None
 
 
 def _within(moment: datetime | None, period: tuple[datetime | None, datetime | None]) -> bool:

@@ -19,6 +19,20 @@ from sandbox.keys import KeyRing, Signers
 
 ENVIRONMENTS: Final = ("test", "demo", "prod")
 LATARNIA_STATUSES: Final = ("AVAILABLE", "MAINTENANCE", "FAILURE", "TOTAL_FAILURE")
+_LATARNIA_WORDS: Final = {
+    "MAINTENANCE": (
+        "Prace serwisowe w Krajowym Systemie e-Faktur",
+        "Trwają prace serwisowe w KSeF. Faktury można wystawiać w trybie offline.",
+    ),
+    "FAILURE": (
+        "Awaria Krajowego Systemu e-Faktur",
+        "Trwa awaria KSeF. Faktury można wystawiać w trybie awaryjnym.",
+    ),
+    "TOTAL_FAILURE": (
+        "Awaria całkowita Krajowego Systemu e-Faktur",
+        "Trwa awaria całkowita KSeF. Faktury wystawia się poza KSeF.",
+    ),
+}
 ONLINE_LIFETIME: Final = timedelta(hours=12)
 MAX_INVOICES: Final = 10_000
 
@@ -42,6 +56,10 @@ class Invoice:
     moving_code: int | None = None
     """Set: the code while moving, whatever the time."""
     ksef_number: str | None = None
+    invoice_type: str = "VAT"
+    """Its `RodzajFaktury`."""
+    corrects: str | None = None
+    """The hash of the offline invoice of which it is a technical correction."""
     offline: bool = False
     file_name: str | None = None
     details: list[str] | None = None
@@ -276,13 +294,15 @@ class Latarnia:
                 message | end for message in self.messages if message.get("type") == "FAILURE_START"
             ]
             return
+        category = status if status in _LATARNIA_WORDS else "FAILURE"
+        title, text = _LATARNIA_WORDS[category]
         message = {
-            "id": f"FAILURE-{now:%Y%m%d%H%M%S}",
+            "id": f"{category}-{now:%Y%m%d%H%M%S}",
             "eventId": int(now.timestamp()),
-            "category": status if status in LATARNIA_STATUSES else "FAILURE",
+            "category": category,
             "type": "MAINTENANCE_ANNOUNCEMENT" if status == "MAINTENANCE" else "FAILURE_START",
-            "title": "Awaria Krajowego Systemu e-Faktur",
-            "text": "Trwa awaria KSeF. Faktury można wystawiać w trybie awaryjnym.",
+            "title": title,
+            "text": text,
             "start": stamp(now),
             "end": None,
             "version": 1,
@@ -313,7 +333,8 @@ class Environment:
             self.challenges: dict[str, tuple[int, datetime]] = {}
             self.tokens: dict[str, Credential] = {}
             self.certificates: dict[tuple[str, str], Credential] = {}
-            self.accepted: dict[tuple[str, str], tuple[str, str]] = {}
+            # Seller, type and number of an invoice; its KSeF number and its session.
+            self.accepted: dict[tuple[str, str, str], tuple[str, str]] = {}
             self.down: str | None = None
             self.latarnia = Latarnia()
 
@@ -321,6 +342,6 @@ class Environment:
         """Notes an invoice with outcome 200, so that its twin is a duplicate."""
         if invoice.code == 200 and invoice.invoice_number and invoice.ksef_number:
             self.accepted.setdefault(
-                (invoice.seller_nip, invoice.invoice_number),
+                (invoice.seller_nip, invoice.invoice_type, invoice.invoice_number),
                 (invoice.ksef_number, session.reference),
             )

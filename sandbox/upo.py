@@ -9,17 +9,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Final
-from zoneinfo import ZoneInfo
 
 from lxml import etree
 
 from sandbox import xml
+from sandbox.clock import WARSAW
 from sandbox.signing import SIGNATURE, Seal, sign
 from sandbox.state import Invoice, Session, UpoPage
 
 NAMESPACE: Final = "http://upo.schematy.mf.gov.pl/KSeF/v4-3"
 ISSUER: Final = "Ministerstwo Finansów - środowisko testowe (SANDBOX)"
-_WARSAW: Final = ZoneInfo("Europe/Warsaw")
 
 
 def build(
@@ -79,4 +78,4 @@ def _add(parent: etree._Element, name: str, text: str | None = None) -> etree._E
 
 
 def _local(moment: datetime) -> str:
-    return moment.astimezone(_WARSAW).isoformat(timespec="milliseconds")
+    return moment.astimezone(WARSAW).isoformat(timespec="milliseconds")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from datetime import date
+from typing import NamedTuple
 
 from cryptography.hazmat.primitives import padding
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
@@ -20,8 +21,21 @@ def decrypt(content: bytes, key: bytes, vector: bytes) -> bytes:
     return unpadder.update(padded) + unpadder.finalize()
 
 
-def read(content: bytes) -> tuple[str, str, str, set[str]]:
-    """Seller's NIP, number (P_2), issue date (P_1), and all NIPs that an FA document names.
+class Content(NamedTuple):
+    """What is read from an FA document; `nips` are all that it names.
+
+    By the first three KSeF tells whether it has an invoice already.
+    """
+
+    seller_nip: str
+    invoice_type: str
+    invoice_number: str
+    issue_date: date
+    nips: set[str]
+
+
+def read(content: bytes) -> Content:
+    """What an FA document says of itself.
 
     ValueError, with a text for KSeF's details, where something is missing or wrong.
     """
@@ -30,7 +44,7 @@ def read(content: bytes) -> tuple[str, str, str, set[str]]:
     issue_date = _text(root, "//*[local-name()='P_1']")
     seller = _text(root, "//*[local-name()='Podmiot1']//*[local-name()='NIP']")
     try:
-        date.fromisoformat(issue_date)
+        issued = date.fromisoformat(issue_date)
     except ValueError:
         raise ValueError("Nieprawidłowa data wystawienia (P_1).") from None
     if len(number) > 256:
@@ -38,7 +52,8 @@ def read(content: bytes) -> tuple[str, str, str, set[str]]:
     if not re.fullmatch(identifiers.NIP, seller):
         raise ValueError("Nieprawidłowy NIP sprzedawcy (Podmiot1).")
     nips = {str(nip).strip() for nip in root.xpath("//*[local-name()='NIP']/text()")}
-    return seller, number, issue_date, nips
+    kind = str(root.xpath("normalize-space(//*[local-name()='RodzajFaktury'])")) or "VAT"
+    return Content(seller, kind, number, issued, nips)
 
 
 def _text(root: etree._Element, path: str) -> str:

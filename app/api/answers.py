@@ -109,7 +109,10 @@ class SessionInvoice(Answer, kw_only=True):
     invoice_file_name: Annotated[
         str | None, Meta(description="Name of the file in the package; only in a batch session")
     ]
-    invoicing_date: Annotated[Moment | None, Meta(description="When KSeF took the invoice")]
+    invoicing_date: Annotated[
+        Moment | None,
+        Meta(description="When KSeF took the invoice; in a batch, when its session was opened"),
+    ]
     invoicing_mode: Annotated[str | None, Meta(description="`Online` or `Offline`")]
     duplicate_of: Annotated[DuplicateOf | UnsetType, Meta(description="Only with code 440")] = UNSET
 

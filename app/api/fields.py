@@ -100,7 +100,16 @@ def invoice_hash() -> InvoiceHash:
     )
 
 
-class Sent(fields.AwareDateTime):
+class Moment(fields.AwareDateTime):
+    """RFC 3339, with offset."""
+
+    default_error_messages = dict.fromkeys(
+        ("invalid", "invalid_awareness"),
+        "Must be a time with its offset, such as 2026-09-15T10:00:00+02:00.",
+    )
+
+
+class Sent(Moment):
     """A moment in a query: RFC 3339 with offset, whose `+` arrives as a space if not encoded."""
 
     def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> datetime:
@@ -115,8 +124,8 @@ def sent_at() -> Sent:
         data_key="sentAt",
         format="iso",
         metadata={
-            "description": "When the invoice was sent: RFC 3339, with offset; only with "
-            "`invoiceHash`",
+            "description": "When you began to send the invoice, in a batch when you opened its"
+            " session: RFC 3339, with offset; only with `invoiceHash`",
             "examples": ["2026-09-15T10:00:00+02:00"],
         },
     )

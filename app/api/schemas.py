@@ -53,7 +53,7 @@ class SimulationBody(Strict):
             "examples": ["Rehearsal until noon"],
         },
     )
-    ends_at = fields.AwareDateTime(
+    ends_at = own.Moment(
         data_key="endsAt",
         load_default=None,
         allow_none=True,

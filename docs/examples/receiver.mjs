@@ -11,10 +11,11 @@ function isGenuine(headers, body) {
   const signature = Buffer.from("v1," + createHmac("sha256", key).update(content).update(body).digest("base64"));
   return (headers["webhook-signature"] ?? "") // several while a key changes
     .split(" ")
-    .some((given) => given.length === signature.length && timingSafeEqual(Buffer.from(given), signature));
+    .map((given) => Buffer.from(given))
+    .some((given) => given.length === signature.length && timingSafeEqual(given, signature));
 }
 
-createServer(async (request, response) => {
+async function receive(request, response) {
   const chunks = [];
   for await (const chunk of request) chunks.push(chunk);
   const body = Buffer.concat(chunks); // the bytes as they came
@@ -26,4 +27,8 @@ createServer(async (request, response) => {
     seen.add(request.headers["webhook-id"]);
   }
   response.writeHead(genuine ? 204 : 401).end();
+}
+
+createServer((request, response) => {
+  receive(request, response).catch(() => request.destroy()); // a sender that broke off
 }).listen(Number(process.argv[2]), "127.0.0.1");

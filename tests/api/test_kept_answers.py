@@ -261,6 +261,17 @@ def test_search_takes_exactly_one_name(company: Company, query: str) -> None:
     assert_problem(company.get(f"/invoices/test{query}"), 400, "invalid_parameter", also=["errors"])
 
 
+@pytest.mark.parametrize("moment", ["2026-09-15T10:00:00", "2026-09-15", ""])
+def test_a_time_without_its_offset_is_told_what_it_lacks(company: Company, moment: str) -> None:
+    query = f"?invoiceHash={'a' * 64}&sentAt={moment}"
+    problem = assert_problem(
+        company.get(f"/invoices/test{query}"), 400, "invalid_parameter", also=["errors"]
+    )
+    assert problem["errors"] == {
+        "sentAt": ["Must be a time with its offset, such as 2026-09-15T10:00:00+02:00."]
+    }
+
+
 # -- collective UPO -------------------------------------------------------------------------
 
 

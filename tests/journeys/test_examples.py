@@ -4,12 +4,13 @@ import base64
 import hmac
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import time
 import uuid
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import ExitStack, closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -75,8 +76,8 @@ def run(server: RunningService, company: Company, tmp_path: Path) -> Run:
     return run
 
 
-def posted(url: str, secret: str, sent: float) -> int:
-    """The answer to a message that was signed at that time."""
+def posted(url: str, secret: str, sent: float, **changes: str) -> int:
+    """The answer to a message that was signed at that time; of its headers some are changed."""
     body, message, at = b'{"type": "webhook.test"}', uuid.uuid4().hex, str(int(sent))
     key = base64.b64decode(secret.removeprefix("whsec_"))
     signature = hmac.digest(key, f"{message}.{at}.".encode() + body, "sha256")
@@ -84,8 +85,14 @@ def posted(url: str, secret: str, sent: float) -> int:
         "webhook-id": message,
         "webhook-timestamp": at,
         "webhook-signature": f"v1,{base64.b64encode(signature).decode()}",
-    }
+    } | {name.replace("_", "-"): value for name, value in changes.items()}
     return requests.post(url, body, headers=headers, timeout=30).status_code
+
+
+def hang_up(port: int) -> None:
+    """Begins a message, and breaks it off."""
+    with closing(socket.create_connection(("127.0.0.1", port), timeout=30)) as connection:
+        connection.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 99\r\n\r\n{")
 
 
 @pytest.mark.parametrize("command", [[sys.executable, "receiver.py"], ["node", "receiver.mjs"]])
@@ -99,15 +106,28 @@ def test_a_receiver_takes_what_is_genuine_and_prints_it_once(
     secret = webhooks.add(account, url)
     environ = {"PATH": os.environ["PATH"], "WEBHOOK_SECRET": secret}
     began = datetime.now(UTC)
-    with subprocess.Popen(
-        [program, EXAMPLES / name, str(port)], env=environ, stdout=subprocess.PIPE, text=True
-    ) as receiver:
+    with (
+        subprocess.Popen(
+            [program, EXAMPLES / name, str(port)], env=environ, stdout=subprocess.PIPE, text=True
+        ) as receiver,
+        ExitStack() as stack,
+    ):
+        stack.callback(receiver.kill)
         until = time.monotonic() + 30
         while not webhooks.test(service, account, url)[0]:
             assert time.monotonic() < until
             time.sleep(0.1)
         assert posted(url, secret, sent=time.time()) == 204
         assert posted(url, secret, sent=time.time() - 400) == 401  # 204 would lose the event
+        for odd in (
+            {"webhook_timestamp": "soon"},
+            {"webhook_signature": "v1,".ljust(47, "\u00f3")},
+        ):
+            assert posted(url, secret, time.time(), **odd) == 401
+        assert requests.post(url, timeout=30).status_code == 401
+        hang_up(port)
+        with closing(socket.create_connection(("127.0.0.1", port), timeout=30)):  # says nothing
+            assert posted(url, secret, sent=time.time()) == 204
         for reference in ("A", "B"):
             with service.db.transaction() as connection:
                 journal.note(

@@ -9,9 +9,11 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import psycopg2
 import pytest
 import requests
 from selenium.webdriver.common.by import By
@@ -19,6 +21,7 @@ from selenium.webdriver.support import expected_conditions as seen
 from selenium.webdriver.support.wait import WebDriverWait
 
 from tests.journeys.conftest import PROJECT, free_port
+from tests.pages import EXAMPLES
 
 SECONDS = 120
 SLOW = re.compile(r"_sandbox/prod/api")  # half a minute and more each: prod down, and up again
@@ -103,6 +106,16 @@ def test_each_line_does_what_its_title_says(page: str, tmp_path: Path) -> None:
     assert '"available"' in found("What is known")
     assert "FV/2026/09/102" in found("invoice rows")
     assert '"openapi"' in found("The API")
+
+
+def test_an_erp_can_write_its_rows_in_the_database_of_the_page(page: str) -> None:
+    [url] = re.findall(r"database +(postgresql://\S+)", page)
+    rows = (EXAMPLES / "rows.sql").read_text(encoding="utf-8")
+    with closing(psycopg2.connect(url)) as connection, connection.cursor() as cursor:
+        cursor.execute(rows)
+        assert ("FV/2026/09/003", None) in cursor.fetchall()
+        with pytest.raises(psycopg2.errors.InsufficientPrivilege):
+            cursor.execute("DELETE FROM synced_invoices")
 
 
 @pytest.mark.slow

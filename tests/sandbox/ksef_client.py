@@ -49,13 +49,21 @@ def zipped(**files: bytes) -> bytes:
     return buffer.getvalue()
 
 
-def invoice_xml(number: str, *, seller: str = NIP, buyer: str = OTHER_NIP) -> bytes:
+def invoice_xml(
+    number: str,
+    *,
+    seller: str = NIP,
+    buyer: str = OTHER_NIP,
+    issued: str = "2026-11-20",
+    kind: str = "VAT",
+) -> bytes:
     return f"""<?xml version="1.0" encoding="UTF-8"?>
 <Faktura xmlns="http://crd.gov.pl/wzor/2025/06/25/13775/">
   <Naglowek><KodFormularza kodSystemowy="FA (3)" wersjaSchemy="1-0E">FA</KodFormularza></Naglowek>
   <Podmiot1><DaneIdentyfikacyjne><NIP>{seller}</NIP></DaneIdentyfikacyjne></Podmiot1>
   <Podmiot2><DaneIdentyfikacyjne><NIP>{buyer}</NIP></DaneIdentyfikacyjne></Podmiot2>
-  <Fa><KodWaluty>PLN</KodWaluty><P_1>2026-11-20</P_1><P_2>{number}</P_2></Fa>
+  <Fa><KodWaluty>PLN</KodWaluty><P_1>{issued}</P_1><P_2>{number}</P_2>
+    <RodzajFaktury>{kind}</RodzajFaktury></Fa>
 </Faktura>""".encode()
 
 

@@ -34,7 +34,9 @@ PACKAGE = zipped(a=invoice_xml("FV/1"), b=invoice_xml("FV/2"), c=invoice_xml("FV
 def test_a_batch_from_opening_to_its_receipts(client, control, cuts):
     control.freeze()
     batch = client.open_batch(PACKAGE, cuts=cuts, offlineMode=True)
+    opened = control.now()
     assert len(batch.requests) == cuts
+    control.advance(60)
     assert client.session(batch.reference)["status"]["code"] == 100
     batch.send()
     control.advance(0.5)
@@ -50,6 +52,7 @@ def test_a_batch_from_opening_to_its_receipts(client, control, cuts):
     assert [invoice["invoiceNumber"] for invoice in listed] == ["FV/1", "FV/2", "FV/3"]
     assert listed[0]["invoiceHash"] == sha256(invoice_xml("FV/1"))
     assert {invoice["invoicingMode"] for invoice in listed} == {"Offline"}
+    assert {invoice["invoicingDate"] for invoice in listed} == {opened}
     page = final["upo"]["pages"][0]["referenceNumber"]
     upo = client.get(f"/sessions/{batch.reference}/upo/{page}")
     numbers = etree.fromstring(upo.content).xpath("//*[local-name()='NumerFaktury']/text()")

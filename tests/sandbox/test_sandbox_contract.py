@@ -170,6 +170,51 @@ def test_sending_a_batch(asked, formatted):
         asked(client, "GET", "/sessions/{referenceNumber}" + path, 200, **named)
 
 
+ADDRESSES = {
+    "ip4Addresses": ["192.168.0.10"],
+    "ip4Ranges": ["10.0.0.1-10.0.0.254"],
+    "ip4Masks": ["172.16.0.0/16"],
+}
+
+
+def test_what_breaks_the_contract_of_a_login_is_refused(contract, make_client, control):
+    client = make_client()
+    order = {"authorizationPolicy": {"allowedIps": ADDRESSES}}
+    assert client.start_login(control.add_token("test", NIP), **order).status_code == 202
+
+    challenge = client.post("/auth/challenge", bearer="").json()["challenge"]
+    order |= {
+        "challenge": challenge,
+        "contextIdentifier": {"type": "Nip", "value": NIP},
+        "encryptedToken": base64_text(b"x" * 256),
+        "publicKeyId": client.public_key("KsefTokenEncryption")[0],
+    }
+    _refused(contract, client, "/auth/ksef-token", "/auth/ksef-token", order)
+
+
+def test_what_breaks_the_contract_of_a_sender_is_refused(contract, client):
+    order = client.session_order(bytes(32), bytes(16))
+    _refused(contract, client, "/sessions/online", "/sessions/online", order)
+    part = {"fileSize": 16, "fileHash": sha256(b"x")}
+    package = part | {"compressionType": "Zip", "fileParts": [part | {"ordinalNumber": 1}]}
+    order |= {"batchFile": package, "offlineMode": True}
+    _refused(contract, client, "/sessions/batch", "/sessions/batch", order)
+    session = client.open_session()
+    order = session.order(invoice_xml("FV/1"), offlineMode=True, hashOfCorrectedInvoice=sha256(b""))
+    send = "/sessions/online/{referenceNumber}/invoices"
+    _refused(contract, client, send, f"/sessions/online/{session.reference}/invoices", order)
+    assert client.session(session.reference)["invoiceCount"] == 0
+
+
+def _refused(contract, client, template, path, order):
+    """Every way in which a body can break the contract is refused as that."""
+    for what, wrong in contract.breaches("POST", template, order):
+        answer = client.post(path, json=wrong)
+        assert answer.status_code == 400, f"{what}: {answer.status_code}"
+        [error] = answer.json()["errors"]
+        assert error["code"] in (21001, 21405, 21157, 21161), f"{what}: {error}"
+
+
 def test_a_login_too_old(asked, client, control):
     control.settings(accessTokenSeconds=30 * 86400)
     client.log_in(control.add_token("test", NIP))

@@ -166,7 +166,12 @@ def test_latarnia_says_what_it_is_told(control, download, sandbox):
         "FAILURE_START",
         None,
     )
+    [total] = control.set_latarnia("prod", "TOTAL_FAILURE")
     [maintenance] = control.set_latarnia("prod", "MAINTENANCE")
+    texts = {one["category"]: one["text"] for one in (message, total, maintenance)}
+    assert "w trybie awaryjnym" in texts["FAILURE"]
+    assert "poza KSeF" in texts["TOTAL_FAILURE"]
+    assert "w trybie offline" in texts["MAINTENANCE"]
     assert maintenance["type"] == "MAINTENANCE_ANNOUNCEMENT"
 
     control.set_latarnia("prod", "SOLAR_STORM", messages=[{"id": 7}])

@@ -2,11 +2,13 @@
 
 import os
 from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime
+from datetime import datetime, timedelta
+from zoneinfo import ZoneInfo
 
 import pytest
 from lxml import etree
 
+from sandbox.clock import parse_stamp
 from tests.sandbox.ksef_client import NIP, OTHER_NIP, base64_text, invoice_xml, sha256
 
 
@@ -184,6 +186,65 @@ def test_offline_invoices_are_marked(client, control):
     assert session.invoice(reference)["invoicingMode"] == "Offline"
     upo = client.get(f"/sessions/{session.reference}/invoices/{reference}/upo")
     assert "<TrybWysylki>Offline</TrybWysylki>" in upo.text
+
+
+def _day(control, shift=0):
+    """A day by Poland's clock, so many days from the sandbox's present one."""
+    present = parse_stamp(control.now()).astimezone(ZoneInfo("Europe/Warsaw"))
+    return (present + timedelta(days=shift)).date().isoformat()
+
+
+@pytest.mark.parametrize(("shift", "mode"), [(0, "Online"), (-1, "Offline")])
+def test_what_is_sent_after_its_day_of_issue_is_an_offline_invoice(client, control, shift, mode):
+    session = client.open_session()
+    reference = session.send(invoice_xml("FV/1", issued=_day(control, shift)))
+    control.advance(1)
+
+    invoice = session.invoice(reference)
+    assert invoice["invoicingMode"] == mode
+    upo = client.get(f"/sessions/{session.reference}/invoices/{reference}/upo").text
+    assert f"<TrybWysylki>{mode}</TrybWysylki>" in upo
+
+
+def test_an_invoice_of_tomorrow_is_rejected(client, control):
+    session = client.open_session()
+    reference = session.send(invoice_xml("FV/1", issued=_day(control, 1)))
+    control.advance(1)
+
+    status = session.invoice(reference)["status"]
+    assert (status["code"], len(status["details"])) == (450, 1)
+
+
+def test_a_number_is_taken_for_each_kind_of_invoice(client, control):
+    session = client.open_session()
+    kinds = ("VAT", "KOR", "KOR", "VAT")
+    references = [session.send(invoice_xml("1/2026", kind=kind)) for kind in kinds]
+    control.advance(1)
+
+    codes_ = [session.invoice(reference)["status"]["code"] for reference in references]
+    assert codes_ == [200, 200, 440, 440]
+
+
+def test_a_technical_correction_takes_the_place_of_a_rejected_offline_invoice(client, control):
+    session = client.open_session()
+    rejected = session.order(b"<Faktura/>", offlineMode=True)["invoiceHash"]
+    session.send(b"<Faktura/>", offlineMode=True)
+    control.advance(1)
+    mended = {"offlineMode": True, "hashOfCorrectedInvoice": rejected}
+    still_wrong = session.send(b"<Faktura></Faktura>", **mended)
+    control.advance(1)
+    accepted = session.send(invoice_xml("FV/1"), **mended)
+    control.advance(1)
+
+    outcomes = [session.invoice(one)["status"]["code"] for one in (still_wrong, accepted)]
+    assert outcomes == [450, 200]
+    assert codes(session.post(invoice_xml("FV/2"), **mended)) == [21166]
+    of_accepted = mended | {"hashOfCorrectedInvoice": sha256(invoice_xml("FV/1"))}
+    assert codes(session.post(invoice_xml("FV/2"), **of_accepted)) == [21167]
+    online = {"hashOfCorrectedInvoice": rejected}
+    assert codes(session.post(invoice_xml("FV/2"), **online)) == [21405]
+    other = client.open_session()
+    assert codes(other.post(invoice_xml("FV/2"), **mended)) == [21166]
 
 
 def test_nothing_can_be_sent_after_closing(client):

@@ -379,7 +379,9 @@ def test_the_list_of_sessions_can_be_filtered_and_paged(client, control):
     ]
     assert codes(client.get("/sessions")) == [21405]
     assert codes(client.get("/sessions?sessionType=Batch&statuses=Lost")) == [21405]
-    assert codes(client.get("/sessions?sessionType=Batch&dateCreatedFrom=soon")) == [21405]
+    for moment in ("soon", "2026-03-01", "20260301T100000Z", "2026-W09-1"):
+        query = f"/sessions?sessionType=Batch&dateCreatedFrom={moment}"
+        assert codes(client.get(query)) == [21405]
 
     for _ in range(11):
         control.seed_session("test", NIP)
