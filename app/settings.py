@@ -25,6 +25,11 @@ DEFAULT_LATARNIA_URLS = {"prod": "https://api-latarnia.ksef.mf.gov.pl"}
 LOOPBACK: tuple[Network, ...] = (ipaddress.IPv4Network("127.0.0.1"), ipaddress.IPv6Network("::1"))
 
 
+_WHERE = (
+    "Name the file of settings with --env-file; `ksef-proxy settings --example` prints one."
+)
+
+
 class SettingsError(Exception):
     """Settings are missing or invalid; the text names all of them, and never shows a value."""
 
@@ -164,6 +169,13 @@ class _Reader:
         self.variables: list[Variable] = []
         self.problems: list[str] = []
 
+    @property
+    def has_nothing(self) -> bool:
+        """Whether nothing was set of what is required: most likely the file was not named."""
+        return not any(
+            self._environ.get(one.name, "").strip() for one in self.variables if one.required
+        )
+
     def read(self, name: str, parse: Callable[[str], T], default: str, meaning: str) -> T:
         """The parsed variable; the default where it is empty, unset or invalid."""
         value = self._parsed(Variable(name, default, meaning), parse)
@@ -196,7 +208,10 @@ def from_environment(environ: Mapping[str, str] | None = None) -> Settings:
     reader = _Reader(os.environ if environ is None else environ)
     settings = _read(reader)
     if reader.problems:
-        raise SettingsError("Settings: " + "; ".join(reader.problems) + ".")
+        told = "Settings: " + "; ".join(reader.problems) + "."
+        if reader.has_nothing:
+            told += f" {_WHERE}"
+        raise SettingsError(told)
     return settings
 
 

@@ -857,7 +857,10 @@ def test_webhook_to_anywhere_is_refused_without_https(
 def test_missing_settings_are_told_in_one_sentence() -> None:
     told = without_settings("user", "list")
     assert told.returncode == 1
-    assert told.stderr == "Error: Settings: DATABASE_URL is missing; SECRET_KEYS is missing.\n"
+    assert told.stderr == (
+        "Error: Settings: DATABASE_URL is missing; SECRET_KEYS is missing."
+        " Name the file of settings with --env-file; `ksef-proxy settings --example` prints one.\n"
+    )
 
 
 def test_lists_for_programs(run: Run, service: Service, user: None) -> None:
