@@ -284,6 +284,15 @@ def test_database_can_only_be_read(check: Run, migrated: Any) -> None:
     found.failed("database", "can only be read (default_transaction_read_only is on)")
 
 
+def test_database_cannot_hold_every_name(check: Run, server: postgres.EmbeddedPostgres) -> None:
+    DatabaseServer(server.dsn()).execute(
+        "CREATE DATABASE ascii TEMPLATE template0 ENCODING 'SQL_ASCII'"
+        " LOCALE_PROVIDER libc LOCALE 'C'"
+    )
+    found = check(database_url=server.dsn("ascii"))
+    found.failed("database", "encoding is SQL_ASCII", "ENCODING 'UTF8'")
+
+
 def test_no_schema(check: Run, empty_database: Any) -> None:
     found = check(database_url=empty_database.owner_dsn)
     found.failed("schema", "lacks migrations: 0001_initial", "`migrate`")

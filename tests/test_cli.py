@@ -138,7 +138,26 @@ def test_migrate_tells_what_it_waits_for_and_gives_up(settings: Any, empty_datab
 
 
 def test_migrate_by_a_role_that_owns_nothing_is_told(run: Run) -> None:
-    refused(run("migrate"), "cannot be migrated", "permission denied")
+    told = run("migrate")
+    refused(
+        told,
+        "cannot be migrated: permission denied for schema public: DATABASE_URL must name it with"
+        " the role that owns it, and not with ",
+    )
+    assert told.stderr.count("\n") == 1
+
+
+def test_migrate_of_a_database_that_can_only_be_read_is_told(
+    settings: Any, empty_database: Any
+) -> None:
+    name = empty_database.name
+    empty_database.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+    with app_on(settings, empty_database.owner_dsn) as app:
+        result = app.test_cli_runner().invoke(args=["migrate"])
+    assert result.stderr == (
+        "Error: The database cannot be migrated: cannot execute CREATE TABLE in a read-only"
+        " transaction\n"
+    )
 
 
 def test_migrate_without_a_database_is_told(settings: Any) -> None:

@@ -128,12 +128,15 @@ class Checks:
     def _database(self) -> Finding:
         with self._works.db.transaction() as connection:
             info, version = connection.info, connection.server_version // 10_000
+            unfit = migrate.unfit_encoding(connection)
         here = info.host.startswith(("/", "127.")) or info.host in ("localhost", "::1")
         tls = info.ssl_attribute("protocol") if info.ssl_in_use else "no TLS"
         found = f"PostgreSQL {version} at {info.host}, {tls}, database {info.dbname}, {info.user}"
         for name in ("in_hot_standby", "default_transaction_read_only"):
             if info.parameter_status(name) == "on":
                 return FAILED, f"{found}: it can only be read ({name} is on)"
+        if unfit:
+            return FAILED, f"{found}: {unfit}"
         if here or info.dsn_parameters.get("sslmode", "").startswith("verify-"):
             return OK, found
         if info.ssl_in_use:
