@@ -1,7 +1,21 @@
 """The command `ksef-proxy`, also as `python -m app`: the server, and the operator's commands."""
 
+import io
 import os
+import signal
+import sys
 from pathlib import Path
+
+# Ctrl-C while all the rest is imported, which takes a second, ends this without a stack trace.
+_interrupted = signal.getsignal(signal.SIGINT)
+if _interrupted is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+# Libraries ask for it when they are imported.
+try:
+    os.getcwd()  # noqa: PTH109
+except FileNotFoundError:
+    sys.exit("Error: The folder in which this was started is gone: go to another one.")
 
 import click
 from flask.cli import ScriptInfo
@@ -11,6 +25,8 @@ from app.cli import COMMANDS
 from app.cli.options import EXISTING_FILE, plain_errors
 from app.factory import create_app
 from app.version import VERSION, commit
+
+signal.signal(signal.SIGINT, _interrupted)
 
 
 def _tell_version(context: click.Context, _: click.Parameter, asked: bool) -> None:
@@ -58,7 +74,23 @@ def serve_requests() -> None:
 
 def main() -> None:
     """Run the command that was typed."""
-    ksef_proxy(prog_name="ksef-proxy")
+    if sys.stdin is None:  # closed: nothing is to be read from it
+        sys.stdin = io.StringIO()
+    try:
+        ksef_proxy(prog_name="ksef-proxy")
+    except OSError as error:
+        raise SystemExit(f"Error: The output: {error.strerror}") from error
+    finally:
+        _give_up_output()
+
+
+def _give_up_output() -> None:
+    """Let go of what could not be written: the interpreter would try and complain once more."""
+    try:
+        if sys.stdout:
+            sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

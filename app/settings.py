@@ -1,5 +1,6 @@
 """The service's settings: environment variables in, one frozen object out."""
 
+import difflib
 import ipaddress
 import os
 from collections.abc import Callable, Mapping
@@ -25,9 +26,7 @@ DEFAULT_LATARNIA_URLS = {"prod": "https://api-latarnia.ksef.mf.gov.pl"}
 LOOPBACK: tuple[Network, ...] = (ipaddress.IPv4Network("127.0.0.1"), ipaddress.IPv6Network("::1"))
 
 
-_WHERE = (
-    "Name the file of settings with --env-file; `ksef-proxy settings --example` prints one."
-)
+_WHERE = "Name the file of settings with --env-file; `ksef-proxy settings --example` prints one."
 
 
 class SettingsError(Exception):
@@ -220,6 +219,15 @@ def variables() -> list[Variable]:
     reader = _Reader({})
     _read(reader)
     return sorted(reader.variables, key=lambda variable: not variable.required)
+
+
+def misspelt(environ: Mapping[str, str]) -> tuple[str, str] | None:
+    """A name that is none of ours but nearly one that is not set, and that one; if there is any."""
+    unset = [one.name for one in variables() if not environ.get(one.name, "").strip()]
+    for name in environ.keys() - unset:
+        if near := difflib.get_close_matches(name.upper(), unset, 1, 0.82):
+            return name, near[0]
+    return None
 
 
 def _read(reader: _Reader) -> Settings:

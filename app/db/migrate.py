@@ -18,7 +18,7 @@ from app.errors import OperatorError
 
 _SQL = Path(__file__).parents[1] / "sql"
 _BEGIN = _SQL / "begin_migration.sql"
-_queries = aiosql.from_path(_SQL / "queries" / "migrations.sql", "psycopg2")
+_queries = aiosql.from_path(_SQL / "queries" / "migrations.sql", "psycopg2", encoding="utf-8")
 
 MIGRATIONS = _SQL / "migrations"
 OLDEST_SERVER = 15

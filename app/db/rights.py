@@ -40,3 +40,8 @@ def missing(connection: Any) -> list[str]:
         f"{row.needed} ({row.of}) on {row.name}" if row.of else f"{row.needed} on {row.name}"
         for row in rows
     ]
+
+
+def owns_audit(connection: Any) -> bool:
+    """Whether the role of this connection may change the audit, as its owner or a superuser."""
+    return bool(queries.owns_audit(connection))

@@ -11,3 +11,6 @@ WHERE to_regclass(name) IS NOT NULL
       ELSE has_column_privilege(to_regclass(name), of, needed)
   END
 ORDER BY name, needed, of;
+
+-- name: owns_audit()$
+SELECT pg_has_role(relowner, 'USAGE') FROM pg_class WHERE oid = 'audit'::regclass;
