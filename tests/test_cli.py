@@ -802,6 +802,16 @@ def test_archive_is_verified_and_exported(run: Run, company: None, tmp_path: Pat
     refused(run("upo", "export", *PLACE, *days, str(target)), "not empty")
 
 
+def test_export_of_days_in_the_wrong_order_is_wrong_usage(
+    run: Run, company: None, tmp_path: Path
+) -> None:
+    """And not an archive in which nothing is."""
+    target = tmp_path / "evidence"
+    days = ("--from", "2026-02-01", "--to", "2026-01-31")
+    refused(run("upo", "export", *PLACE, *days, str(target)), "--from is after --to", code=2)
+    assert not target.exists()
+
+
 def test_file_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     xml, pdf = tmp_path / "upo.xml", tmp_path / "nowhere" / "upo.pdf"
     xml.write_bytes(samples.upo().xml())

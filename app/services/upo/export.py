@@ -6,11 +6,14 @@ directory, packed when it is complete.
 """
 
 import csv
+import fcntl
 import hashlib
+import os
 import re
 import shutil
 import zipfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -54,7 +57,7 @@ def export(account: Account, first: date, last: date, target: Path, progress: Pr
 
     Memory does not depend on how many there are, but for an entry of the manifest each. Safe to
     interrupt and run again: what was written with the same verdict is kept. Raises OperatorError
-    where the target holds something else.
+    where the target holds something else, or another export writes to it.
     """
     packed = target.suffix == ".zip"
     folder = target.with_name(f"{target.name}.part") if packed else target
@@ -62,19 +65,35 @@ def export(account: Account, first: date, last: date, target: Path, progress: Pr
         raise errors.OperatorError(f"{target} exists already.")
     archive.note_download(account, UpoName(f"{first}..{last}"), "export")
     summary = Summary()
-    with _Folder(folder) as written:
-        first_day, last_day = f"{first:%Y%m%d}", f"{last:%Y%m%d}"
-        total = sum(1 for _ in archive.walk(account, first_day=first_day, last_day=last_day))
-        for name, row in archive.walk(account, first_day=first_day, last_day=last_day):
-            with summary.one(f"{name.reference_number} {name.key}"):
-                written.write(account, name, row)
-            progress(summary.seen, total)
-        if not summary.failed:
-            written.finish()
-    if packed and not summary.failed:
-        _pack(folder, target)
-        shutil.rmtree(folder)
+    with _alone(folder):
+        with _Folder(folder) as written:
+            first_day, last_day = f"{first:%Y%m%d}", f"{last:%Y%m%d}"
+            total = sum(1 for _ in archive.walk(account, first_day=first_day, last_day=last_day))
+            for name, row in archive.walk(account, first_day=first_day, last_day=last_day):
+                with summary.one(f"{name.reference_number} {name.key}"):
+                    written.write(account, name, row)
+                progress(summary.seen, total)
+            if not summary.failed:
+                written.finish()
+        if packed and not summary.failed:
+            _pack(folder, target)
+            shutil.rmtree(folder)
     return summary
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Makes the directory; at a time one process may work on it, until it ends or is killed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise errors.OperatorError(f"Another export writes to {folder}.") from None
+        yield
+    finally:
+        os.close(handle)
 
 
 class _Folder:

@@ -178,6 +178,21 @@ def test_directory_of_something_else_is_left_alone(
     assert [path.name for path in tmp_path.iterdir()] == ["theirs"]
 
 
+@pytest.mark.parametrize("name", ["evidence", "evidence.zip"])
+def test_two_at_once_do_not_disturb_each_other(
+    asking: Asking, session: Any, tmp_path: Path, name: str
+) -> None:
+    """Each wrote into the other's folder, and took it away."""
+
+    def another(_done: int, _total: int | None) -> None:
+        with pytest.raises(errors.OperatorError, match="Another export writes to "):
+            exported(asking, tmp_path / name)
+
+    summary = export.export(asking.account, FIRST, LAST, tmp_path / name, another)
+    assert (summary.done, summary.failed) == (4, 0)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
 def test_export_is_audited(asking: Asking, session: Any, tmp_path: Path) -> None:
     exported(asking, tmp_path / "evidence")
     assert asking.database.execute(
