@@ -1,9 +1,9 @@
 """The command `ksef-proxy`, also as `python -m app`: the server, and the operator's commands."""
 
-import io
 import os
 import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 # Ctrl-C while all the rest is imported, which takes a second, ends this without a stack trace.
@@ -74,23 +74,33 @@ def serve_requests() -> None:
 
 def main() -> None:
     """Run the command that was typed."""
-    if sys.stdin is None:  # closed: nothing is to be read from it
-        sys.stdin = io.StringIO()
+    _open_what_is_closed()
     try:
         ksef_proxy(prog_name="ksef-proxy")
     except OSError as error:
-        raise SystemExit(f"Error: The output: {error.strerror}") from error
+        with suppress(OSError):
+            click.echo(f"Error: The output: {error.strerror}", err=True)
+        sys.exit(1)
     finally:
-        _give_up_output()
+        _give_up_what_is_full()
 
 
-def _give_up_output() -> None:
+def _open_what_is_closed() -> None:
+    """Standard streams that are closed lead nowhere, also in the gunicorn that this may become."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            os.dup2(os.open(os.devnull, os.O_RDWR), number)
+            os.set_inheritable(number, True)
+            setattr(sys, name, os.fdopen(number, "w" if number else "r"))
+
+
+def _give_up_what_is_full() -> None:
     """Let go of what could not be written: the interpreter would try and complain once more."""
-    try:
-        if sys.stdout:
-            sys.stdout.flush()
-    except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 if __name__ == "__main__":

@@ -223,8 +223,9 @@ def variables() -> list[Variable]:
 
 def misspelt(environ: Mapping[str, str]) -> tuple[str, str] | None:
     """A name that is none of ours but nearly one that is not set, and that one; if there is any."""
-    unset = [one.name for one in variables() if not environ.get(one.name, "").strip()]
-    for name in environ.keys() - unset:
+    ours = [variable.name for variable in variables()]
+    unset = [name for name in ours if not environ.get(name, "").strip()]
+    for name in environ.keys() - ours:
         if near := difflib.get_close_matches(name.upper(), unset, 1, 0.82):
             return name, near[0]
     return None

@@ -14,6 +14,7 @@ from flask import Flask
 from app.__main__ import ksef_proxy
 from app.version import VERSION, commit
 from tests.api.test_policy import commands
+from tests.journeys.conftest import free_port
 
 PROJECT = Path(__file__).parents[1]
 NOWHERE = "host=127.0.0.1 port=1 user="
@@ -85,6 +86,11 @@ def test_output_that_cannot_be_written_is_told(words: str) -> None:
     assert (code, out, err) == (1, "", "Error: The output: No space left on device\n")
 
 
+def test_errors_that_cannot_be_written_change_no_exit_code_to_another() -> None:
+    assert shell('"$@" 2> /dev/full', "nonsense") == (1, "", "")
+    assert shell('"$@" > /dev/full 2>&1', "--version") == (1, "", "")
+
+
 @pytest.mark.parametrize(
     "words",
     [
@@ -101,6 +107,18 @@ def test_input_that_is_closed_is_none(words: str) -> None:
 
 
 CLOSED = ("<&-", "</dev/null")
+
+
+def test_it_serves_without_standard_streams(tmp_path: Path) -> None:
+    """As a script may start it that wants to hear nothing: `<&- >&- 2>&-`."""
+    port = free_port()
+    settings = {"DATABASE_URL": f"{NOWHERE}me", "SECRET_KEYS": KEYS[12:].strip()}
+    script = (
+        'timeout 50 "$@" <&- >&- 2>&- & '
+        f"until curl -fsS http://127.0.0.1:{port}/livez; do sleep 0.2; done; kill $!; wait $!"
+    )
+    code, out, _ = shell(script, "serve", PORT=str(port), **settings)
+    assert (code, out) == (0, '{"status":"ok"}')
 
 
 def test_ctrl_c_while_it_starts_is_no_error_of_ours(tmp_path: Path) -> None:
