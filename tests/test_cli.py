@@ -724,6 +724,14 @@ def test_why_the_database_refuses_is_told(settings: Any, database: Any) -> None:
     assert "written" not in result.output
 
 
+def test_a_database_without_tables_is_told_with_what_makes_them(
+    settings: Any, empty_database: Any
+) -> None:
+    with app_on(settings, empty_database.owner_dsn) as app:
+        result = app.test_cli_runner().invoke(args=["user", "list"])
+    refused(result, 'relation "users" does not exist: run `migrate` as the database\'s owner')
+
+
 def session_user(connection: Any) -> list[tuple[str]]:
     """As a named query is called."""
     with connection.cursor() as cursor:

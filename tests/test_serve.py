@@ -83,6 +83,16 @@ def test_each_by_itself(name: str, value: str) -> None:
     assert err.count("\n") == 1
 
 
+def test_a_start_that_fails_leaves_nothing_behind(tmp_path: Path) -> None:
+    """As it may be repeated every two seconds, until somebody looks."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        code, _, err = said(SERVE, {**GOOD, "PORT": port, "TMPDIR": str(tmp_path)})
+    assert code == 1
+    assert "Connection in use" in err
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.fixture
 def notified(tmp_path: Path) -> Iterator[socket.socket]:
     """Where systemd is told (`Type=notify`); what comes says from which process."""
