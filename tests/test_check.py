@@ -395,6 +395,29 @@ def test_rights_to_see_the_schema_are_missing(check: Run, database: Any) -> None
         check().failed("schema", "permission denied for table schema_migrations")
 
 
+def test_schema_that_the_role_may_not_use(check: Run, database: Any) -> None:
+    """Which PostgreSQL hides as if nothing were there: no migration would help."""
+    with revoked(database, "USAGE", "SCHEMA public", "PUBLIC"):
+        found = check()
+    found.failed(
+        "schema", "tables are in the schema public, which ", "GRANT USAGE ON SCHEMA public"
+    )
+    assert "lacks migrations" not in found.lines["schema"][1]
+
+
+def test_schema_in_which_the_role_does_not_look(check: Run, settings: Settings) -> None:
+    elsewhere = make_dsn(settings.database_url, options="-c role=ksef_proxy -c search_path=nowhere")
+    found = check(database_url=elsewhere)
+    found.failed("schema", "tables are in the schema public, which ", "search_path")
+
+
+def test_role_without_limits_is_warned_of(check: Run, settings: Settings) -> None:
+    found = check(database_url=make_dsn(settings.database_url, options="-c role=ksef_proxy"))
+    state, text = found.lines["rights"]
+    assert (found.code, state) == (0, "warning")
+    assert "has no lock_timeout and no statement_timeout: ALTER ROLE " in text
+
+
 def test_needed_rights_are_exactly_those_that_the_role_has(database: Any) -> None:
     """So that no GRANT of a migration is overlooked."""
     held = database.execute(

@@ -161,6 +161,7 @@ class Checks:
         with self._works.db.transaction() as connection:
             role = connection.info.user
             missing, owns_audit = rights.missing(connection), rights.owns_audit(connection)
+            limitless = rights.missing_limits(connection)
         if len(missing) > MOST_RIGHTS:
             told = f"{', '.join(missing[:3])}, and {len(missing) - 3} more"
             cure = f"log in as {rights.ROLE}, or GRANT {rights.ROLE} TO {role}"
@@ -170,6 +171,9 @@ class Checks:
         if owns_audit:
             told = f"{role} owns the tables or is a superuser, so it may change its own audit"
             return WARNING, f"{told}: log in as {rights.ROLE}"
+        if limitless:
+            told = f"{role} has no {' and no '.join(limitless)}"
+            return WARNING, f"{told}: ALTER ROLE {role} SET them, as `migrate` said"
         return OK, f"{role} has all that the migrations grant {rights.ROLE}"
 
     def _keys(self) -> Finding:

@@ -92,6 +92,15 @@ def check(connection: Any, folder: Path = MIGRATIONS) -> str:
     _check_server(connection)
     files = _read(folder)
     applied = _applied(connection)
+    if not applied and (hidden := _queries.out_of_sight(connection)):
+        name, is_usable = hidden
+        who = connection.info.user
+        cure = (
+            f"{who} does not look into: put it into its search_path"
+            if is_usable
+            else f"{who} may not use: GRANT USAGE ON SCHEMA {name} TO {who}"
+        )
+        raise OperatorError(f"The tables are in the schema {name}, which {cure}.")
     _check_history(applied, files)
     if missing := [file.stem for file in files[len(applied) :]]:
         raise OperatorError(

@@ -45,3 +45,8 @@ def missing(connection: Any) -> list[str]:
 def owns_audit(connection: Any) -> bool:
     """Whether the role of this connection may change the audit, as its owner or a superuser."""
     return bool(queries.owns_audit(connection))
+
+
+def missing_limits(connection: Any) -> list[str]:
+    """The limits for single statements that the role of this connection has not got."""
+    return [name for (name,) in queries.missing_limits(connection)]
