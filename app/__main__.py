@@ -5,6 +5,7 @@ import signal
 import sys
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 # Ctrl-C while all the rest is imported, which takes a second, ends this without a stack trace.
 _interrupted = signal.getsignal(signal.SIGINT)
@@ -35,7 +36,19 @@ def _tell_version(context: click.Context, _: click.Parameter, asked: bool) -> No
         context.exit()
 
 
-@click.group(commands=COMMANDS)
+class _Group(click.Group):
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except click.NoSuchOption as error:
+            if error.option_name != "--env-file" or error.ctx is None:
+                raise
+            words = error.ctx.command_path.removeprefix("ksef-proxy ")
+            told = f"--env-file stands before the command: ksef-proxy --env-file FILE {words}"
+            raise click.UsageError(told, error.ctx) from None
+
+
+@click.group(commands=COMMANDS, cls=_Group)
 @click.option(
     "--env-file",
     "env_files",

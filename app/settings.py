@@ -221,8 +221,9 @@ def variables() -> list[Variable]:
     return sorted(reader.variables, key=lambda variable: not variable.required)
 
 
-def misspelt(environ: Mapping[str, str]) -> tuple[str, str] | None:
+def misspelt() -> tuple[str, str] | None:
     """A name that is none of ours but nearly one that is not set, and that one; if there is any."""
+    environ = os.environ
     ours = [variable.name for variable in variables()]
     unset = [name for name in ours if not environ.get(name, "").strip()]
     for name in environ.keys() - ours:

@@ -70,6 +70,18 @@ def test_a_file_that_is_not_there_is_wrong_usage() -> None:
     assert "File '/nowhere.env' does not exist." in done.stderr
 
 
+@pytest.mark.parametrize(
+    "words", ["check --env-file x", "user list --env-file x", "serve --env-file"]
+)
+def test_a_file_that_is_named_behind_the_command_is_told(words: str) -> None:
+    done = ran(*words.split())
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.endswith(
+        "Error: --env-file stands before the command:"
+        f" ksef-proxy --env-file FILE {words.partition(' --')[0]}\n"
+    )
+
+
 def shell(script: str, *words: str | Path, **environment: str) -> tuple[int, str, str]:
     """What a shell's script does with the command, "$@", in it."""
     python = (sys.executable, "-P", "-m", "app", *words)

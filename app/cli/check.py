@@ -1,6 +1,5 @@
 """`check`: whether all that the service needs is there, a line for each."""
 
-import os
 import socket
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -76,7 +75,7 @@ def check(environments: Sequence[str], no_login: bool, url: str | None) -> None:
 
 
 def _settings() -> Finding:
-    if not (wrong := misspelt(os.environ)):
+    if not (wrong := misspelt()):
         return OK, "complete"
     return WARNING, f"complete, but {wrong[0]} is none of them: is {wrong[1]} meant?"
 
