@@ -1,5 +1,6 @@
 """The command `ksef-proxy`, also as `python -m app`: the server, and the operator's commands."""
 
+import io
 import os
 import signal
 import sys
@@ -88,6 +89,8 @@ def serve_requests() -> None:
 def main() -> None:
     """Run the command that was typed."""
     _open_what_is_closed()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # as standard error does
     try:
         ksef_proxy(prog_name="ksef-proxy")
     except OSError as error:

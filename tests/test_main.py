@@ -152,6 +152,15 @@ def test_the_encoding_of_the_locale_does_not_matter() -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
+def test_what_the_terminal_cannot_show_is_shown_by_its_number(tmp_path: Path) -> None:
+    """And is not called a mistake in the input."""
+    file = tmp_path / "ż.xml"
+    file.write_text("<a/>")
+    done = ran("upo", "verify", file, PYTHONIOENCODING="iso8859-1")
+    assert f"{tmp_path}/\\u017c.xml" in done.stdout
+    assert done.stderr == "Error: 1 of 1 are not valid.\n"
+
+
 def test_version_and_commit_are_told() -> None:
     told = ran("--version")
     assert (told.returncode, told.stderr) == (0, "")
