@@ -141,8 +141,9 @@ def test_it_is_gunicorn_under_the_pid_that_was_started(
 
 
 def test_it_is_itself_in_a_folder_with_another_app(notified: socket.socket, tmp_path: Path) -> None:
-    """Whose names are those of our package, of gunicorn, and of what gunicorn looks for."""
-    for name in ("app/__init__.py", "gunicorn.py", "gunicorn.conf.py", "wsgi.py"):
+    """Whose names are ours, gunicorn's, those of what it looks for, and of libraries."""
+    ours = ("app/__init__.py", "gunicorn.py", "gunicorn.conf.py", "wsgi.py")
+    for name in (*ours, "flask.py", "psycopg2.py", "prometheus_client.py", "secrets.py"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("raise SystemExit('not meant')")
     port = free_port()
