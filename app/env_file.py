@@ -33,6 +33,10 @@ def read(file: Path) -> dict[str, str]:
         text = file.read_text("utf-8")
     except UnicodeError:
         raise EnvFileError(f"{file} is not UTF-8.") from None
+    if text.startswith("\N{BYTE ORDER MARK}"):  # systemd would pass over its first line
+        raise EnvFileError(
+            f"{file} begins with a byte order mark: save it as UTF-8 without one (without BOM)."
+        )
     found = {}
     at = 0
     while at < len(text):

@@ -58,8 +58,8 @@ with suppress(AttributeError):  # another libc
     ctypes.CDLL(None).mallopt(-3, 2**20)  # M_MMAP_THRESHOLD: larger blocks go back to the system
 
 
-def on_starting(_server: Any) -> None:
-    """Make a fresh folder for the metrics that the workers share."""
+def when_ready(_server: Any) -> None:
+    """Make a fresh folder for the metrics that the workers share, once the port is ours."""
     # prometheus-client reads this variable when it is imported, which only workers do, later.
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = tempfile.mkdtemp(prefix="ksef-proxy-metrics-")
 

@@ -1,7 +1,6 @@
 """The texts of environment variables as values; a ValueError says what is wrong, never the text."""
 
 import base64
-import binascii
 import ipaddress
 import re
 import ssl
@@ -18,14 +17,21 @@ MOST_DAYS = 36_500  # a hundred years: far beyond it, dates cannot be reckoned
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
+_ENCODED = ": a password in it is percent-encoded (@ is %40, / is %2F, % is %25)"
+_MAKE_ONE = "openssl rand -base64 32 makes one"
+
 LEAST_DIFFERENT = 12  # bytes of a key; a random one has about thirty, and never fewer than this
 
 
 def database_url(text: str) -> str:
+    hint = _ENCODED if "@" in text else ""
     try:
         psycopg2.extensions.parse_dsn(text)
     except psycopg2.ProgrammingError:
-        raise ValueError("is not a postgresql:// URL") from None
+        raise ValueError(f"is not a postgresql:// URL{hint}") from None
+    # To libpq the host ends at the first /, and begins behind the first @, not behind the last.
+    if re.match(r"postgres(ql)?://[^?@/]*[@/][^?]*@", text):
+        raise ValueError(f"is not a postgresql:// URL{hint}")
     return text
 
 
@@ -34,24 +40,26 @@ def secret_keys(text: str) -> tuple[bytes, ...]:
     for part in text.split(","):
         try:
             key = base64.b64decode(part.strip(), validate=True)
-        except binascii.Error:
-            raise ValueError("holds a key that is not Base64") from None
+        except ValueError:  # binascii.Error is one; for other letters than ASCII it is another
+            raise ValueError(f"holds a key that is not Base64: {_MAKE_ONE}") from None
         if len(key) != 32:
-            raise ValueError("holds a key that is not 32 bytes long")
+            raise ValueError(f"holds a key that is not 32 bytes long: {_MAKE_ONE}")
         if len(set(key)) < LEAST_DIFFERENT:
-            raise ValueError("holds a key that is not random: openssl rand -base64 32 makes one")
+            raise ValueError(f"holds a key that is not random: {_MAKE_ONE}")
         keys.append(key)
     return tuple(keys)
 
 
 def http_url(text: str) -> str:
+    """The URL of a host or folder: paths are added to it, so it has neither ? nor #."""
     try:
         parts = urlsplit(text)
         usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+        (parts.hostname or "").encode("idna")  # as it is looked up: no empty part in it
     except ValueError:  # not passed on: its text repeats the value, which may hold a password
         usable = False
-    if not usable:
-        raise ValueError("is not an http(s) URL")
+    if not usable or re.search(r"[\s?#]", text):
+        raise ValueError(f"is not an http(s) URL{_ENCODED if '@' in text else ''}")
     return text.rstrip("/")
 
 

@@ -11,8 +11,15 @@ from pathlib import Path
 from app.settings import from_environment
 
 _CONFIG = str(Path(__file__).with_name("gunicorn.py"))
-# -P: a gunicorn.py in the folder where it is started is not meant.
-_GUNICORN = ("-P", "-m", "gunicorn", "--config", _CONFIG, "app:create_app()")
+# -P: what lies in the folder where it is started, a gunicorn.py say, is not meant.
+_GUNICORN = (
+    "-P",
+    "-c",
+    "import sys; sys.path.insert(0, sys.argv.pop(1));"
+    " from app.worker import Gunicorn; del sys.path[0]; Gunicorn().run()",
+    str(Path(__file__).parents[1]),
+    *("--config", _CONFIG, "app:create_app()"),
+)
 _READ_BY_GUNICORN = ("WEB_CONCURRENCY", "FORWARDED_ALLOW_IPS")
 
 

@@ -1,5 +1,6 @@
 """The service's settings: environment variables in, one frozen object out."""
 
+import difflib
 import ipaddress
 import os
 from collections.abc import Callable, Mapping
@@ -23,6 +24,9 @@ DEFAULT_KSEF_URLS = {
 DEFAULT_LATARNIA_URLS = {"prod": "https://api-latarnia.ksef.mf.gov.pl"}
 
 LOOPBACK: tuple[Network, ...] = (ipaddress.IPv4Network("127.0.0.1"), ipaddress.IPv6Network("::1"))
+
+
+_WHERE = "Name the file of settings with --env-file; `ksef-proxy settings --example` prints one."
 
 
 class SettingsError(Exception):
@@ -164,6 +168,13 @@ class _Reader:
         self.variables: list[Variable] = []
         self.problems: list[str] = []
 
+    @property
+    def has_nothing(self) -> bool:
+        """Whether nothing was set of what is required: most likely the file was not named."""
+        return not any(
+            self._environ.get(one.name, "").strip() for one in self.variables if one.required
+        )
+
     def read(self, name: str, parse: Callable[[str], T], default: str, meaning: str) -> T:
         """The parsed variable; the default where it is empty, unset or invalid."""
         value = self._parsed(Variable(name, default, meaning), parse)
@@ -196,7 +207,10 @@ def from_environment(environ: Mapping[str, str] | None = None) -> Settings:
     reader = _Reader(os.environ if environ is None else environ)
     settings = _read(reader)
     if reader.problems:
-        raise SettingsError("Settings: " + "; ".join(reader.problems) + ".")
+        told = "Settings: " + "; ".join(reader.problems) + "."
+        if reader.has_nothing:
+            told += f" {_WHERE}"
+        raise SettingsError(told)
     return settings
 
 
@@ -205,6 +219,17 @@ def variables() -> list[Variable]:
     reader = _Reader({})
     _read(reader)
     return sorted(reader.variables, key=lambda variable: not variable.required)
+
+
+def misspelt() -> tuple[str, str] | None:
+    """A name that is none of ours but nearly one that is not set, and that one; if there is any."""
+    environ = os.environ
+    ours = [variable.name for variable in variables()]
+    unset = [name for name in ours if not environ.get(name, "").strip()]
+    for name in environ.keys() - ours:
+        if near := difflib.get_close_matches(name.upper(), unset, 1, 0.82):
+            return name, near[0]
+    return None
 
 
 def _read(reader: _Reader) -> Settings:

@@ -35,7 +35,7 @@ from app.db import rights
 from app.db.migrate import migrate
 from app.ksef import certificates
 from app.services.login import credentials
-from app.settings import ENVIRONMENTS, Settings, variables
+from app.settings import DEFAULT_KSEF_URLS, ENVIRONMENTS, Settings, variables
 from sandbox import postgres
 from tests.certificates import make
 from tests.conftest import PROJECT, DatabaseServer
@@ -168,6 +168,26 @@ def test_a_wrong_setting_is_named(
     assert found.lines["all else"] == ("not tried", "needs the settings")
 
 
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [("KSEF_QUOTA_SHERE", "KSEF_QUOTA_SHARE"), ("LOGLEVEL", "LOG_LEVEL"), ("web_threads", "WEB_")],
+)
+def test_a_misspelt_setting_is_warned_of(
+    check: Run, monkeypatch: pytest.MonkeyPatch, name: str, meant: str
+) -> None:
+    # One of ours that is nearly another one is right as it is.
+    monkeypatch.setenv("LATARNIA_URL_PROD", "http://127.0.0.1")
+    monkeypatch.delenv("LATARNIA_URL_DEMO", raising=False)
+    assert check().lines["settings"] == ("ok", "complete")
+    monkeypatch.setenv(name, PASSWORD)
+    found = check()
+    state, text = found.lines["settings"]
+    assert (found.code, state) == (0, "warning")
+    assert text.startswith(f"complete, but {name} is none of them: is {meant}")
+    monkeypatch.setenv(name.upper() if meant == "WEB_" else meant, "x")  # it is another program's
+    assert check().lines["settings"] == ("ok", "complete")
+
+
 def test_all_wrong_settings_are_named_by_a_process_of_its_own() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "flask", "--app", "wsgi", "check"],
@@ -262,6 +282,13 @@ def over_tcp(server: postgres.EmbeddedPostgres) -> Iterator[int]:
         listener.shutdown(socket.SHUT_RDWR)
 
 
+def test_database_that_says_nothing_is_named(check: Run) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        found = check(database_url=f"postgresql://me:{PASSWORD}@127.0.0.1:{port}/x")
+    found.failed("database", f"host=127.0.0.1 port={port} user=me", "no answer in time")
+
+
 def test_no_tls_where_it_is_wanted(check: Run, server: postgres.EmbeddedPostgres) -> None:
     with over_tcp(server) as port:
         dsn = f"postgresql://postgres@127.0.0.1:{port}/postgres?sslmode=require"
@@ -282,6 +309,15 @@ def test_database_can_only_be_read(check: Run, migrated: Any) -> None:
     migrated.execute(f"ALTER DATABASE {migrated.name} SET default_transaction_read_only = on")
     found = check(database_url=migrated.owner_dsn)
     found.failed("database", "can only be read (default_transaction_read_only is on)")
+
+
+def test_database_cannot_hold_every_name(check: Run, server: postgres.EmbeddedPostgres) -> None:
+    DatabaseServer(server.dsn()).execute(
+        "CREATE DATABASE ascii TEMPLATE template0 ENCODING 'SQL_ASCII'"
+        " LOCALE_PROVIDER libc LOCALE 'C'"
+    )
+    found = check(database_url=server.dsn("ascii"))
+    found.failed("database", "encoding is SQL_ASCII", "ENCODING 'UTF8'")
 
 
 def test_no_schema(check: Run, empty_database: Any) -> None:
@@ -341,9 +377,45 @@ def test_a_right_to_one_column_is_missing(check: Run, database: Any) -> None:
     assert found.lines["keys"][0] == "ok"
 
 
+def test_a_role_without_any_right_is_told_what_to_do(check: Run, migrated: Any) -> None:
+    found = check(database_url=make_dsn(migrated.owner_dsn, options="-c role=erp"))
+    found.failed("rights", "lacks ", " more: log in as ksef_proxy, or GRANT ksef_proxy TO ")
+    assert len(found.lines["rights"][1]) < 300
+
+
+def test_a_role_that_may_do_too_much_is_warned_of(check: Run, migrated: Any) -> None:
+    found = check(database_url=migrated.owner_dsn)
+    state, text = found.lines["rights"]
+    assert (found.code, state) == (0, "warning")
+    assert text.endswith("so it may change its own audit: log in as ksef_proxy")
+
+
 def test_rights_to_see_the_schema_are_missing(check: Run, database: Any) -> None:
     with revoked(database, "SELECT", "schema_migrations", "PUBLIC"):
         check().failed("schema", "permission denied for table schema_migrations")
+
+
+def test_schema_that_the_role_may_not_use(check: Run, database: Any) -> None:
+    """Which PostgreSQL hides as if nothing were there: no migration would help."""
+    with revoked(database, "USAGE", "SCHEMA public", "PUBLIC"):
+        found = check()
+    found.failed(
+        "schema", "tables are in the schema public, which ", "GRANT USAGE ON SCHEMA public"
+    )
+    assert "lacks migrations" not in found.lines["schema"][1]
+
+
+def test_schema_in_which_the_role_does_not_look(check: Run, settings: Settings) -> None:
+    elsewhere = make_dsn(settings.database_url, options="-c role=ksef_proxy -c search_path=nowhere")
+    found = check(database_url=elsewhere)
+    found.failed("schema", "tables are in the schema public, which ", "search_path")
+
+
+def test_role_without_limits_is_warned_of(check: Run, settings: Settings) -> None:
+    found = check(database_url=make_dsn(settings.database_url, options="-c role=ksef_proxy"))
+    state, text = found.lines["rights"]
+    assert (found.code, state) == (0, "warning")
+    assert "has no lock_timeout and no statement_timeout: ALTER ROLE " in text
 
 
 def test_needed_rights_are_exactly_those_that_the_role_has(database: Any) -> None:
@@ -393,6 +465,14 @@ def test_ksef_is_not_reachable(check: Run, settings: Settings, company: Company)
     found.failed("ksef test", "127.0.0.1", "Connection refused")
     assert found.lines["clock"][0] == "not tried"
     assert found.lines[f"login {NIP} test"] == ("not tried", "needs: ksef test")
+
+
+def test_ksef_of_another_environment_is_warned_of(
+    check: Run, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(DEFAULT_KSEF_URLS, "demo", settings.ksef_urls["demo"])
+    state, text = check().lines["ksef test"]
+    assert (state, text) == ("warning", "127.0.0.1 answers, but it is the KSeF of demo")
 
 
 def test_ksef_has_no_address(check: Run, settings: Settings) -> None:

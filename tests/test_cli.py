@@ -142,7 +142,26 @@ def test_migrate_tells_what_it_waits_for_and_gives_up(settings: Any, empty_datab
 
 
 def test_migrate_by_a_role_that_owns_nothing_is_told(run: Run) -> None:
-    refused(run("migrate"), "cannot be migrated", "permission denied")
+    told = run("migrate")
+    refused(
+        told,
+        "cannot be migrated: permission denied for schema public: DATABASE_URL must name it with"
+        " the role that owns it, and not with ",
+    )
+    assert told.stderr.count("\n") == 1
+
+
+def test_migrate_of_a_database_that_can_only_be_read_is_told(
+    settings: Any, empty_database: Any
+) -> None:
+    name = empty_database.name
+    empty_database.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+    with app_on(settings, empty_database.owner_dsn) as app:
+        result = app.test_cli_runner().invoke(args=["migrate"])
+    assert result.stderr == (
+        "Error: The database cannot be migrated: cannot execute CREATE TABLE in a read-only"
+        " transaction\n"
+    )
 
 
 def test_migrate_without_a_database_is_told(settings: Any) -> None:
@@ -709,6 +728,14 @@ def test_why_the_database_refuses_is_told(settings: Any, database: Any) -> None:
     assert "written" not in result.output
 
 
+def test_a_database_without_tables_is_told_with_what_makes_them(
+    settings: Any, empty_database: Any
+) -> None:
+    with app_on(settings, empty_database.owner_dsn) as app:
+        result = app.test_cli_runner().invoke(args=["user", "list"])
+    refused(result, 'relation "users" does not exist: run `migrate` as the database\'s owner')
+
+
 def session_user(connection: Any) -> list[tuple[str]]:
     """As a named query is called."""
     with connection.cursor() as cursor:
@@ -857,6 +884,16 @@ def test_archive_is_verified_and_exported(run: Run, company: None, tmp_path: Pat
     refused(run("upo", "export", *PLACE, *days, str(target)), "not empty")
 
 
+def test_export_of_days_in_the_wrong_order_is_wrong_usage(
+    run: Run, company: None, tmp_path: Path
+) -> None:
+    """And not an archive in which nothing is."""
+    target = tmp_path / "evidence"
+    days = ("--from", "2026-02-01", "--to", "2026-01-31")
+    refused(run("upo", "export", *PLACE, *days, str(target)), "--from is after --to", code=2)
+    assert not target.exists()
+
+
 def test_file_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     xml, pdf = tmp_path / "upo.xml", tmp_path / "nowhere" / "upo.pdf"
     xml.write_bytes(samples.upo().xml())
@@ -931,7 +968,10 @@ def test_webhook_to_anywhere_is_refused_without_https(
 def test_missing_settings_are_told_in_one_sentence() -> None:
     told = without_settings("user", "list")
     assert told.returncode == 1
-    assert told.stderr == "Error: Settings: DATABASE_URL is missing; SECRET_KEYS is missing.\n"
+    assert told.stderr == (
+        "Error: Settings: DATABASE_URL is missing; SECRET_KEYS is missing."
+        " Name the file of settings with --env-file; `ksef-proxy settings --example` prints one.\n"
+    )
 
 
 def test_lists_for_programs(run: Run, service: Service, user: None) -> None:

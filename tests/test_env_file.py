@@ -117,6 +117,17 @@ def test_another_encoding_is_refused(tmp_path: Path) -> None:
         read(file)
 
 
+def test_a_byte_order_mark_is_told_as_that(tmp_path: Path) -> None:
+    """Which is not seen in an editor, and with which systemd passes over the first line."""
+    file = tmp_path / "bom"
+    file.write_bytes(b"\xef\xbb\xbfA=s3cret\n")
+    with pytest.raises(EnvFileError) as refused:
+        read(file)
+    assert str(refused.value) == (
+        f"{file} begins with a byte order mark: save it as UTF-8 without one (without BOM)."
+    )
+
+
 def test_a_file_that_cannot_be_read_is_an_error_of_the_system(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         read(tmp_path / "nowhere")

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from flask import Flask
 from app.__main__ import ksef_proxy
 from app.version import VERSION, commit
 from tests.api.test_policy import commands
+from tests.journeys.conftest import free_port
 
 PROJECT = Path(__file__).parents[1]
 NOWHERE = "host=127.0.0.1 port=1 user="
@@ -66,6 +68,97 @@ def test_a_file_that_is_not_there_is_wrong_usage() -> None:
     done = ran("--env-file", "/nowhere.env", "migrate")
     assert done.returncode == 2
     assert "File '/nowhere.env' does not exist." in done.stderr
+
+
+@pytest.mark.parametrize(
+    "words", ["check --env-file x", "user list --env-file x", "serve --env-file"]
+)
+def test_a_file_that_is_named_behind_the_command_is_told(words: str) -> None:
+    done = ran(*words.split())
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.endswith(
+        "Error: --env-file stands before the command:"
+        f" ksef-proxy --env-file FILE {words.partition(' --')[0]}\n"
+    )
+
+
+def shell(script: str, *words: str | Path, **environment: str) -> tuple[int, str, str]:
+    """What a shell's script does with the command, "$@", in it."""
+    python = (sys.executable, "-P", "-m", "app", *words)
+    done = ran(command=("sh", "-c", script, "sh", *map(str, python)), **environment)
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.mark.parametrize(
+    "words", ["--version", "--help", "settings --example", "check", "upo --help"]
+)
+def test_output_that_cannot_be_written_is_told(words: str) -> None:
+    """Once, and with an exit code of ours: that a file is cut off must not go unseen."""
+    code, out, err = shell('"$@" > /dev/full', *words.split())
+    assert (code, out, err) == (1, "", "Error: The output: No space left on device\n")
+
+
+def test_errors_that_cannot_be_written_change_no_exit_code_to_another() -> None:
+    assert shell('"$@" 2> /dev/full', "nonsense") == (1, "", "")
+    assert shell('"$@" > /dev/full 2>&1', "--version") == (1, "", "")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "user add a@b.example --nip 5265877635 --role admin --password-stdin",
+        "user set-password a@b.example --password-stdin",
+    ],
+)
+def test_input_that_is_closed_is_none(words: str) -> None:
+    nowhere = {"DATABASE_URL": f"{NOWHERE}me", "SECRET_KEYS": KEYS[12:].strip()}
+    closed, empty = (shell(f'"$@" {given}', *words.split(), **nowhere) for given in CLOSED)
+    assert closed == empty
+    assert closed[0] == 1
+    assert "Traceback" not in closed[2]
+
+
+CLOSED = ("<&-", "</dev/null")
+
+
+def test_it_serves_without_standard_streams(tmp_path: Path) -> None:
+    """As a script may start it that wants to hear nothing: `<&- >&- 2>&-`."""
+    port = free_port()
+    settings = {"DATABASE_URL": f"{NOWHERE}me", "SECRET_KEYS": KEYS[12:].strip()}
+    script = (
+        'timeout 50 "$@" <&- >&- 2>&- & '
+        f"until curl -fsS http://127.0.0.1:{port}/livez; do sleep 0.2; done; kill $!; wait $!"
+    )
+    code, out, _ = shell(script, "serve", PORT=str(port), **settings)
+    assert (code, out) == (0, '{"status":"ok"}')
+
+
+def test_ctrl_c_while_it_starts_is_no_error_of_ours(tmp_path: Path) -> None:
+    (tmp_path / "click.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
+    done = ran("--version", PYTHONPATH=f"{tmp_path}:{PROJECT}")
+    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "", "")
+
+
+def test_a_folder_that_is_gone_is_told(tmp_path: Path) -> None:
+    """That of the version before, say, in which the operator's shell still is."""
+    gone = tmp_path / "gone"
+    told = shell(f'mkdir {gone} && cd {gone} && rmdir {gone} && "$@"', "--version")
+    sentence = "Error: The folder in which this was started is gone: go to another one.\n"
+    assert told == (1, "", sentence)
+
+
+def test_the_encoding_of_the_locale_does_not_matter() -> None:
+    done = ran("--version", LC_ALL="C", PYTHONUTF8="0", PYTHONCOERCECLOCALE="0")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_what_the_terminal_cannot_show_is_shown_by_its_number(tmp_path: Path) -> None:
+    """And is not called a mistake in the input."""
+    file = tmp_path / "ż.xml"
+    file.write_text("<a/>")
+    done = ran("upo", "verify", file, PYTHONIOENCODING="iso8859-1")
+    assert f"{tmp_path}/\\u017c.xml" in done.stdout
+    assert done.stderr == "Error: 1 of 1 are not valid.\n"
 
 
 def test_version_and_commit_are_told() -> None:

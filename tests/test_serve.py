@@ -83,6 +83,16 @@ def test_each_by_itself(name: str, value: str) -> None:
     assert err.count("\n") == 1
 
 
+def test_a_start_that_fails_leaves_nothing_behind(tmp_path: Path) -> None:
+    """As it may be repeated every two seconds, until somebody looks."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        code, _, err = said(SERVE, {**GOOD, "PORT": port, "TMPDIR": str(tmp_path)})
+    assert code == 1
+    assert "Connection in use" in err
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.fixture
 def notified(tmp_path: Path) -> Iterator[socket.socket]:
     """Where systemd is told (`Type=notify`); what comes says from which process."""
@@ -133,8 +143,9 @@ def test_it_is_gunicorn_under_the_pid_that_was_started(
 
 @pytest.mark.slow
 def test_it_is_itself_in_a_folder_with_another_app(notified: socket.socket, tmp_path: Path) -> None:
-    """Whose names are those of our package, of gunicorn, and of what gunicorn looks for."""
-    for name in ("app/__init__.py", "gunicorn.py", "gunicorn.conf.py", "wsgi.py"):
+    """Whose names are ours, gunicorn's, those of what it looks for, and of libraries."""
+    ours = ("app/__init__.py", "gunicorn.py", "gunicorn.conf.py", "wsgi.py")
+    for name in (*ours, "flask.py", "psycopg2.py", "prometheus_client.py", "secrets.py"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("raise SystemExit('not meant')")
     port = free_port()

@@ -135,7 +135,7 @@ def test_all_problems_are_told_together() -> None:
         "KSEF_URL_DEMO is not an http(s) URL; "
         "KSEF_URL_PROD must be https; "
         "DATABASE_URL is missing; "
-        "SECRET_KEYS holds a key that is not Base64; "
+        "SECRET_KEYS holds a key that is not Base64: openssl rand -base64 32 makes one; "
         "KSEF_PROXY_URL is not an http(s) URL; "
         "KSEF_CA_BUNDLE is not a readable file of certificates (PEM); "
         "RESPONSE_TIMEZONE is not a known time zone; "
@@ -152,6 +152,9 @@ def test_all_problems_are_told_together() -> None:
     [
         ("DATABASE_URL", "geheim"),
         ("DATABASE_URL", "mysql://geheim/x"),
+        ("DATABASE_URL", "postgresql://me:geh@eim@db/x"),
+        ("DATABASE_URL", "postgresql://me:ge/heim@db/x"),
+        ("DATABASE_URL", "postgresql://me:100%geheim@db/x"),
         ("SECRET_KEYS", "Z2VoZWlt"),
         ("SECRET_KEYS", f"{KEY},"),
         ("SECRET_KEYS", "geheimż"),
@@ -163,6 +166,11 @@ def test_all_problems_are_told_together() -> None:
         ("KSEF_URL_TEST", "http://[::1/geheim"),
         ("KSEF_URL_TEST", "https://geheim.example:geheim"),
         ("KSEF_URL_TEST", "https://geheim℀x.example"),
+        ("KSEF_URL_TEST", "https://geheim..example/v2"),
+        ("KSEF_URL_TEST", "https://geheim .example/v2"),
+        ("KSEF_URL_TEST", "https://ksef.example/v2?geheim"),
+        ("KSEF_URL_TEST", "https://ksef.example/v2#geheim"),
+        ("KSEF_PROXY_URL", "http://me:ge/heim@proxy.example:3128"),
         ("KSEF_PROXY_URL", "socks5://geheim"),
         ("KSEF_CA_BUNDLE", "/"),
         ("KSEF_CA_BUNDLE", __file__),  # holds no certificate
@@ -192,6 +200,43 @@ def test_a_bad_value_is_refused_and_not_repeated(name: str, value: str) -> None:
     assert told.startswith(f"Settings: {name} ")
     assert told.count(";") == 0
     assert "geheim" not in told
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("DATABASE_URL", "postgresql://me:p@ss@db/x"),
+        ("DATABASE_URL", "postgresql://me:p/ss@db/x"),
+        ("DATABASE_URL", "postgresql://me:100%@db/x"),
+        ("KSEF_PROXY_URL", "http://me:p/ss@proxy.example:3128"),
+    ],
+)
+def test_a_password_that_is_not_encoded_is_told_as_that(name: str, value: str) -> None:
+    told = problems(**{name: value})
+    assert "a password in it is percent-encoded (@ is %40, / is %2F, % is %25)" in told
+
+
+@pytest.mark.parametrize(
+    "dsn",
+    [
+        "postgresql://me:p%40ss%2F@db:5432/x",
+        "postgresql://me@/x?host=/run/a@b",
+        "postgresql://db/x?password=p@ss",
+        "host=db password=p@ss@",
+    ],
+)
+def test_an_at_that_libpq_understands_is_accepted(dsn: str) -> None:
+    assert read(DATABASE_URL=dsn).database_url == dsn
+
+
+@pytest.mark.parametrize("value", ["geheim", "geheimż", "Z2VoZWlt", f"{KEY},"])
+def test_a_wrong_key_is_told_with_what_makes_a_right_one(value: str) -> None:
+    told = problems(SECRET_KEYS=value)
+    assert re.fullmatch(
+        r"Settings: SECRET_KEYS holds a key that is not (Base64|32 bytes long):"
+        r" openssl rand -base64 32 makes one\.",
+        told,
+    )
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "localhost", "ksef-proxy_1.example", "::1"])

@@ -23,13 +23,16 @@ from app.ksef.login import PUBLIC_KEYS
 from app.service import Service
 from app.services.login import credentials, session
 from app.services.operators import keys
-from app.settings import ENVIRONMENTS, SettingsError
+from app.settings import DEFAULT_KSEF_URLS, ENVIRONMENTS, SettingsError, misspelt
 
 OK, WARNING, FAILED, NOT_TRIED = "ok", "warning", "failed", "not tried"
 Finding = tuple[str, str]
 """One of these four, and a sentence."""
 Check = tuple[str, Sequence[str], Callable[[], Finding]]
 """Its name, the checks that must not have failed before it, and what it does."""
+
+MOST_RIGHTS = 10
+"""More missing ones are not named one by one."""
 
 CLOCK_WARNING = timedelta(seconds=30)
 CLOCK_FAILURE = timedelta(minutes=5)  # a third of the life of KSeF's access tokens
@@ -60,7 +63,7 @@ def check(environments: Sequence[str], no_login: bool, url: str | None) -> None:
         _tell("settings", FAILED, str(error).removeprefix("Settings: "))
         _tell("all else", NOT_TRIED, "needs the settings")
         sys.exit(1)
-    _tell("settings", OK, "complete")
+    _tell("settings", *_settings())
     failed: set[str] = set()
     for name, needs, look in Checks(works, environments, not no_login, url).all():
         missing = [need for need in needs if need in failed]
@@ -69,6 +72,12 @@ def check(environments: Sequence[str], no_login: bool, url: str | None) -> None:
         if state in (FAILED, NOT_TRIED):
             failed.add(name)
     sys.exit(1 if failed else 0)
+
+
+def _settings() -> Finding:
+    if not (wrong := misspelt()):
+        return OK, "complete"
+    return WARNING, f"complete, but {wrong[0]} is none of them: is {wrong[1]} meant?"
 
 
 def _tell(name: str, state: str, text: str) -> None:
@@ -120,7 +129,7 @@ class Checks:
             for row in self._credentials:
                 needs, look = (f"ksef {row.environment}",), partial(self._prove, row)
                 yield f"login {row.company_nip} {row.environment}", needs, look
-        if self._url:
+        if self._url is not None:
             front = Front(self._url, self._works)
             yield "front", (), partial(self._front, front)
             yield "caller's address", ("front", "rights"), partial(self._address, front)
@@ -128,12 +137,15 @@ class Checks:
     def _database(self) -> Finding:
         with self._works.db.transaction() as connection:
             info, version = connection.info, connection.server_version // 10_000
+            unfit = migrate.unfit_encoding(connection)
         here = info.host.startswith(("/", "127.")) or info.host in ("localhost", "::1")
         tls = info.ssl_attribute("protocol") if info.ssl_in_use else "no TLS"
         found = f"PostgreSQL {version} at {info.host}, {tls}, database {info.dbname}, {info.user}"
         for name in ("in_hot_standby", "default_transaction_read_only"):
             if info.parameter_status(name) == "on":
                 return FAILED, f"{found}: it can only be read ({name} is on)"
+        if unfit:
+            return FAILED, f"{found}: {unfit}"
         if here or info.dsn_parameters.get("sslmode", "").startswith("verify-"):
             return OK, found
         if info.ssl_in_use:
@@ -147,9 +159,20 @@ class Checks:
     def _rights(self) -> Finding:
         with self._works.db.transaction() as connection:
             role = connection.info.user
-            missing = rights.missing(connection)
+            missing, owns_audit = rights.missing(connection), rights.owns_audit(connection)
+            limitless = rights.missing_limits(connection)
+        if len(missing) > MOST_RIGHTS:
+            told = f"{', '.join(missing[:3])}, and {len(missing) - 3} more"
+            cure = f"log in as {rights.ROLE}, or GRANT {rights.ROLE} TO {role}"
+            return FAILED, f"{role} lacks {told}: {cure}"
         if missing:
             return FAILED, f"{role} lacks {', '.join(missing)}"
+        if owns_audit:
+            told = f"{role} owns the tables or is a superuser, so it may change its own audit"
+            return WARNING, f"{told}: log in as {rights.ROLE}"
+        if limitless:
+            told = f"{role} has no {' and no '.join(limitless)}"
+            return WARNING, f"{told}: ALTER ROLE {role} SET them, as `migrate` said"
         return OK, f"{role} has all that the migrations grant {rights.ROLE}"
 
     def _keys(self) -> Finding:
@@ -179,6 +202,9 @@ class Checks:
             return FAILED, f"{host}: {error.in_full}"
         if date := failures.http_date(answer.headers.get("Date", "")):
             self._ahead.append(clock.now() - date)
+        for other, url in DEFAULT_KSEF_URLS.items():
+            if other != environment and host == urlsplit(url).hostname:
+                return WARNING, f"{host} answers, but it is the KSeF of {other}"
         return OK, f"{host} answers"
 
     def _latarnia(self, environment: str, asked: latarnia.Latarnia) -> Finding:

@@ -138,6 +138,8 @@ def export_upos(account: Account, first: datetime, last: datetime, target: Path)
     TARGET is a directory, or a file that ends in .zip. The days are those in the KSeF numbers. Safe
     to interrupt and run again: what was written is kept.
     """
+    if first > last:
+        raise click.UsageError("--from is after --to.")
     with progress("UPOs") as show:
         summary = export.export(account, first.date(), last.date(), target, show)
     print_summary(summary, f"UPOs written to {click.format_filename(target)}")

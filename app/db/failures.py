@@ -35,7 +35,10 @@ def understood(error: psycopg2.Error) -> errors.Unavailable | None:
     seen = {"kind": type(error).__name__, "sqlstate": error.pgcode, "reason": reason}
     if isinstance(error, _NOT_MIGRATED):
         telemetry.warning("the database is not migrated", **seen)
-        return errors.Unavailable("The database is not migrated.", reason=reason)
+        return errors.Unavailable(
+            "The database is not migrated.",
+            reason=f"{reason}: run `migrate` as the database's owner",
+        )
     if isinstance(error, _ABORTED):
         telemetry.warning("the database aborted a transaction", **seen)
         return errors.BrokenOff("The database aborted a transaction.", reason=reason)

@@ -18,7 +18,7 @@ from app.errors import OperatorError
 
 _SQL = Path(__file__).parents[1] / "sql"
 _BEGIN = _SQL / "begin_migration.sql"
-_queries = aiosql.from_path(_SQL / "queries" / "migrations.sql", "psycopg2")
+_queries = aiosql.from_path(_SQL / "queries" / "migrations.sql", "psycopg2", encoding="utf-8")
 
 MIGRATIONS = _SQL / "migrations"
 OLDEST_SERVER = 15
@@ -70,8 +70,14 @@ def migrate(
             _check_server(connection)
             while name := _apply_in_tries(connection, files, patience, tell):
                 done.append(name)
+        except psycopg2.errors.InsufficientPrivilege as error:
+            raise OperatorError(
+                f"The database cannot be migrated: {error.diag.message_primary}: DATABASE_URL must"
+                f" name it with the role that owns it, and not with {connection.info.user}"
+            ) from error
         except psycopg2.Error as error:
-            raise OperatorError(f"The database cannot be migrated: {error}") from error
+            reason = error.diag.message_primary or " ".join(str(error).split())
+            raise OperatorError(f"The database cannot be migrated: {reason}") from error
         for notice in connection.notices:
             if notice.startswith("WARNING:"):
                 tell(notice.strip())
@@ -86,6 +92,15 @@ def check(connection: Any, folder: Path = MIGRATIONS) -> str:
     _check_server(connection)
     files = _read(folder)
     applied = _applied(connection)
+    if not applied and (hidden := _queries.out_of_sight(connection)):
+        name, is_usable = hidden
+        who = connection.info.user
+        cure = (
+            f"{who} does not look into: put it into its search_path"
+            if is_usable
+            else f"{who} may not use: GRANT USAGE ON SCHEMA {name} TO {who}"
+        )
+        raise OperatorError(f"The tables are in the schema {name}, which {cure}.")
     _check_history(applied, files)
     if missing := [file.stem for file in files[len(applied) :]]:
         raise OperatorError(
@@ -130,6 +145,18 @@ def _check_server(connection: Any) -> None:
         raise OperatorError(f"PostgreSQL {OLDEST_SERVER} or newer is needed; this is {major}.")
 
 
+def unfit_encoding(connection: Any) -> str | None:
+    """What is to be done where the database's encoding lacks letters that others send; or None."""
+    encoding = connection.info.parameter_status("server_encoding")
+    if encoding == "UTF8":
+        return None
+    return (
+        f"The database's encoding is {encoding}, which cannot hold every name: make it anew, by"
+        f" CREATE DATABASE {connection.info.dbname} TEMPLATE template0 ENCODING 'UTF8'"
+        " LOCALE 'C.UTF-8'."
+    )
+
+
 def _apply_in_tries(
     connection: Any, files: list[Path], patience: Patience, tell: Callable[[str], None]
 ) -> str | None:
@@ -158,6 +185,8 @@ def _apply_next(connection: Any, files: list[Path], lock_timeout: float) -> str 
         # Only under the lock is it certain what others have applied.
         applied = list(_queries.applied(connection))
         _check_history(applied, files)
+        if not applied and (unfit := unfit_encoding(connection)):
+            raise OperatorError(unfit)
         if len(applied) == len(files):
             return None
         file = files[len(applied)]

@@ -141,7 +141,7 @@ class Database:
         except failures.HangsError as error:
             # Otherwise each statement with which a failed request cleans up would hang as long.
             self._hung_until = clock.monotonic() + _HANG_PAUSE
-            telemetry.warning("the database hangs")
+            telemetry.warning("the database hangs", reason=str(error))
             raise errors.Unavailable("The database does not answer.", reason=str(error)) from error
         except psycopg2.Error as error:
             unknown = error.pgcode in (None, errorcodes.CRASH_SHUTDOWN)
@@ -180,8 +180,8 @@ class Database:
                 cursor_factory=extras.NamedTupleCursor,
                 application_name="ksef-proxy",
             )
-        except failures.HangsError:
-            raise
+        except failures.HangsError as error:
+            raise failures.HangsError(failures.no_connection(error, self._dsn)) from error
         except psycopg2.Error as error:
             reason = failures.no_connection(error, self._dsn)
             telemetry.warning("no connection to the database", reason=reason)

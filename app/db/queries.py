@@ -13,7 +13,7 @@ FOLDER = Path(__file__).parents[1] / "sql" / "queries"
 
 
 def _load(resource: str) -> Any:  # aiosql makes the attributes at run time
-    return aiosql.from_path(FOLDER / f"{resource}.sql", "psycopg2")
+    return aiosql.from_path(FOLDER / f"{resource}.sql", "psycopg2", encoding="utf-8")
 
 
 audit = _load("audit")

@@ -40,3 +40,13 @@ def missing(connection: Any) -> list[str]:
         f"{row.needed} ({row.of}) on {row.name}" if row.of else f"{row.needed} on {row.name}"
         for row in rows
     ]
+
+
+def owns_audit(connection: Any) -> bool:
+    """Whether the role of this connection may change the audit, as its owner or a superuser."""
+    return bool(queries.owns_audit(connection))
+
+
+def missing_limits(connection: Any) -> list[str]:
+    """The limits for single statements that the role of this connection has not got."""
+    return [name for (name,) in queries.missing_limits(connection)]

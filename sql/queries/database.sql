@@ -11,3 +11,12 @@ WHERE to_regclass(name) IS NOT NULL
       ELSE has_column_privilege(to_regclass(name), of, needed)
   END
 ORDER BY name, needed, of;
+
+-- name: owns_audit()$
+SELECT pg_has_role(relowner, 'USAGE') FROM pg_class WHERE oid = 'audit'::regclass;
+
+-- name: missing_limits()
+-- Which limits this role has not got for single statements: see 0010_role_limits.sql.
+SELECT name FROM pg_settings
+WHERE name IN ('lock_timeout', 'statement_timeout') AND reset_val = '0'
+ORDER BY name;

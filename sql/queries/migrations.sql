@@ -2,6 +2,14 @@
 -- Whether any migration was ever begun here.
 SELECT to_regclass('schema_migrations') IS NOT NULL;
 
+-- name: out_of_sight()^
+-- A schema in which migrations were applied but this role does not see them.
+SELECT nspname AS name, has_schema_privilege(relnamespace, 'USAGE') AS is_usable
+FROM pg_class
+JOIN pg_namespace ON pg_namespace.oid = relnamespace
+WHERE relname = 'schema_migrations' AND relkind = 'r' AND NOT pg_table_is_visible(pg_class.oid)
+LIMIT 1;
+
 -- name: applied()
 -- The migrations applied so far.
 SELECT version, name, checksum FROM schema_migrations ORDER BY version;

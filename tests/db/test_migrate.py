@@ -273,6 +273,28 @@ def test_an_old_server_is_refused() -> None:
         runner._check_server(SimpleNamespace(server_version=140_022))
 
 
+@pytest.mark.parametrize("encoding", ["SQL_ASCII", "LATIN2"])
+def test_a_database_that_cannot_hold_every_name_is_refused(
+    database_server: Any, folder: Path, encoding: str
+) -> None:
+    """As made where the server was set up without a locale. Nothing is left in it."""
+    name = f"ksef_proxy_test_{encoding.lower()}"
+    database_server.execute(
+        f"CREATE DATABASE {name} TEMPLATE template0 ENCODING '{encoding}'"
+        " LOCALE_PROVIDER libc LOCALE 'C'"
+    )
+    try:
+        with pytest.raises(OperatorError) as refused:
+            migrate(database_server.dsn(name), folder)
+        assert database_server.execute("SELECT to_regclass('schema_migrations')", name) == [(None,)]
+    finally:
+        database_server.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    assert str(refused.value) == (
+        f"The database's encoding is {encoding}, which cannot hold every name: make it anew, by"
+        f" CREATE DATABASE {name} TEMPLATE template0 ENCODING 'UTF8' LOCALE 'C.UTF-8'."
+    )
+
+
 def test_an_unreachable_server_is_an_operators_error(tmp_path: Path) -> None:
     dsn = f"postgresql://me:Sec-ret@/x?host={tmp_path}"
     with pytest.raises(OperatorError, match="cannot be migrated") as failure:

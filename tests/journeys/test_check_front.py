@@ -106,6 +106,12 @@ def test_no_replica_runs(check: Run, ca: Ca, tmp_path: Path, server: RunningServ
     assert found.lines["caller's address"] == ("not tried", "needs: front")
 
 
+@pytest.mark.parametrize("url", ["", "https://a..b", "https://a b", "127.0.0.1"])
+def test_what_is_no_url_is_told(check: Run, url: str) -> None:
+    """Also nothing at all: a variable of a script that is not set."""
+    check(url).failed("front", "--url is not an http(s) URL")
+
+
 def test_service_is_not_ready(
     check: Run, server: RunningService, company: Any, database: Any, settings: Settings
 ) -> None:
