@@ -3,8 +3,9 @@
 import base64
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
+from unittest.mock import Mock
 from urllib.parse import quote
 
 import pytest
@@ -12,6 +13,7 @@ import pytest
 from app.db.pool import Database
 from app.services.events.follow import follow_all
 from app.services.operators import purge
+from app.services.sessions import search
 from tests.answers import assert_problem
 from tests.service import Company
 
@@ -308,16 +310,18 @@ def test_lists_that_do_not_show_everything_leave_it_uncertain(
 
 
 @pytest.mark.parametrize("is_listed", [False, True])
-def test_a_session_that_the_erp_names_and_ksef_does_not_list_leaves_it_uncertain(
-    company: Company, control: Any, database: Any, is_listed: bool
+@pytest.mark.parametrize("named", ["session", "invoice"])
+def test_what_the_erp_names_and_ksef_does_not_list_leaves_it_uncertain(
+    company: Company, control: Any, database: Any, named: str, is_listed: bool
 ) -> None:
     """Nobody has asked for it: the ERP sends with another credential than ours."""
     sent_at = now()
     session = control.seed_session("test", NIP)
+    one = session if named == "session" else session.invoices[0]
     database.execute(
         "INSERT INTO offline_invoices (company_nip, environment, invoice_number,"
         f" ksef_reference_number, created_at) VALUES ('{NIP}', 'test', 'FV/1',"
-        f" '{session.reference_number}', '{sent_at}')"
+        f" '{one.reference_number}', '{sent_at}')"
     )
     if not is_listed:
         control.fault("set-field", field="sessions", value=[], path="/v2/sessions$", times=None)
@@ -401,3 +405,96 @@ def test_of_a_file_that_was_sent_a_hundred_times_the_accepted_one_counts(
     for session in (first, again):
         company.get(f"/invoices/test/status/{session.reference_number}")
     assert ask(company, name)["state"] == "accepted"
+
+
+@pytest.mark.parametrize(("begun", "said"), [(30, "unknown"), (90, "not_arrived")])
+def test_sessions_that_were_begun_long_after_it_was_sent_are_not_waited_for(
+    company: Company, control: Any, database: Any, begun: int, said: str
+) -> None:
+    """Where one is always open, or many always move, nothing would else ever be said."""
+    sent_at = datetime.now(UTC) - timedelta(hours=2)
+    created = (sent_at + timedelta(minutes=begun)).isoformat()
+    for seeded in ("open", "moving"):
+        control.seed_session("test", NIP, state=seeded, invoices=0, date_created=created)
+    follow(company, database)
+    assert state(company, sent_at.isoformat()) == said
+
+
+def test_what_was_refused_before_and_did_not_arrive_again_is_said(
+    company: Company, control: Any, database: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """KSeF refuses files at times that it would take later (550): unknown for ever is no answer."""
+    name = control.seed_session("test", NIP, invoices=[{"status": 550}]).invoices[0].invoice_hash
+    sent_at = now()
+    follow(company, database)
+    assert state(company, sent_at, name) == "not_arrived"
+    monkeypatch.setattr(search, "_is_settled", Mock(side_effect=[True, False]))
+    assert state(company, sent_at, name) == "unknown", "something was purged meanwhile"
+
+
+@pytest.mark.parametrize("counts", [None, 0])
+def test_a_session_that_ended_well_without_any_invoice_leaves_it_uncertain(
+    company: Company, control: Any, database: Any, counts: int | None
+) -> None:
+    """KSeF leaves counts out at times; with an empty list they would fit each other."""
+    session = control.seed_session("test", NIP)
+    sent_at = now()
+    name = session.invoices[0].invoice_hash
+    told = {
+        "status": {"code": 200, "description": "Sesja interaktywna przetworzona pomyślnie"},
+        "dateCreated": session.date_created,
+        "dateUpdated": session.date_created,
+        "invoiceCount": counts,
+        "successfulInvoiceCount": counts,
+    }
+    control.fault("status", status=200, body=told, path=f"/{session.reference_number}$", times=None)
+    control.fault("set-field", field="invoices", value=[], path="/invoices$", times=None)
+    follow(company, database)
+    assert state(company, sent_at, name) == "unknown"
+    control.clear_faults()
+    database.execute(
+        "UPDATE followed_sessions SET due_at = now();"
+        "UPDATE kept_sessions SET asked_at = now() - interval '1 day',"
+        " listed_at = now() - interval '1 day'"
+    )
+    follow(company, database)
+    assert state(company, sent_at, name) == "accepted"
+
+
+def test_a_session_that_ended_with_an_unknown_error_leaves_it_uncertain_for_good(
+    company: Company, control: Any, database: Any
+) -> None:
+    """Such sessions have been seen to end well. After a day nobody asks any more."""
+    session = control.seed_session("test", NIP, kind="batch", state="failed", code=500)
+    sent_at = now()
+    follow(company, database)
+    assert state(company, sent_at) == "unknown"
+    database.execute(
+        "UPDATE kept_sessions SET changed_at = now() - interval '25 hours';"
+        "UPDATE followed_sessions SET due_at = now()"
+    )
+    follow(company, database)
+    answer = company.get(f"/invoices/test/status/{session.reference_number}").json
+    assert answer["final"] is True
+    assert state(company, sent_at) == "unknown"
+
+
+@pytest.mark.parametrize("code", [405, 415, 430, 435, 440])
+def test_a_batch_that_was_refused_as_a_whole_brought_no_file(
+    company: Company, control: Any, database: Any, code: int
+) -> None:
+    control.seed_session("test", NIP, kind="batch", state="failed", code=code)
+    sent_at = now()
+    follow(company, database)
+    assert state(company, sent_at) == "not_arrived"
+
+
+@pytest.mark.parametrize("hours", [-12, 0, 2, 14])
+def test_the_offset_of_the_time_of_sending_changes_nothing(
+    company: Company, control: Any, database: Any, hours: int
+) -> None:
+    follow(company, database)
+    zone = timezone(timedelta(hours=hours))
+    for seconds, said in ((2, "not_arrived"), (-2, "unknown")):
+        moment = datetime.now(zone) - timedelta(seconds=seconds)
+        assert state(company, moment.isoformat()) == said

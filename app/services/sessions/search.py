@@ -16,6 +16,8 @@ from app.services.sessions.snapshot import original_of
 State = Literal["accepted", "rejected", "duplicate", "processing", "not_arrived", "unknown"]
 _LONGEST_SESSION = timedelta(days=7)
 """An online session is open for 12 hours, a batch for as long as it is worked on."""
+_LATEST_SESSION = timedelta(hours=1)
+"""What was begun later after the time of sending is another sending."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +72,7 @@ def find(
         rows = list(queries.find_rows(connection, **wanted))
         answers = [_answer(row) for row in queries.find_invoices(connection, **wanted)]
     # And after them: what was purged meanwhile is not.
-    if settled and sent_at is not None and not answers:
+    if settled and sent_at is not None:
         settled = _is_settled(account, sent_at, following.known(account))
     state = _state(account, answers, sent_at, settled=settled) if invoice_hash else None
     return Found(rows, answers, state, known.until if known else None)
@@ -85,7 +87,7 @@ def _state(
         delay = timedelta(seconds=account.timing.arrival)
         dates = [answer.invoice.invoicing_date for answer in answers]
         if all(date is not None and sent_at - date > delay for date in dates):
-            return "unknown"  # refused before, and sent once more: that is not known yet
+            best = None  # refused before, and sent once more: only that counts
     return best or ("not_arrived" if settled else "unknown")
 
 
@@ -113,7 +115,10 @@ def _is_settled(account: Account, sent_at: datetime, known: following.Known | No
     if sent_at - known.since <= delay or known.until - sent_at <= delay:
         return False
     first_day = (sent_at - _LONGEST_SESSION).astimezone(WARSAW).strftime("%Y%m%d")
-    return not account.db.run(queries.is_unsettled, **account.columns, first_day=first_day)
+    last = sent_at + delay + _LATEST_SESSION
+    return not account.db.run(
+        queries.is_unsettled, **account.columns, first_day=first_day, last=last
+    )
 
 
 def session_of(account: Account, ksef_number: str) -> str | None:
