@@ -536,13 +536,18 @@ class TestManyProcesses:
     ) -> None:
         """It ends before its n-th statement: nothing more of it reaches the database."""
         asking = following.asking
-        sessions = [asking.seed(invoices=2) for _ in range(2)]
+        begun = now() - timedelta(minutes=30)
+        sessions = [asking.seed(invoices=2, date_created=begun.isoformat()) for _ in range(2)]
         for session in sessions:
             add_synced(asking.database, asking.account, session.ksef_numbers)
         with monkeypatch.context() as killed:
             _kill_at(killed, step)
             with suppress(KeyboardInterrupt):
                 follow.follow_all(asking.service)
+        for session in sessions:
+            name = session.invoices[1].invoice_hash
+            found = search.find(asking.account, invoice_hash=name, sent_at=begun)
+            assert found.state in ("accepted", "unknown")
         asking.database.execute("DELETE FROM leases")  # it has run out
         following.later()
         following.round()
