@@ -78,7 +78,14 @@ def test_a_plus_that_was_not_encoded_is_one(company: Company) -> None:
 
 def test_without_being_followed_nothing_is_said_not_to_have_arrived(company: Company) -> None:
     body = ask(company, "ab" * 32, sentAt="2026-09-15T10:00:00Z")
-    assert body == {"rows": [], "answers": [], "state": "unknown", "knownUntil": None}
+    assert body == {
+        "rows": [],
+        "answers": [],
+        "state": "unknown",
+        "unknownBecauseOf": None,
+        "knownSince": None,
+        "knownUntil": None,
+    }
 
 
 def test_refused_invoices_of_a_batch_have_their_own_status(
@@ -201,6 +208,11 @@ def state(company: Company, sent_at: str, name: str = NEVER_SENT) -> str:
     return str(ask(company, name, sentAt=sent_at)["state"])
 
 
+def because_of(company: Company, sent_at: str) -> str | None:
+    said: str | None = ask(company, NEVER_SENT, sentAt=sent_at)["unknownBecauseOf"]
+    return said
+
+
 def test_what_never_arrived_is_said_once_that_is_certain(
     company: Company, control: Any, database: Any
 ) -> None:
@@ -240,6 +252,7 @@ def test_while_a_session_may_still_get_it_nothing_is_certain(
     sent_at = now()
     follow(company, database)
     assert state(company, sent_at) == "unknown"
+    assert because_of(company, sent_at) == session.reference_number
     control.change_session("test", session.reference_number, state="finished")
     follow(company, database)
     assert state(company, sent_at) == "not_arrived"
@@ -276,12 +289,13 @@ def test_kept_invoices_without_their_hashes_leave_it_uncertain(
     company: Company, control: Any, database: Any
 ) -> None:
     """Version 0.1.0 did not keep them."""
-    control.seed_session("test", NIP)
+    session = control.seed_session("test", NIP)
     sent_at = now()
     follow(company, database)
     assert state(company, sent_at) == "not_arrived"
     database.execute("UPDATE kept_invoices SET more = NULL")
     assert state(company, sent_at) == "unknown"
+    assert because_of(company, sent_at) == session.reference_number
 
 
 def test_what_was_refused_and_sent_once_more_is_not_told_as_refused(
@@ -307,6 +321,7 @@ def test_lists_that_do_not_show_everything_leave_it_uncertain(
     assert state(company, sent_at) == "not_arrived"
     database.execute("DELETE FROM followed_sessions")  # as if it had not been listed
     assert state(company, sent_at) == "unknown"
+    assert because_of(company, sent_at) == session.reference_number
 
 
 @pytest.mark.parametrize("is_listed", [False, True])
@@ -330,6 +345,7 @@ def test_what_the_erp_names_and_ksef_does_not_list_leaves_it_uncertain(
     for since in ("known_since", "now() - interval '6 minutes'"):
         database.execute(f"UPDATE followed SET known_since = {since}")
         assert state(company, sent_at) == ("not_arrived" if is_listed else "unknown")
+        assert because_of(company, sent_at) == (None if is_listed else one.reference_number)
 
 
 def test_what_is_purged_meanwhile_is_not_said_never_to_have_arrived(
@@ -388,6 +404,7 @@ def test_a_session_that_ksef_shows_no_more_leaves_it_uncertain(
         follow(company, database)
     assert control.calls()[-1].path.endswith("/sessions"), "it is not asked for any more"
     assert state(company, sent_at, name) == "unknown"
+    assert because_of(company, sent_at) == session.reference_number
     known_until = ask(company, name, sentAt=sent_at)["knownUntil"]
     assert datetime.fromisoformat(known_until) > datetime.fromisoformat(sent_at)
 
@@ -428,7 +445,7 @@ def test_what_was_refused_before_and_did_not_arrive_again_is_said(
     sent_at = now()
     follow(company, database)
     assert state(company, sent_at, name) == "not_arrived"
-    monkeypatch.setattr(search, "_is_settled", Mock(side_effect=[True, False]))
+    monkeypatch.setattr(search, "_settled", Mock(side_effect=[(True, None), (False, None)]))
     assert state(company, sent_at, name) == "unknown", "something was purged meanwhile"
 
 
