@@ -102,7 +102,7 @@ SELECT EXISTS (
     EXCEPT
     SELECT reference_number
     FROM followed_sessions
-    WHERE company_nip = :company_nip AND environment = :environment
+    WHERE company_nip = :company_nip AND environment = :environment AND reference_number = ANY (:reference_numbers)
 );
 
 -- name: find(company_nip, environment, reference_numbers, created, told, found_at)!

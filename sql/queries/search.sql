@@ -107,10 +107,10 @@ LIMIT 100;
 
 -- name: unsettled_by(company_nip, environment, first_day, last)$
 -- A session that was begun between that day (YYYYMMDD) and that moment and still moves, or is listed by KSeF and not read
--- yet, or one of that day or later that is kept without the hashes of its invoices (by version 0.1.0); or one for which a
--- caller has asked, or that a row of the ERP names, or an invoice that one names, which KSeF's lists should have shown and
--- did not: then they do not show everything to our credential. Null: there is none. (Followed ones are forgotten after 30
--- days.)
+-- yet, or was read after known_since and is not kept; or one of that day or later that is kept without the hashes of its
+-- invoices (by version 0.1.0); or one for which a caller has asked, or that a row of the ERP names, or an invoice that one
+-- names, which KSeF's lists should have shown and did not: then they do not show everything to our credential. Null: there
+-- is none. (Followed ones are forgotten after 30 days.)
 -- Not read yet are also those that KSeF showed once and no more. One that ended with an unknown error (500) is never stored
 -- as final, also when it is asked for no more.
 WITH named AS MATERIALIZED (
@@ -149,6 +149,23 @@ SELECT coalesce((
       AND reference_number >= :first_day
       AND final_at IS NULL
       AND date_created < :last
+    LIMIT 1
+), (
+    SELECT reference_number
+    FROM followed_sessions
+    WHERE company_nip = :company_nip
+      AND environment = :environment
+      AND reference_number >= :first_day
+      AND final_at > (
+          SELECT known_since + interval '1 minute'  -- for the time between the answer and that
+          FROM followed
+          WHERE company_nip = :company_nip AND environment = :environment
+      )
+      AND date_created < :last
+    EXCEPT
+    SELECT reference_number
+    FROM kept_sessions
+    WHERE company_nip = :company_nip AND environment = :environment AND reference_number >= :first_day
     LIMIT 1
 ), (
     SELECT reference_number

@@ -298,6 +298,25 @@ def test_kept_invoices_without_their_hashes_leave_it_uncertain(
     assert because_of(company, sent_at) == session.reference_number
 
 
+def test_what_was_read_and_is_not_kept_any_more_leaves_it_uncertain(
+    company: Company, control: Any, database: Any
+) -> None:
+    """Version 0.1.0 purges without saying so; or some tables were restored without the others."""
+    session = control.seed_session("test", NIP)
+    sent_at = now()
+    follow(company, database)
+    name = session.invoices[0].invoice_hash
+    database.execute(
+        "DELETE FROM kept_invoices; DELETE FROM kept_sessions;"
+        "UPDATE followed SET known_since = now() - interval '10 minutes'"
+    )
+    assert state(company, sent_at, name) == "unknown"
+    assert because_of(company, sent_at) == session.reference_number
+    # But not what a purge has deleted long before it was sent.
+    database.execute("UPDATE followed_sessions SET final_at = now() - interval '1 hour'")
+    assert state(company, sent_at) == "not_arrived"
+
+
 def test_what_was_refused_and_sent_once_more_is_not_told_as_refused(
     company: Company, control: Any, database: Any
 ) -> None:

@@ -423,15 +423,20 @@ class TestWhatKsefShows:
         assert {self.said(following, one) for one in (old, new)} == {"accepted"}
 
     @pytest.mark.parametrize("minutes", [10, 200])
+    @pytest.mark.parametrize("since", [1200, 4500])
     def test_lists_without_a_session_that_they_showed_are_not_relied_on(
-        self, following: Following, minutes: float, caplog: pytest.LogCaptureFixture
+        self,
+        following: Following,
+        minutes: float,
+        since: float,
+        caplog: pytest.LogCaptureFixture,
     ) -> None:
         """A right was taken away, or the list was cut off. KSeF still has the session."""
         self.begun(following, minutes)
         following.round()
         known_until = following.known_until
         hidden = self.show_nothing(following)
-        following.later(1200)
+        following.later(since)
         session = self.begun(following, 15)
         for _ in range(2):
             following.later()
