@@ -59,24 +59,27 @@ WHERE company_nip = :company_nip AND environment = :environment;
 -- Until this transaction ends, nobody else moves listed_until or known_until.
 SELECT FROM followed WHERE company_nip = :company_nip AND environment = :environment FOR UPDATE;
 
--- name: newest(company_nip, environment, until)
--- When the newest session of each type was begun that the lists have shown, and was begun by then.
+-- name: newest(company_nip, environment, found_by, until)
+-- When the newest session of each type was begun, of those that the lists had shown by then, and that were begun by `until`.
 SELECT substr(reference_number, 9, 4) AS mark, max(date_created) AS date_created
 FROM followed_sessions
 WHERE company_nip = :company_nip
   AND environment = :environment
+  AND found_at <= :found_by
   AND date_created <= :until
   AND (due_at IS NOT NULL OR final_at IS NOT NULL)
 GROUP BY mark;
 
--- name: hidden(company_nip, environment, marks, starts, until, listed)
--- Sessions that the lists have shown, and do not show now: those of each type that were begun after its start, until then.
+-- name: hidden(company_nip, environment, marks, starts, found_by, until, listed)
+-- Sessions that the lists had shown by then, and do not show now: those of each type that were begun between its start and
+-- `until`.
 SELECT reference_number
 FROM followed_sessions
 JOIN unnest(:marks::text[], :starts::timestamptz[]) AS type (mark, start)
     ON substr(reference_number, 9, 4) = mark AND date_created > start
 WHERE company_nip = :company_nip
   AND environment = :environment
+  AND found_at <= :found_by
   AND date_created <= :until
   AND (due_at IS NOT NULL OR final_at IS NOT NULL)
 EXCEPT

@@ -48,13 +48,14 @@ def _list(account: Account, state: Any) -> None:
     end = state.listed_until + timedelta(seconds=timing.follow_slice)
     try:
         account.ksef.reserve_session_lists(len(SESSION_TYPES))
-        starts = _starts(account, state.listed_until)
+        known = {"found_by": began, "until": end}
+        starts = _starts(account, state.listed_until, known)
         listed = {
             session.reference_number: session
             for name, start in starts.items()
             for session in account.ksef.all_sessions(name, start, end if end < began else None)
         }
-        is_whole = _is_whole(account, starts, state.listed_until, listed)
+        is_whole = _is_whole(account, starts, state.listed_until, known, listed)
     except errors.KsefRateLimited as error:
         seconds = min(timing.follow_most, max(timing.follow_least, error.retry_after or 0))
         account.db.run(queries.list_later, **account.columns, seconds=seconds)
@@ -79,18 +80,24 @@ def _list(account: Account, state: Any) -> None:
     )
 
 
-def _starts(account: Account, listed_until: datetime) -> dict[str, datetime]:
+def _starts(
+    account: Account, listed_until: datetime, known: dict[str, datetime]
+) -> dict[str, datetime]:
     """From when on each type of session is listed: the newest that is known should be shown too."""
     start = listed_until - timedelta(seconds=account.timing.follow_again)
-    rows = account.db.rows(queries.newest, **account.columns, until=listed_until)
+    rows = account.db.rows(queries.newest, **account.columns, **known)
     newest = {row.mark: row.date_created - timedelta(seconds=1) for row in rows}
     return {name: min(start, newest.get(mark, start)) for name, mark in SESSION_TYPES.items()}
 
 
 def _is_whole(
-    account: Account, starts: dict[str, datetime], until: datetime, listed: Iterable[str]
+    account: Account,
+    starts: dict[str, datetime],
+    listed_until: datetime,
+    known: dict[str, datetime],
+    listed: Iterable[str],
 ) -> bool:
-    """Whether lists from `starts` on show all sessions of up to `until` that earlier ones showed.
+    """Whether lists from `starts` on show all sessions that earlier ones showed (`known`).
 
     If not, KSeF may have had trouble for a moment: the lists do not count. After an hour, or where
     KSeF has forgotten such a session, they do, but of what was before them nothing is known.
@@ -102,7 +109,7 @@ def _is_whole(
             **account.columns,
             marks=[SESSION_TYPES[name] for name in starts],
             starts=list(starts.values()),
-            until=until,
+            **known,
             listed=list(listed),
         )
     ]
@@ -116,7 +123,7 @@ def _is_whole(
         account.ksef.session_status(hidden[0])
     except errors.SessionNotFound:
         is_gone = True
-    lasts = account.db.now() - until > timedelta(seconds=account.timing.follow_again)
+    lasts = account.db.now() - listed_until > timedelta(seconds=account.timing.follow_again)
     if not is_gone and not lasts:
         return False
     with account.db.transaction() as connection:

@@ -422,7 +422,7 @@ class TestWhatKsefShows:
         following.round()
         assert {self.said(following, one) for one in (old, new)} == {"accepted"}
 
-    @pytest.mark.parametrize("minutes", [10, 200])
+    @pytest.mark.parametrize("minutes", [0.5, 10, 200])
     @pytest.mark.parametrize("since", [1200, 4500])
     def test_lists_without_a_session_that_they_showed_are_not_relied_on(
         self,
