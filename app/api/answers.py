@@ -193,6 +193,18 @@ class FoundAnswer(Answer, kw_only=True):
             "`sentAt`. null: the invoice was not asked for by its hash"
         ),
     ]
+    unknown_because_of: Annotated[
+        str | None,
+        Meta(
+            description="Of a state that is `unknown` although `sentAt` is between `knownSince` "
+            "and `knownUntil`: a session that moves or could not be read, or one, or an invoice, "
+            "that KSeF's lists should have shown; else null"
+        ),
+    ]
+    known_since: Annotated[
+        Moment | None,
+        Meta(description="From when on that is so; null: the sessions are not followed"),
+    ]
     known_until: Annotated[
         Moment | None,
         Meta(

@@ -169,6 +169,8 @@ ANSWERS: dict[str, dict[str, Any]] = {
             }
         ],
         "state": "accepted",
+        "unknownBecauseOf": None,
+        "knownSince": "2026-09-01T08:00:00+02:00",
         "knownUntil": "2026-09-15T10:04:00+02:00",
     },
     "events": {

@@ -57,5 +57,7 @@ def _answer(found: Found, zone: ZoneInfo) -> FoundAnswer:
             for answer in found.answers
         ],
         state=found.state,
+        unknown_because_of=found.because_of,
+        known_since=rfc3339(found.known_since, zone),
         known_until=rfc3339(found.known_until, zone),
     )

@@ -23,6 +23,30 @@ WHERE company_nip = :company_nip AND environment = :environment
 FOR KEY SHARE OF ksef_sessions
 ON CONFLICT DO NOTHING;
 
+-- name: begin_anew(company_nip, environment, host, seconds, always)!
+-- From `seconds` ago on, where the lists are shown by another KSeF or to another credential than before, or always: they may
+-- show more than they did. Who is logged in with an older credential is known when its next login is. What was known before
+-- is not, nor is anything until it is listed.
+UPDATE followed SET
+    known_since = greatest(known_since, moment),
+    known_until = least(known_until, greatest(known_since, moment)),
+    listed_until = moment,
+    list_at = clock_timestamp(),
+    shown_by = coalesce(login.shown_by, followed.shown_by)
+FROM (
+    SELECT
+        clock_timestamp() - make_interval(secs => :seconds) AS moment,
+        (
+            SELECT :host || ' ' || extract(epoch FROM updated_at)
+            FROM ksef_sessions
+            JOIN ksef_credentials USING (company_nip, environment)
+            WHERE company_nip = :company_nip AND environment = :environment AND authenticated_at >= updated_at
+        ) AS shown_by
+) AS login
+WHERE company_nip = :company_nip
+  AND environment = :environment
+  AND (:always OR login.shown_by IS NOT NULL AND login.shown_by IS DISTINCT FROM followed.shown_by);
+
 -- name: get(company_nip, environment)^
 SELECT
     known_since, known_until, listed_until, failures,
@@ -34,6 +58,55 @@ WHERE company_nip = :company_nip AND environment = :environment;
 -- name: hold(company_nip, environment)!
 -- Until this transaction ends, nobody else moves listed_until or known_until.
 SELECT FROM followed WHERE company_nip = :company_nip AND environment = :environment FOR UPDATE;
+
+-- name: newest(company_nip, environment, found_by, until)
+-- When the newest session of each type was begun, of those that the lists had shown by then, and that were begun by `until`.
+SELECT substr(reference_number, 9, 4) AS mark, max(date_created) AS date_created
+FROM followed_sessions
+WHERE company_nip = :company_nip
+  AND environment = :environment
+  AND found_at <= :found_by
+  AND date_created <= :until
+  AND (due_at IS NOT NULL OR final_at IS NOT NULL)
+GROUP BY mark;
+
+-- name: hidden(company_nip, environment, marks, starts, found_by, until, listed)
+-- Sessions that the lists had shown by then, and do not show now: those of each type that were begun between its start and
+-- `until`.
+SELECT reference_number
+FROM followed_sessions
+JOIN unnest(:marks::text[], :starts::timestamptz[]) AS type (mark, start)
+    ON substr(reference_number, 9, 4) = mark AND date_created > start
+WHERE company_nip = :company_nip
+  AND environment = :environment
+  AND found_at <= :found_by
+  AND date_created <= :until
+  AND (due_at IS NOT NULL OR final_at IS NOT NULL)
+EXCEPT
+SELECT unnest(:listed::text[]);
+
+-- name: lose(company_nip, environment, reference_numbers)!
+-- KSeF knows them no more: what became of their invoices, nobody knows.
+UPDATE followed_sessions SET due_at = NULL, final_at = NULL
+WHERE company_nip = :company_nip AND environment = :environment AND reference_number = ANY (:reference_numbers);
+
+-- name: distrust(company_nip, environment)!
+-- Up to now the lists may not have shown everything.
+UPDATE followed SET known_since = clock_timestamp() WHERE company_nip = :company_nip AND environment = :environment;
+
+-- name: missed(company_nip, environment, reference_numbers, created, before)$
+-- Whether one of these sessions is new, though it was begun so early that a list should have shown it. (Those that were
+-- finished are forgotten after 30 days.)
+SELECT EXISTS (
+    SELECT reference_number
+    FROM unnest(:reference_numbers::text[], :created::timestamptz[]) AS listed (reference_number, date_created)
+    JOIN followed ON date_created BETWEEN greatest(known_since, statement_timestamp() - interval '29 days') AND :before
+    WHERE company_nip = :company_nip AND environment = :environment
+    EXCEPT
+    SELECT reference_number
+    FROM followed_sessions
+    WHERE company_nip = :company_nip AND environment = :environment AND reference_number = ANY (:reference_numbers)
+);
 
 -- name: find(company_nip, environment, reference_numbers, created, told, found_at)!
 -- Sessions that KSeF lists: new ones, those of which it says something new, and those that it did not show any more. What
@@ -48,12 +121,13 @@ ON CONFLICT (company_nip, environment, reference_number) DO UPDATE SET
     due_at = CASE WHEN known.failures > 0 THEN coalesce(known.due_at, excluded.found_at) ELSE excluded.found_at END
 WHERE known.final_at IS NULL AND (known.told <> excluded.told OR known.due_at IS NULL);
 
--- name: listed(company_nip, environment, listed_until, seconds)!
--- KSeF has listed everything up to then; it is asked again in so many seconds.
+-- name: listed(company_nip, environment, before, listed_until, seconds)!
+-- KSeF has listed everything from `before` up to then; it is asked again in so many seconds. Nothing where that was moved
+-- meanwhile.
 UPDATE followed SET
     listed_until = greatest(listed_until, :listed_until),
     list_at = clock_timestamp() + make_interval(secs => :seconds)
-WHERE company_nip = :company_nip AND environment = :environment;
+WHERE company_nip = :company_nip AND environment = :environment AND listed_until = :before;
 
 -- name: list_later(company_nip, environment, seconds)!
 UPDATE followed SET list_at = clock_timestamp() + make_interval(secs => :seconds)
@@ -64,7 +138,8 @@ UPDATE followed SET rests_until = clock_timestamp() + make_interval(secs => :sec
 WHERE company_nip = :company_nip AND environment = :environment;
 
 -- name: advance(company_nip, environment, overlap)!
--- known_until moves up to listed_until, or to `overlap` seconds before the oldest session that is not read; only forward.
+-- known_until moves up to listed_until, or to `overlap` seconds before the oldest session that is not read; only forward. One
+-- that could not be read for a week does not hold it for ever.
 UPDATE followed SET known_until = bound
 FROM (
     SELECT least(
@@ -77,12 +152,13 @@ FROM (
               AND due_at IS NOT NULL
               AND final_at IS NULL
               AND (read_at IS NULL OR read_at < found_at)
+              AND date_created > clock_timestamp() - interval '7 days'
         )
     ) AS bound
 ) AS reached
 WHERE company_nip = :company_nip
   AND environment = :environment
-  AND bound > coalesce(known_until, known_since);
+  AND bound > greatest(known_until, known_since);
 
 -- name: moves(company_nip, environment)$
 -- Whether any session found is not final.

@@ -105,36 +105,69 @@ WHERE company_nip = :company_nip AND environment = :environment
   AND (ksef_number = :ksef_number OR invoice_number = :invoice_number OR invoice_hash = :invoice_hash)
 LIMIT 100;
 
--- name: is_unsettled(company_nip, environment, first_day)$
--- Whether a session that was begun on that day (YYYYMMDD) or later still moves, is listed by KSeF and not read yet, or is
--- kept without the hashes of its invoices (by version 0.1.0); or a caller has asked for one, or a row of the ERP names one,
--- that KSeF's lists should have shown and did not: then they do not show everything to our credential. (Followed ones are
--- forgotten after 30 days.)
--- Not read yet are also those that KSeF showed once and no more.
-SELECT EXISTS (
-    SELECT FROM kept_sessions
-    WHERE company_nip = :company_nip AND environment = :environment AND reference_number >= :first_day AND NOT final
-) OR (
-    -- Each session is looked at only where the company has such invoices at all.
-    EXISTS (
-        SELECT FROM kept_invoices
-        WHERE company_nip = :company_nip AND environment = :environment AND more ->> 'invoiceHash' IS NULL
-    ) AND (
-        SELECT true FROM kept_invoices
-        WHERE (company_nip, environment, session_reference_number) >= (:company_nip, :environment, :first_day)
-          AND (company_nip, environment) <= (:company_nip, :environment)
-          AND coalesce(more ->> 'invoiceHash', '') = ''  -- no condition for an index
-        ORDER BY company_nip, environment, session_reference_number, reference_number
-        LIMIT 1
-    ) IS TRUE
-) OR EXISTS (
-    SELECT
+-- name: unsettled_by(company_nip, environment, first_day, last)$
+-- A session that was begun between that day (YYYYMMDD) and that moment and still moves, or is listed by KSeF and not read
+-- yet, or was read after known_since and is not kept; or one of that day or later that is kept without the hashes of its
+-- invoices (by version 0.1.0); or one for which a caller has asked, or that a row of the ERP names, or an invoice that one
+-- names, which KSeF's lists should have shown and did not: then they do not show everything to our credential. Null: there
+-- is none. (Followed ones are forgotten after 30 days.)
+-- Not read yet are also those that KSeF showed once and no more. One that ended with an unknown error (500) is never stored
+-- as final, also when it is asked for no more.
+WITH named AS MATERIALIZED (
+    SELECT ksef_reference_number AS reference_number, ksef_reference_number ~ '^[0-9]{8}-S[OB]-' AS is_session
+    FROM offline_invoices
+    JOIN followed USING (company_nip, environment)
+    WHERE company_nip = :company_nip
+      AND environment = :environment
+      AND ksef_reference_number >= :first_day
+      AND ksef_reference_number ~ '^[0-9]{8}-(S[OB]|EE)-'
+      -- What is of the day on which following begins may be older than that, unless its row is not.
+      AND ksef_reference_number >= to_char(
+          (
+              greatest(known_since, statement_timestamp() - interval '28 days')
+              + CASE WHEN created_at < known_since THEN interval '1 day' ELSE interval '0' END
+          ) AT TIME ZONE 'UTC',
+          'YYYYMMDD'
+      )
+      AND session_reference_number IS NULL
+      AND created_at < known_until
+)
+SELECT coalesce((
+    SELECT reference_number
+    FROM kept_sessions
+    WHERE company_nip = :company_nip
+      AND environment = :environment
+      AND reference_number >= :first_day
+      AND NOT final
+      AND (session ->> 'dateCreated')::timestamptz < :last
+    LIMIT 1
+), (
+    SELECT reference_number
     FROM followed_sessions
     WHERE company_nip = :company_nip
       AND environment = :environment
       AND reference_number >= :first_day
       AND final_at IS NULL
-) OR EXISTS (
+      AND date_created < :last
+    LIMIT 1
+), (
+    SELECT reference_number
+    FROM followed_sessions
+    WHERE company_nip = :company_nip
+      AND environment = :environment
+      AND reference_number >= :first_day
+      AND final_at > (
+          SELECT known_since + interval '1 minute'  -- for the time between the answer and that
+          FROM followed
+          WHERE company_nip = :company_nip AND environment = :environment
+      )
+      AND date_created < :last
+    EXCEPT
+    SELECT reference_number
+    FROM kept_sessions
+    WHERE company_nip = :company_nip AND environment = :environment AND reference_number >= :first_day
+    LIMIT 1
+), (
     SELECT reference_number
     FROM kept_sessions
     WHERE company_nip = :company_nip
@@ -148,26 +181,38 @@ SELECT EXISTS (
     SELECT reference_number
     FROM followed_sessions
     WHERE company_nip = :company_nip AND environment = :environment AND reference_number >= :first_day
-) OR EXISTS (
-    SELECT ksef_reference_number
-    FROM offline_invoices AS named
-    JOIN followed USING (company_nip, environment)
-    WHERE company_nip = :company_nip
-      AND environment = :environment
-      AND ksef_reference_number >= :first_day
-      AND ksef_reference_number ~ '^[0-9]{8}-S[OB]-'
-      -- A session of the day on which following begins may be older than that, unless its row is not.
-      AND ksef_reference_number >= to_char(
-          (
-              greatest(known_since, statement_timestamp() - interval '28 days')
-              + CASE WHEN created_at < known_since THEN interval '1 day' ELSE interval '0' END
-          ) AT TIME ZONE 'UTC',
-          'YYYYMMDD'
-      )
-      AND session_reference_number IS NULL
-      AND created_at < known_until
+    LIMIT 1
+), (
+    SELECT reference_number FROM named WHERE is_session
     EXCEPT
     SELECT reference_number
     FROM followed_sessions
     WHERE company_nip = :company_nip AND environment = :environment AND reference_number >= :first_day
-);
+    LIMIT 1
+), (
+    SELECT reference_number
+    FROM named
+    WHERE NOT is_session AND (
+        SELECT true FROM kept_invoices AS invoice
+        WHERE (invoice.reference_number, invoice.company_nip, invoice.environment)
+              BETWEEN (named.reference_number, :company_nip, :environment)
+              AND (named.reference_number, :company_nip, :environment)
+        ORDER BY invoice.reference_number, invoice.company_nip, invoice.environment
+        LIMIT 1
+    ) IS NOT TRUE
+    LIMIT 1
+), CASE
+    -- Each session is looked at only where the company has such invoices at all.
+    WHEN EXISTS (
+        SELECT FROM kept_invoices
+        WHERE company_nip = :company_nip AND environment = :environment AND more ->> 'invoiceHash' IS NULL
+    ) THEN (
+        SELECT session_reference_number
+        FROM kept_invoices
+        WHERE (company_nip, environment, session_reference_number) >= (:company_nip, :environment, :first_day)
+          AND (company_nip, environment) <= (:company_nip, :environment)
+          AND coalesce(more ->> 'invoiceHash', '') = ''  -- no condition for an index
+        ORDER BY company_nip, environment, session_reference_number, reference_number
+        LIMIT 1
+    )
+END);

@@ -3,8 +3,9 @@
 import base64
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
+from unittest.mock import Mock
 from urllib.parse import quote
 
 import pytest
@@ -12,6 +13,7 @@ import pytest
 from app.db.pool import Database
 from app.services.events.follow import follow_all
 from app.services.operators import purge
+from app.services.sessions import search
 from tests.answers import assert_problem
 from tests.service import Company
 
@@ -76,7 +78,14 @@ def test_a_plus_that_was_not_encoded_is_one(company: Company) -> None:
 
 def test_without_being_followed_nothing_is_said_not_to_have_arrived(company: Company) -> None:
     body = ask(company, "ab" * 32, sentAt="2026-09-15T10:00:00Z")
-    assert body == {"rows": [], "answers": [], "state": "unknown", "knownUntil": None}
+    assert body == {
+        "rows": [],
+        "answers": [],
+        "state": "unknown",
+        "unknownBecauseOf": None,
+        "knownSince": None,
+        "knownUntil": None,
+    }
 
 
 def test_refused_invoices_of_a_batch_have_their_own_status(
@@ -199,6 +208,11 @@ def state(company: Company, sent_at: str, name: str = NEVER_SENT) -> str:
     return str(ask(company, name, sentAt=sent_at)["state"])
 
 
+def because_of(company: Company, sent_at: str) -> str | None:
+    said: str | None = ask(company, NEVER_SENT, sentAt=sent_at)["unknownBecauseOf"]
+    return said
+
+
 def test_what_never_arrived_is_said_once_that_is_certain(
     company: Company, control: Any, database: Any
 ) -> None:
@@ -238,6 +252,7 @@ def test_while_a_session_may_still_get_it_nothing_is_certain(
     sent_at = now()
     follow(company, database)
     assert state(company, sent_at) == "unknown"
+    assert because_of(company, sent_at) == session.reference_number
     control.change_session("test", session.reference_number, state="finished")
     follow(company, database)
     assert state(company, sent_at) == "not_arrived"
@@ -274,12 +289,32 @@ def test_kept_invoices_without_their_hashes_leave_it_uncertain(
     company: Company, control: Any, database: Any
 ) -> None:
     """Version 0.1.0 did not keep them."""
-    control.seed_session("test", NIP)
+    session = control.seed_session("test", NIP)
     sent_at = now()
     follow(company, database)
     assert state(company, sent_at) == "not_arrived"
     database.execute("UPDATE kept_invoices SET more = NULL")
     assert state(company, sent_at) == "unknown"
+    assert because_of(company, sent_at) == session.reference_number
+
+
+def test_what_was_read_and_is_not_kept_any_more_leaves_it_uncertain(
+    company: Company, control: Any, database: Any
+) -> None:
+    """Version 0.1.0 purges without saying so; or some tables were restored without the others."""
+    session = control.seed_session("test", NIP)
+    sent_at = now()
+    follow(company, database)
+    name = session.invoices[0].invoice_hash
+    database.execute(
+        "DELETE FROM kept_invoices; DELETE FROM kept_sessions;"
+        "UPDATE followed SET known_since = now() - interval '10 minutes'"
+    )
+    assert state(company, sent_at, name) == "unknown"
+    assert because_of(company, sent_at) == session.reference_number
+    # But not what a purge has deleted long before it was sent.
+    database.execute("UPDATE followed_sessions SET final_at = now() - interval '1 hour'")
+    assert state(company, sent_at) == "not_arrived"
 
 
 def test_what_was_refused_and_sent_once_more_is_not_told_as_refused(
@@ -305,19 +340,22 @@ def test_lists_that_do_not_show_everything_leave_it_uncertain(
     assert state(company, sent_at) == "not_arrived"
     database.execute("DELETE FROM followed_sessions")  # as if it had not been listed
     assert state(company, sent_at) == "unknown"
+    assert because_of(company, sent_at) == session.reference_number
 
 
 @pytest.mark.parametrize("is_listed", [False, True])
-def test_a_session_that_the_erp_names_and_ksef_does_not_list_leaves_it_uncertain(
-    company: Company, control: Any, database: Any, is_listed: bool
+@pytest.mark.parametrize("named", ["session", "invoice"])
+def test_what_the_erp_names_and_ksef_does_not_list_leaves_it_uncertain(
+    company: Company, control: Any, database: Any, named: str, is_listed: bool
 ) -> None:
     """Nobody has asked for it: the ERP sends with another credential than ours."""
     sent_at = now()
     session = control.seed_session("test", NIP)
+    one = session if named == "session" else session.invoices[0]
     database.execute(
         "INSERT INTO offline_invoices (company_nip, environment, invoice_number,"
         f" ksef_reference_number, created_at) VALUES ('{NIP}', 'test', 'FV/1',"
-        f" '{session.reference_number}', '{sent_at}')"
+        f" '{one.reference_number}', '{sent_at}')"
     )
     if not is_listed:
         control.fault("set-field", field="sessions", value=[], path="/v2/sessions$", times=None)
@@ -326,6 +364,7 @@ def test_a_session_that_the_erp_names_and_ksef_does_not_list_leaves_it_uncertain
     for since in ("known_since", "now() - interval '6 minutes'"):
         database.execute(f"UPDATE followed SET known_since = {since}")
         assert state(company, sent_at) == ("not_arrived" if is_listed else "unknown")
+        assert because_of(company, sent_at) == (None if is_listed else one.reference_number)
 
 
 def test_what_is_purged_meanwhile_is_not_said_never_to_have_arrived(
@@ -384,6 +423,7 @@ def test_a_session_that_ksef_shows_no_more_leaves_it_uncertain(
         follow(company, database)
     assert control.calls()[-1].path.endswith("/sessions"), "it is not asked for any more"
     assert state(company, sent_at, name) == "unknown"
+    assert because_of(company, sent_at) == session.reference_number
     known_until = ask(company, name, sentAt=sent_at)["knownUntil"]
     assert datetime.fromisoformat(known_until) > datetime.fromisoformat(sent_at)
 
@@ -401,3 +441,96 @@ def test_of_a_file_that_was_sent_a_hundred_times_the_accepted_one_counts(
     for session in (first, again):
         company.get(f"/invoices/test/status/{session.reference_number}")
     assert ask(company, name)["state"] == "accepted"
+
+
+@pytest.mark.parametrize(("begun", "said"), [(30, "unknown"), (90, "not_arrived")])
+def test_sessions_that_were_begun_long_after_it_was_sent_are_not_waited_for(
+    company: Company, control: Any, database: Any, begun: int, said: str
+) -> None:
+    """Where one is always open, or many always move, nothing would else ever be said."""
+    sent_at = datetime.now(UTC) - timedelta(hours=2)
+    created = (sent_at + timedelta(minutes=begun)).isoformat()
+    for seeded in ("open", "moving"):
+        control.seed_session("test", NIP, state=seeded, invoices=0, date_created=created)
+    follow(company, database)
+    assert state(company, sent_at.isoformat()) == said
+
+
+def test_what_was_refused_before_and_did_not_arrive_again_is_said(
+    company: Company, control: Any, database: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """KSeF refuses files at times that it would take later (550): unknown for ever is no answer."""
+    name = control.seed_session("test", NIP, invoices=[{"status": 550}]).invoices[0].invoice_hash
+    sent_at = now()
+    follow(company, database)
+    assert state(company, sent_at, name) == "not_arrived"
+    monkeypatch.setattr(search, "_settled", Mock(side_effect=[(True, None), (False, None)]))
+    assert state(company, sent_at, name) == "unknown", "something was purged meanwhile"
+
+
+@pytest.mark.parametrize("counts", [None, 0])
+def test_a_session_that_ended_well_without_any_invoice_leaves_it_uncertain(
+    company: Company, control: Any, database: Any, counts: int | None
+) -> None:
+    """KSeF leaves counts out at times; with an empty list they would fit each other."""
+    session = control.seed_session("test", NIP)
+    sent_at = now()
+    name = session.invoices[0].invoice_hash
+    told = {
+        "status": {"code": 200, "description": "Sesja interaktywna przetworzona pomyślnie"},
+        "dateCreated": session.date_created,
+        "dateUpdated": session.date_created,
+        "invoiceCount": counts,
+        "successfulInvoiceCount": counts,
+    }
+    control.fault("status", status=200, body=told, path=f"/{session.reference_number}$", times=None)
+    control.fault("set-field", field="invoices", value=[], path="/invoices$", times=None)
+    follow(company, database)
+    assert state(company, sent_at, name) == "unknown"
+    control.clear_faults()
+    database.execute(
+        "UPDATE followed_sessions SET due_at = now();"
+        "UPDATE kept_sessions SET asked_at = now() - interval '1 day',"
+        " listed_at = now() - interval '1 day'"
+    )
+    follow(company, database)
+    assert state(company, sent_at, name) == "accepted"
+
+
+def test_a_session_that_ended_with_an_unknown_error_leaves_it_uncertain_for_good(
+    company: Company, control: Any, database: Any
+) -> None:
+    """Such sessions have been seen to end well. After a day nobody asks any more."""
+    session = control.seed_session("test", NIP, kind="batch", state="failed", code=500)
+    sent_at = now()
+    follow(company, database)
+    assert state(company, sent_at) == "unknown"
+    database.execute(
+        "UPDATE kept_sessions SET changed_at = now() - interval '25 hours';"
+        "UPDATE followed_sessions SET due_at = now()"
+    )
+    follow(company, database)
+    answer = company.get(f"/invoices/test/status/{session.reference_number}").json
+    assert answer["final"] is True
+    assert state(company, sent_at) == "unknown"
+
+
+@pytest.mark.parametrize("code", [405, 415, 430, 435, 440])
+def test_a_batch_that_was_refused_as_a_whole_brought_no_file(
+    company: Company, control: Any, database: Any, code: int
+) -> None:
+    control.seed_session("test", NIP, kind="batch", state="failed", code=code)
+    sent_at = now()
+    follow(company, database)
+    assert state(company, sent_at) == "not_arrived"
+
+
+@pytest.mark.parametrize("hours", [-12, 0, 2, 14])
+def test_the_offset_of_the_time_of_sending_changes_nothing(
+    company: Company, control: Any, database: Any, hours: int
+) -> None:
+    follow(company, database)
+    zone = timezone(timedelta(hours=hours))
+    for seconds, said in ((2, "not_arrived"), (-2, "unknown")):
+        moment = datetime.now(zone) - timedelta(seconds=seconds)
+        assert state(company, moment.isoformat()) == said

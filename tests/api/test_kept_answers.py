@@ -221,7 +221,14 @@ def test_nothing_of_another_company_or_environment_is_found(
     other = make_company(OTHER_NIP, logged_in=False)
     for asker, environment in ((other, "test"), (company, "demo")):
         response = asker.get(f"/invoices/{environment}{query}")
-        assert response.json == {"rows": [], "answers": [], "state": None, "knownUntil": None}
+        assert response.json == {
+            "rows": [],
+            "answers": [],
+            "state": None,
+            "unknownBecauseOf": None,
+            "knownSince": None,
+            "knownUntil": None,
+        }
 
 
 def test_tags_of_any_shape_are_taken(company: Company, control: Any) -> None:

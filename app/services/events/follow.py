@@ -5,20 +5,17 @@ any number of them may run. One at a time works for a company in an environment,
 """
 
 import math
-from collections.abc import Iterable
 from contextlib import suppress
-from datetime import datetime, timedelta
 from typing import Any
 
 from app import clock, errors, telemetry
 from app.account import Account
 from app.db.queries import follow as queries
-from app.ksef import limits, wire
+from app.ksef import limits
 from app.ksef.client import SESSION_TYPES, pages_of
-from app.ksef.wire import ListedSession
 from app.service import Service
 from app.services import outages
-from app.services.events import journal
+from app.services.events import journal, listing
 from app.services.replicas import leases, quota
 from app.services.replicas.leases import Lease
 from app.services.sessions.check import check_session
@@ -53,19 +50,6 @@ def follow_all(service: Service, *, turn: float = math.inf) -> None:
             _rest(account, account.timing.follow_most)
 
 
-def listing_pause(timing: Timing, *, moves: bool, hourly: int) -> float:
-    """Seconds until KSeF's lists are asked for again, one call for each type of session.
-
-    `hourly`: how many calls we may make in an hour. While something moves they are spread over it,
-    as close as `follow_least` allows; of the published limits that is hardly more often.
-    """
-    if not moves:
-        return timing.follow_most
-    rounds = max(1, hourly // len(SESSION_TYPES)) if hourly != limits.NO_LIMIT else math.inf
-    hour = limits.WINDOWS[-1] * timing.quota_scale
-    return min(timing.follow_most, max(timing.follow_least, hour / rounds))
-
-
 def failing_pause(timing: Timing, failures: int) -> float:
     """Seconds until a session that failed so many times in a row is tried again."""
     return float(min(timing.follow_failing, timing.follow_moving * 2 ** min(failures, 20)))
@@ -74,14 +58,16 @@ def failing_pause(timing: Timing, failures: int) -> float:
 def _follow(account: Account, lease: Lease, deadline: float) -> None:
     """A company's turn. Where KSeF is down or the company is logged out, it rests for a while."""
     timing = account.timing
-    account.db.run(queries.begin, **account.columns, seconds=timing.follow_before)
+    with account.db.transaction() as connection:
+        queries.begin(connection, **account.columns, seconds=timing.follow_before)
+        listing.begin_anew(account, connection)
     state = account.db.run(queries.get, **account.columns)
     if state is None or state.rests:  # another process was here just before
         return
     try:
         outages.refuse_if_simulated(account)
         if state.list_is_due:
-            _list_all(account, lease, state)
+            listing.list_all(account, lease, state)
         _follow_sessions(account, lease, deadline)
     except (errors.OutageSimulation, errors.NoActiveKsefSession):
         _rest(account, timing.follow_least)
@@ -103,78 +89,6 @@ def _follow(account: Account, lease: Lease, deadline: float) -> None:
         account.db.run(queries.forget, **account.columns, batch=_BATCH)
 
 
-def _list_all(account: Account, lease: Lease, state: Any) -> None:
-    """Note what happened since the last time, as KSeF lists it: a long time in parts.
-
-    KSeF knows only when something last happened in a session. So a part holds the sessions in which
-    anything did since its begin, and that were begun before its end: whatever happened in between
-    is in one of them, also where they went on later.
-    """
-    while state and state.list_is_due and lease.extend(account, account.timing.follow_lease):
-        _list(account, state)
-        state = account.db.run(queries.get, **account.columns)
-
-
-def _list(account: Account, state: Any) -> None:
-    timing = account.timing
-    began = account.db.now()
-    start = state.listed_until - timedelta(seconds=timing.follow_again)
-    end = state.listed_until + timedelta(seconds=timing.follow_slice)
-    try:
-        account.ksef.reserve_session_lists(len(SESSION_TYPES))
-        listed = {
-            session.reference_number: session
-            for name in SESSION_TYPES
-            for session in account.ksef.all_sessions(name, start, end if end < began else None)
-        }
-    except errors.KsefRateLimited as error:
-        seconds = min(timing.follow_most, max(timing.follow_least, error.retry_after or 0))
-        account.db.run(queries.list_later, **account.columns, seconds=seconds)
-        return
-    except errors.KsefFailure as error:
-        if _is_outage(error):
-            raise
-        telemetry.warning("KSeF does not list sessions", code=error.code, **account.log_fields)
-        account.db.run(queries.list_later, **account.columns, seconds=timing.follow_most)
-        return
-    found_at = account.db.now()
-    behind = min(timedelta(0), (account.ksef.said_at or found_at) - found_at)
-    complete = began + behind - timedelta(seconds=timing.follow_overlap)
-    _note_listed(account, listed.values(), found_at, min(end, complete), catches_up=end < began)
-
-
-def _note_listed(
-    account: Account,
-    listed: Iterable[ListedSession],
-    found_at: datetime,
-    listed_until: datetime,
-    *,
-    catches_up: bool,
-) -> None:
-    """Note the sessions, and up to when these are all, in one transaction."""
-    sessions = list(listed)
-    hourly = quota.hourly(account, limits.SESSION_LIST)
-    with account.db.transaction() as connection:
-        if not queries.hold(connection, **account.columns):  # the company was removed
-            return
-        queries.find(
-            connection,
-            **account.columns,
-            reference_numbers=[session.reference_number for session in sessions],
-            created=[session.date_created for session in sessions],
-            told=[wire.to_json(session) for session in sessions],
-            found_at=found_at,
-        )
-        moves = queries.moves(connection, **account.columns)
-        pause = listing_pause(account.timing, moves=moves, hourly=hourly)
-        queries.listed(
-            connection,
-            **account.columns,
-            listed_until=listed_until,
-            seconds=0.0 if catches_up else pause,
-        )
-
-
 def _follow_sessions(account: Account, lease: Lease, deadline: float) -> None:
     """Take the next step with each session that is due now."""
     moment = account.db.now()
@@ -191,7 +105,7 @@ def _follow_sessions(account: Account, lease: Lease, deadline: float) -> None:
                 raise
             except Exception as error:
                 _failed(account, row, error)
-                if _is_outage(error):
+                if listing.is_outage(error):
                     raise
 
 
@@ -309,11 +223,3 @@ def _mark_stuck(account: Account) -> None:
 
 def _rest(account: Account, seconds: float, *, failures: int = 0) -> None:
     account.db.run(queries.rest, **account.columns, seconds=seconds, failures=failures)
-
-
-def _is_outage(error: Exception) -> bool:
-    """Whether it says that other calls will fail too."""
-    return isinstance(error, errors.KsefUnreachable) or (
-        isinstance(error, errors.KsefFailure)
-        and error.health in (errors.KsefHealth.DOWN, errors.KsefHealth.BLOCKED)
-    )

@@ -16,6 +16,8 @@ from app.services.sessions.snapshot import original_of
 State = Literal["accepted", "rejected", "duplicate", "processing", "not_arrived", "unknown"]
 _LONGEST_SESSION = timedelta(days=7)
 """An online session is open for 12 hours, a batch for as long as it is worked on."""
+_LATEST_SESSION = timedelta(hours=1)
+"""What was begun later after the time of sending is another sending."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,12 +38,15 @@ class Found:
 
     A row has kind (synced or offline), invoice_number, ksef_number, ksef_reference_number,
     invoice_hash, session_reference_number and linked_at. `state`: None unless it was looked for by
-    its hash. `known_until`: every session that KSeF lists up to then is kept; None: unknown.
+    its hash. `because_of`: a session or an invoice for which the state is unknown, if it is.
+    `known_since`, `known_until`: every session that KSeF lists between them is kept; None: unknown.
     """
 
     rows: Sequence[Any]
     answers: Sequence[FoundAnswer]
     state: State | None
+    because_of: str | None
+    known_since: datetime | None
     known_until: datetime | None
 
 
@@ -65,15 +70,22 @@ def find(
     }
     # Looked at before the answers: what has ended by then is among them.
     known = following.known(account)
-    settled = sent_at is not None and _is_settled(account, sent_at, known)
+    settled, because_of = _settled(account, sent_at, known)
     with account.db.transaction() as connection:
         rows = list(queries.find_rows(connection, **wanted))
         answers = [_answer(row) for row in queries.find_invoices(connection, **wanted)]
     # And after them: what was purged meanwhile is not.
-    if settled and sent_at is not None and not answers:
-        settled = _is_settled(account, sent_at, following.known(account))
+    if settled:
+        settled, because_of = _settled(account, sent_at, following.known(account))
     state = _state(account, answers, sent_at, settled=settled) if invoice_hash else None
-    return Found(rows, answers, state, known.until if known else None)
+    return Found(
+        rows,
+        answers,
+        state,
+        because_of=because_of if state == "unknown" else None,
+        known_since=known.since if known else None,
+        known_until=known.until if known else None,
+    )
 
 
 def _state(
@@ -85,7 +97,7 @@ def _state(
         delay = timedelta(seconds=account.timing.arrival)
         dates = [answer.invoice.invoicing_date for answer in answers]
         if all(date is not None and sent_at - date > delay for date in dates):
-            return "unknown"  # refused before, and sent once more: that is not known yet
+            best = None  # refused before, and sent once more: only that counts
     return best or ("not_arrived" if settled else "unknown")
 
 
@@ -104,16 +116,24 @@ def _state_of(invoice: Invoice) -> State:
     return "duplicate" if invoice.status.code == DUPLICATE else "rejected"
 
 
-def _is_settled(account: Account, sent_at: datetime, known: following.Known | None) -> bool:
-    """Whether the kept answers hold every invoice that KSeF took then."""
+def _settled(
+    account: Account, sent_at: datetime | None, known: following.Known | None
+) -> tuple[bool, str | None]:
+    """Whether the kept answers hold every invoice that KSeF took then; if not, what it is due to:
+    a session or an invoice, or None where that time is not known at all.
+    """
     delay = timedelta(seconds=account.timing.arrival)  # also what the two clocks may differ by
     # (Differences, since a time at the end of the calendar has nothing beyond it.)
-    if known is None or known.until is None:
-        return False
+    if sent_at is None or known is None or known.until is None:
+        return False, None
     if sent_at - known.since <= delay or known.until - sent_at <= delay:
-        return False
+        return False, None
     first_day = (sent_at - _LONGEST_SESSION).astimezone(WARSAW).strftime("%Y%m%d")
-    return not account.db.run(queries.is_unsettled, **account.columns, first_day=first_day)
+    last = sent_at + delay + _LATEST_SESSION
+    because_of: str | None = account.db.run(
+        queries.unsettled_by, **account.columns, first_day=first_day, last=last
+    )
+    return because_of is None, because_of
 
 
 def session_of(account: Account, ksef_number: str) -> str | None:

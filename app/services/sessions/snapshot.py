@@ -66,6 +66,8 @@ class Snapshot:
             return False
         if not self.session.status.is_final:
             return True
+        if self.session.status.code == SUCCESS and not self.invoices:
+            return False  # counts that are missing or behind, and a list that is: it has invoices
         return self.accepted == self.session.successful_invoice_count and not self.moving
 
     @cached_property

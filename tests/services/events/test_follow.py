@@ -10,10 +10,14 @@ from typing import Any
 
 import pytest
 
+from app import clock
 from app.db.pool import Database
 from app.ksef import client
+from app.service import Service
 from app.services import outages
-from app.services.events import follow
+from app.services.events import follow, listing
+from app.services.login import credentials
+from app.services.login.session import log_in, log_out
 from app.services.operators import purge
 from app.services.replicas import leases
 from app.services.sessions import search
@@ -259,6 +263,24 @@ class TestKnownUntil:
         assert following.sessions("read_at") == [None]
         assert following.known_until <= min(following.sessions("date_created"))
 
+    def test_it_passes_a_session_that_could_not_be_read_for_a_week(
+        self, following: Following
+    ) -> None:
+        """It is unsettled for those who ask, but not for whatever is sent later."""
+        asking = following.asking
+        session = asking.seed()
+        path = f"/sessions/{session.reference_number}$"
+        asking.control.fault("invalid-json", path=path, times=None)
+        following.round()
+        for days, is_past in ((6, False), (2, True)):
+            asking.database.execute(
+                f"UPDATE followed_sessions SET date_created = date_created - interval '{days} days'"
+            )
+            following.later()
+            following.round()
+            assert (following.known_until > now() - timedelta(minutes=5)) is is_past
+        assert following.sessions("final_at IS NULL AND due_at IS NOT NULL") == [True]
+
     def test_it_passes_a_session_that_ksef_lists_no_more(self, following: Following) -> None:
         asking = following.asking
         session = asking.seed()
@@ -329,6 +351,155 @@ class TestKnownUntil:
         following.asking.control.clear_faults()
 
 
+class TestWhatKsefShows:
+    """Its lists show what the credential may see. Of what they do not show nothing is said."""
+
+    def said(self, following: Following, session: Any) -> str | None:
+        """What is said of a session's invoice, as if it had been sent when that was begun."""
+        found = search.find(
+            following.asking.account,
+            invoice_hash=session.invoices[0].invoice_hash,
+            sent_at=datetime.fromisoformat(session.date_created),
+        )
+        return found.state
+
+    def begun(self, following: Following, minutes: float) -> Any:
+        """A session that was begun, and ended, so many minutes ago."""
+        created = now() - timedelta(minutes=minutes)
+        return following.asking.seed(date_created=created.isoformat())
+
+    def show_nothing(self, following: Following) -> int:
+        fault: int = following.asking.control.fault(
+            "set-field", field="sessions", value=[], path="/v2/sessions$", times=None
+        )
+        return fault
+
+    def test_another_credential_may_see_more(self, following: Following) -> None:
+        asking = following.asking
+        session = self.begun(following, 180)
+        hidden = self.show_nothing(following)
+        following.round()
+        assert self.said(following, session) == "not_arrived", "nobody can know"
+        asking.control.clear_faults(hidden)
+        asking.control.add_token("test", NIP, token="another")
+        credentials.store_token(asking.account, "another")
+        following.later()
+        following.round()
+        assert following.sessions("1") == [], "the old one is still logged in"
+        log_out(asking.account)
+        log_in(asking.account)
+        following.later()
+        following.round()
+        assert self.said(following, session) == "accepted"
+        first = known_of(asking.account)
+        following.later()
+        following.round()
+        assert known_of(asking.account).since < first.since, "it goes on"
+
+    def test_another_ksef_shows_other_sessions(self, following: Following, settings: Any) -> None:
+        asking = following.asking
+        session = self.begun(following, 180)
+        hidden = self.show_nothing(following)
+        following.round()
+        asking.control.clear_faults(hidden)
+        following.later()
+        url = settings.ksef_urls["test"].replace("127.0.0.1", "localhost")
+        elsewhere = Service(replace(settings, ksef_urls={**settings.ksef_urls, "test": url}))
+        follow.follow_all(elsewhere)
+        elsewhere.db.close()
+        assert self.said(following, session) == "accepted"
+
+    def test_a_session_that_it_should_have_shown_before_tells_that_there_may_be_more(
+        self, following: Following
+    ) -> None:
+        """A right was granted; or what was sent came into the lists later than ever."""
+        old, new = self.begun(following, 180), self.begun(following, 50)
+        hidden = self.show_nothing(following)
+        following.round()
+        assert {self.said(following, one) for one in (old, new)} == {"not_arrived"}
+        following.asking.control.clear_faults(hidden)
+        following.later()
+        following.round()
+        assert {self.said(following, one) for one in (old, new)} == {"accepted"}
+
+    @pytest.mark.parametrize("minutes", [0.5, 10, 200])
+    @pytest.mark.parametrize("since", [1200, 4500])
+    def test_lists_without_a_session_that_they_showed_are_not_relied_on(
+        self,
+        following: Following,
+        minutes: float,
+        since: float,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        """A right was taken away, or the list was cut off. KSeF still has the session."""
+        self.begun(following, minutes)
+        following.round()
+        known_until = following.known_until
+        hidden = self.show_nothing(following)
+        following.later(since)
+        session = self.begun(following, 15)
+        for _ in range(2):
+            following.later()
+            following.round()
+            assert self.said(following, session) == "unknown"
+        assert following.known_until < known_until, "it only grew older"
+        assert "KSeF's lists lack a session that they showed" in caplog.messages
+        following.asking.control.clear_faults(hidden)
+        following.later()
+        following.round()
+        assert self.said(following, session) == "accepted"
+
+    def test_a_ksef_that_has_forgotten_its_sessions_is_followed_anew(
+        self, following: Following
+    ) -> None:
+        """As TEST may be emptied, or another KSeF asked in its place."""
+        asking = following.asking
+        gone = [self.begun(following, minutes) for minutes in (10, 20, 200)]
+        following.round()
+        for session in gone:
+            asking.control.remove_session("test", session.reference_number)
+        asking.database.execute("DELETE FROM kept_invoices; DELETE FROM kept_sessions")
+        following.later()
+        for _ in range(4):
+            following.round()
+            assert {self.said(following, one) for one in gone} == {"unknown"}
+            following.later()
+        new = self.begun(following, 0)
+        following.later(2400)
+        following.round()
+        assert self.said(following, new) == "accepted"
+        known = known_of(asking.account)
+        assert known is not None
+        assert known.until is not None
+        assert known.until > known.since
+
+    def test_what_an_earlier_process_listed_meanwhile_is_not_taken(
+        self, following: Following
+    ) -> None:
+        """It was stopped, and went on after its lease, when another had begun anew."""
+        asking = following.asking
+        following.round()
+        state = asking.service.db.run(follow.queries.get, **asking.account.columns)
+        asking.database.execute("UPDATE followed SET shown_by = 'another'")
+        following.later()
+        asking.control.set_api("test", available=False)
+        following.round()
+        asking.control.set_api("test", available=True)
+        anew = asking.database.execute("SELECT listed_until FROM followed")
+        listing._list(asking.account, state)
+        assert asking.database.execute("SELECT listed_until FROM followed") == anew
+
+    def test_without_ksef_s_clock_this_machine_s_counts(
+        self, following: Following, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The database's may be fast: what it lists would not yet be sent."""
+        slow = now() - timedelta(hours=1)
+        monkeypatch.setattr(client, "_date", lambda _answer: None)
+        monkeypatch.setattr(clock, "now", lambda: slow)
+        following.round()
+        assert abs(following.known_until - slow + timedelta(seconds=120)) < timedelta(seconds=10)
+
+
 class TestFreshAnswer:
     @pytest.fixture
     def settings(self, settings: Any) -> Any:
@@ -370,13 +541,18 @@ class TestManyProcesses:
     ) -> None:
         """It ends before its n-th statement: nothing more of it reaches the database."""
         asking = following.asking
-        sessions = [asking.seed(invoices=2) for _ in range(2)]
+        begun = now() - timedelta(minutes=30)
+        sessions = [asking.seed(invoices=2, date_created=begun.isoformat()) for _ in range(2)]
         for session in sessions:
             add_synced(asking.database, asking.account, session.ksef_numbers)
         with monkeypatch.context() as killed:
             _kill_at(killed, step)
             with suppress(KeyboardInterrupt):
                 follow.follow_all(asking.service)
+        for session in sessions:
+            name = session.invoices[1].invoice_hash
+            found = search.find(asking.account, invoice_hash=name, sent_at=begun)
+            assert found.state in ("accepted", "unknown")
         asking.database.execute("DELETE FROM leases")  # it has run out
         following.later()
         following.round()
@@ -413,11 +589,11 @@ class TestPace:
         ],
     )
     def test_lists(self, moves: bool, hourly: int, pause: float) -> None:
-        assert follow.listing_pause(Timing(), moves=moves, hourly=hourly) == pytest.approx(pause)
+        assert listing.listing_pause(Timing(), moves=moves, hourly=hourly) == pytest.approx(pause)
 
     @pytest.mark.parametrize(("moves", "most"), [(False, 24), (True, 26)])
     def test_lists_of_any_hour_stay_within_half_of_our_quota(self, moves: bool, most: int) -> None:
-        pause = follow.listing_pause(Timing(), moves=moves, hourly=27)
+        pause = listing.listing_pause(Timing(), moves=moves, hourly=27)
         assert 2 * math.ceil(3600 / pause) == most
 
     def test_a_day_without_anything_costs_24_lists_an_hour(self, following: Following) -> None:
