@@ -87,7 +87,7 @@ SELECT unnest(:listed::text[]);
 
 -- name: lose(company_nip, environment, reference_numbers)!
 -- KSeF knows them no more: what became of their invoices, nobody knows.
-UPDATE followed_sessions SET due_at = NULL, final_at = NULL
+UPDATE followed_sessions SET due_at = NULL, final_at = NULL, archived_at = NULL
 WHERE company_nip = :company_nip AND environment = :environment AND reference_number = ANY (:reference_numbers);
 
 -- name: distrust(company_nip, environment)!

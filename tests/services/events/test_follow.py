@@ -473,6 +473,25 @@ class TestWhatKsefShows:
         assert known.until is not None
         assert known.until > known.since
 
+    def test_a_session_that_is_shown_again_after_all_is_finished_again(
+        self, following: Following
+    ) -> None:
+        """Its UPOs were archived before: there is nothing more to do, and that is noted."""
+        asking = following.asking
+        session = self.begun(following, 10)
+        following.round()
+        self.show_nothing(following)
+        path = f"/sessions/{session.reference_number}$"
+        asking.control.fault("ksef-error", code=21173, path=path, times=None)
+        following.later()
+        following.round()
+        assert following.sessions("final_at") == [None]
+        asking.control.clear_faults()
+        following.later()
+        follow.follow_all(asking.service, turn=5.0)
+        assert None not in following.sessions("final_at") + following.sessions("archived_at")
+        assert following.sessions("due_at") == [None]
+
     def test_what_an_earlier_process_listed_meanwhile_is_not_taken(
         self, following: Following
     ) -> None:
