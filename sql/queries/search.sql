@@ -30,6 +30,7 @@ SELECT
     invoice.session_reference_number,
     kept.final,
     kept.checked_at,
+    kept.session_updated,
     (
         SELECT true FROM upos
         WHERE upos.company_nip = :company_nip
@@ -58,7 +59,7 @@ CROSS JOIN LATERAL (
     LIMIT 1
 ) AS invoice
 CROSS JOIN LATERAL (
-    SELECT final, checked_at
+    SELECT final, checked_at, (session ->> 'dateUpdated')::timestamptz AS session_updated
     FROM kept_sessions
     WHERE (company_nip, environment, reference_number)
           BETWEEN (:company_nip, :environment, found.session_reference_number)

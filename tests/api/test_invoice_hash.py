@@ -328,6 +328,23 @@ def test_what_was_refused_and_sent_once_more_is_not_told_as_refused(
     assert state(company, later, name) == "unknown"
 
 
+@pytest.mark.parametrize(("kind", "told"), [("online", "not_arrived"), ("batch", "rejected")])
+def test_a_batch_has_the_date_of_its_opening_and_takes_files_until_it_is_worked_on(
+    company: Company, control: Any, database: Any, kind: str, told: str
+) -> None:
+    began = datetime.now(UTC) - timedelta(minutes=30)
+    session = control.seed_session(
+        "test", NIP, kind=kind, date_created=began.isoformat(), invoices=[{"status": 430}]
+    )
+    follow(company, database)
+    name = session.invoices[0].invoice_hash
+
+    def at(seconds: int) -> str:
+        return state(company, (began + timedelta(seconds=seconds)).isoformat(), name)
+
+    assert [at(-10), at(30), at(120)] == ["rejected", told, "not_arrived"]
+
+
 def test_lists_that_do_not_show_everything_leave_it_uncertain(
     company: Company, control: Any, database: Any
 ) -> None:

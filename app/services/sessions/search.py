@@ -9,11 +9,13 @@ from app.account import Account
 from app.clock import WARSAW
 from app.db.queries import search as queries
 from app.ksef import wire
+from app.ksef.client import SESSION_TYPES
 from app.ksef.wire import DUPLICATE, Invoice, Original
 from app.services.sessions import following
 from app.services.sessions.snapshot import original_of
 
 State = Literal["accepted", "rejected", "duplicate", "processing", "not_arrived", "unknown"]
+_BATCH = SESSION_TYPES["Batch"]
 _LONGEST_SESSION = timedelta(days=7)
 """An online session is open for 12 hours, a batch for as long as it is worked on."""
 _LATEST_SESSION = timedelta(hours=1)
@@ -22,13 +24,18 @@ _LATEST_SESSION = timedelta(hours=1)
 
 @dataclass(frozen=True, slots=True)
 class FoundAnswer:
-    """An invoice in a kept answer, and the original that it repeats."""
+    """An invoice in a kept answer, and the original that it repeats.
+
+    `taken_by`: when KSeF had taken it at the latest. In a batch `invoicing_date` is the opening of
+    the session, and the parts come later.
+    """
 
     invoice: Invoice
     original: Original | None
     session_reference_number: str
     final: bool
     checked_at: datetime
+    taken_by: datetime | None
     upo_archived: bool
 
 
@@ -95,7 +102,7 @@ def _state(
     best = _best(answer.invoice for answer in answers)
     if best == "rejected" and sent_at is not None:
         delay = timedelta(seconds=account.timing.arrival)
-        dates = [answer.invoice.invoicing_date for answer in answers]
+        dates = [answer.taken_by for answer in answers]
         if all(date is not None and sent_at - date > delay for date in dates):
             best = None  # refused before, and sent once more: only that counts
     return best or ("not_arrived" if settled else "unknown")
@@ -152,5 +159,6 @@ def _answer(row: Any) -> FoundAnswer:
         row.session_reference_number,
         row.final,
         row.checked_at,
+        row.session_updated if _BATCH in row.session_reference_number else invoice.invoicing_date,
         row.upo_archived,
     )
