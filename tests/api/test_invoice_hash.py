@@ -440,6 +440,10 @@ def test_a_session_that_ksef_shows_no_more_leaves_it_uncertain(
         follow(company, database)
     assert control.calls()[-1].path.endswith("/sessions"), "it is not asked for any more"
     assert state(company, sent_at, name) == "unknown"
+    # Nothing is known of the time before the lists lacked it; were it, then not of this session.
+    assert because_of(company, sent_at) is None
+    database.execute("UPDATE followed SET known_since = known_since - interval '1 day'")
+    assert state(company, sent_at, name) == "unknown"
     assert because_of(company, sent_at) == session.reference_number
     known_until = ask(company, name, sentAt=sent_at)["knownUntil"]
     assert datetime.fromisoformat(known_until) > datetime.fromisoformat(sent_at)
