@@ -9,6 +9,7 @@
 | `sandbox` | test | the same, reset |
 """
 
+import logging
 import os
 import shutil
 import signal
@@ -111,6 +112,16 @@ class TestDatabase:
     def execute(self, statement: str) -> list[tuple[Any, ...]]:
         """Run a statement as the owner and commit it; its rows, if any."""
         return self.server.execute(statement, self.name)
+
+
+@pytest.fixture(autouse=True)
+def _log_as_before() -> Iterator[None]:
+    """A command may have silenced the log, and tests run in any order in one process."""
+    log = logging.getLogger("ksef_proxy")
+    handlers, level, propagate = log.handlers, log.level, log.propagate
+    yield
+    log.handlers, log.propagate = handlers, propagate
+    log.setLevel(level)
 
 
 @pytest.fixture(scope="session")
