@@ -115,13 +115,11 @@ class TestDatabase:
 
 
 @pytest.fixture(autouse=True)
-def _log_as_before() -> Iterator[None]:
-    """A command may have silenced the log, and tests run in any order in one process."""
+def _usual_log() -> None:
+    """Tests run in any order in one process, and one before may have silenced the log."""
     log = logging.getLogger("ksef_proxy")
-    handlers, level, propagate = log.handlers, log.level, log.propagate
-    yield
-    log.handlers, log.propagate = handlers, propagate
-    log.setLevel(level)
+    log.handlers, log.propagate = [], True
+    log.setLevel("INFO")
 
 
 @pytest.fixture(scope="session")
