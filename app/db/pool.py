@@ -24,8 +24,8 @@ import psycopg2
 from psycopg2 import errorcodes, extensions, extras
 
 from app import clock, errors, meters, telemetry
-from app.db import failures
-from app.db.queries import REPEATABLE
+from app.db import failures, prepared
+from app.db.queries import PREPARED, REPEATABLE
 from app.db.queries import database as _queries
 
 P = ParamSpec("P")
@@ -116,6 +116,8 @@ class Database:
         """
         with self._connection() as connection:
             connection.repeatable = _is_repeatable(query)
+            if query in PREPARED:
+                return prepared.one(connection, query, values)
             return query(connection, **values)
 
     @retried
@@ -216,7 +218,7 @@ class _Connection(extensions.connection):
     """A connection that waits for each answer of the server for at most `patience` seconds.
 
     `idle_since`: since when it has been unused, on `clock.monotonic()`; `repeatable`: whether the
-    statement on its way may be sent again if its answer is lost.
+    statement on its way may be sent again if its answer is lost; `planned`: see `prepared.one`.
     """
 
     idle_since = 0.0
@@ -224,6 +226,7 @@ class _Connection(extensions.connection):
 
     def __init__(self, dsn: str, *, patience: float) -> None:
         self.patience = patience
+        self.planned: dict[str, float] = {}
         super().__init__(dsn)
 
 

@@ -49,3 +49,6 @@ REPEATABLE = frozenset(
         login.claim_silent_login,
     }
 )
+
+# The pool has PostgreSQL keep the plans of these. Each returns one row, by keys alone.
+PREPARED = frozenset({sessions.look, upo.hand_out})

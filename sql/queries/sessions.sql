@@ -10,7 +10,8 @@
 -- while a range of rows seems long, and only the key gives them in order. Other conditions must not make it seem short: where
 -- all rows have this session, say, the planner would expect none that differs, and read the whole table for each number. So
 -- they are asked of the row found, or stand in CASE or coalesce(), into which it does not see.
--- A caller who has the answer of a big session already is spared the look for a while after the last one.
+-- is_spared: a caller who has the answer of a big session already is spared the look for a while after the last one; null
+-- for others, who never are.
 SELECT
     EXISTS (
         SELECT FROM outage_simulations
@@ -101,9 +102,10 @@ CROSS JOIN (
     ) AS are_kept
 ) AS hashed
 CROSS JOIN LATERAL (
-    SELECT kept.body_tag = ANY (:tags)
-        AND (kept.session ->> 'invoiceCount')::integer > 100
-        AND kept.looked_at > clock_timestamp() - make_interval(secs => :look_every) AS is_spared
+    SELECT CASE
+        WHEN kept.body_tag = ANY (:tags) AND (kept.session ->> 'invoiceCount')::integer > 100
+            THEN kept.looked_at > clock_timestamp() - make_interval(secs => :look_every)
+    END AS is_spared
 ) AS caller;
 
 -- name: keep_body(company_nip, environment, reference_number, form, tag, body)!

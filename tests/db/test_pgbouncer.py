@@ -15,7 +15,7 @@ from psycopg2.extensions import make_dsn, parse_dsn
 
 from app import clock
 from app.db.pool import Database, PoolTiming
-from app.db.queries import leases, users
+from app.db.queries import leases, sessions, users
 from sandbox.postgres import server_user
 
 PGBOUNCER = shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin")
@@ -74,7 +74,7 @@ def await_connection(dsn: str) -> None:
 def test_many_share_few_connections_and_no_settings(dsn: str, database: Any) -> None:
     timing = PoolTiming(connect=5, wait=20, lock=5, statement=9)
     pool = Database(dsn, size=8, timing=timing)
-    nip = "5265877635"
+    nip, key = "5265877635", {"company_nip": "5265877635", "environment": "test"}
 
     def limit(connection: Any) -> str:
         with connection.cursor() as cursor:
@@ -84,6 +84,8 @@ def test_many_share_few_connections_and_no_settings(dsn: str, database: Any) -> 
     def work(number: int) -> list[Any]:
         holder = f"00000000-0000-0000-0000-{number:012}"
         told = [pool.run(limit)]
+        session = {**key, "reference_number": f"S{number % 2}"}  # of which there is the first
+        told.append(pool.run(sessions.look, **session, form="", tags=[], look_every=9.0).final)
         with pool.transaction() as connection:
             told.append(limit(connection))
             told.append(leases.take_lease(connection, name=holder, holder=holder, seconds=9.0))
@@ -91,12 +93,16 @@ def test_many_share_few_connections_and_no_settings(dsn: str, database: Any) -> 
         told.append(pool.run(leases.release_lease, name=holder, holder=holder))
         return [*told, len(pool.rows(users.list_users)), pool.run(limit), holder]
 
-    database.execute(f"INSERT INTO companies (nip, name) VALUES ('{nip}', 'x')")
+    database.execute(
+        f"INSERT INTO companies (nip, name) VALUES ('{nip}', 'x');"
+        f"INSERT INTO kept_sessions VALUES ('{nip}', 'test', 'S0', '{{}}', NULL, true, now(),"
+        " now(), now(), now(), now())"
+    )
     try:
         with ThreadPoolExecutor(8) as threads:
-            for told in threads.map(work, range(80)):
-                holder = told[-1]
-                assert told == ["800ms", "9s", holder, nip, 1, 0, "800ms", holder]
+            for number, told in enumerate(threads.map(work, range(80))):
+                holder, final = told[-1], None if number % 2 else True
+                assert told == ["800ms", final, "9s", holder, nip, 1, 0, "800ms", holder]
         used = "SELECT count(*) FROM pg_stat_activity WHERE usename LIKE '%_login'"
         assert database.execute(used)[0][0] <= 2
     finally:

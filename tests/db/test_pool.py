@@ -16,7 +16,7 @@ from psycopg2.extensions import make_dsn
 
 from app import clock, errors
 from app.db.pool import Database, PoolTiming, retried
-from app.db.queries import leases, outages, users
+from app.db.queries import leases, outages, sessions, users
 from app.settings import Timing
 
 QUICK = PoolTiming(connect=2, wait=0.05, lock=0.1, statement=3)
@@ -598,3 +598,67 @@ class TestOneStatement:
                 pool.run(add, nip="none")
         assert companies(database) == []
         assert backend(pool) == pid
+
+
+def look(pool: Database) -> Any:
+    """A statement whose plan PostgreSQL keeps."""
+    return pool.run(
+        sessions.look,
+        company_nip="5265877635",
+        environment="test",
+        reference_number="20260915-SO-00000001A1-0000000001-01",
+        form="",
+        tags=["it's 100 %"],
+        look_every=60.0,
+    )
+
+
+class TestAPlanThatIsKept:
+    """`planned`: how often the only connection's statements were planned."""
+
+    @pytest.fixture
+    def pool(self, make_pool: MakePool, database: Any) -> Database:
+        database.execute(
+            "INSERT INTO outage_simulations (environment, message) VALUES ('test', 'x')"
+        )
+        return make_pool(size=1)
+
+    @pytest.fixture
+    def planned(self, pool: Database) -> Callable[[], int]:
+        kept: list[Any] = []
+
+        def tell_plans(connection: Any) -> None:
+            kept.append(connection)
+            fetch(connection, "SET debug_print_plan = on; SET client_min_messages = log")
+
+        pool.run(tell_plans)
+        return lambda: sum("plan:" in notice for notice in kept[0].notices)
+
+    def test_serves_many(self, pool: Database, planned: Callable[[], int]) -> None:
+        assert all(look(pool).is_simulated for _ in range(9))
+        assert planned() == 1
+
+    def test_is_made_anew_after_a_while(
+        self, pool: Database, planned: Callable[[], int], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The tables may have grown."""
+        now = clock.monotonic()
+        found = []
+        for seconds in range(0, 28, 4):
+            monkeypatch.setattr(clock, "monotonic", lambda at=now + seconds: at)
+            assert look(pool).is_simulated
+            found.append(planned())
+        assert found == [1, 1, 1, 2, 2, 2, 3]
+
+    def test_may_be_lost(self, pool: Database, planned: Callable[[], int]) -> None:
+        """A pooler gives the next transaction another of the server's connections."""
+        look(pool)
+        pool.run(lambda connection: fetch(connection, "DEALLOCATE ALL"))
+        assert all(look(pool).is_simulated for _ in range(3))
+        assert planned() == 2
+
+    def test_may_be_there_already(self, pool: Database, planned: Callable[[], int]) -> None:
+        look(pool)
+        pool.run(lambda connection: connection.planned.clear())
+        assert all(look(pool).is_simulated for _ in range(3))
+        assert planned() == 2  # as old as nobody knows

@@ -1,6 +1,7 @@
 """Every named query fits the migrated schema, and somebody uses it."""
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
@@ -10,22 +11,22 @@ import aiosql
 import psycopg2
 import pytest
 
+from app.db import prepared, queries
 from app.db.migrate import migrate
-from app.db.queries import FOLDER
 from tests.rows import SYNCED
 
 APP = Path(__file__).parents[2] / "app"
 SOURCES = [path.read_text("utf-8") for path in APP.rglob("*.py")]
 QUERIES = {
     f"{file.stem}.{name}": getattr(loaded, name).sql
-    for file in sorted(FOLDER.glob("*.sql"))
+    for file in sorted(queries.FOLDER.glob("*.sql"))
     if (loaded := aiosql.from_path(file, "psycopg2"))
     for name in loaded.available_queries
     if not name.endswith("_cursor")  # aiosql's own variant of each
 }
 
 
-def prepared(sql: str) -> str:
+def planned(sql: str) -> str:
     """Plan a query, whatever its parameters: they become $1, $2, … of the type they are used as.
 
     EXPLAIN (GENERIC_PLAN) would say the same in one statement, from PostgreSQL 16 on. Parsing
@@ -50,7 +51,7 @@ def test_a_query_can_be_planned_and_is_used(database: Any, name: str) -> None:
     owners = resource == "migrations" or name == "audit.purge"
     dsn = database.owner_dsn if owners else database.service_dsn
     with closing(psycopg2.connect(dsn)) as connection, connection.cursor() as cursor:
-        cursor.execute(prepared(QUERIES[name]))
+        cursor.execute(planned(QUERIES[name]))
         assert cursor.fetchall()
     assert any(
         re.search(rf"queries\.{query}\b", source)
@@ -76,6 +77,45 @@ def rows_read(plan: Any, table: str) -> float:
         removed = plan.get("Rows Removed by Filter", 0)
         own = plan["Actual Loops"] * (plan["Actual Rows"] + removed)
     return own + sum(rows_read(part, table) for part in plan.get("Plans", ()))
+
+
+class Look:
+    """Looks of the service on one connection: with the plan of the first one, like its pool's."""
+
+    class _Connection(psycopg2.extensions.connection):
+        planned: dict[str, float]
+
+    def __init__(self, database: Any, reference_number: str) -> None:
+        self._connection = psycopg2.connect(database.owner_dsn, connection_factory=self._Connection)
+        self._connection.planned = {}
+        self._reference_number = reference_number
+        self.rows_read()
+
+    def rows_read(self) -> Counter[str]:
+        """How many rows of each table one look reads, whether it needs them or not."""
+        values = {
+            "company_nip": "5265877635",
+            "environment": "test",
+            "reference_number": self._reference_number,
+            "form": "",
+            "tags": [],
+            "look_every": 60.0,
+        }
+        with self._connection:
+            before = self._rows_read()
+            prepared.one(self._connection, queries.sessions.look, values)
+            return self._rows_read() - before
+
+    def _rows_read(self) -> Counter[str]:
+        with self._connection.cursor() as cursor:
+            cursor.execute(
+                "SELECT relname, seq_tup_read + coalesce(idx_tup_fetch, 0)"
+                " FROM pg_stat_xact_user_tables"
+            )
+            return Counter(dict(cursor.fetchall()))
+
+    def close(self) -> None:
+        self._connection.close()
 
 
 @pytest.mark.parametrize("statistics", ["", "ANALYZE"], ids=["no statistics", "statistics"])
@@ -118,65 +158,79 @@ def test_rows_without_a_hash_are_not_read_to_find_that_none_has_one(
         " SELECT '7812019453', 'test', n, encode(sha256(n::text::bytea), 'base64')"
         f" FROM generate_series(1, 20000) AS n; {statistics}"
     )
-    plan = carried_out(
-        empty_database,
-        "sessions.look",
-        reference_number="S",
-        form="",
-        tags=[],
-        look_every=60.0,
-    )
-    assert rows_read(plan, "offline_invoices") <= 1
+    with closing(Look(empty_database, "S")) as look:
+        assert look.rows_read()["offline_invoices"] <= 1
 
 
 SESSION = "20260915-SO-00000001A1-0000000001-01"
 LINKED, OTHERS = "linked to the session", "others"
 
 
-def erp_rows(kind: str) -> str:
-    """2,000 rows in each table of the ERP: of the session's invoices, or of others."""
+def erp_rows(kind: str, *, first: int = 1, last: int = 2000) -> str:
+    """Rows in each table of the ERP: of the session's invoices, or of others."""
     day, session = ("15", f"'{SESSION}'") if kind == LINKED else ("14", "NULL")
     columns = "company_nip, environment, invoice_number, session_reference_number"
     values = f"'5265877635', 'test', 'FV' || n, {session}"
+    numbers = f"generate_series({first}, {last}) AS n"
     return (
         f"INSERT INTO synced_invoices ({columns}, ksef_number)"
-        f" SELECT {values}, '5265877635-202609{day}-EE-' || n FROM generate_series(1, 2000) AS n;"
+        f" SELECT {values}, '5265877635-202609{day}-EE-' || n FROM {numbers};"
         f"INSERT INTO offline_invoices ({columns}, ksef_reference_number)"
-        f" SELECT {values}, '202609{day}-EE-' || n FROM generate_series(1, 2000) AS n;"
+        f" SELECT {values}, '202609{day}-EE-' || n FROM {numbers};"
     )
 
 
-@pytest.mark.parametrize("read", [(LINKED,), (OTHERS, LINKED), (LINKED, OTHERS)], ids=" ".join)
-@pytest.mark.parametrize("analyzed_after", [None, 0, 1, 2])
-def test_whether_all_is_linked_is_found_by_key_whatever_the_statistics(
-    empty_database: Any, read: Sequence[str], analyzed_after: int | None
-) -> None:
-    """As of the only session of a company that has just begun: all rows are linked to it."""
-    steps = [erp_rows(kind) for kind in read]
-    if analyzed_after is not None:
-        steps.insert(analyzed_after, "ANALYZE;")
-    migrate(empty_database.owner_dsn)
-    empty_database.execute(
-        "INSERT INTO companies (nip, name) VALUES ('5265877635', 'x');"
-        "INSERT INTO kept_sessions (company_nip, environment, reference_number, session, final,"
-        " checked_at, asked_at, changed_at)"
-        f" VALUES ('5265877635', 'test', '{SESSION}', '{{}}', true, now(), now(), now());"
+def kept_invoices(*, first: int = 1, last: int = 2000) -> str:
+    """Invoices that KSeF accepted in the session."""
+    return (
         "INSERT INTO kept_invoices (company_nip, environment, session_reference_number,"
         " reference_number, ordinal_number, ksef_number, status)"
         f" SELECT '5265877635', 'test', '{SESSION}', '20260915-EE-' || n, n,"
-        " '5265877635-20260915-EE-' || n, '{\"code\": 200}' FROM generate_series(1, 2000) AS n;"
-        + "".join(steps)
+        " '5265877635-20260915-EE-' || n, '{\"code\": 200}'"
+        f" FROM generate_series({first}, {last}) AS n;"
     )
-    plan = carried_out(
-        empty_database,
-        "sessions.look",
-        reference_number=SESSION,
-        form="",
-        tags=[],
-        look_every=60.0,
+
+
+KEPT_SESSION = (
+    "INSERT INTO companies (nip, name) VALUES ('5265877635', 'x');"
+    "INSERT INTO kept_sessions (company_nip, environment, reference_number, session, final,"
+    " checked_at, asked_at, changed_at)"
+    f" VALUES ('5265877635', 'test', '{SESSION}', '{{}}', true, now(), now(), now());"
+)
+
+
+@pytest.mark.parametrize("kinds", [(LINKED,), (OTHERS, LINKED), (LINKED, OTHERS)], ids=" ".join)
+@pytest.mark.parametrize("analyzed_after", [None, 0, 1, 2])
+def test_whether_all_is_linked_is_found_by_key_whatever_the_statistics(
+    empty_database: Any, kinds: Sequence[str], analyzed_after: int | None
+) -> None:
+    """As of the only session of a company that has just begun: all rows are linked to it."""
+    steps = [erp_rows(kind) for kind in kinds]
+    if analyzed_after is not None:
+        steps.insert(analyzed_after, "ANALYZE;")
+    migrate(empty_database.owner_dsn)
+    empty_database.execute(KEPT_SESSION + kept_invoices() + "".join(steps))
+    with closing(Look(empty_database, SESSION)) as look:
+        read = look.rows_read()
+    assert read[SYNCED] <= 2000
+    assert read["offline_invoices"] <= 2001  # and the session's own number
+
+
+@pytest.mark.parametrize("rows", [0, 1, 100])
+def test_a_plan_made_while_the_tables_were_small_finds_by_key_when_they_are_big(
+    empty_database: Any, rows: int
+) -> None:
+    migrate(empty_database.owner_dsn)
+    empty_database.execute(
+        KEPT_SESSION + kept_invoices(last=rows) + erp_rows(LINKED, last=rows) + "ANALYZE"
     )
-    assert rows_read(plan, SYNCED) <= 2000
-    assert rows_read(plan, "offline_invoices") <= 2001  # and the session's own number
+    with closing(Look(empty_database, SESSION)) as look:
+        grown = {"first": rows + 1, "last": rows + 2000}
+        empty_database.execute(kept_invoices(**grown) + erp_rows(LINKED, **grown))
+        read = look.rows_read()
+    assert read["kept_invoices"] <= rows + 2000
+    assert read[SYNCED] <= rows + 2000
+    assert read["offline_invoices"] <= rows + 2001
 
 
 @pytest.mark.parametrize("statistics", ["", "ANALYZE"], ids=["no statistics", "statistics"])

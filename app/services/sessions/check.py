@@ -33,7 +33,7 @@ def check_session(
     if known.is_simulated:
         outages.refuse_if_simulated(account)
     if known.written and not known.unlinked:
-        if known.written.body is None and not known.is_spared:
+        if known.is_spared is False:
             store.mark_looked(account, reference_number)
         return known.written
     kept = store.load(account, reference_number) if known.is_kept else None

@@ -39,14 +39,15 @@ class Known:
 
     `is_simulated`: an outage, for the company. `is_kept`: there is an answer; `written`: as it was
     sent before, if it was sent in the form asked for. `unlinked`: a row of the company is to be
-    linked to the session; `is_spared`: that was not looked at this time.
+    linked to the session; `is_spared`: that was not looked at this time, None for callers who are
+    never spared it.
     """
 
     is_simulated: bool
     is_kept: bool
     written: Written | None
     unlinked: bool
-    is_spared: bool
+    is_spared: bool | None
 
 
 def question(reference_number: str) -> str:
@@ -72,7 +73,7 @@ def look(account: Account, reference_number: str, form: str, tags: Sequence[str]
         is_kept=row.final is not None,
         written=None if row.tag is None else Written(row.tag, body, row.age),
         unlinked=row.unlinked,
-        is_spared=bool(row.is_spared),
+        is_spared=row.is_spared,
     )
 
 
