@@ -162,7 +162,9 @@ def save(account: Account, new: Snapshot, old: Snapshot | None) -> None:
     changed = [
         one
         for one in new.invoices
-        if completes or known.get(one.reference_number) != wire.without_links(one)
+        if completes
+        or (before := known.get(one.reference_number)) is None
+        or before != wire.without_links(one)
     ]
     gone = list(known.keys() - {one.reference_number for one in new.invoices})
     session = wire.to_json(new.session)

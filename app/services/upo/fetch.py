@@ -52,6 +52,8 @@ class UpoFile:
     @cached_property
     def sha256(self) -> str:
         """That of `content`, in hexadecimal. Of a PDF that was drawn before it is known."""
+        if self.doc_type == "xml":
+            return self._sha256_of_source
         return _hashes.get(self._key) or hashlib.sha256(self.content).hexdigest()
 
     @cached_property
