@@ -24,7 +24,7 @@ import psycopg2
 from psycopg2 import errorcodes, extensions, extras
 
 from app import clock, errors, meters, telemetry
-from app.db import failures, prepared
+from app.db import arrays, failures, prepared
 from app.db.queries import PREPARED, REPEATABLE
 from app.db.queries import database as _queries
 
@@ -247,6 +247,7 @@ def _wait(connection: extensions.connection) -> None:
 
 
 extensions.set_wait_callback(_wait)
+extensions.register_adapter(list, arrays.adapted)
 
 
 def _polled(connection: Connection, event: int, seconds: float) -> bool:
