@@ -59,6 +59,10 @@ class Account:
         """A secret of this account, encrypted; it opens for this account and purpose only."""
         return self.vault.seal(secret, **self.columns, purpose=purpose)
 
+    def seal_all(self, secrets: Sequence[str], purpose: str) -> list[bytes]:
+        """Many secrets of this account, each encrypted by itself."""
+        return self.vault.seal_all(secrets, **self.columns, purpose=purpose)
+
     def opened(self, sealed: bytes, purpose: str) -> str | None:
         """What `seal` sealed; None if none of our keys opens it (another replica's may)."""
         try:

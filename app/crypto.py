@@ -41,10 +41,22 @@ class Vault:
 
     def seal(self, secret: str, *, company_nip: str, environment: str, purpose: str) -> bytes:
         """The sealed form of a secret, to be stored for that company, environment and purpose."""
-        nonce = os.urandom(_NONCE)
-        bound_to = _binding(company_nip, environment, purpose)
-        sealed = self._ciphers[self._newest].encrypt(nonce, secret.encode(), bound_to)
-        return self._newest + nonce + sealed
+        [sealed] = self.seal_all(
+            [secret], company_nip=company_nip, environment=environment, purpose=purpose
+        )
+        return sealed
+
+    def seal_all(
+        self, secrets: Sequence[str], *, company_nip: str, environment: str, purpose: str
+    ) -> list[bytes]:
+        """The sealed form of each of the secrets."""
+        cipher, bound_to = self._ciphers[self._newest], _binding(company_nip, environment, purpose)
+        random = os.urandom(_NONCE * len(secrets))
+        nonces = [random[start : start + _NONCE] for start in range(0, len(random), _NONCE)]
+        return [
+            self._newest + nonce + cipher.encrypt(nonce, secret.encode(), bound_to)
+            for nonce, secret in zip(nonces, secrets, strict=True)
+        ]
 
     def open(self, sealed: bytes, *, company_nip: str, environment: str, purpose: str) -> str:
         """The secret; SealError if its key is unknown, its binding differs or it was changed."""

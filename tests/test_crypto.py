@@ -28,7 +28,9 @@ def test_a_database_hands_it_back_as_a_memoryview(vault: Vault) -> None:
 
 
 def test_the_same_secret_is_sealed_differently_each_time(vault: Vault) -> None:
-    assert len({vault.seal(SECRET, **PLACE) for _ in range(100)}) == 100
+    sealed = [vault.seal(SECRET, **PLACE), *vault.seal_all([SECRET] * 99, **PLACE)]
+    assert len(set(sealed)) == 100
+    assert {vault.open(one, **PLACE) for one in sealed} == {SECRET}
 
 
 @pytest.mark.parametrize(

@@ -64,24 +64,24 @@ def link(account: Account, reference_number: str, invoices: Sequence[Invoice]) -
     the file: an invoice that was not accepted only fills what is empty. A second time writes
     nothing; nothing is ever cleared. Rows that a rule of the ERP keeps from being changed are left.
     """
-    accepted = {invoice.ksef_number for invoice in invoices if invoice.is_accepted}
+    accepted = [invoice for invoice in invoices if invoice.is_accepted]
+    others = [invoice for invoice in invoices if not invoice.is_accepted]
+    ksef_numbers = {invoice.ksef_number for invoice in accepted}
     duplicates = {
         original.ksef_number: original.session_reference_number
-        for original in (invoice.duplicate_of for invoice in invoices)
+        for original in (invoice.duplicate_of for invoice in others)
         if original
         and original.session_reference_number not in (None, reference_number)
-        and original.ksef_number not in accepted
+        and original.ksef_number not in ksef_numbers
     }
     references = [reference_number, *(i.reference_number for i in invoices)]
     # Accepted ones last: the same file may have been sent twice in a session.
-    hashed = {
-        invoice.invoice_hash: invoice.ksef_number if invoice.is_accepted else None
-        for invoice in sorted(invoices, key=lambda invoice: invoice.is_accepted)
-        if invoice.invoice_hash
-    }
+    hashed = dict.fromkeys(invoice.invoice_hash for invoice in others)
+    hashed |= {invoice.invoice_hash: invoice.ksef_number for invoice in accepted}
+    hashed.pop(None, None)
     work = _Work(
         reference_number,
-        [*accepted, *duplicates],
+        [*ksef_numbers, *duplicates],
         duplicates,
         references,
         [*hashed],

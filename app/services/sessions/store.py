@@ -172,7 +172,7 @@ def save(account: Account, new: Snapshot, old: Snapshot | None) -> None:
         **_where(account, new.reference_number),
         question=question(new.reference_number),
         session=session,
-        links=_sealed_links(account, new),
+        links=_session_links(account, new),
         final=new.final,
         checked_at=new.checked_at,
         is_known=old is not None,
@@ -180,7 +180,7 @@ def save(account: Account, new: Snapshot, old: Snapshot | None) -> None:
         changed=old is None or bool(changed or gone) or wire.to_json(old.session) != session,
         listed=new.listed,
         invoices=wire.to_json(changed),
-        invoice_links=msgspec.json.encode([_sealed_link(account, one) for one in changed]).decode(),
+        invoice_links=msgspec.json.encode(_invoice_links(account, changed)).decode(),
         gone=gone,
     )
     if new.final and not (old and old.final):
@@ -228,12 +228,15 @@ def upo_link(account: Account, reference_number: str, name: str) -> str | None:
     return url if url and datetime.fromisoformat(valid_until) > row.now else None
 
 
-def _sealed_link(account: Account, invoice: Invoice) -> bytes | None:
-    link = _link(invoice.upo_download_url, invoice.upo_download_url_expiration_date)
-    return account.seal(msgspec.json.encode(link).decode(), _LINK) if link else None
+def _invoice_links(account: Account, invoices: Sequence[Invoice]) -> list[bytes | None]:
+    """The download link of each invoice, sealed by itself; None for one that has none."""
+    links = [_link(one.upo_download_url, one.upo_download_url_expiration_date) for one in invoices]
+    secrets = [msgspec.json.encode(link).decode() for link in links if link]
+    sealed = iter(account.seal_all(secrets, _LINK))
+    return [next(sealed) if link else None for link in links]
 
 
-def _sealed_links(account: Account, snapshot: Snapshot) -> bytes | None:
+def _session_links(account: Account, snapshot: Snapshot) -> bytes | None:
     """The links of the pages of the collective UPO as one sealed value.
 
     None if neither they nor the invoices have any: `purge` finds by it which are to be forgotten.
