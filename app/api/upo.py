@@ -10,7 +10,7 @@ from flask import Response, request
 
 from app import errors
 from app.api import openapi
-from app.api.blueprint import Blueprint
+from app.api.blueprint import Blueprint, takes
 from app.api.responses import conditional, is_known, json_response, rfc3339
 from app.api.schemas import SessionPath, UpoPath, UpoQuery
 from app.api.upo_answers import STATES, SessionUpoAnswer, UpoAnswer, UpoPageAnswer, UpoSignature
@@ -41,13 +41,13 @@ blueprint = Blueprint("upo", description="The UPO, KSeF's official receipt of an
     "/invoices/<environment>/status/<referenceNumber>/<ksefNumber>/upo",
     parameters=[openapi.IF_NONE_MATCH],
 )
-@blueprint.takes(UpoPath, UpoQuery)
+@takes(UpoPath, UpoQuery)
 @blueprint.answers(UpoAnswer, _DOCUMENT, *openapi.CACHED, examples=("upo-pdf",))
 @blueprint.answers(_BINARY, _DOCUMENT, *_RAW, content_type="application/pdf")
 @blueprint.answers(_BINARY, _DOCUMENT, *_RAW, content_type="application/xml")
 @blueprint.answers(None, _UNCHANGED, *openapi.CACHED, status=304)
 @blueprint.problems(errors.InvoiceNotFound, *_PROBLEMS)
-def invoice_upo(path: dict[str, str], query: dict[str, str], **_url: str) -> Response:
+def invoice_upo(path: dict[str, str], query: dict[str, str]) -> Response:
     """The UPO of an invoice: KSeF's signed XML, unchanged, or a PDF of it.
 
     It is handed out only if KSeF's hash fits, it is of the session, the company and the KSeF
@@ -70,14 +70,14 @@ def invoice_upo(path: dict[str, str], query: dict[str, str], **_url: str) -> Res
 @blueprint.route(
     "/invoices/<environment>/status/<referenceNumber>/upo", parameters=[openapi.IF_NONE_MATCH]
 )
-@blueprint.takes(SessionPath, UpoQuery)
+@takes(SessionPath, UpoQuery)
 @blueprint.answers(SessionUpoAnswer, _PAGES, *openapi.CACHED, examples=("session-upo-xml",))
 @blueprint.answers(_BINARY, _PAGES, *_RAW, content_type=ZIP)
 @blueprint.answers(_BINARY, _PAGES, *_RAW, content_type="application/pdf")
 @blueprint.answers(_BINARY, _PAGES, *_RAW, content_type="application/xml")
 @blueprint.answers(None, _UNCHANGED, *openapi.CACHED, status=304)
 @blueprint.problems(*_PROBLEMS)
-def session_upo(path: dict[str, str], query: dict[str, str], **_url: str) -> Response:
+def session_upo(path: dict[str, str], query: dict[str, str]) -> Response:
     """The collective UPO of a session, page by page.
 
     KSeF signs each page by itself (up to 10,000 invoices), so that they cannot be joined. There is
