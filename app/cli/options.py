@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from flask.cli import AppGroup, with_appcontext
 
 from app import errors
 from app.context import service, settings
@@ -73,6 +74,20 @@ def plain_errors(command: Command) -> Command:
             raise click.ClickException("The input is not UTF-8.") from error
 
     return run
+
+
+def command(name: str) -> Callable[[Command], click.Command]:
+    """A decorator: a command that works with the application, with plain errors."""
+    return lambda function: click.command(name)(with_appcontext(plain_errors(function)))
+
+
+class Group(AppGroup):
+    """Commands of one subject, each like one of `command`."""
+
+    def command(self, *args: Any, **kwargs: Any) -> Callable[[Command], click.Command]:
+        """A decorator that adds a command."""
+        add = super().command(*args, **kwargs)
+        return lambda function: add(plain_errors(function))
 
 
 def line_from_stdin(what: str) -> str:
