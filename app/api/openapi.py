@@ -5,7 +5,6 @@ from collections.abc import Iterable
 from typing import Any
 
 import msgspec
-from apispec import APISpec
 from flask_smorest import Api
 from flask_smorest.spec.plugins import FlaskPlugin
 from marshmallow.fields import Field
@@ -178,11 +177,7 @@ def register(api: Api) -> None:
     spec = api.spec
     converter = api.ma_plugin.converter
     converter.add_parameter_attribute_function(_example)
-
-    def named_choice(_converter: Any, field: Field[Any], ret: dict[str, Any]) -> dict[str, Any]:
-        return _named_choice(spec, field, ret)
-
-    converter.add_attribute_function(named_choice)
+    converter.add_attribute_function(_named_choice)
     spec.components.security_scheme(
         "basic",
         {"type": "http", "scheme": "basic", "description": "E-mail address and password"},
@@ -233,21 +228,15 @@ def _example(_converter: Any, field: Field[Any], **_: Any) -> dict[str, Any]:
     return {"example": given[0]} if (given := field.metadata.get("examples")) else {}
 
 
-def _named_choice(spec: APISpec, field: Field[Any], ret: dict[str, Any]) -> dict[str, Any]:
-    """Make a choice with a title a schema of its own, so that generated clients have one type."""
-    name = ret.get("title")
-    if not name or "enum" not in ret:
+def _named_choice(_converter: Any, _field: Field[Any], ret: dict[str, Any]) -> dict[str, Any]:
+    """A choice with a title is that of an answer: generated clients have one type for both."""
+    if "title" not in ret or "enum" not in ret:
         return {}
-    values = [value for value in ret["enum"] if value is not None]
-    if name not in spec.components.schemas:
-        spec.components.schema(name, {"type": "string", "enum": values})
     about: dict[str, Any] = {
         key: ret[key] for key in ("description", "default", "examples") if key in ret
     }
+    reference = {"$ref": f"#/components/schemas/{ret['title']}"}
     ret.clear()
-    reference = {"$ref": f"#/components/schemas/{name}"}
-    if field.allow_none:
-        return {**about, "oneOf": [reference, {"type": "null"}]}
     return {**about, **reference}
 
 

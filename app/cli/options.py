@@ -17,6 +17,7 @@ from app.services.operators import users
 from app.settings import ENVIRONMENTS, SettingsError
 
 Command = Callable[..., None]
+Adding = Callable[[Command], click.Command]
 
 
 class Moment(click.ParamType[datetime]):
@@ -76,18 +77,17 @@ def plain_errors(command: Command) -> Command:
     return run
 
 
-def command(name: str) -> Callable[[Command], click.Command]:
+def command(name: str) -> Adding:
     """A decorator: a command that works with the application, with plain errors."""
     return lambda function: click.command(name)(with_appcontext(plain_errors(function)))
 
 
 class Group(AppGroup):
-    """Commands of one subject, each like one of `command`."""
+    """Commands of one subject."""
 
-    def command(self, *args: Any, **kwargs: Any) -> Callable[[Command], click.Command]:
-        """A decorator that adds a command."""
-        add = super().command(*args, **kwargs)
-        return lambda function: add(plain_errors(function))
+    def command(self, name: str) -> Adding:  # type: ignore[override]
+        """A decorator: such a command of this group."""
+        return lambda function: super(Group, self).command(name)(plain_errors(function))
 
 
 def line_from_stdin(what: str) -> str:
