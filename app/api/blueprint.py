@@ -4,74 +4,24 @@ import codecs
 import json
 from collections.abc import Callable, Sequence
 from functools import wraps
-from typing import Any, NoReturn, TypeVar, cast
+from typing import Any, cast
 from urllib.parse import unquote_to_bytes
 
-import flask
 import msgspec
+from flask import request
 from flask_smorest import Blueprint as SmorestBlueprint
-from marshmallow import RAISE, Schema, ValidationError
-from webargs.flaskparser import FlaskParser
+from marshmallow import Schema, ValidationError
 from werkzeug.exceptions import RequestEntityTooLarge
 
 from app import errors
 from app.api import basic_auth, openapi
 from app.api.answers import Answer
+from app.api.basic_auth import View
 from app.api.schemas import NoQuery
-
-View = TypeVar("View", bound=Callable[..., Any])
 
 LONGEST_BODY = 64  # KiB
 TOO_LONG = f"Is longer than {LONGEST_BODY} KiB."
 _NOT_UTF8 = "Must be UTF-8."
-
-
-class StrictParser(FlaskParser):
-    """Refuses unknown and repeated parameters with a 400 of the contract."""
-
-    DEFAULT_VALIDATION_STATUS = 400
-    DEFAULT_UNKNOWN_BY_LOCATION = {  # noqa: RUF012 - webargs' own attribute
-        **FlaskParser.DEFAULT_UNKNOWN_BY_LOCATION,
-        "query": RAISE,
-    }
-
-    def load_querystring(self, req: flask.Request, schema: Schema) -> Any:
-        """The query parameters; ValidationError if one is given twice or is not UTF-8."""
-        if broken := _not_utf8(req.query_string):
-            raise ValidationError({name: [_NOT_UTF8] for name in broken})
-        repeated = [name for name, values in req.args.lists() if len(values) > 1]
-        if repeated:
-            raise ValidationError({name: ["Given more than once."] for name in repeated})
-        return super().load_querystring(req, schema)
-
-    def load_form(self, req: flask.Request, schema: Schema) -> Any:
-        """The fields of a form; ValidationError if one is not UTF-8."""
-        if broken := _not_utf8(req.get_data()):
-            raise ValidationError({name: [_NOT_UTF8] for name in broken})
-        return super().load_form(req, schema)
-
-    def load_json(self, req: flask.Request, schema: Schema) -> Any:  # noqa: ARG002 - webargs' own
-        """The body, a JSON object; what else it is, is told as what is wrong with `body`."""
-        if req.mimetype != "application/json":
-            raise _wrong_body("Content-Type must be application/json.")
-        try:
-            body = _parsed(req.get_data())
-        except RequestEntityTooLarge:
-            raise _wrong_body(TOO_LONG) from None
-        if not isinstance(body, dict):
-            raise _wrong_body("Must be a JSON object.")
-        return body
-
-    def handle_error(self, error: ValidationError, *_args: Any, **_kwargs: Any) -> NoReturn:
-        """Raise InvalidParameter, which names what is wrong but does not repeat the values."""
-        found = next(iter(error.messages_dict.values()))
-        raise errors.InvalidParameter(
-            "Invalid: " + ", ".join(sorted(map(_printable, found))) + ".",
-            errors={_printable(name): _sentences(what) for name, what in found.items()},
-        ) from error
-
-
-_PARSER = StrictParser()
 
 
 def takes(
@@ -94,10 +44,7 @@ def takes(
     def decorate(view: View) -> View:
         @wraps(view)
         def checked(**_url: str) -> Any:
-            loaded = {
-                location: _PARSER.parse(schema, location=location)
-                for location, schema in parts.items()
-            }
+            loaded = {location: _load(schema, location) for location, schema in parts.items()}
             if query is None:
                 del loaded["query"]
             return view(*loaded.values())
@@ -200,7 +147,59 @@ def _describe(view: Callable[..., Any], status: int, **answer: Any) -> None:
 
 def refuse_query() -> None:
     """InvalidParameter for any query parameter, where no view of a `Blueprint` checks them."""
-    _PARSER.parse(NoQuery(), location="query")
+    _load(NoQuery(), "query")
+
+
+def _load(schema: Schema, location: str) -> Any:
+    """A part of the request, by its schema.
+
+    Raises InvalidParameter, which names what is wrong but does not repeat the values.
+    """
+    try:
+        return schema.load(_READ[location]())
+    except ValidationError as error:
+        found = error.messages_dict
+        raise errors.InvalidParameter(
+            "Invalid: " + ", ".join(sorted(map(_printable, found))) + ".",
+            errors={_printable(name): _sentences(what) for name, what in found.items()},
+        ) from error
+
+
+def _path() -> dict[str, Any]:
+    return request.view_args or {}
+
+
+def _query() -> dict[str, str]:
+    """The query parameters; ValidationError if one is given twice or is not UTF-8."""
+    if broken := _not_utf8(request.query_string):
+        raise ValidationError({name: [_NOT_UTF8] for name in broken})
+    repeated = [name for name, values in request.args.lists() if len(values) > 1]
+    if repeated:
+        raise ValidationError({name: ["Given more than once."] for name in repeated})
+    return request.args.to_dict()
+
+
+def _form() -> dict[str, str]:
+    """The fields of a form; ValidationError if one is not UTF-8."""
+    if broken := _not_utf8(request.get_data()):
+        raise ValidationError({name: [_NOT_UTF8] for name in broken})
+    return request.form.to_dict()
+
+
+def _json() -> dict[str, Any]:
+    """The body, a JSON object; what else it is, is told as what is wrong with `body`."""
+    if request.mimetype != "application/json":
+        raise _wrong_body("Content-Type must be application/json.")
+    try:
+        body = _parsed(request.get_data())
+    except RequestEntityTooLarge:
+        raise _wrong_body(TOO_LONG) from None
+    if not isinstance(body, dict):
+        raise _wrong_body("Must be a JSON object.")
+    return body
+
+
+_READ = {"path": _path, "query": _query, "json": _json, "form": _form}
 
 
 def _not_utf8(urlencoded: bytes) -> list[str]:

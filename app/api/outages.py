@@ -7,8 +7,8 @@ from flask import Response
 
 from app import errors
 from app.api.answers import Outage, OutageAnswer, OutageMessage
-from app.api.basic_auth import admins_only
-from app.api.blueprint import Blueprint, View, takes
+from app.api.basic_auth import View, admins_only
+from app.api.blueprint import Blueprint, takes
 from app.api.responses import json_response, rfc3339
 from app.api.schemas import EnvironmentPath, SimulationBody
 from app.context import account, caller, service, settings

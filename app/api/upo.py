@@ -5,6 +5,7 @@ import hashlib
 import io
 import zipfile
 from collections.abc import Sequence
+from typing import Any
 
 from flask import Response, request
 
@@ -47,7 +48,7 @@ blueprint = Blueprint("upo", description="The UPO, KSeF's official receipt of an
 @blueprint.answers(_BINARY, _DOCUMENT, *_RAW, content_type="application/xml")
 @blueprint.answers(None, _UNCHANGED, *openapi.CACHED, status=304)
 @blueprint.problems(errors.InvoiceNotFound, *_PROBLEMS)
-def invoice_upo(path: dict[str, str], query: dict[str, str]) -> Response:
+def invoice_upo(path: dict[str, str], query: dict[str, Any]) -> Response:
     """The UPO of an invoice: KSeF's signed XML, unchanged, or a PDF of it.
 
     It is handed out only if KSeF's hash fits, it is of the session, the company and the KSeF
@@ -62,7 +63,7 @@ def invoice_upo(path: dict[str, str], query: dict[str, str]) -> Response:
         account(path["environment"]),
         path["reference_number"],
         path["ksef_number"],
-        _doc_type(query),
+        query["doc_type"],
     )
     return _answer(file, path["reference_number"], path["ksef_number"])
 
@@ -77,7 +78,7 @@ def invoice_upo(path: dict[str, str], query: dict[str, str]) -> Response:
 @blueprint.answers(_BINARY, _PAGES, *_RAW, content_type="application/xml")
 @blueprint.answers(None, _UNCHANGED, *openapi.CACHED, status=304)
 @blueprint.problems(*_PROBLEMS)
-def session_upo(path: dict[str, str], query: dict[str, str]) -> Response:
+def session_upo(path: dict[str, str], query: dict[str, Any]) -> Response:
     """The collective UPO of a session, page by page.
 
     KSeF signs each page by itself (up to 10,000 invoices), so that they cannot be joined. There is
@@ -89,7 +90,7 @@ def session_upo(path: dict[str, str], query: dict[str, str]) -> Response:
     none of these. In all other cases the answer is JSON, the documents in Base64.
     """
     reference_number = path["reference_number"]
-    doc_type = _doc_type(query)
+    doc_type: DocType = query["doc_type"]
     pages = fetch_session_upo(account(path["environment"]), reference_number, doc_type)
     own = [MEDIA_TYPES[doc_type]] if len(pages) == 1 else []
     if wanted := _named_in_accept(ZIP, *own):
@@ -159,10 +160,6 @@ def document(file: UpoFile, name: str, disposition: str = "attachment") -> Respo
     response.headers["Content-Disposition"] = f'{disposition}; filename="{name}"'
     response.headers["UPO-Signature"] = file.signature.state
     return cacheable(response, file.sha256)
-
-
-def _doc_type(query: dict[str, str]) -> DocType:
-    return "pdf" if query["doc_type"] == "pdf" else "xml"
 
 
 def cacheable(response: Response, tag: str) -> Response:

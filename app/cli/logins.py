@@ -28,8 +28,7 @@ def set_token(account: Account, no_verify: bool) -> None:
     The token is read from standard input; on a terminal you are asked for it. It is stored only
     after a test login with it has succeeded, unless --no-verify is given.
     """
-    given = click.prompt("KSeF token", hide_input=True) if sys.stdin.isatty() else None
-    token = (given or line_from_stdin("A KSeF token")).strip()
+    token = _typed_or_piped("KSeF token", "A KSeF token").strip()
     credentials.check_token(token)
     if not no_verify:
         credentials.prove(account, token)
@@ -68,7 +67,8 @@ def set_certificate(
         service().db,
         file.read_bytes(),
         key_file.read_bytes() if key_file else None,
-        _passphrase() if passphrase_stdin else None,
+        # Leading and trailing spaces may be part of it.
+        _typed_or_piped("Passphrase", "The passphrase") if passphrase_stdin else None,
     )
     if not no_verify:
         credentials.prove(account, certificate, certificates.whose(account, certificate))
@@ -131,9 +131,9 @@ def sessions(as_json: bool) -> None:
     )
 
 
-def _passphrase() -> str:
-    """The passphrase as given; leading and trailing spaces may be part of it."""
+def _typed_or_piped(prompt: str, what: str) -> str:
+    """A secret, as it is given."""
     if sys.stdin.isatty():
-        typed: str = click.prompt("Passphrase", hide_input=True)
+        typed: str = click.prompt(prompt, hide_input=True)
         return typed
-    return line_from_stdin("The passphrase")
+    return line_from_stdin(what)

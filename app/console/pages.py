@@ -117,11 +117,8 @@ def environment(path: dict[str, str], query: dict[str, Any]) -> Response:
 @takes(EnvironmentPath, Paging)
 def sessions(path: dict[str, str], query: dict[str, Any]) -> Response:
     """All kept sessions, page by page."""
-    found = console.sessions(
-        account(path["environment"]),
-        skip=(query["page"] - 1) * _SESSIONS_PAGE,
-        take=_SESSIONS_PAGE,
-    )
+    skip = (query["page"] - 1) * _SESSIONS_PAGE
+    found = console.sessions(account(path["environment"]), skip=skip, take=_SESSIONS_PAGE)
     return render(
         "sessions.html",
         environment=path["environment"],
@@ -136,9 +133,8 @@ def sessions(path: dict[str, str], query: dict[str, Any]) -> Response:
 @takes(EnvironmentPath, Paging)
 def unlinked(path: dict[str, str], query: dict[str, Any]) -> Response:
     """The invoice rows without a session, page by page."""
-    found = console.unlinked(
-        account(path["environment"]), skip=(query["page"] - 1) * PAGE, take=PAGE
-    )
+    skip = (query["page"] - 1) * PAGE
+    found = console.unlinked(account(path["environment"]), skip=skip, take=PAGE)
     return render(
         "unlinked.html",
         environment=path["environment"],
