@@ -1,15 +1,20 @@
-"""A flask-smorest blueprint with strict parameters, authentication and described answers."""
+"""A blueprint with strict parameters, authentication and described answers."""
 
 import codecs
+import inspect
 import json
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 from functools import wraps
+from types import MappingProxyType
 from typing import Any, cast
 from urllib.parse import unquote_to_bytes
 
+import flask
 import msgspec
+from apispec import APISpec
 from flask import request
-from flask_smorest import Blueprint as SmorestBlueprint
 from marshmallow import Schema, ValidationError
 from werkzeug.exceptions import RequestEntityTooLarge
 
@@ -49,19 +54,21 @@ def takes(
                 del loaded["query"]
             return view(*loaded.values())
 
-        _described(checked)["arguments"] = {
-            "parameters": [
-                {"in": location, "schema": schema, "required": True}
-                for location, schema in reversed(parts.items())
-            ],
-            "responses": {},  # before the body that is taken
-        }
+        operation = _operation(checked)
+        operation["parameters"] = [
+            {"in": location, "schema": parts[location]}
+            for location in ("query", "path")
+            if location in parts
+        ]
+        if json:
+            content = {"application/json": {"schema": parts["json"]}}
+            operation["requestBody"] = {"required": True, "content": content}
         return cast(View, checked)
 
     return decorate
 
 
-class Blueprint(SmorestBlueprint):  # type: ignore[misc]
+class Blueprint(flask.Blueprint):
     """The calls of one resource. They need a role, unless the blueprint is `public`.
 
     `guard` runs before each view, and raises if the caller may not use it.
@@ -75,42 +82,40 @@ class Blueprint(SmorestBlueprint):  # type: ignore[misc]
         public: bool = False,
         guard: Callable[[], None] = basic_auth.require_role,
     ) -> None:
-        super().__init__(name, name, description=description)
-        self.public = public
+        super().__init__(name, __name__)
+        self._description = description
+        self._public = public
         if not public:
             self.before_request(guard)
 
     @staticmethod
     def answers(
-        schema: type[Answer] | dict[str, Any] | None,
+        schema: type[Answer] | None,
         description: str,
         *headers: str,
         status: int = 200,
-        content_type: str = "application/json",
         examples: Sequence[str] = (),
+        also: Mapping[str, Any] = MappingProxyType({}),
     ) -> Callable[[View], View]:
         """A decorator that describes a successful answer in /openapi.json.
 
-        `headers` and `examples` are names of components in `app.api.openapi`.
+        `headers` and `examples` are names of components in `app.api.openapi`; `also` has the
+        schemas of other media types than JSON.
         """
-        if isinstance(schema, type):
-            schema = {"$ref": f"#/components/schemas/{schema.__name__}"}
-        answer = {
-            "schema": schema,
-            "description": description,
-            "content_type": content_type,
-            "headers": {name: name for name in (*openapi.ALWAYS, *headers)},
-            "examples": {name: name for name in examples},
-        }
+        contents = {media_type: openapi.content(other) for media_type, other in also.items()}
+        if schema:
+            own = {"$ref": f"#/components/schemas/{schema.__name__}"}
+            contents = {"application/json": openapi.content(own, examples), **contents}
 
         def decorate(view: View) -> View:
-            _describe(view, status, **answer)
+            named = (*openapi.ALWAYS, *headers)
+            _operation(view)["responses"][status] = openapi.response(description, named, contents)
             return view
 
         return decorate
 
     def problems(self, *kinds: type[errors.ProxyError]) -> Callable[[View], View]:
-        """A decorator that describes the authentication and the errors of a call in /openapi.json.
+        """A decorator that describes the errors of a call in /openapi.json.
 
         `kinds` are the errors besides those that every call may have.
         """
@@ -119,30 +124,47 @@ class Blueprint(SmorestBlueprint):  # type: ignore[misc]
             errors.Unavailable,
             errors.ProxyError,
         }
-        if not self.public:
+        if not self._public:
             always |= {errors.Unauthorized, errors.Forbidden}
 
         def decorate(view: View) -> View:
-            _described(view)["manual_doc"] = {
-                "security": [] if self.public else [{"basic": []}],
-                "operationId": openapi.camel_case(view.__name__),
-            }
-            for status, answer in openapi.problems({*always, *kinds}).items():
-                _describe(view, status, **answer)
+            _operation(view)["responses"] |= openapi.problems({*always, *kinds})
             return view
 
         return decorate
 
+    def describe(self, app: flask.Flask, spec: APISpec) -> None:
+        """Add the calls to an OpenAPI document."""
+        spec.tag({"name": self.name, "description": self._description})
+        for rule in app.url_map.iter_rules():
+            if not rule.endpoint.startswith(f"{self.name}."):
+                continue
+            view = app.view_functions[rule.endpoint]
+            summary, _, description = (inspect.getdoc(view) or "").partition("\n\n")
+            operation = {
+                **deepcopy(_operation(view)),  # apispec changes it
+                "summary": summary,
+                "description": description,
+                "tags": [self.name],
+                "security": [] if self._public else [{"basic": []}],
+                "operationId": openapi.camel_case(view.__name__),
+            }
+            [method] = (rule.methods or set()) - {"HEAD", "OPTIONS"}
+            headers: list[Any] = ["X-Request-ID"]
+            if 304 in operation["responses"]:
+                headers.insert(0, openapi.IF_NONE_MATCH)
+            spec.path(
+                re.sub("<(.+?)>", r"{\1}", rule.rule),
+                operations={method.lower(): operation},
+                parameters=headers,
+            )
 
-def _described(view: Callable[..., Any]) -> dict[str, Any]:
-    """What flask-smorest knows of a view: read when its route is added, so that no call pays."""
-    described: dict[str, Any] = view.__dict__.setdefault("_apidoc", {})
-    return described
 
-
-def _describe(view: Callable[..., Any], status: int, **answer: Any) -> None:
-    responses = _described(view).setdefault("response", {}).setdefault("responses", {})
-    responses.setdefault(status, []).append({name: told for name, told in answer.items() if told})
+def _operation(view: Callable[..., Any]) -> dict[str, Any]:
+    """What is described of a view so far, as OpenAPI has it."""
+    empty: dict[str, Any] = {"parameters": [], "responses": {}}
+    operation: dict[str, Any] = view.__dict__.setdefault("operation", empty)
+    return operation
 
 
 def refuse_query() -> None:

@@ -20,7 +20,7 @@ _ASK_AGAIN = 5
 blueprint = Blueprint("events", description="What happened, in order")
 
 
-@blueprint.route("/events/<environment>", parameters=[openapi.IF_NONE_MATCH])
+@blueprint.route("/events/<environment>")
 @takes(EnvironmentPath, EventsQuery)
 @blueprint.answers(
     EventsAnswer, "The next events, maybe none", *openapi.CACHED, examples=("events",)

@@ -28,7 +28,7 @@ blueprint = Blueprint(
 
 @blueprint.route("/metrics")
 @takes()
-@blueprint.answers({"type": "string"}, "Prometheus' text format", content_type=MEDIA_TYPE)
+@blueprint.answers(None, "Prometheus' text format", also={MEDIA_TYPE: {"type": "string"}})
 @blueprint.problems()
 def prometheus() -> Response:
     """Figures for Prometheus.

@@ -89,8 +89,6 @@ class SimulationBody(Strict):
     ends_at = Moment(
         data_key="endsAt",
         load_default=None,
-        allow_none=True,
-        format="iso",
         validate=refusing(outages.wrong_end),
         metadata={
             "description": "When it ends by itself: RFC 3339, with offset, in the future",
@@ -140,7 +138,6 @@ class InvoiceQuery(Strict):
     )
     sent_at = Sent(
         data_key="sentAt",
-        format="iso",
         metadata={
             "description": "When you began to send the invoice, in a batch when you opened its"
             " session: RFC 3339, with offset; only with `invoiceHash`",

@@ -32,9 +32,7 @@ FORM = 2
 blueprint = Blueprint("status", description="What became of a session sent to KSeF")
 
 
-@blueprint.route(
-    "/invoices/<environment>/status/<referenceNumber>", parameters=[openapi.IF_NONE_MATCH]
-)
+@blueprint.route("/invoices/<environment>/status/<referenceNumber>")
 @takes(SessionPath)
 @blueprint.answers(
     SessionAnswer,

@@ -24,9 +24,8 @@ Pages = Sequence[tuple[str, UpoFile]]  # of a collective UPO, each with its refe
 _NAMES_OF_JSON = ("application/json", "application/*", "*/*")
 _BINARY = {"type": "string", "format": "binary"}
 _UNCHANGED = "The document is the one that If-None-Match names"
-_DOCUMENT = "The UPO: in JSON, or the document itself where `Accept` names its own type"
-_PAGES = "The pages of the collective UPO: in JSON, a ZIP, or the document itself if it is one page"
-_RAW = ("Content-Disposition", "UPO-Signature")
+_DOCUMENTS = {"application/pdf": _BINARY, "application/xml": _BINARY}
+_HEADERS = (*openapi.CACHED, "Content-Disposition", "UPO-Signature")
 _PROBLEMS = (
     errors.NoActiveKsefSession,
     errors.SessionNotFound,
@@ -40,12 +39,15 @@ blueprint = Blueprint("upo", description="The UPO, KSeF's official receipt of an
 
 @blueprint.route(
     "/invoices/<environment>/status/<referenceNumber>/<ksefNumber>/upo",
-    parameters=[openapi.IF_NONE_MATCH],
 )
 @takes(UpoPath, UpoQuery)
-@blueprint.answers(UpoAnswer, _DOCUMENT, *openapi.CACHED, examples=("upo-pdf",))
-@blueprint.answers(_BINARY, _DOCUMENT, *_RAW, content_type="application/pdf")
-@blueprint.answers(_BINARY, _DOCUMENT, *_RAW, content_type="application/xml")
+@blueprint.answers(
+    UpoAnswer,
+    "The UPO: in JSON, or the document itself where `Accept` names its own type",
+    *_HEADERS,
+    examples=("upo-pdf",),
+    also=_DOCUMENTS,
+)
 @blueprint.answers(None, _UNCHANGED, *openapi.CACHED, status=304)
 @blueprint.problems(errors.InvoiceNotFound, *_PROBLEMS)
 def invoice_upo(path: dict[str, str], query: dict[str, Any]) -> Response:
@@ -68,14 +70,15 @@ def invoice_upo(path: dict[str, str], query: dict[str, Any]) -> Response:
     return _answer(file, path["reference_number"], path["ksef_number"])
 
 
-@blueprint.route(
-    "/invoices/<environment>/status/<referenceNumber>/upo", parameters=[openapi.IF_NONE_MATCH]
-)
+@blueprint.route("/invoices/<environment>/status/<referenceNumber>/upo")
 @takes(SessionPath, UpoQuery)
-@blueprint.answers(SessionUpoAnswer, _PAGES, *openapi.CACHED, examples=("session-upo-xml",))
-@blueprint.answers(_BINARY, _PAGES, *_RAW, content_type=ZIP)
-@blueprint.answers(_BINARY, _PAGES, *_RAW, content_type="application/pdf")
-@blueprint.answers(_BINARY, _PAGES, *_RAW, content_type="application/xml")
+@blueprint.answers(
+    SessionUpoAnswer,
+    "The pages of the collective UPO: in JSON, a ZIP, or the document itself if it is one page",
+    *_HEADERS,
+    examples=("session-upo-xml",),
+    also={ZIP: _BINARY, **_DOCUMENTS},
+)
 @blueprint.answers(None, _UNCHANGED, *openapi.CACHED, status=304)
 @blueprint.problems(*_PROBLEMS)
 def session_upo(path: dict[str, str], query: dict[str, Any]) -> Response:
