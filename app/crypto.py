@@ -27,8 +27,12 @@ class Vault:
 
     def __init__(self, keys: Sequence[bytes]) -> None:
         self._ciphers = {_key_id(key): AESGCM(key) for key in reversed(keys)}
-        self.newest_key_id = _key_id(keys[0])
+        self._newest = _key_id(keys[0])
+
+    @property
+    def newest_key_id(self) -> bytes:
         """The first bytes of every value that is sealed with the newest key."""
+        return self._newest
 
     @property
     def key_names(self) -> list[str]:
@@ -39,8 +43,8 @@ class Vault:
         """The sealed form of a secret, to be stored for that company, environment and purpose."""
         nonce = os.urandom(_NONCE)
         bound_to = _binding(company_nip, environment, purpose)
-        sealed = self._ciphers[self.newest_key_id].encrypt(nonce, secret.encode(), bound_to)
-        return self.newest_key_id + nonce + sealed
+        sealed = self._ciphers[self._newest].encrypt(nonce, secret.encode(), bound_to)
+        return self._newest + nonce + sealed
 
     def open(self, sealed: bytes, *, company_nip: str, environment: str, purpose: str) -> str:
         """The secret; SealError if its key is unknown, its binding differs or it was changed."""
