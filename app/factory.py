@@ -30,7 +30,6 @@ def create_app(given: Settings | None = None) -> Flask:
     telemetry.configure(chosen.log_level)
     app.extensions[EXTENSION] = Service(chosen)
     api.register(app)
-    cli.remove_library_commands(app)
     meters.http_threads.set(chosen.web_threads)
     console.register(app, [derived_key(key, "console forms") for key in chosen.secret_keys])
     return app

@@ -8,6 +8,7 @@ instead (`app.services.operators.figures`). No label names a company, an invoice
 import struct
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from time import perf_counter
 
 from prometheus_client import (
@@ -27,97 +28,75 @@ PREFIX = "ksef_proxy"
 _TRIES = 5
 _METHODS = frozenset({"GET", "HEAD", "OPTIONS", "POST", "PUT", "DELETE", "PATCH"})
 OF_THIS_PROCESS = CollectorRegistry()
+_Counter = partial(Counter, namespace=PREFIX, registry=OF_THIS_PROCESS)
+_Histogram = partial(Histogram, namespace=PREFIX, registry=OF_THIS_PROCESS)
+_Gauge = partial(  # of all live workers together
+    Gauge, namespace=PREFIX, registry=OF_THIS_PROCESS, multiprocess_mode="livesum"
+)
 disable_created_metrics()
 
-http_requests = Histogram(
+http_requests = _Histogram(
     "http_request_duration_seconds",
     "Requests answered: their number and duration, by route template; source says whether a"
     " kept answer was given (store), KSeF was asked (fresh), or could not be just then (earlier)",
     ("method", "route", "status", "source"),
-    namespace=PREFIX,
-    registry=OF_THIS_PROCESS,
     buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0),
 )
-http_requests_in_progress = Gauge(
+http_requests_in_progress = _Gauge(
     "http_requests_in_progress",
     "Requests being worked on: threads that are busy",
-    namespace=PREFIX,
-    registry=OF_THIS_PROCESS,
-    multiprocess_mode="livesum",
 )
-http_threads = Gauge(
+http_threads = _Gauge(
     "http_threads",
     "Threads that can work on requests, of all live workers",
-    namespace=PREFIX,
-    registry=OF_THIS_PROCESS,
-    multiprocess_mode="livesum",
 )
-http_waits = Histogram(
+http_waits = _Histogram(
     "http_wait_seconds",
     "What requests waited for a thread before they were worked on",
-    namespace=PREFIX,
-    registry=OF_THIS_PROCESS,
     buckets=(0.001, 0.01, 0.1, 0.5, 1.0, 2.5, 5.0, 10.0),
 )
-refused = Counter(
+refused = _Counter(
     "refused_requests_total",
     "Requests refused for want of threads, by reason: they had waited for one too long (waited),"
     " or too many threads were with KSeF (ksef; an earlier answer may have been given instead)",
     ("reason",),
-    namespace=PREFIX,
-    registry=OF_THIS_PROCESS,
 )
-ksef_calls = Histogram(
+ksef_calls = _Histogram(
     "ksef_call_duration_seconds",
     "Calls sent to KSeF: their number and duration, by the quota group that they cost, and outcome",
     ("environment", "group", "outcome"),
-    namespace=PREFIX,
-    registry=OF_THIS_PROCESS,
     buckets=(0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0),
 )
-linked_rows = Counter(
+linked_rows = _Counter(
     "linked_rows_total",
     "Rows of the ERP that learned their KSeF session",
     ("environment", "table"),
-    namespace=PREFIX,
-    registry=OF_THIS_PROCESS,
 )
-vetoed_rows = Counter(
+vetoed_rows = _Counter(
     "vetoed_rows_total",
     "Rows of the ERP that a rule in the database keeps from being linked",
     ("environment", "table"),
-    namespace=PREFIX,
-    registry=OF_THIS_PROCESS,
 )
-upo_signatures = Counter(
+upo_signatures = _Counter(
     "upo_signatures_total",
     "UPOs whose signature was judged, by the verdict",
     ("environment", "verdict"),
-    namespace=PREFIX,
-    registry=OF_THIS_PROCESS,
 )
-lease_wait_seconds = Counter(
+lease_wait_seconds = _Counter(
     "lease_wait_seconds_total",
     "Seconds that requests spent waiting for another one that asks KSeF the same (question), or"
     " that logs the same company in (login); its rate is the number of threads that wait",
     ("what",),
-    namespace=PREFIX,
-    registry=OF_THIS_PROCESS,
 )
-pool_waits = Histogram(
+pool_waits = _Histogram(
     "database_pool_wait_seconds",
     "Waits for a database connection; only those that did not get one at once",
     ("outcome",),
-    namespace=PREFIX,
-    registry=OF_THIS_PROCESS,
     buckets=(0.01, 0.05, 0.1, 0.25, 0.5, 1.0),
 )
-pool_size = Gauge(
+pool_size = _Gauge(
     "database_pool_size_connections",
     "Database connections that may be open, of all live workers",
-    namespace=PREFIX,
-    registry=OF_THIS_PROCESS,
-    multiprocess_mode="livesum",
 )
 
 

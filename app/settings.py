@@ -1,19 +1,15 @@
 """The service's settings: environment variables in, one frozen object out."""
 
 import difflib
-import ipaddress
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import TypeVar
+from dataclasses import MISSING, dataclass, field, fields
+from typing import Any
 from zoneinfo import ZoneInfo
 
 from app import parsers
-from app.clock import WARSAW
 from app.parsers import LANGUAGES, LOG_LEVELS, Network
 from app.signers import DEFAULT_SIGNERS, fingerprints
-
-T = TypeVar("T")
 
 ENVIRONMENTS = ("test", "demo", "prod")
 DEFAULT_KSEF_URLS = {
@@ -22,8 +18,6 @@ DEFAULT_KSEF_URLS = {
     "prod": "https://api.ksef.mf.gov.pl/v2",
 }
 DEFAULT_LATARNIA_URLS = {"prod": "https://api-latarnia.ksef.mf.gov.pl"}
-
-LOOPBACK: tuple[Network, ...] = (ipaddress.IPv4Network("127.0.0.1"), ipaddress.IPv6Network("::1"))
 
 
 _WHERE = "Name the file of settings with --env-file; `ksef-proxy settings --example` prints one."
@@ -123,102 +117,199 @@ class Timing:
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
-    """All settings; docs/operators.md explains each one under the name of its environment variable.
-
-    `secret_keys` are 32 bytes each, newest first; `quota_share` is above 0 and at most 1.
-    """
-
-    database_url: str = field(repr=False)
-    secret_keys: tuple[bytes, ...] = field(repr=False)
-    ksef_urls: Mapping[str, str]
-    ksef_proxy_url: str | None = field(default=None, repr=False)
-    ksef_ca_bundle: str | None = None
-    quota_share: float = 0.9
-    forwarded_allow_ips: tuple[Network, ...] = LOOPBACK  # empty: every peer is a trusted proxy
-    response_timezone: ZoneInfo = WARSAW
-    host: str = "127.0.0.1"  # an IPv6 address without brackets
-    port: int = 8080
-    web_concurrency: int = 2
-    web_threads: int = 8
-    log_level: str = "INFO"
-    metrics_public: bool = False
-    latarnia_urls: Mapping[str, str] = field(default_factory=dict)
-    upo_signers: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: DEFAULT_SIGNERS)
-    message_language: str = "en"
-    document_retention_days: int | None = None  # None: documents are kept for ever
-    timing: Timing = field(default_factory=Timing)
-
-
-@dataclass(frozen=True, slots=True)
 class Variable:
     """An environment variable. `default` is its text; "" for none, or where it is `required`."""
 
     name: str
-    default: str
+    parse: Callable[[str], Any]
     meaning: str
+    default: str = ""
     required: bool = False
 
-
-class _Reader:
-    """Reads variables one by one, and collects them and what is wrong with them in `problems`."""
-
-    def __init__(self, environ: Mapping[str, str]) -> None:
-        self._environ = environ
-        self.variables: list[Variable] = []
-        self.problems: list[str] = []
-
     @property
-    def has_nothing(self) -> bool:
-        """Whether nothing was set of what is required: most likely the file was not named."""
-        return not any(
-            self._environ.get(one.name, "").strip() for one in self.variables if one.required
+    def value(self) -> Any:
+        """What stands for it where it is empty or unset."""
+        return self.parse(self.default) if self.default else None
+
+
+def _read_from(
+    name: str,
+    parse: Callable[[str], Any],
+    meaning: str,
+    default: str = "",
+    *,
+    required: bool = False,
+    secret: bool = False,
+) -> Any:
+    """A field with the value of this variable; not shown in a repr if it is `secret`."""
+    variable = Variable(name, parse, meaning, default, required)
+    return field(
+        default=MISSING if required else variable.value,
+        repr=not secret,
+        metadata={"variable": variable},
+    )
+
+
+def _of_each_environment(*variables: Variable, **default: Any) -> Any:
+    """A field with the values of these variables by environment, without those that are None."""
+    return field(metadata=dict(zip(ENVIRONMENTS, variables, strict=True)), **default)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """All settings, in the order in which they are read and told.
+
+    docs/operators.md explains each one under the name of its environment variable.
+    """
+
+    ksef_urls: Mapping[str, str] = _of_each_environment(
+        *(
+            Variable(
+                f"KSEF_URL_{name.upper()}",
+                parsers.url_of(name),
+                f"The base URL of KSeF's API for {name}, including /v2"
+                + ("; https only" if name == "prod" else ""),
+                default,
+            )
+            for name, default in DEFAULT_KSEF_URLS.items()
         )
+    )
+    latarnia_urls: Mapping[str, str] = _of_each_environment(
+        *(
+            Variable(
+                f"LATARNIA_URL_{name.upper()}",
+                parsers.url_of(name),
+                f"Where to ask Latarnia whether the KSeF of {name} is down; "
+                + ("https only" if name in DEFAULT_LATARNIA_URLS else "unset: it is not asked"),
+                DEFAULT_LATARNIA_URLS.get(name, ""),
+            )
+            for name in ENVIRONMENTS
+        ),
+        default_factory=dict,
+    )
+    database_url: str = _read_from(
+        "DATABASE_URL",
+        parsers.database_url,
+        "PostgreSQL, as a postgresql:// URL of the service's own role, ksef_proxy",
+        required=True,
+        secret=True,
+    )
+    secret_keys: tuple[bytes, ...] = _read_from(
+        "SECRET_KEYS",
+        parsers.secret_keys,
+        "The keys that encrypt stored KSeF secrets, comma-separated, newest first; one is made by:"
+        " openssl rand -base64 32",
+        required=True,
+        secret=True,
+    )
+    """32 bytes each, newest first."""
+    ksef_proxy_url: str | None = _read_from(
+        "KSEF_PROXY_URL",
+        parsers.http_url,
+        "Outgoing HTTP proxy, http:// or https://, with user:password@ if it needs a login;"
+        " HTTPS_PROXY is ignored",
+        secret=True,
+    )
+    ksef_ca_bundle: str | None = _read_from(
+        "KSEF_CA_BUNDLE",
+        parsers.ca_bundle,
+        "File with the CAs (PEM) to trust in place of certifi's, for KSeF and the proxy",
+    )
+    quota_share: float = _read_from(
+        "KSEF_QUOTA_SHARE",
+        parsers.share,
+        "Our share of KSeF's quota: the ERP's own sender uses the same quota",
+        "0.9",
+    )
+    forwarded_allow_ips: tuple[Network, ...] = _read_from(
+        "FORWARDED_ALLOW_IPS",
+        parsers.networks,
+        "Addresses and networks of the proxies in front of the service, whose X-Forwarded-For is"
+        " believed; * for every peer",
+        "127.0.0.1,::1",
+    )
+    """Empty: every peer is a trusted proxy."""
+    response_timezone: ZoneInfo = _read_from(  # noqa: RUF009 - which gives a field
+        "RESPONSE_TIMEZONE", parsers.timezone, "Time zone of the API's answers", "Europe/Warsaw"
+    )
+    host: str = _read_from("HOST", parsers.host, "The address to listen on", "127.0.0.1")
+    """An IPv6 address without brackets."""
+    port: int = _read_from("PORT", parsers.port, "The port to listen on", "8080")
+    web_concurrency: int = _read_from("WEB_CONCURRENCY", parsers.positive, "Worker processes", "2")
+    web_threads: int = _read_from(
+        "WEB_THREADS",
+        parsers.positive,
+        "Threads, and database connections, of each worker process",
+        "8",
+    )
+    metrics_public: bool = _read_from(
+        "METRICS_PUBLIC", parsers.switch, "1: /metrics needs no password", "0"
+    )
+    log_level: str = _read_from(
+        "LOG_LEVEL", parsers.log_level, "What is logged: " + ", ".join(LOG_LEVELS), "INFO"
+    )
+    upo_signers: Mapping[str, tuple[str, ...]] = _of_each_environment(
+        *(
+            Variable(
+                f"UPO_SIGNERS_{name.upper()}",
+                fingerprints,
+                f"SHA-256 of the certificates with which the Ministry signs UPOs of {name}",
+                ",".join(known),
+            )
+            for name, known in DEFAULT_SIGNERS.items()
+        ),
+        default_factory=lambda: DEFAULT_SIGNERS,
+    )
+    message_language: str = _read_from(
+        "MESSAGE_LANGUAGE",
+        parsers.language,
+        f"The language of `detail` in every 409 and 502: {' or '.join(LANGUAGES)}",
+        "en",
+    )
+    document_retention_days: int | None = _read_from(
+        "DOCUMENT_RETENTION_DAYS",
+        parsers.days,
+        "The age in days after which `purge` deletes stored answers and archived UPOs; unset: they"
+        " are kept",
+    )
+    timing: Timing = field(default_factory=Timing)
 
-    def read(self, name: str, parse: Callable[[str], T], default: str, meaning: str) -> T:
-        """The parsed variable; the default where it is empty, unset or invalid."""
-        value = self._parsed(Variable(name, default, meaning), parse)
-        return parse(default) if value is None else value
 
-    def optional(self, name: str, parse: Callable[[str], T], meaning: str) -> T | None:
-        """The parsed variable; None where it is empty, unset or invalid."""
-        return self._parsed(Variable(name, "", meaning), parse)
+def from_environment(environ: Mapping[str, str] = os.environ) -> Settings:
+    """Read all settings; raise one SettingsError that names every missing or bad one."""
+    problems = []
 
-    def require(self, name: str, parse: Callable[[str], T], placeholder: T, meaning: str) -> T:
-        """The parsed variable; the placeholder where it is missing or invalid."""
-        value = self._parsed(Variable(name, "", meaning, required=True), parse)
-        return placeholder if value is None else value
-
-    def _parsed(self, variable: Variable, parse: Callable[[str], T]) -> T | None:
-        self.variables.append(variable)
-        text = self._environ.get(variable.name, "").strip()
+    def read(variable: Variable) -> Any:
+        text = environ.get(variable.name, "").strip()
         try:
             if text:
-                return parse(text)
+                return variable.parse(text)
             if variable.required:
-                self.problems.append(f"{variable.name} is missing")
+                problems.append(f"{variable.name} is missing")
         except ValueError as error:
-            self.problems.append(f"{variable.name} {error}")
-        return None
+            problems.append(f"{variable.name} {error}")
+        return variable.value
 
-
-def from_environment(environ: Mapping[str, str] | None = None) -> Settings:
-    """Read all settings; raise one SettingsError that names every missing or bad one."""
-    reader = _Reader(os.environ if environ is None else environ)
-    settings = _read(reader)
-    if reader.problems:
-        told = "Settings: " + "; ".join(reader.problems) + "."
-        if reader.has_nothing:
-            told += f" {_WHERE}"
-        raise SettingsError(told)
-    return settings
+    values = {}
+    for one in fields(Settings):
+        if variable := one.metadata.get("variable"):
+            values[one.name] = read(variable)
+        elif one.metadata:
+            found = {name: read(variable) for name, variable in one.metadata.items()}
+            values[one.name] = {name: value for name, value in found.items() if value is not None}
+    if not problems:
+        return Settings(**values)
+    told = f"Settings: {'; '.join(problems)}."
+    # If nothing is set of what is required, the file was most likely not named.
+    if not any(environ.get(one.name, "").strip() for one in variables() if one.required):
+        told += f" {_WHERE}"
+    raise SettingsError(told)
 
 
 def variables() -> list[Variable]:
     """All of them, those that are required first."""
-    reader = _Reader({})
-    _read(reader)
-    return sorted(reader.variables, key=lambda variable: not variable.required)
+    found = [variable for one in fields(Settings) for variable in one.metadata.values()]
+    return sorted(found, key=lambda variable: not variable.required)
 
 
 def misspelt() -> tuple[str, str] | None:
@@ -230,104 +321,3 @@ def misspelt() -> tuple[str, str] | None:
         if near := difflib.get_close_matches(name.upper(), unset, 1, 0.82):
             return name, near[0]
     return None
-
-
-def _read(reader: _Reader) -> Settings:
-    ksef_urls = {
-        name: reader.read(
-            f"KSEF_URL_{name.upper()}",
-            parsers.url_of(name),
-            default,
-            f"The base URL of KSeF's API for {name}, including /v2"
-            + ("; https only" if name == "prod" else ""),
-        )
-        for name, default in DEFAULT_KSEF_URLS.items()
-    }
-    latarnia_urls = {}
-    for name in ENVIRONMENTS:
-        variable, parse = f"LATARNIA_URL_{name.upper()}", parsers.url_of(name)
-        meaning = f"Where to ask Latarnia whether the KSeF of {name} is down"
-        if default := DEFAULT_LATARNIA_URLS.get(name):
-            latarnia_urls[name] = reader.read(variable, parse, default, f"{meaning}; https only")
-        elif url := reader.optional(variable, parse, f"{meaning}; unset: it is not asked"):
-            latarnia_urls[name] = url
-    return Settings(
-        database_url=reader.require(
-            "DATABASE_URL",
-            parsers.database_url,
-            "",
-            "PostgreSQL, as a postgresql:// URL of the service's own role, ksef_proxy",
-        ),
-        secret_keys=reader.require(
-            "SECRET_KEYS",
-            parsers.secret_keys,
-            (),
-            "The keys that encrypt stored KSeF secrets, comma-separated, newest first; one is made"
-            " by: openssl rand -base64 32",
-        ),
-        ksef_urls=ksef_urls,
-        ksef_proxy_url=reader.optional(
-            "KSEF_PROXY_URL",
-            parsers.http_url,
-            "Outgoing HTTP proxy, http:// or https://, with user:password@ if it needs a login;"
-            " HTTPS_PROXY is ignored",
-        ),
-        ksef_ca_bundle=reader.optional(
-            "KSEF_CA_BUNDLE",
-            parsers.ca_bundle,
-            "File with the CAs (PEM) to trust in place of certifi's, for KSeF and the proxy",
-        ),
-        quota_share=reader.read(
-            "KSEF_QUOTA_SHARE",
-            parsers.share,
-            "0.9",
-            "Our share of KSeF's quota: the ERP's own sender uses the same quota",
-        ),
-        forwarded_allow_ips=reader.read(
-            "FORWARDED_ALLOW_IPS",
-            parsers.networks,
-            "127.0.0.1,::1",
-            "Addresses and networks of the proxies in front of the service, whose X-Forwarded-For"
-            " is believed; * for every peer",
-        ),
-        response_timezone=reader.read(
-            "RESPONSE_TIMEZONE", parsers.timezone, WARSAW.key, "Time zone of the API's answers"
-        ),
-        host=reader.read("HOST", parsers.host, "127.0.0.1", "The address to listen on"),
-        port=reader.read("PORT", parsers.port, "8080", "The port to listen on"),
-        web_concurrency=reader.read("WEB_CONCURRENCY", parsers.positive, "2", "Worker processes"),
-        web_threads=reader.read(
-            "WEB_THREADS",
-            parsers.positive,
-            "8",
-            "Threads, and database connections, of each worker process",
-        ),
-        metrics_public=reader.read(
-            "METRICS_PUBLIC", parsers.switch, "0", "1: /metrics needs no password"
-        ),
-        log_level=reader.read(
-            "LOG_LEVEL", parsers.log_level, "INFO", "What is logged: " + ", ".join(LOG_LEVELS)
-        ),
-        latarnia_urls=latarnia_urls,
-        upo_signers={
-            name: reader.read(
-                f"UPO_SIGNERS_{name.upper()}",
-                fingerprints,
-                ",".join(known),
-                f"SHA-256 of the certificates with which the Ministry signs UPOs of {name}",
-            )
-            for name, known in DEFAULT_SIGNERS.items()
-        },
-        message_language=reader.read(
-            "MESSAGE_LANGUAGE",
-            parsers.language,
-            "en",
-            f"The language of `detail` in every 409 and 502: {' or '.join(LANGUAGES)}",
-        ),
-        document_retention_days=reader.optional(
-            "DOCUMENT_RETENTION_DAYS",
-            parsers.days,
-            "The age in days after which `purge` deletes stored answers and archived UPOs; unset:"
-            " they are kept",
-        ),
-    )

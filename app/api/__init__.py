@@ -7,8 +7,8 @@ from contextlib import ExitStack
 from http import HTTPStatus
 from typing import Any
 
+from apispec import APISpec
 from flask import Flask, Response, g, redirect, request, url_for
-from flask_smorest import Api
 from werkzeug.exceptions import NotFound
 
 from app import clock, errors, meters, telemetry
@@ -30,7 +30,6 @@ from app.api.blueprint import LONGEST_BODY, refuse_query
 from app.api.responses import json_response
 from app.context import settings
 from app.services.operators import audit
-from app.version import VERSION
 
 BLUEPRINTS = (
     status.blueprint,
@@ -47,41 +46,17 @@ _ALWAYS_ANSWERED = (ops.blueprint.name, metrics.blueprint.name)
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
 
 
-class _Api(Api):  # type: ignore[misc]
-    """flask-smorest's API without its own error handling, which `problems` does instead."""
-
-    DEFAULT_ERROR_RESPONSE_NAME = None
-
-    def _register_error_handlers(self) -> None:
-        pass
-
-    def _register_responses(self) -> None:
-        pass
-
-    def _register_pagination_header(self) -> None:
-        pass  # it would add a schema that nothing uses
-
-
 def register(app: Flask) -> None:
     """Give the application its routes, its errors, its OpenAPI document and its log."""
-    app.config |= {
-        "API_TITLE": "ksef-proxy",
-        "API_VERSION": VERSION,
-        "OPENAPI_VERSION": "3.1.0",
-        "API_SPEC_OPTIONS": {
-            "info": {"description": openapi.DESCRIPTION},
-            "servers": [{"url": "/"}],
-        },
-        "MAX_CONTENT_LENGTH": LONGEST_BODY * 2**10,
-    }
+    app.config["MAX_CONTENT_LENGTH"] = LONGEST_BODY * 2**10
     app.url_map.merge_slashes = False  # a doubled slash is a wrong path, not a redirect
-    api = _Api(app, spec_kwargs={"flask_plugin": openapi.Paths()})
-    openapi.register(api)
+    document = openapi.document()
     for blueprint in BLUEPRINTS:
-        api.register_blueprint(blueprint)
+        app.register_blueprint(blueprint)
+        blueprint.describe(app, document)
     app.register_blueprint(docs.blueprint)
     app.add_url_rule("/", "entrance", _entrance)
-    app.add_url_rule("/openapi.json", "openapi", lambda: _document(api))
+    app.add_url_rule("/openapi.json", "openapi", lambda: _document(document))
     problems.register(app)
     app.before_request(_begin)
     app.after_request(_end)
@@ -100,9 +75,9 @@ def _entrance() -> Any:
     return answer
 
 
-def _document(api: Api) -> Response:
+def _document(document: APISpec) -> Response:
     refuse_query()
-    return json_response(api.spec.to_dict())
+    return json_response(document.to_dict())
 
 
 def _begin() -> None:

@@ -13,45 +13,28 @@ from app.services.events.journal import Event
 from app.services.sessions.search import State
 from app.settings import ENVIRONMENTS
 
-# -- Types. One with a title and a choice is a type of its own in generated clients.
+# -- Types.
+
+
+def choice(title: str, *values: str) -> Meta:
+    """One of these texts: a type of its own in generated clients."""
+    return Meta(title=title, extra_json_schema={"enum": [*values]})
+
 
 Count = Annotated[int, Meta(ge=0)]
 Moment = Annotated[str, Meta(extra_json_schema={"format": "date-time"})]
 """RFC 3339, in the response time zone."""
 LocalTime = Annotated[str, Meta(pattern=r"^\d{4}-\d{2}-\d{2} \d{2}:\d{2}:\d{2}$")]
 """YYYY-MM-DD HH:MM:SS in the response time zone."""
-Environment = Annotated[str, Meta(title="Environment", extra_json_schema={"enum": [*ENVIRONMENTS]})]
-RowTable = Annotated[
-    str, Meta(title="RowTable", extra_json_schema={"enum": ["synced_invoices", "offline_invoices"]})
-]
-InvoiceState = Annotated[
-    str, Meta(title="InvoiceState", extra_json_schema={"enum": [*get_args(State)]})
-]
-LoginMethod = Annotated[
-    str, Meta(title="LoginMethod", extra_json_schema={"enum": ["token", "certificate"]})
-]
-OutageCategory = Annotated[
-    str,
-    Meta(
-        title="OutageCategory",
-        extra_json_schema={"enum": ["FAILURE", "TOTAL_FAILURE", "MAINTENANCE"]},
-    ),
-]
-OutageSource = Annotated[
-    str,
-    Meta(
-        title="OutageSource",
-        extra_json_schema={"enum": ["simulation", "latarnia", "breaker"]},
-    ),
-]
+Environment = Annotated[str, choice("Environment", *ENVIRONMENTS)]
+RowTable = Annotated[str, choice("RowTable", "synced_invoices", "offline_invoices")]
+InvoiceState = Annotated[str, choice("InvoiceState", *get_args(State))]
+LoginMethod = Annotated[str, choice("LoginMethod", "token", "certificate")]
+OutageCategory = Annotated[str, choice("OutageCategory", "FAILURE", "TOTAL_FAILURE", "MAINTENANCE")]
+OutageSource = Annotated[str, choice("OutageSource", "simulation", "latarnia", "breaker")]
 OutageDuty = Annotated[
     str,
-    Meta(
-        title="OutageDuty",
-        extra_json_schema={
-            "enum": ["next_working_day_after_end", "seven_working_days_after_end", "none"]
-        },
-    ),
+    choice("OutageDuty", "next_working_day_after_end", "seven_working_days_after_end", "none"),
 ]
 ProblemCode = Annotated[str, Meta(title="ProblemCode")]  # `openapi` adds the codes
 

@@ -8,7 +8,7 @@ from app import errors
 from app.account import Account
 from app.api import openapi
 from app.api.answers import KsefSessionAnswer
-from app.api.blueprint import Blueprint
+from app.api.blueprint import Blueprint, takes
 from app.api.responses import json_response, rfc3339
 from app.api.schemas import EnvironmentPath
 from app.context import account, settings
@@ -22,10 +22,10 @@ _ANSWER = partial(blueprint.answers, KsefSessionAnswer, examples=("ksef-session"
 
 
 @blueprint.route("/auth/<environment>", methods=["POST"])
-@blueprint.takes(EnvironmentPath)
+@takes(EnvironmentPath)
 @_ANSWER("The company is logged in")
 @blueprint.problems(errors.NoKsefCredential, *openapi.KSEF_ASKED)
-def log_in(path: dict[str, str], _query: dict[str, str], **_url: str) -> Response:
+def log_in(path: dict[str, str]) -> Response:
     """Log the company in to KSeF with its stored certificate or KSeF token.
 
     A live session is given as it is; calls at the same time make one login. Once is enough: the
@@ -37,10 +37,10 @@ def log_in(path: dict[str, str], _query: dict[str, str], **_url: str) -> Respons
 
 
 @blueprint.route("/auth/<environment>", methods=["GET"])
-@blueprint.takes(EnvironmentPath)
+@takes(EnvironmentPath)
 @_ANSWER("The company is logged in")
 @blueprint.problems(errors.NoActiveKsefSession)
-def ksef_session(path: dict[str, str], _query: dict[str, str], **_url: str) -> Response:
+def ksef_session(path: dict[str, str]) -> Response:
     """The company's active KSeF session.
 
     With what it was begun, since when, until when; the tokens themselves are never shown.
@@ -50,10 +50,10 @@ def ksef_session(path: dict[str, str], _query: dict[str, str], **_url: str) -> R
 
 
 @blueprint.route("/auth/<environment>", methods=["DELETE"])
-@blueprint.takes(EnvironmentPath)
+@takes(EnvironmentPath)
 @blueprint.answers(None, "The session is ended", status=204)
 @blueprint.problems(errors.NoActiveKsefSession, *openapi.KSEF_ASKED)
-def log_out(path: dict[str, str], _query: dict[str, str], **_url: str) -> Response:
+def log_out(path: dict[str, str]) -> Response:
     """Revoke the company's session at KSeF and forget it.
 
     What is kept is answered all the same: final sessions and UPOs.

@@ -1,82 +1,78 @@
-"""A flask-smorest blueprint with strict parameters, authentication and described answers."""
+"""A blueprint with strict parameters, authentication and described answers."""
 
 import codecs
+import inspect
 import json
-from collections.abc import Callable, Sequence
-from typing import Any, NoReturn, TypeVar, cast
+import re
+from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
+from functools import wraps
+from types import MappingProxyType
+from typing import Any, cast
 from urllib.parse import unquote_to_bytes
 
 import flask
 import msgspec
-from flask_smorest import Blueprint as SmorestBlueprint
-from marshmallow import RAISE, Schema, ValidationError
-from webargs.flaskparser import FlaskParser
+from apispec import APISpec
+from flask import request
+from marshmallow import Schema, ValidationError
 from werkzeug.exceptions import RequestEntityTooLarge
 
 from app import errors
 from app.api import basic_auth, openapi
 from app.api.answers import Answer
+from app.api.basic_auth import View
 from app.api.schemas import NoQuery
-
-View = TypeVar("View", bound=Callable[..., Any])
 
 LONGEST_BODY = 64  # KiB
 TOO_LONG = f"Is longer than {LONGEST_BODY} KiB."
 _NOT_UTF8 = "Must be UTF-8."
 
 
-class StrictParser(FlaskParser):
-    """Refuses unknown and repeated parameters with a 400 of the contract."""
+def takes(
+    path: type[Schema] | None = None,
+    query: type[Schema] | None = None,
+    *,
+    json: type[Schema] | None = None,
+    form: type[Schema] | None = None,
+    unless_query: type[Schema] = NoQuery,
+) -> Callable[[View], View]:
+    """A decorator that validates the parts of a request.
 
-    DEFAULT_VALIDATION_STATUS = 400
-    DEFAULT_UNKNOWN_BY_LOCATION = {  # noqa: RUF012 - webargs' own attribute
-        **FlaskParser.DEFAULT_UNKNOWN_BY_LOCATION,
-        "query": RAISE,
-    }
+    The view gets those that are named, loaded, in this order. A query that is not named is
+    validated by `unless_query`.
+    """
+    named = {"path": path, "query": query or unless_query, "json": json, "form": form}
+    # Instances, since a schema class would be instantiated for each request.
+    parts = {location: schema() for location, schema in named.items() if schema}
 
-    def load_querystring(self, req: flask.Request, schema: Schema) -> Any:
-        """The query parameters; ValidationError if one is given twice or is not UTF-8."""
-        if broken := _not_utf8(req.query_string):
-            raise ValidationError({name: [_NOT_UTF8] for name in broken})
-        repeated = [name for name, values in req.args.lists() if len(values) > 1]
-        if repeated:
-            raise ValidationError({name: ["Given more than once."] for name in repeated})
-        return super().load_querystring(req, schema)
+    def decorate(view: View) -> View:
+        @wraps(view)
+        def checked(**_url: str) -> Any:
+            loaded = {location: _load(schema, location) for location, schema in parts.items()}
+            if query is None:
+                del loaded["query"]
+            return view(*loaded.values())
 
-    def load_form(self, req: flask.Request, schema: Schema) -> Any:
-        """The fields of a form; ValidationError if one is not UTF-8."""
-        if broken := _not_utf8(req.get_data()):
-            raise ValidationError({name: [_NOT_UTF8] for name in broken})
-        return super().load_form(req, schema)
+        operation = _operation(checked)
+        operation["parameters"] = [
+            {"in": location, "schema": parts[location]}
+            for location in ("query", "path")
+            if location in parts
+        ]
+        if json:
+            content = {"application/json": {"schema": parts["json"]}}
+            operation["requestBody"] = {"required": True, "content": content}
+        return cast(View, checked)
 
-    def load_json(self, req: flask.Request, schema: Schema) -> Any:  # noqa: ARG002 - webargs' own
-        """The body, a JSON object; what else it is, is told as what is wrong with `body`."""
-        if req.mimetype != "application/json":
-            raise _wrong_body("Content-Type must be application/json.")
-        try:
-            body = _parsed(req.get_data())
-        except RequestEntityTooLarge:
-            raise _wrong_body(TOO_LONG) from None
-        if not isinstance(body, dict):
-            raise _wrong_body("Must be a JSON object.")
-        return body
-
-    def handle_error(self, error: ValidationError, *_args: Any, **_kwargs: Any) -> NoReturn:
-        """Raise InvalidParameter, which names what is wrong but does not repeat the values."""
-        found = next(iter(error.messages_dict.values()))
-        raise errors.InvalidParameter(
-            "Invalid: " + ", ".join(sorted(map(_printable, found))) + ".",
-            errors={_printable(name): _sentences(what) for name, what in found.items()},
-        ) from error
+    return decorate
 
 
-class Blueprint(SmorestBlueprint):  # type: ignore[misc]
+class Blueprint(flask.Blueprint):
     """The calls of one resource. They need a role, unless the blueprint is `public`.
 
     `guard` runs before each view, and raises if the caller may not use it.
     """
-
-    ARGUMENTS_PARSER = StrictParser()
 
     def __init__(
         self,
@@ -86,56 +82,40 @@ class Blueprint(SmorestBlueprint):  # type: ignore[misc]
         public: bool = False,
         guard: Callable[[], None] = basic_auth.require_role,
     ) -> None:
-        super().__init__(name, name, description=description)
-        self.public = public
+        super().__init__(name, __name__)
+        self._description = description
+        self._public = public
         if not public:
             self.before_request(guard)
 
-    def takes(
-        self, path: type[Schema] | None = None, query: type[Schema] = NoQuery
-    ) -> Callable[[View], View]:
-        """A decorator that validates the path and the query parameters.
-
-        The view gets the loaded path (if there is a schema for it), then the loaded query.
-        """
-
-        def decorate(view: View) -> View:
-            # Instances, since a schema class would be instantiated for each request.
-            checked: View = self.arguments(query(), location="query")(view)
-            return self.arguments(path(), location="path")(checked) if path else checked
-
-        return decorate
-
+    @staticmethod
     def answers(
-        self,
-        schema: type[Answer] | dict[str, Any] | None,
+        schema: type[Answer] | None,
         description: str,
         *headers: str,
         status: int = 200,
-        content_type: str | None = None,
         examples: Sequence[str] = (),
+        also: Mapping[str, Any] = MappingProxyType({}),
     ) -> Callable[[View], View]:
         """A decorator that describes a successful answer in /openapi.json.
 
-        `headers` and `examples` are names of components in `app.api.openapi`.
+        `headers` and `examples` are names of components in `app.api.openapi`; `also` has the
+        schemas of other media types than JSON.
         """
-        return cast(
-            Callable[[View], View],
-            self.alt_response(
-                status,
-                schema={"$ref": f"#/components/schemas/{schema.__name__}"}
-                if isinstance(schema, type)
-                else schema,
-                description=description,
-                content_type=content_type,
-                headers={name: name for name in (*openapi.ALWAYS, *headers)},
-                examples={name: name for name in examples} or None,
-                success=True,
-            ),
-        )
+        contents = {media_type: openapi.content(other) for media_type, other in also.items()}
+        if schema:
+            own = {"$ref": f"#/components/schemas/{schema.__name__}"}
+            contents = {"application/json": openapi.content(own, examples), **contents}
+
+        def decorate(view: View) -> View:
+            named = (*openapi.ALWAYS, *headers)
+            _operation(view)["responses"][status] = openapi.response(description, named, contents)
+            return view
+
+        return decorate
 
     def problems(self, *kinds: type[errors.ProxyError]) -> Callable[[View], View]:
-        """A decorator that describes the authentication and the errors of a call in /openapi.json.
+        """A decorator that describes the errors of a call in /openapi.json.
 
         `kinds` are the errors besides those that every call may have.
         """
@@ -144,24 +124,104 @@ class Blueprint(SmorestBlueprint):  # type: ignore[misc]
             errors.Unavailable,
             errors.ProxyError,
         }
-        if not self.public:
+        if not self._public:
             always |= {errors.Unauthorized, errors.Forbidden}
 
         def decorate(view: View) -> View:
-            view = self.doc(
-                security=[] if self.public else [{"basic": []}],
-                operationId=openapi.camel_case(view.__name__),
-            )(view)
-            for status, answer in openapi.problems({*always, *kinds}).items():
-                view = self.alt_response(status, **answer)(view)
+            _operation(view)["responses"] |= openapi.problems({*always, *kinds})
             return view
 
         return decorate
 
+    def describe(self, app: flask.Flask, spec: APISpec) -> None:
+        """Add the calls to an OpenAPI document."""
+        spec.tag({"name": self.name, "description": self._description})
+        for rule in app.url_map.iter_rules():
+            if not rule.endpoint.startswith(f"{self.name}."):
+                continue
+            view = app.view_functions[rule.endpoint]
+            summary, _, description = (inspect.getdoc(view) or "").partition("\n\n")
+            operation = {
+                **deepcopy(_operation(view)),  # apispec changes it
+                "summary": summary,
+                "description": description,
+                "tags": [self.name],
+                "security": [] if self._public else [{"basic": []}],
+                "operationId": openapi.camel_case(view.__name__),
+            }
+            [method] = (rule.methods or set()) - {"HEAD", "OPTIONS"}
+            headers: list[Any] = ["X-Request-ID"]
+            if 304 in operation["responses"]:
+                headers.insert(0, openapi.IF_NONE_MATCH)
+            spec.path(
+                re.sub("<(.+?)>", r"{\1}", rule.rule),
+                operations={method.lower(): operation},
+                parameters=headers,
+            )
+
+
+def _operation(view: Callable[..., Any]) -> dict[str, Any]:
+    """What is described of a view so far, as OpenAPI has it."""
+    empty: dict[str, Any] = {"parameters": [], "responses": {}}
+    operation: dict[str, Any] = view.__dict__.setdefault("operation", empty)
+    return operation
+
 
 def refuse_query() -> None:
     """InvalidParameter for any query parameter, where no view of a `Blueprint` checks them."""
-    Blueprint.ARGUMENTS_PARSER.parse(NoQuery(), location="query")
+    _load(NoQuery(), "query")
+
+
+def _load(schema: Schema, location: str) -> Any:
+    """A part of the request, by its schema.
+
+    Raises InvalidParameter, which names what is wrong but does not repeat the values.
+    """
+    try:
+        return schema.load(_READ[location]())
+    except ValidationError as error:
+        found = error.messages_dict
+        raise errors.InvalidParameter(
+            "Invalid: " + ", ".join(sorted(map(_printable, found))) + ".",
+            errors={_printable(name): _sentences(what) for name, what in found.items()},
+        ) from error
+
+
+def _path() -> dict[str, Any]:
+    return request.view_args or {}
+
+
+def _query() -> dict[str, str]:
+    """The query parameters; ValidationError if one is given twice or is not UTF-8."""
+    if broken := _not_utf8(request.query_string):
+        raise ValidationError({name: [_NOT_UTF8] for name in broken})
+    repeated = [name for name, values in request.args.lists() if len(values) > 1]
+    if repeated:
+        raise ValidationError({name: ["Given more than once."] for name in repeated})
+    return request.args.to_dict()
+
+
+def _form() -> dict[str, str]:
+    """The fields of a form; ValidationError if one is not UTF-8."""
+    if broken := _not_utf8(request.get_data()):
+        raise ValidationError({name: [_NOT_UTF8] for name in broken})
+    return request.form.to_dict()
+
+
+def _json() -> dict[str, Any]:
+    """The body, a JSON object; what else it is, is told as what is wrong with `body`."""
+    if request.mimetype != "application/json":
+        raise _wrong_body("Content-Type must be application/json.")
+    try:
+        body = _parsed(request.get_data())
+    except RequestEntityTooLarge:
+        raise _wrong_body(TOO_LONG) from None
+    if not isinstance(body, dict):
+        raise _wrong_body("Must be a JSON object.")
+    return body
+
+
+_READ = {"path": _path, "query": _query, "json": _json, "form": _form}
 
 
 def _not_utf8(urlencoded: bytes) -> list[str]:

@@ -1,5 +1,6 @@
 """GET /docs: the contract in Swagger UI, to read and to try; all files come from this service."""
 
+from functools import partial
 from pathlib import Path
 
 import flask_swagger_ui
@@ -31,15 +32,12 @@ def page() -> Response:
     return _file(_OURS, "index.html")
 
 
-def _serve(folder: Path, name: str) -> None:
-    blueprint.add_url_rule(f"/docs/{name}", name.replace(".", "-"), lambda: _file(folder, name))
-
-
-for _name, _folder in _FILES.items():
-    _serve(_folder, _name)
-
-
 def _file(folder: Path, name: str) -> Response:
     response = send_from_directory(folder, name)
     response.headers["Content-Security-Policy"] = _POLICY
     return response
+
+
+for _name, _folder in _FILES.items():
+    _view = partial(_file, _folder, _name)
+    blueprint.add_url_rule(f"/docs/{_name}", _name.replace(".", "-"), _view)

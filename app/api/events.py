@@ -8,7 +8,7 @@ from flask import Response
 
 from app.api import openapi
 from app.api.answers import EventsAnswer
-from app.api.blueprint import Blueprint
+from app.api.blueprint import Blueprint, takes
 from app.api.responses import conditional
 from app.api.schemas import EnvironmentPath, EventsQuery
 from app.context import account
@@ -20,8 +20,8 @@ _ASK_AGAIN = 5
 blueprint = Blueprint("events", description="What happened, in order")
 
 
-@blueprint.route("/events/<environment>", parameters=[openapi.IF_NONE_MATCH])
-@blueprint.takes(EnvironmentPath, EventsQuery)
+@blueprint.route("/events/<environment>")
+@takes(EnvironmentPath, EventsQuery)
 @blueprint.answers(
     EventsAnswer, "The next events, maybe none", *openapi.CACHED, examples=("events",)
 )
@@ -29,7 +29,7 @@ blueprint = Blueprint("events", description="What happened, in order")
     None, "The answer is the one that If-None-Match names", *openapi.CACHED, status=304
 )
 @blueprint.problems()
-def events(path: dict[str, str], query: dict[str, Any], **_url: str) -> Response:
+def events(path: dict[str, str], query: dict[str, Any]) -> Response:
     """The journal: what happened to the company's sessions, UPOs and credential, and outages.
 
     Give `next` of an answer as `after` of the next question: no event is missed, and none comes

@@ -7,7 +7,7 @@ from flask import Response
 from msgspec import structs
 
 from app.api.answers import FoundAnswer, FoundInvoice, FoundRow
-from app.api.blueprint import Blueprint
+from app.api.blueprint import Blueprint, takes
 from app.api.responses import json_response, rfc3339
 from app.api.schemas import EnvironmentPath, InvoiceQuery
 from app.api.status import invoice_answer
@@ -18,10 +18,10 @@ blueprint = Blueprint("invoices", description="The company's invoices, by their 
 
 
 @blueprint.route("/invoices/<environment>")
-@blueprint.takes(EnvironmentPath, InvoiceQuery)
+@takes(EnvironmentPath, InvoiceQuery)
 @blueprint.answers(FoundAnswer, "What was found, maybe nothing", examples=("found-invoice",))
 @blueprint.problems()
-def find_invoice(path: dict[str, str], query: dict[str, Any], **_url: str) -> Response:
+def find_invoice(path: dict[str, str], query: dict[str, Any]) -> Response:
     """What is known of an invoice, by one of its names: the company's rows and kept answers.
 
     Give exactly one of `ksefNumber`, `invoiceNumber` and `invoiceHash`. KSeF is not asked: an

@@ -9,7 +9,7 @@ from prometheus_client.registry import Collector
 
 from app import meters
 from app.api.basic_auth import require_role
-from app.api.blueprint import Blueprint
+from app.api.blueprint import Blueprint, takes
 from app.context import service, settings
 from app.services.operators.figures import HELP, Figure, figures
 
@@ -27,10 +27,10 @@ blueprint = Blueprint(
 
 
 @blueprint.route("/metrics")
-@blueprint.takes()
-@blueprint.answers({"type": "string"}, "Prometheus' text format", content_type=MEDIA_TYPE)
+@takes()
+@blueprint.answers(None, "Prometheus' text format", also={MEDIA_TYPE: {"type": "string"}})
 @blueprint.problems()
-def prometheus(_query: dict[str, str]) -> Response:
+def prometheus() -> Response:
     """Figures for Prometheus.
 
     What this replica has counted, and what all have in common; no label names a company. Public

@@ -6,12 +6,12 @@ from typing import Any
 
 import msgspec
 from apispec import APISpec
-from flask_smorest import Api
-from flask_smorest.spec.plugins import FlaskPlugin
+from apispec.ext.marshmallow import MarshmallowPlugin
 from marshmallow.fields import Field
 
 from app import errors
 from app.api import answers, examples, ops_answers, upo_answers
+from app.version import VERSION
 
 PROBLEM = "application/problem+json"
 DESCRIPTION = """\
@@ -164,25 +164,20 @@ _PARAMETERS: dict[str, dict[str, Any]] = {
 }
 
 
-class Paths(FlaskPlugin):  # type: ignore[misc]
-    """Paths from Flask's rules, each with the parameter that all operations have in common."""
-
-    def path_helper(self, rule: Any, parameters: list[Any], **_: Any) -> str:
-        """The path as OpenAPI writes it."""
-        parameters.append("X-Request-ID")
-        return str(self.flaskpath2openapi(rule.rule))
-
-
-def register(api: Api) -> None:
-    """Add the components to which operations refer by name to the document."""
-    spec = api.spec
-    converter = api.ma_plugin.converter
+def document() -> APISpec:
+    """The document, with the components to which operations refer by name."""
+    plugin = MarshmallowPlugin()
+    spec = APISpec(
+        "ksef-proxy",
+        VERSION,
+        "3.1.0",
+        plugins=[plugin],
+        info={"description": DESCRIPTION},
+        servers=[{"url": "/"}],
+    )
+    converter: Any = plugin.converter
     converter.add_parameter_attribute_function(_example)
-
-    def named_choice(_converter: Any, field: Field[Any], ret: dict[str, Any]) -> dict[str, Any]:
-        return _named_choice(spec, field, ret)
-
-    converter.add_attribute_function(named_choice)
+    converter.add_attribute_function(_named_choice)
     spec.components.security_scheme(
         "basic",
         {"type": "http", "scheme": "basic", "description": "E-mail address and password"},
@@ -198,6 +193,7 @@ def register(api: Api) -> None:
         spec.components.example(name, {"value": value})
     for kind, advice in ADVICE.items():
         spec.components.example(kind.code, {"summary": kind.title, "value": _problem(kind, advice)})
+    return spec
 
 
 def _schemas() -> dict[str, Any]:
@@ -233,26 +229,20 @@ def _example(_converter: Any, field: Field[Any], **_: Any) -> dict[str, Any]:
     return {"example": given[0]} if (given := field.metadata.get("examples")) else {}
 
 
-def _named_choice(spec: APISpec, field: Field[Any], ret: dict[str, Any]) -> dict[str, Any]:
-    """Make a choice with a title a schema of its own, so that generated clients have one type."""
-    name = ret.get("title")
-    if not name or "enum" not in ret:
+def _named_choice(_converter: Any, _field: Field[Any], ret: dict[str, Any]) -> dict[str, Any]:
+    """A choice with a title is that of an answer: generated clients have one type for both."""
+    if "title" not in ret or "enum" not in ret:
         return {}
-    values = [value for value in ret["enum"] if value is not None]
-    if name not in spec.components.schemas:
-        spec.components.schema(name, {"type": "string", "enum": values})
     about: dict[str, Any] = {
         key: ret[key] for key in ("description", "default", "examples") if key in ret
     }
+    reference = {"$ref": f"#/components/schemas/{ret['title']}"}
     ret.clear()
-    reference = {"$ref": f"#/components/schemas/{name}"}
-    if field.allow_none:
-        return {**about, "oneOf": [reference, {"type": "null"}]}
     return {**about, **reference}
 
 
 def problems(kinds: Iterable[type[errors.ProxyError]]) -> dict[int, dict[str, Any]]:
-    """The descriptions of these errors by HTTP status, as arguments of `Blueprint.alt_response`."""
+    """The responses of these errors by HTTP status."""
     by_status: dict[int, list[type[errors.ProxyError]]] = defaultdict(list)
     for kind in (kind for kind in ADVICE if kind in set(kinds)):
         by_status[kind.status].append(kind)
@@ -265,20 +255,26 @@ def _answer(status: int, kinds: list[type[errors.ProxyError]]) -> dict[str, Any]
         headers.append("WWW-Authenticate")
     if any(issubclass(kind, _MAY_TELL_WHEN_TO_REPEAT) for kind in kinds):
         headers.append("Retry-After")
-    return {
-        # Beside the reference, as OpenAPI 3.1 allows, so that generated clients have one Problem.
-        "schema": {
-            "$ref": "#/components/schemas/Problem",
-            "properties": {
-                "status": {"const": status},
-                "code": {"enum": [kind.code for kind in kinds]},
-            },
-        },
-        "description": "\n".join(f"- `{kind.code}`: {ADVICE[kind]}" for kind in kinds),
-        "content_type": PROBLEM,
-        "headers": {name: name for name in headers},
-        "examples": {kind.code: kind.code for kind in kinds},
+    codes = [kind.code for kind in kinds]
+    # Beside the reference, as OpenAPI 3.1 allows, so that generated clients have one Problem.
+    schema = {
+        "$ref": "#/components/schemas/Problem",
+        "properties": {"status": {"const": status}, "code": {"enum": codes}},
     }
+    advice = "\n".join(f"- `{kind.code}`: {ADVICE[kind]}" for kind in kinds)
+    return response(advice, headers, {PROBLEM: content(schema, codes)})
+
+
+def response(description: str, headers: Iterable[str], contents: dict[str, Any]) -> dict[str, Any]:
+    """A response with these headers, which are names of components, and contents by media type."""
+    found = {"description": description, "headers": {name: name for name in headers}}
+    return {**found, "content": contents} if contents else found
+
+
+def content(schema: dict[str, Any], examples: Iterable[str] = ()) -> dict[str, Any]:
+    """A content with these examples, which are names of components."""
+    named = {name: name for name in examples}
+    return {"schema": schema, "examples": named} if named else {"schema": schema}
 
 
 def _problem(kind: type[errors.ProxyError], detail: str) -> dict[str, Any]:

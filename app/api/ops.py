@@ -3,7 +3,7 @@
 from flask import Response
 
 from app import errors
-from app.api.blueprint import Blueprint
+from app.api.blueprint import Blueprint, takes
 from app.api.ops_answers import EnvironmentStates, Health, SchemaState, ServiceStatus
 from app.api.responses import json_response
 from app.context import service
@@ -17,10 +17,10 @@ blueprint = Blueprint("ops", description="State of the service", public=True)
 
 
 @blueprint.route("/status")
-@blueprint.takes()
+@takes()
 @blueprint.answers(ServiceStatus, "What is known", examples=("service-status",))
 @blueprint.problems()
-def service_status(_query: dict[str, str]) -> Response:
+def service_status() -> Response:
     """The service's version, build and schema, and what is known of each environment.
 
     `available`: KSeF answered the last call, within the last ten minutes. Nobody is asked.
@@ -38,10 +38,10 @@ def service_status(_query: dict[str, str]) -> Response:
 
 
 @blueprint.route("/livez")
-@blueprint.takes()
+@takes()
 @blueprint.answers(Health, "It is", examples=("well",))
 @blueprint.problems()
-def alive(_query: dict[str, str]) -> Response:
+def alive() -> Response:
     """The process is alive.
 
     Nothing else is looked at: for whoever restarts processes.
@@ -50,10 +50,10 @@ def alive(_query: dict[str, str]) -> Response:
 
 
 @blueprint.route("/readyz")
-@blueprint.takes()
+@takes()
 @blueprint.answers(Health, "They are", examples=("well",))
 @blueprint.problems()
-def ready(_query: dict[str, str]) -> Response:
+def ready() -> Response:
     """The database is reachable and migrated, and SECRET_KEYS opens the credentials; else 503.
 
     For whoever sends requests to replicas. KSeF is not asked.

@@ -4,16 +4,12 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from app.api.answers import Answer
+from app.api.answers import Answer, choice
 
 EnvironmentState = Annotated[
-    str,
-    Meta(
-        title="EnvironmentState",
-        extra_json_schema={"enum": ["available", "outage", "simulation", "unknown"]},
-    ),
+    str, choice("EnvironmentState", "available", "outage", "simulation", "unknown")
 ]
-HealthStatus = Annotated[str, Meta(title="HealthStatus", extra_json_schema={"enum": ["ok"]})]
+HealthStatus = Annotated[str, choice("HealthStatus", "ok")]
 
 
 class EnvironmentStates(Answer, kw_only=True):

@@ -7,8 +7,8 @@ from flask import Response
 
 from app import errors
 from app.api.answers import Outage, OutageAnswer, OutageMessage
-from app.api.basic_auth import admins_only
-from app.api.blueprint import Blueprint, View
+from app.api.basic_auth import View, admins_only
+from app.api.blueprint import Blueprint, takes
 from app.api.responses import json_response, rfc3339
 from app.api.schemas import EnvironmentPath, SimulationBody
 from app.context import account, caller, service, settings
@@ -30,12 +30,12 @@ def _never_of_production(view: View) -> View:
 
 
 @blueprint.route("/outages/<environment>", methods=["GET"])
-@blueprint.takes(EnvironmentPath)
+@takes(EnvironmentPath)
 @blueprint.answers(
     OutageAnswer, "What is known", examples=("no-outage", "outage", "simulated-outage")
 )
 @blueprint.problems()
-def outage(path: dict[str, str], _query: dict[str, str], **_url: str) -> Response:
+def outage(path: dict[str, str]) -> Response:
     """What is known of an outage, real or simulated, for the caller's company.
 
     Only what is stored is told: KSeF and Latarnia are asked when a call fails.
@@ -46,13 +46,10 @@ def outage(path: dict[str, str], _query: dict[str, str], **_url: str) -> Respons
 @blueprint.route("/outages/<environment>/simulation", methods=["PUT"])
 @admins_only
 @_never_of_production
-@blueprint.takes(EnvironmentPath)
-@blueprint.arguments(SimulationBody, location="json")
+@takes(EnvironmentPath, json=SimulationBody)
 @blueprint.answers(OutageAnswer, "The simulation holds", examples=("simulated-outage",))
 @blueprint.problems(errors.SimulationForbidden)
-def simulate_outage(
-    path: dict[str, str], _query: dict[str, str], body: dict[str, Any], **_url: str
-) -> Response:
+def simulate_outage(path: dict[str, str], body: dict[str, Any]) -> Response:
     """Simulate an outage for the caller's company (role admin; test and demo only).
 
     Until it ends, every call that may need KSeF is answered with 409 `outage_simulation`. Calling
@@ -71,10 +68,10 @@ def simulate_outage(
 @blueprint.route("/outages/<environment>/simulation", methods=["DELETE"])
 @admins_only
 @_never_of_production
-@blueprint.takes(EnvironmentPath)
+@takes(EnvironmentPath)
 @blueprint.answers(None, "There is no simulation of this company any more", status=204)
 @blueprint.problems(errors.SimulationForbidden)
-def end_simulation(path: dict[str, str], _query: dict[str, str], **_url: str) -> Response:
+def end_simulation(path: dict[str, str]) -> Response:
     """End the simulation of the caller's company (role admin).
 
     There need not be one. One for all companies is ended by an operator's command only.

@@ -37,11 +37,15 @@ def describe(error: Exception, language: str, time: wording.Time) -> Told:
 
     `language` is that of `detail`, en or pl; `time` writes its times.
     """
-    if isinstance(error, errors.ProxyError):
-        return _proxy_error(error, language, time)
     if isinstance(error, HTTPException):
-        return _http_exception(error, language)
-    return _unexpected(language)
+        status = HTTPStatus(error.code or 500)
+        if status not in (HTTPStatus.BAD_REQUEST, HTTPStatus.REQUEST_ENTITY_TOO_LARGE):
+            return _http_exception(error, status, language)
+        error = errors.InvalidParameter(status.description)  # one 400 for any bad body
+    elif not isinstance(error, errors.ProxyError):
+        telemetry.exception("internal error")
+        error = errors.ProxyError("The service failed. Its log has the details under this id.")
+    return _proxy_error(error, language, time)
 
 
 def _proxy_error(error: errors.ProxyError, language: str, time: wording.Time) -> Told:
@@ -88,26 +92,14 @@ def _evidence(environment: str) -> Evidence:
         return Evidence()
 
 
-def _http_exception(error: HTTPException, language: str) -> Told:
-    """Flask's own errors: an unknown route, a wrong method, a body that is cut off or too long."""
-    status = HTTPStatus(error.code or 500)
+def _http_exception(error: HTTPException, status: HTTPStatus, language: str) -> Told:
+    """Flask's own errors: an unknown route, a wrong method."""
     title, detail = status.phrase, status.description or status.phrase
     code = title.lower().replace(" ", "_")
-    if status in (HTTPStatus.BAD_REQUEST, HTTPStatus.REQUEST_ENTITY_TOO_LARGE):
-        wrong = errors.InvalidParameter  # the contract has one 400 for any bad body
-        status, code, title = HTTPStatus(wrong.status), wrong.code, wrong.title
     if language == "pl":
         detail = wording.polish(code, detail)
     headers = {name: value for name, value in error.get_headers() if name == "Allow"}
     return _problem(status, code, title, detail, {}, headers)
-
-
-def _unexpected(language: str) -> Told:
-    telemetry.exception("internal error")
-    kind, detail = errors.ProxyError, "The service failed. Its log has the details under this id."
-    if language == "pl":
-        detail = wording.polish(kind.code, detail)
-    return _problem(kind.status, kind.code, kind.title, detail, {}, {})
 
 
 def _problem(

@@ -17,7 +17,7 @@ from app.api.answers import (
     StatusCode,
     UpoPageReference,
 )
-from app.api.blueprint import Blueprint
+from app.api.blueprint import Blueprint, takes
 from app.api.responses import conditional, local_time, rfc3339
 from app.api.schemas import SessionPath
 from app.context import account, settings
@@ -32,10 +32,8 @@ FORM = 2
 blueprint = Blueprint("status", description="What became of a session sent to KSeF")
 
 
-@blueprint.route(
-    "/invoices/<environment>/status/<referenceNumber>", parameters=[openapi.IF_NONE_MATCH]
-)
-@blueprint.takes(SessionPath)
+@blueprint.route("/invoices/<environment>/status/<referenceNumber>")
+@takes(SessionPath)
 @blueprint.answers(
     SessionAnswer,
     "The session as KSeF has it, or had it `Age` seconds ago",
@@ -47,7 +45,7 @@ blueprint = Blueprint("status", description="What became of a session sent to KS
     None, "The answer is the one that If-None-Match names", *openapi.CACHED, "Age", status=304
 )
 @blueprint.problems(errors.NoActiveKsefSession, errors.SessionNotFound, *openapi.KSEF_ASKED)
-def session_status(path: dict[str, str], _query: dict[str, str], **_url: str) -> Response:
+def session_status(path: dict[str, str]) -> Response:
     """What became of a session, with all its invoices.
 
     A session that KSeF still works on is a 200 with its moving code (100, 150, 170) and

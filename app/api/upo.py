@@ -5,12 +5,13 @@ import hashlib
 import io
 import zipfile
 from collections.abc import Sequence
+from typing import Any
 
 from flask import Response, request
 
 from app import errors
 from app.api import openapi
-from app.api.blueprint import Blueprint
+from app.api.blueprint import Blueprint, takes
 from app.api.responses import conditional, is_known, json_response, rfc3339
 from app.api.schemas import SessionPath, UpoPath, UpoQuery
 from app.api.upo_answers import STATES, SessionUpoAnswer, UpoAnswer, UpoPageAnswer, UpoSignature
@@ -23,9 +24,8 @@ Pages = Sequence[tuple[str, UpoFile]]  # of a collective UPO, each with its refe
 _NAMES_OF_JSON = ("application/json", "application/*", "*/*")
 _BINARY = {"type": "string", "format": "binary"}
 _UNCHANGED = "The document is the one that If-None-Match names"
-_DOCUMENT = "The UPO: in JSON, or the document itself where `Accept` names its own type"
-_PAGES = "The pages of the collective UPO: in JSON, a ZIP, or the document itself if it is one page"
-_RAW = ("Content-Disposition", "UPO-Signature")
+_DOCUMENTS = {"application/pdf": _BINARY, "application/xml": _BINARY}
+_HEADERS = (*openapi.CACHED, "Content-Disposition", "UPO-Signature")
 _PROBLEMS = (
     errors.NoActiveKsefSession,
     errors.SessionNotFound,
@@ -39,15 +39,18 @@ blueprint = Blueprint("upo", description="The UPO, KSeF's official receipt of an
 
 @blueprint.route(
     "/invoices/<environment>/status/<referenceNumber>/<ksefNumber>/upo",
-    parameters=[openapi.IF_NONE_MATCH],
 )
-@blueprint.takes(UpoPath, UpoQuery)
-@blueprint.answers(UpoAnswer, _DOCUMENT, *openapi.CACHED, examples=("upo-pdf",))
-@blueprint.answers(_BINARY, _DOCUMENT, *_RAW, content_type="application/pdf")
-@blueprint.answers(_BINARY, _DOCUMENT, *_RAW, content_type="application/xml")
+@takes(UpoPath, UpoQuery)
+@blueprint.answers(
+    UpoAnswer,
+    "The UPO: in JSON, or the document itself where `Accept` names its own type",
+    *_HEADERS,
+    examples=("upo-pdf",),
+    also=_DOCUMENTS,
+)
 @blueprint.answers(None, _UNCHANGED, *openapi.CACHED, status=304)
 @blueprint.problems(errors.InvoiceNotFound, *_PROBLEMS)
-def invoice_upo(path: dict[str, str], query: dict[str, str], **_url: str) -> Response:
+def invoice_upo(path: dict[str, str], query: dict[str, Any]) -> Response:
     """The UPO of an invoice: KSeF's signed XML, unchanged, or a PDF of it.
 
     It is handed out only if KSeF's hash fits, it is of the session, the company and the KSeF
@@ -62,22 +65,23 @@ def invoice_upo(path: dict[str, str], query: dict[str, str], **_url: str) -> Res
         account(path["environment"]),
         path["reference_number"],
         path["ksef_number"],
-        _doc_type(query),
+        query["doc_type"],
     )
     return _answer(file, path["reference_number"], path["ksef_number"])
 
 
-@blueprint.route(
-    "/invoices/<environment>/status/<referenceNumber>/upo", parameters=[openapi.IF_NONE_MATCH]
+@blueprint.route("/invoices/<environment>/status/<referenceNumber>/upo")
+@takes(SessionPath, UpoQuery)
+@blueprint.answers(
+    SessionUpoAnswer,
+    "The pages of the collective UPO: in JSON, a ZIP, or the document itself if it is one page",
+    *_HEADERS,
+    examples=("session-upo-xml",),
+    also={ZIP: _BINARY, **_DOCUMENTS},
 )
-@blueprint.takes(SessionPath, UpoQuery)
-@blueprint.answers(SessionUpoAnswer, _PAGES, *openapi.CACHED, examples=("session-upo-xml",))
-@blueprint.answers(_BINARY, _PAGES, *_RAW, content_type=ZIP)
-@blueprint.answers(_BINARY, _PAGES, *_RAW, content_type="application/pdf")
-@blueprint.answers(_BINARY, _PAGES, *_RAW, content_type="application/xml")
 @blueprint.answers(None, _UNCHANGED, *openapi.CACHED, status=304)
 @blueprint.problems(*_PROBLEMS)
-def session_upo(path: dict[str, str], query: dict[str, str], **_url: str) -> Response:
+def session_upo(path: dict[str, str], query: dict[str, Any]) -> Response:
     """The collective UPO of a session, page by page.
 
     KSeF signs each page by itself (up to 10,000 invoices), so that they cannot be joined. There is
@@ -89,7 +93,7 @@ def session_upo(path: dict[str, str], query: dict[str, str], **_url: str) -> Res
     none of these. In all other cases the answer is JSON, the documents in Base64.
     """
     reference_number = path["reference_number"]
-    doc_type = _doc_type(query)
+    doc_type: DocType = query["doc_type"]
     pages = fetch_session_upo(account(path["environment"]), reference_number, doc_type)
     own = [MEDIA_TYPES[doc_type]] if len(pages) == 1 else []
     if wanted := _named_in_accept(ZIP, *own):
@@ -159,10 +163,6 @@ def document(file: UpoFile, name: str, disposition: str = "attachment") -> Respo
     response.headers["Content-Disposition"] = f'{disposition}; filename="{name}"'
     response.headers["UPO-Signature"] = file.signature.state
     return cacheable(response, file.sha256)
-
-
-def _doc_type(query: dict[str, str]) -> DocType:
-    return "pdf" if query["doc_type"] == "pdf" else "xml"
 
 
 def cacheable(response: Response, tag: str) -> Response:

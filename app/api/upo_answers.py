@@ -4,20 +4,16 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from app.api.answers import Answer, Moment
+from app.api.answers import Answer, Moment, choice
 
 Base64 = Annotated[str, Meta(extra_json_schema={"format": "byte", "contentEncoding": "base64"})]
-DocType = Annotated[str, Meta(title="DocType", extra_json_schema={"enum": ["xml", "pdf"]})]
+DocType = Annotated[str, choice("DocType", "xml", "pdf")]
 DocumentMediaType = Annotated[
-    str,
-    Meta(
-        title="DocumentMediaType",
-        extra_json_schema={"enum": ["application/xml", "application/pdf"]},
-    ),
+    str, choice("DocumentMediaType", "application/xml", "application/pdf")
 ]
 STATES = ("valid", "unknown_signer", "unverifiable", "unsigned")
 """What may be said of a signature, the most certain first."""
-SignatureState = Annotated[str, Meta(title="SignatureState", extra_json_schema={"enum": [*STATES]})]
+SignatureState = Annotated[str, choice("SignatureState", *STATES)]
 
 
 class UpoSignature(Answer, kw_only=True):

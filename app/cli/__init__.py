@@ -46,11 +46,6 @@ def register(app: Flask) -> None:
         app.cli.add_command(command)
 
 
-def remove_library_commands(app: Flask) -> None:
-    """Take flask-smorest's own commands away: /openapi.json gives the contract."""
-    app.cli.commands.pop("openapi", None)
-
-
 def is_running() -> bool:
     """Whether this process runs a command rather than a server."""
     return click.get_current_context(silent=True) is not None

@@ -1,22 +1,20 @@
 """`company` and `user`: who may use the service."""
 
 import click
-from flask.cli import AppGroup
 
 from app import errors
-from app.cli.options import json_option, line_from_stdin, plain_errors
+from app.cli.options import Group, json_option, line_from_stdin
 from app.cli.output import print_table
 from app.context import service
 from app.services.operators import companies, users
 
-company = AppGroup("company", help="Companies.")
-user = AppGroup("user", help="Users. Each belongs to one company.")
+company = Group("company", help="Companies.")
+user = Group("user", help="Users. Each belongs to one company.")
 
 
 @company.command("add")
 @click.argument("nip")
 @click.argument("name")
-@plain_errors
 def add_company(nip: str, name: str) -> None:
     """Add a company by its NIP."""
     users.add_company(service().db, nip, name)
@@ -25,7 +23,6 @@ def add_company(nip: str, name: str) -> None:
 
 @company.command("list")
 @json_option
-@plain_errors
 def list_companies(as_json: bool) -> None:
     """Show all companies."""
     rows = users.list_companies(service().db)
@@ -39,7 +36,6 @@ def list_companies(as_json: bool) -> None:
 @company.command("remove")
 @click.argument("nip")
 @click.option("--yes", is_flag=True, help="Do not ask for confirmation")
-@plain_errors
 def remove_company(nip: str, yes: bool) -> None:
     """Remove a company with its users and documents.
 
@@ -63,7 +59,6 @@ def remove_company(nip: str, yes: bool) -> None:
 @click.option("--nip", required=True, help="NIP of the user's company")
 @click.option("--role", required=True, type=click.Choice(users.ROLES), help="What the user may do")
 @click.option("--password-stdin", is_flag=True, help="Read the password from standard input")
-@plain_errors
 def add_user(email: str, nip: str, role: str, password_stdin: bool) -> None:
     """Add a user.
 
@@ -81,7 +76,6 @@ def add_user(email: str, nip: str, role: str, password_stdin: bool) -> None:
 @user.command("set-password")
 @click.argument("email")
 @click.option("--password-stdin", is_flag=True, help="Read the password from standard input")
-@plain_errors
 def set_password(email: str, password_stdin: bool) -> None:
     """Give a user another password, from the next request on.
 
@@ -97,7 +91,6 @@ def set_password(email: str, password_stdin: bool) -> None:
 @user.command("set-role")
 @click.argument("email")
 @click.argument("role", type=click.Choice(users.ROLES))
-@plain_errors
 def set_role(email: str, role: str) -> None:
     """Change what a user may do, from the next request on."""
     users.set_role(service().db, email, role)
@@ -106,7 +99,6 @@ def set_role(email: str, role: str) -> None:
 
 @user.command("disable")
 @click.argument("email")
-@plain_errors
 def disable_user(email: str) -> None:
     """Disable a user, from the next request on."""
     users.disable_user(service().db, email)
@@ -115,7 +107,6 @@ def disable_user(email: str) -> None:
 
 @user.command("enable")
 @click.argument("email")
-@plain_errors
 def enable_user(email: str) -> None:
     """Let a disabled user in again, with the same password."""
     users.enable_user(service().db, email)
@@ -124,7 +115,6 @@ def enable_user(email: str) -> None:
 
 @user.command("unlock")
 @click.argument("email")
-@plain_errors
 def unlock_user(email: str) -> None:
     """Forget a user's failed logins."""
     users.unlock_user(service().db, email)
@@ -133,7 +123,6 @@ def unlock_user(email: str) -> None:
 
 @user.command("list")
 @json_option
-@plain_errors
 def list_users(as_json: bool) -> None:
     """Show all users."""
     rows = users.list_users(service().db)

@@ -5,10 +5,9 @@ import signal
 import threading
 
 import click
-from flask.cli import with_appcontext
 
 from app import clock, errors, telemetry
-from app.cli.options import plain_errors
+from app.cli.options import command
 from app.context import service
 from app.service import Service
 from app.services.events import follow as following
@@ -18,10 +17,8 @@ _LAST_DELIVERIES = 60.0
 """Seconds that `--once` gives to the receivers of webhooks."""
 
 
-@click.command("follow")
+@command("follow")
 @click.option("--once", is_flag=True, help="Do what is due now, for cron")
-@with_appcontext
-@plain_errors
 def follow(once: bool) -> None:
     """Follow the sessions of all companies, and deliver webhooks.
 

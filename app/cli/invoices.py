@@ -3,20 +3,18 @@
 from pathlib import Path
 
 import click
-from flask.cli import AppGroup, with_appcontext
 
 from app import errors
 from app.account import Account
-from app.cli.options import EXISTING_FILE, for_account, for_long_work, json_option, plain_errors
+from app.cli.options import EXISTING_FILE, Group, command, for_account, for_long_work, json_option
 from app.cli.output import print_summary, print_table, progress
 from app.services.sessions import backfill, rows
 
-invoices = AppGroup("invoices", help="The company's own invoice rows.")
+invoices = Group("invoices", help="The company's own invoice rows.")
 
 
 @invoices.command("import")
 @click.argument("file", type=EXISTING_FILE)
-@plain_errors
 @for_account
 def import_invoices(file: Path, account: Account) -> None:
     """Import invoice rows from a CSV file.
@@ -39,7 +37,6 @@ def import_invoices(file: Path, account: Account) -> None:
 @invoices.command("list")
 @click.option("--unlinked", is_flag=True, help="Only rows without a session")
 @json_option
-@plain_errors
 @for_account
 def list_invoices(account: Account, unlinked: bool, as_json: bool) -> None:
     """Show the company's rows of both tables."""
@@ -59,9 +56,7 @@ def list_invoices(account: Account, unlinked: bool, as_json: bool) -> None:
     )
 
 
-@click.command("link")
-@with_appcontext
-@plain_errors
+@command("link")
 @for_long_work
 def link(account: Account) -> None:
     """Link all rows that are not linked yet.

@@ -4,21 +4,14 @@ import sys
 from pathlib import Path
 
 import click
-from flask.cli import AppGroup, with_appcontext
 
 from app.account import Account
-from app.cli.options import (
-    EXISTING_FILE,
-    for_account,
-    json_option,
-    line_from_stdin,
-    plain_errors,
-)
+from app.cli.options import EXISTING_FILE, Group, command, for_account, json_option, line_from_stdin
 from app.cli.output import print_table, utc
 from app.context import service
 from app.services.login import certificates, credentials, session
 
-credential = AppGroup("credential", help="The credential with which a company logs in to KSeF.")
+credential = Group("credential", help="The credential with which a company logs in to KSeF.")
 
 
 no_verify_option = click.option(
@@ -28,7 +21,6 @@ no_verify_option = click.option(
 
 @credential.command("set-token")
 @no_verify_option
-@plain_errors
 @for_account
 def set_token(account: Account, no_verify: bool) -> None:
     """Store a KSeF token, encrypted.
@@ -36,8 +28,7 @@ def set_token(account: Account, no_verify: bool) -> None:
     The token is read from standard input; on a terminal you are asked for it. It is stored only
     after a test login with it has succeeded, unless --no-verify is given.
     """
-    given = click.prompt("KSeF token", hide_input=True) if sys.stdin.isatty() else None
-    token = (given or line_from_stdin("A KSeF token")).strip()
+    token = _typed_or_piped("KSeF token", "A KSeF token").strip()
     credentials.check_token(token)
     if not no_verify:
         credentials.prove(account, token)
@@ -64,7 +55,6 @@ def set_token(account: Account, no_verify: bool) -> None:
     "--passphrase-stdin", is_flag=True, help="Read the key's passphrase from standard input"
 )
 @no_verify_option
-@plain_errors
 @for_account
 def set_certificate(
     account: Account, file: Path, key_file: Path | None, passphrase_stdin: bool, no_verify: bool
@@ -77,7 +67,8 @@ def set_certificate(
         service().db,
         file.read_bytes(),
         key_file.read_bytes() if key_file else None,
-        _passphrase() if passphrase_stdin else None,
+        # Leading and trailing spaces may be part of it.
+        _typed_or_piped("Passphrase", "The passphrase") if passphrase_stdin else None,
     )
     if not no_verify:
         credentials.prove(account, certificate, certificates.whose(account, certificate))
@@ -88,9 +79,7 @@ def set_certificate(
     click.echo(f"certificate of {account.company_nip} stored for {account.environment}, {proof}")
 
 
-@click.command("login")
-@with_appcontext
-@plain_errors
+@command("login")
 @for_account
 def log_in(account: Account) -> None:
     """Log a company in to KSeF.
@@ -103,9 +92,7 @@ def log_in(account: Account) -> None:
     click.echo(f"{account.company_nip} is logged in to {account.environment}, until {until}")
 
 
-@click.command("logout")
-@with_appcontext
-@plain_errors
+@command("logout")
 @for_account
 def log_out(account: Account) -> None:
     """Revoke a company's KSeF session.
@@ -116,10 +103,8 @@ def log_out(account: Account) -> None:
     click.echo(f"{account.company_nip} is logged out of {account.environment}")
 
 
-@click.command("sessions")
-@with_appcontext
+@command("sessions")
 @json_option
-@plain_errors
 def sessions(as_json: bool) -> None:
     """Show who is logged in to KSeF.
 
@@ -146,9 +131,9 @@ def sessions(as_json: bool) -> None:
     )
 
 
-def _passphrase() -> str:
-    """The passphrase as given; leading and trailing spaces may be part of it."""
+def _typed_or_piped(prompt: str, what: str) -> str:
+    """A secret, as it is given."""
     if sys.stdin.isatty():
-        typed: str = click.prompt("Passphrase", hide_input=True)
+        typed: str = click.prompt(prompt, hide_input=True)
         return typed
-    return line_from_stdin("The passphrase")
+    return line_from_stdin(what)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from flask.cli import AppGroup, with_appcontext
 
 from app import errors
 from app.context import service, settings
@@ -16,6 +17,7 @@ from app.services.operators import users
 from app.settings import ENVIRONMENTS, SettingsError
 
 Command = Callable[..., None]
+Adding = Callable[[Command], click.Command]
 
 
 class Moment(click.ParamType[datetime]):
@@ -73,6 +75,19 @@ def plain_errors(command: Command) -> Command:
             raise click.ClickException("The input is not UTF-8.") from error
 
     return run
+
+
+def command(name: str) -> Adding:
+    """A decorator: a command that works with the application, with plain errors."""
+    return lambda function: click.command(name)(with_appcontext(plain_errors(function)))
+
+
+class Group(AppGroup):
+    """Commands of one subject."""
+
+    def command(self, name: str) -> Adding:  # type: ignore[override]
+        """A decorator: such a command of this group."""
+        return lambda function: super(Group, self).command(name)(plain_errors(function))
 
 
 def line_from_stdin(what: str) -> str:

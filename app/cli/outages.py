@@ -3,21 +3,14 @@
 from datetime import datetime
 
 import click
-from flask.cli import AppGroup
 
 from app import errors
-from app.cli.options import (
-    MOMENT,
-    MOMENT_HELP,
-    environment_argument,
-    in_local_time,
-    plain_errors,
-)
+from app.cli.options import MOMENT, MOMENT_HELP, Group, environment_argument, in_local_time
 from app.context import service
 from app.services import outages
 from app.services.operators import users
 
-outage = AppGroup("outage", help="Simulated outages of KSeF.")
+outage = Group("outage", help="Simulated outages of KSeF.")
 
 
 @outage.command("simulate")
@@ -25,7 +18,6 @@ outage = AppGroup("outage", help="Simulated outages of KSeF.")
 @click.option("--message", required=True, help="What callers are told")
 @click.option("--until", type=MOMENT, help=MOMENT_HELP)
 @click.option("--nip", help="Only for this company; for all companies if left out")
-@plain_errors
 def simulate(environment: str, message: str, until: datetime | None, nip: str | None) -> None:
     """Begin a simulation (test and demo only)."""
     if nip is not None:
@@ -47,7 +39,6 @@ def simulate(environment: str, message: str, until: datetime | None, nip: str | 
 
 @outage.command("clear")
 @environment_argument
-@plain_errors
 def clear(environment: str) -> None:
     """End all simulations in an environment."""
     ended = outages.clear_all(service().db, environment)

@@ -1,19 +1,17 @@
 """`quota`: how much of KSeF's quota is used, and the blocks that KSeF has set."""
 
 import click
-from flask.cli import AppGroup
 
 from app.account import Account
-from app.cli.options import for_account, json_option, plain_errors
+from app.cli.options import Group, for_account, json_option
 from app.cli.output import print_table
 from app.services.operators import quotas as use
 
-quotas = AppGroup("quota", help="KSeF's quota, as used by all replicas together.")
+quotas = Group("quota", help="KSeF's quota, as used by all replicas together.")
 
 
 @quotas.command("show")
 @json_option
-@plain_errors
 @for_account
 def show_quota(account: Account, as_json: bool) -> None:
     """Show the calls and limits of each group.
@@ -40,7 +38,6 @@ def show_quota(account: Account, as_json: bool) -> None:
 
 
 @quotas.command("clear")
-@plain_errors
 @for_account
 def clear_quota(account: Account) -> None:
     """Lift the blocks set by KSeF's 429 answers.

@@ -3,10 +3,9 @@
 from datetime import datetime
 
 import click
-from flask.cli import AppGroup, with_appcontext
 
 from app import errors
-from app.cli.options import MOMENT, MOMENT_HELP, in_local_time, json_option, plain_errors
+from app.cli.options import MOMENT, MOMENT_HELP, Group, command, in_local_time, json_option
 from app.cli.output import print_table, progress
 from app.context import service, settings
 from app.db import migrate
@@ -15,12 +14,10 @@ from app.services.events import journal
 from app.services.operators import audit, keys
 from app.services.operators import purge as documents
 
-audits = AppGroup("audit", help="Who did what, and when.")
+audits = Group("audit", help="Who did what, and when.")
 
 
-@click.command("migrate")
-@with_appcontext
-@plain_errors
+@command("migrate")
 def migrate_database() -> None:
     """Bring the database up to date.
 
@@ -41,9 +38,7 @@ def migrate_database() -> None:
         click.echo("up to date")
 
 
-@click.command("rotate-keys")
-@with_appcontext
-@plain_errors
+@command("rotate-keys")
 def rotate_keys() -> None:
     """Re-encrypt stored secrets with the newest key.
 
@@ -60,9 +55,7 @@ def rotate_keys() -> None:
         )
 
 
-@click.command("purge")
-@with_appcontext
-@plain_errors
+@command("purge")
 def purge() -> None:
     """Delete old documents and events, and expired download links.
 
@@ -92,7 +85,6 @@ def purge() -> None:
     "--most", type=click.IntRange(1), default=100, show_default=True, help="At most so many rows"
 )
 @json_option
-@plain_errors
 def list_audit(
     nip: str | None, what: str | None, since: datetime | None, most: int, as_json: bool
 ) -> None:
@@ -122,7 +114,6 @@ def list_audit(
 @click.option(
     "--days", required=True, type=click.IntRange(1, MOST_DAYS), help="Keep the last so many days"
 )
-@plain_errors
 def purge_audit(days: int) -> None:
     """Delete old rows of the audit.
 

@@ -4,11 +4,10 @@ from datetime import datetime
 from pathlib import Path
 
 import click
-from flask.cli import AppGroup
 
 from app import errors
 from app.account import Account
-from app.cli.options import EXISTING_FILE, for_long_work, json_option, plain_errors
+from app.cli.options import EXISTING_FILE, Group, for_long_work, json_option
 from app.cli.output import print_summary, print_table, progress, utc
 from app.context import service
 from app.services.operators import users
@@ -17,11 +16,10 @@ from app.settings import ENVIRONMENTS
 from app.signers import DEFAULT_SIGNERS, fingerprints
 from app.upo.xml import MAX_BYTES
 
-upos = AppGroup("upo", help="UPOs.")
+upos = Group("upo", help="UPOs.")
 
 
 @upos.command("archive")
-@plain_errors
 @for_long_work
 def archive_upos(account: Account) -> None:
     """Fetch the UPOs missing from the archive.
@@ -50,7 +48,6 @@ def archive_upos(account: Account) -> None:
     show_default=True,
     help="Language of the PDF's labels",
 )
-@plain_errors
 def render(file: Path, output: Path, language: str) -> None:
     """Draw the PDF of a UPO's XML file.
 
@@ -70,7 +67,6 @@ def render(file: Path, output: Path, language: str) -> None:
     help="KSeF environment of it, or of the FILEs  [default for FILEs: prod]",
 )
 @json_option
-@plain_errors
 def verify(
     files: tuple[Path, ...],
     signers: tuple[str, ...],
@@ -130,7 +126,6 @@ def _fingerprints(signers: tuple[str, ...]) -> tuple[str, ...]:
 @click.option("--from", "first", required=True, type=click.DateTime(["%Y-%m-%d"]), help="First day")
 @click.option("--to", "last", required=True, type=click.DateTime(["%Y-%m-%d"]), help="Last day")
 @click.argument("target", type=click.Path(path_type=Path))
-@plain_errors
 @for_long_work
 def export_upos(account: Account, first: datetime, last: datetime, target: Path) -> None:
     """Write archived UPOs for an auditor: XML, PDF and a manifest.

@@ -4,29 +4,20 @@ from datetime import datetime
 from typing import Any
 
 import click
-from flask.cli import AppGroup
 
 from app import errors
 from app.account import Account
-from app.cli.options import (
-    MOMENT,
-    MOMENT_HELP,
-    for_account,
-    in_local_time,
-    json_option,
-    plain_errors,
-)
+from app.cli.options import MOMENT, MOMENT_HELP, Group, for_account, in_local_time, json_option
 from app.cli.output import print_table
 from app.context import service
 from app.services.events import webhooks
 
-webhook = AppGroup("webhook", help="Webhooks: receivers that are told of events.")
+webhook = Group("webhook", help="Webhooks: receivers that are told of events.")
 url_argument = click.argument("url")
 
 
 @webhook.command("add")
 @url_argument
-@plain_errors
 @for_account
 def add(account: Account, url: str) -> None:
     """Add a webhook; its secret is shown once.
@@ -41,7 +32,6 @@ def add(account: Account, url: str) -> None:
 @webhook.command("list")
 @click.option("--nip", help="Only of this company")
 @json_option
-@plain_errors
 def list_all(nip: str | None, as_json: bool) -> None:
     """Show webhooks and their last answers.
 
@@ -68,7 +58,6 @@ def list_all(nip: str | None, as_json: bool) -> None:
 
 @webhook.command("remove")
 @url_argument
-@plain_errors
 @for_account
 def remove(account: Account, url: str) -> None:
     """Remove a webhook, with what it has parked."""
@@ -78,7 +67,6 @@ def remove(account: Account, url: str) -> None:
 
 @webhook.command("test")
 @url_argument
-@plain_errors
 @for_account
 def send_test(account: Account, url: str) -> None:
     """Post a message of the type webhook.test.
@@ -94,7 +82,6 @@ def send_test(account: Account, url: str) -> None:
 @webhook.command("replay")
 @url_argument
 @click.option("--since", required=True, type=MOMENT, help=MOMENT_HELP)
-@plain_errors
 @for_account
 def replay(account: Account, url: str, since: datetime) -> None:
     """Deliver events again, parked ones too.

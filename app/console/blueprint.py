@@ -1,15 +1,13 @@
 """The console's blueprint: who is let in, from where, and with which parameters."""
 
-from collections.abc import Callable
-from typing import cast
+from functools import partial
 
 from flask import Blueprint, request
-from marshmallow import Schema
 from werkzeug.exceptions import NotFound
 
 from app import errors
 from app.api import basic_auth
-from app.api.blueprint import StrictParser, View
+from app.api.blueprint import takes as _takes
 from app.api.origin import is_of_our_own
 from app.console import problems
 from app.console.context import finish, form_tokens
@@ -34,7 +32,7 @@ _LINKED = {
 }
 
 blueprint = Blueprint("console", __name__, template_folder="templates")
-_parser = StrictParser()
+takes = partial(_takes, unless_query=Looking)
 
 
 @blueprint.before_request
@@ -56,19 +54,3 @@ def _require_own_form() -> None:
 
 blueprint.after_request(finish)
 problems.register(blueprint)
-
-
-def takes(
-    path: type[Schema] | None = None,
-    query: type[Schema] = Looking,
-    form: type[Schema] | None = None,
-) -> Callable[[View], View]:
-    """A decorator that validates path, query and form; the view gets them loaded, in this order."""
-
-    def decorate(view: View) -> View:
-        for schema, location in ((form, "form"), (query, "query"), (path, "path")):
-            if schema:
-                view = cast(View, _parser.use_args(schema(), location=location)(view))
-        return view
-
-    return decorate

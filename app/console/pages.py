@@ -12,7 +12,15 @@ from app.api.schemas import EnvironmentPath, SessionPath, UpoPath
 from app.api.upo import document, only_page, zipped
 from app.console.blueprint import blueprint, takes
 from app.console.context import SHOWN_ENVIRONMENTS, render
-from app.console.schemas import MINUTES, Form, InvoicesPaging, Paging, Searching, SimulationForm
+from app.console.schemas import (
+    MINUTES,
+    Form,
+    InvoicesPaging,
+    Looking,
+    Paging,
+    Searching,
+    SimulationForm,
+)
 from app.context import account, caller, service
 from app.identifiers import HEX_HASH, INVOICE_HASH, KSEF_NUMBER, REFERENCE_NUMBER, base64_hash
 from app.services import outages
@@ -32,7 +40,7 @@ _DISPOSITIONS: dict[DocType, str] = {"pdf": "inline", "xml": "attachment"}
 
 @blueprint.get("/console")
 @takes()
-def overview(_query: dict[str, Any]) -> Response:
+def overview() -> Response:
     """Every environment on a card."""
     cards = []
     for environment in SHOWN_ENVIRONMENTS:
@@ -82,8 +90,8 @@ def _find_session(number: str) -> Any:
 
 
 @blueprint.get("/console/<environment>")
-@takes(EnvironmentPath)
-def environment(path: dict[str, str], query: dict[str, Any], **_url: str) -> Response:
+@takes(EnvironmentPath, Looking)
+def environment(path: dict[str, str], query: dict[str, Any]) -> Response:
     """One environment: its state with the evidence, quota, sessions, events, unlinked rows."""
     where = account(path["environment"])
     sessions = console.sessions(where, skip=0, take=_SHORT)
@@ -107,13 +115,10 @@ def environment(path: dict[str, str], query: dict[str, Any], **_url: str) -> Res
 
 @blueprint.get("/console/<environment>/sessions")
 @takes(EnvironmentPath, Paging)
-def sessions(path: dict[str, str], query: dict[str, Any], **_url: str) -> Response:
+def sessions(path: dict[str, str], query: dict[str, Any]) -> Response:
     """All kept sessions, page by page."""
-    found = console.sessions(
-        account(path["environment"]),
-        skip=(query["page"] - 1) * _SESSIONS_PAGE,
-        take=_SESSIONS_PAGE,
-    )
+    skip = (query["page"] - 1) * _SESSIONS_PAGE
+    found = console.sessions(account(path["environment"]), skip=skip, take=_SESSIONS_PAGE)
     return render(
         "sessions.html",
         environment=path["environment"],
@@ -126,11 +131,10 @@ def sessions(path: dict[str, str], query: dict[str, Any], **_url: str) -> Respon
 
 @blueprint.get("/console/<environment>/unlinked")
 @takes(EnvironmentPath, Paging)
-def unlinked(path: dict[str, str], query: dict[str, Any], **_url: str) -> Response:
+def unlinked(path: dict[str, str], query: dict[str, Any]) -> Response:
     """The invoice rows without a session, page by page."""
-    found = console.unlinked(
-        account(path["environment"]), skip=(query["page"] - 1) * PAGE, take=PAGE
-    )
+    skip = (query["page"] - 1) * PAGE
+    found = console.unlinked(account(path["environment"]), skip=skip, take=PAGE)
     return render(
         "unlinked.html",
         environment=path["environment"],
@@ -143,7 +147,7 @@ def unlinked(path: dict[str, str], query: dict[str, Any], **_url: str) -> Respon
 
 @blueprint.get("/console/<environment>/sessions/<referenceNumber>")
 @takes(SessionPath, InvoicesPaging)
-def session(path: dict[str, str], query: dict[str, Any], **_url: str) -> Response:
+def session(path: dict[str, str], query: dict[str, Any]) -> Response:
     """A kept session with its invoices, page by page."""
     where, reference_number = account(path["environment"]), path["reference_number"]
     kept = console.session(where, reference_number)
@@ -172,7 +176,7 @@ def session(path: dict[str, str], query: dict[str, Any], **_url: str) -> Respons
 
 @blueprint.post("/console/<environment>/sessions/<referenceNumber>/check")
 @takes(SessionPath, form=Form)
-def check(path: dict[str, str], _query: dict[str, Any], _form: dict[str, str], **_url: str) -> Any:
+def check(path: dict[str, str], _form: dict[str, str]) -> Any:
     """Check a session as the API does, which may ask KSeF, and show it."""
     check_session(account(path["environment"]), path["reference_number"])
     return redirect(
@@ -188,28 +192,28 @@ def check(path: dict[str, str], _query: dict[str, Any], _form: dict[str, str], *
 
 @blueprint.get("/console/<environment>/sessions/<referenceNumber>/<ksefNumber>/upo.pdf")
 @takes(UpoPath)
-def upo_pdf(path: dict[str, str], _query: dict[str, Any], **_url: str) -> Response:
+def upo_pdf(path: dict[str, str]) -> Response:
     """The UPO of an invoice as a PDF, to view in the browser."""
     return _upo(path, "pdf")
 
 
 @blueprint.get("/console/<environment>/sessions/<referenceNumber>/<ksefNumber>/upo.xml")
 @takes(UpoPath)
-def upo_xml(path: dict[str, str], _query: dict[str, Any], **_url: str) -> Response:
+def upo_xml(path: dict[str, str]) -> Response:
     """The UPO of an invoice as the XML that KSeF signed, to download."""
     return _upo(path, "xml")
 
 
 @blueprint.get("/console/<environment>/sessions/<referenceNumber>/upo.pdf")
 @takes(SessionPath)
-def session_upo_pdf(path: dict[str, str], _query: dict[str, Any], **_url: str) -> Response:
+def session_upo_pdf(path: dict[str, str]) -> Response:
     """The collective UPO of a session as a PDF, to view; a ZIP of its pages if it has several."""
     return _session_upo(path, "pdf")
 
 
 @blueprint.get("/console/<environment>/sessions/<referenceNumber>/upo.xml")
 @takes(SessionPath)
-def session_upo_xml(path: dict[str, str], _query: dict[str, Any], **_url: str) -> Response:
+def session_upo_xml(path: dict[str, str]) -> Response:
     """The collective UPO of a session as signed XML, to download; a ZIP if it has several pages."""
     return _session_upo(path, "xml")
 
@@ -239,9 +243,7 @@ def _viewable(response: Response) -> Response:
 @blueprint.post("/console/<environment>/simulation")
 @admins_only
 @takes(EnvironmentPath, form=SimulationForm)
-def begin_simulation(
-    path: dict[str, str], _query: dict[str, Any], form: dict[str, Any], **_url: str
-) -> Any:
+def begin_simulation(path: dict[str, str], form: dict[str, Any]) -> Any:
     """Simulate an outage for the caller's company."""
     minutes = form["minutes"]
     outages.simulate(
@@ -257,9 +259,7 @@ def begin_simulation(
 @blueprint.post("/console/<environment>/simulation/end")
 @admins_only
 @takes(EnvironmentPath, form=Form)
-def end_simulation(
-    path: dict[str, str], _query: dict[str, Any], _form: dict[str, str], **_url: str
-) -> Any:
+def end_simulation(path: dict[str, str], _form: dict[str, str]) -> Any:
     """End the simulation of the caller's company."""
     outages.clear(service().db, path["environment"], company_nip=caller().company_nip)
     return _to_environment(path, "simulation_off")
@@ -267,7 +267,7 @@ def end_simulation(
 
 @blueprint.get("/console/logout")
 @takes()
-def log_out(_query: dict[str, Any]) -> Response:
+def log_out() -> Response:
     """Makes the browser forget the password: with HTTP Basic there is no way but a 401."""
     response = render("logged_out.html", status=401)
     response.headers["WWW-Authenticate"] = CHALLENGE

@@ -1,11 +1,8 @@
 """The schemas that validate the console's query parameters and forms."""
 
-import re
-from typing import Any
-
 from marshmallow import fields, validate
 
-from app.api.fields import refusing
+from app.api.fields import Digits, refusing
 from app.api.schemas import Strict
 from app.console.texts import TEXTS
 from app.identifiers import wrong_invoice_number
@@ -22,22 +19,13 @@ def _may_be_looked_for(number: str) -> None:
         refusing(wrong_invoice_number)(number)
 
 
-class _Whole(fields.Integer):
-    """A whole number in plain digits: `int` takes signs, blanks and the digits of all scripts."""
-
-    def _validated(self, value: Any) -> int:
-        if not re.fullmatch("[0-9]{1,9}", value):
-            raise self.make_error("invalid")
-        return int(value)
-
-
 class Looking(Strict):
     lang = fields.String(validate=validate.OneOf(TEXTS))
     done = fields.String(load_default=None, validate=validate.OneOf(NOTICES))
 
 
 class Paging(Looking):
-    page = _Whole(load_default=1, validate=validate.Range(1, NEWEST // 50))
+    page = Digits(load_default=1, validate=validate.Range(1, NEWEST // 50))
 
 
 class InvoicesPaging(Paging):
@@ -54,4 +42,4 @@ class Form(Strict):
 
 class SimulationForm(Form):
     message = fields.String(required=True, validate=refusing(wrong_message))
-    minutes = _Whole(required=True, validate=validate.OneOf(MINUTES))
+    minutes = Digits(required=True, validate=validate.OneOf(MINUTES))

@@ -314,5 +314,5 @@ def commands(group: click.Group, *before: str) -> Iterator[tuple[str, click.Comm
     for name, command in group.commands.items():
         if isinstance(command, click.Group):
             yield from commands(command, *before, name)
-        elif command.callback.__module__.startswith("app."):  # flask-smorest brings its own
+        elif command.callback.__module__.startswith("app."):  # Flask brings its own
             yield " ".join((*before, name)), command
