@@ -65,19 +65,7 @@ def remove(service: Service, nip: str) -> list[str]:
 
 def _delete(db: Database, nip: str, had: Holdings) -> None:
     with db.transaction() as connection:
-        for remove_from in (
-            queries.remove_sessions,
-            queries.remove_credentials,
-            queries.remove_users,
-            queries.remove_simulations,
-            queries.remove_refusals,
-            queries.remove_followed,
-            queries.remove_calls,
-            queries.remove_limits,
-            queries.remove_webhooks,
-            queries.mark_removed,
-        ):
-            remove_from(connection, nip=nip)
+        queries.remove(connection, nip=nip)
         audit.note(
             connection,
             audit.What.COMPANY_REMOVED,
