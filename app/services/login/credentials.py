@@ -14,9 +14,10 @@ from typing import Any
 from app import clock, errors, telemetry
 from app.account import Account
 from app.db.queries import login as queries
+from app.ksef import login
 from app.ksef.certificates import Certificate
 from app.ksef.login import LoginRefused as LoginRefused
-from app.ksef.login import TokensLost, log_in_with_certificate, log_in_with_token, remedy, revoke
+from app.ksef.login import TokensLost, remedy
 from app.ksef.wire import Tokens
 from app.services import outages
 from app.services.events import journal
@@ -107,14 +108,14 @@ def log_in_with(account: Account, credential: Certificate | str) -> Tokens:
 
     Raises LoginRefused, TokensLost and KSeF's failures.
     """
-    how: dict[str, Any] = {
-        "nip": account.company_nip,
-        "seconds": account.timing.login,
-        "poll": account.timing.login_poll,
-    }
-    if isinstance(credential, Certificate):
-        return log_in_with_certificate(account.http, certificate=credential, **how)
-    return log_in_with_token(account.http, ksef_token=credential, **how)
+    timing = account.timing
+    return login.log_in(
+        account.http,
+        credential,
+        nip=account.company_nip,
+        seconds=timing.login,
+        poll=timing.login_poll,
+    )
 
 
 def prove(account: Account, credential: Certificate | str, whose: str = "") -> None:
@@ -153,7 +154,7 @@ def prove_stored(account: Account) -> str:
 
 def _end(account: Account, tokens: Tokens) -> None:
     try:
-        revoke(account.http, tokens.access.value)
+        login.revoke(account.http, tokens.access.value)
     except errors.KsefFailure:
         telemetry.info("a session made to prove a credential was left to end by itself")
 
