@@ -313,12 +313,12 @@ def _retry_after(headers: Mapping[str, str]) -> int:
 
 
 def http_date(text: str) -> datetime | None:
-    """The moment of an HTTP date; None if it is not one."""
+    """The moment of an HTTP date, in UTC; None if it is not one."""
     try:
         moment = email.utils.parsedate_to_datetime(text)
+        return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
     except (ValueError, OverflowError):
         return None
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 def _bounded(seconds: int) -> int:
