@@ -84,7 +84,8 @@ def ask(account: Account, reference_number: str, known: Snapshot | None) -> Snap
     was in vain: KSeF may say for a moment that it does not know it.
     """
     if known is None:  # a status is of no use if the list of invoices cannot follow
-        account.ksef.require_list()
+        account.ksef.require_session()
+        account.calls.require(limits.INVOICE_LIST)
     try:
         session, checked_at = _status(account, reference_number)
     except errors.SessionNotFound:
@@ -145,7 +146,7 @@ def _refreshed(account: Account, known: Snapshot, moving: Sequence[Invoice]) -> 
     """The known invoices, with the moving ones fetched anew one by one."""
     if not moving:
         return known.invoices
-    account.ksef.reserve_single_invoices(len(moving))
+    account.calls.reserve(limits.INVOICE, len(moving))
     new = {
         invoice.reference_number: account.ksef.session_invoice(
             known.reference_number, invoice.reference_number
