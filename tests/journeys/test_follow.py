@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from app.account import Account
-from app.services.sessions.following import known
+from app.services.sessions.search import known_sessions as known
 from app.settings import Timing
 from bench import following
 from tests.journeys.conftest import service_environment

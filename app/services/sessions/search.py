@@ -7,11 +7,11 @@ from typing import Any, Literal
 
 from app.account import Account
 from app.clock import WARSAW
+from app.db.queries import follow as follow_queries
 from app.db.queries import search as queries
 from app.ksef import wire
 from app.ksef.client import SESSION_TYPES
 from app.ksef.wire import DUPLICATE, Invoice, Original
-from app.services.sessions import following
 from app.services.sessions.snapshot import original_of
 
 State = Literal["accepted", "rejected", "duplicate", "processing", "not_arrived", "unknown"]
@@ -57,6 +57,16 @@ class Found:
     known_until: datetime | None
 
 
+@dataclass(frozen=True, slots=True)
+class Known:
+    """Each session in which anything happened between these two moments is kept, with all invoices
+    that it had then. `until` is None while that is true of no moment.
+    """
+
+    since: datetime
+    until: datetime | None
+
+
 def find(
     account: Account,
     *,
@@ -76,14 +86,14 @@ def find(
         "invoice_hash": invoice_hash,
     }
     # Looked at before the answers: what has ended by then is among them.
-    known = following.known(account)
+    known = known_sessions(account)
     settled, because_of = _settled(account, sent_at, known)
     with account.db.transaction() as connection:
         rows = list(queries.find_rows(connection, **wanted))
         answers = [_answer(row) for row in queries.find_invoices(connection, **wanted)]
     # And after them: what was purged meanwhile is not.
     if settled:
-        settled, because_of = _settled(account, sent_at, following.known(account))
+        settled, because_of = _settled(account, sent_at, known_sessions(account))
     state = _state(account, answers, sent_at, settled=settled) if invoice_hash else None
     return Found(
         rows,
@@ -124,7 +134,7 @@ def _state_of(invoice: Invoice) -> State:
 
 
 def _settled(
-    account: Account, sent_at: datetime | None, known: following.Known | None
+    account: Account, sent_at: datetime | None, known: Known | None
 ) -> tuple[bool, str | None]:
     """Whether the kept answers hold every invoice that KSeF took then; if not, what it is due to:
     a session or an invoice, or None where that time is not known at all.
@@ -141,6 +151,15 @@ def _settled(
         queries.unsettled_by, **account.columns, first_day=first_day, last=last
     )
     return because_of is None, because_of
+
+
+def known_sessions(account: Account) -> Known | None:
+    """What is known of the company's sessions without asking (see `events.follow`).
+
+    None if it was never followed.
+    """
+    row = account.db.run(follow_queries.get, **account.columns)
+    return Known(row.known_since, row.known_until) if row else None
 
 
 def session_of(account: Account, ksef_number: str) -> str | None:

@@ -12,7 +12,7 @@ import pytest
 
 from app import clock
 from app.db.pool import Database
-from app.ksef import client
+from app.ksef import failures
 from app.service import Service
 from app.services import outages
 from app.services.events import follow, listing
@@ -22,7 +22,7 @@ from app.services.operators import purge
 from app.services.replicas import leases
 from app.services.sessions import search
 from app.services.sessions.check import check_session
-from app.services.sessions.following import known as known_of
+from app.services.sessions.search import known_sessions as known_of
 from app.settings import Timing
 from tests.rows import add_offline, add_synced, synced_sessions
 from tests.services.conftest import LISTING, NIP, SESSIONS, STATUS, Asking
@@ -217,7 +217,7 @@ class TestKnownUntil:
         self, following: Following, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         slow = now() - timedelta(hours=1)
-        monkeypatch.setattr(client, "_date", lambda _answer: slow)
+        monkeypatch.setattr(failures, "http_date", lambda _text: slow)
         following.round()
         assert abs(following.known_until - slow + timedelta(seconds=120)) < timedelta(seconds=10)
 
@@ -513,7 +513,7 @@ class TestWhatKsefShows:
     ) -> None:
         """The database's may be fast: what it lists would not yet be sent."""
         slow = now() - timedelta(hours=1)
-        monkeypatch.setattr(client, "_date", lambda _answer: None)
+        monkeypatch.setattr(failures, "http_date", lambda _text: None)
         monkeypatch.setattr(clock, "now", lambda: slow)
         following.round()
         assert abs(following.known_until - slow + timedelta(seconds=120)) < timedelta(seconds=10)
