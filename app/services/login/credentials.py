@@ -176,9 +176,9 @@ def refusal_noted(account: Account, lease: Lease, *, repeat: bool) -> Iterator[N
 
     With `repeat`, a refusal that is stored and still holds is raised again before the block.
     """
-    row = account.db.run(queries.get_refusal, **account.columns)
+    row = account.db.run(queries.get_credential, **account.columns)
     before = _refusal(account, row) if repeat else None
-    if before and (row.code == BLOCKED or before.retry_after is not None):
+    if before and (row.refused_code == BLOCKED or before.retry_after is not None):
         raise before
     try:
         yield
@@ -195,7 +195,7 @@ def refusal_noted(account: Account, lease: Lease, *, repeat: bool) -> Iterator[N
                         code=error.ksef.code,
                         words="\n".join(_words(error.ksef)),
                     )
-                    if row.code != error.ksef.code:
+                    if row.refused_code != error.ksef.code:
                         journal.note(
                             connection,
                             journal.Kind.CREDENTIAL_REFUSED,
@@ -213,18 +213,18 @@ def _words(said: errors.KsefAnswer) -> list[str]:
 
 def stored_refusal(account: Account) -> LoginRefused | None:
     """KSeF's refusal of the stored credential, if the last login with it was refused."""
-    return _refusal(account, account.db.run(queries.get_refusal, **account.columns))
+    return _refusal(account, account.db.run(queries.get_credential, **account.columns))
 
 
 def _refusal(account: Account, row: Any) -> LoginRefused | None:
     """The error from its row; `retry_after` is when KSeF is asked again, None if it may be now."""
-    if row is None or row.code is None:
+    if row is None or row.refused_code is None:
         return None
-    blocked = row.code == BLOCKED
-    description, *details = row.words.split("\n")
+    blocked = row.refused_code == BLOCKED
+    description, *details = row.refused_words.split("\n")
     left = 0.0 if blocked else account.timing.refused_pause - row.refused_for
     return LoginRefused(
-        f"KSeF refused the company's credential: {description}.{remedy(row.code)}",
-        ksef=errors.KsefAnswer(200, row.code, description, details),
+        f"KSeF refused the company's credential: {description}.{remedy(row.refused_code)}",
+        ksef=errors.KsefAnswer(200, row.refused_code, description, details),
         retry_after=math.ceil(left) if left > 0 else None,
     )
