@@ -134,8 +134,6 @@ class Http:
                         json=json,
                         data=xml,
                         timeout=seconds,
-                        allow_redirects=False,
-                        stream=True,
                     ) as response:
                         body = read(response, limit, exchange.until)
                 except BROKEN as error:
@@ -175,9 +173,7 @@ class Http:
         try:
             with (
                 deadline.exchange(seconds, connect=self._connect) as exchange,
-                self._session.get(
-                    url, timeout=max(seconds, 0.001), allow_redirects=False, stream=True
-                ) as response,
+                self._session.get(url, timeout=max(seconds, 0.001)) as response,
             ):
                 body = read(response, LONG_LIMIT, exchange.until)
         except (*BROKEN, TooLong) as error:
@@ -211,6 +207,7 @@ class _Session(requests.Session):
 def session(threads: int, proxy_url: str | None, ca_bundle: str | None) -> requests.Session:
     """HTTP as the settings say, and nothing else of the environment. Thread-safe."""
     made = _Session()
+    made.stream = True  # the caller reads the body
     made.trust_env = False  # no HTTPS_PROXY, .netrc, CA bundle
     made.headers["User-Agent"] = f"ksef-proxy/{VERSION}"
     # The firewall in front of KSeF sets cookies, which must not be shared between companies.

@@ -117,9 +117,7 @@ class Latarnia:
         return {"status": status, "messages": [one for one in messages if _message(one)]}
 
     def _get(self, path: str, exchange: deadline.Exchange) -> Any:
-        with self._session.get(
-            self._url + path, timeout=self._seconds, allow_redirects=False, stream=True
-        ) as response:
+        with self._session.get(self._url + path, timeout=self._seconds) as response:
             if response.status_code != 200:
                 raise NotUnderstood(f"HTTP {response.status_code}")
             body = http.read(response, _LIMIT, exchange.until)

@@ -36,8 +36,6 @@ class Receivers:
                     data=body,
                     headers={"Content-Type": "application/json", **headers},
                     timeout=_CALL,
-                    allow_redirects=False,
-                    stream=True,
                 ) as response,
             ):
                 _read(response)
