@@ -13,7 +13,7 @@ import re
 import shutil
 import ssl
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -246,7 +246,8 @@ class _Folder:
                 file.write(f"{entry.xml_sha256}  {entry.xml}\n")
                 if entry.pdf:
                     file.write(f"{entry.pdf_sha256}  {entry.pdf}\n")
-            for other in (*sorted(self._folder.glob("signers/*.pem")), *self._manifests()):
+            manifests = [self._folder / "manifest.csv", self._folder / "manifest.json"]
+            for other in (*sorted(self._folder.glob("signers/*.pem")), *manifests):
                 digest = hashlib.sha256(other.read_bytes()).hexdigest()
                 file.write(f"{digest}  {other.relative_to(self._folder).as_posix()}\n")
 
@@ -262,10 +263,6 @@ class _Folder:
             for file in sorted(files):
                 packed.write(file, file.relative_to(self._folder))
         part.replace(target)
-
-    def _manifests(self) -> Iterator[Path]:
-        yield self._folder / "manifest.csv"
-        yield self._folder / "manifest.json"
 
 
 def _decoded(line: bytes) -> Entry | None:
