@@ -20,7 +20,7 @@ INSERT INTO outage_simulations (environment, company_nip, message, ends_at)
 VALUES (:environment, :company_nip, :message, :ends_at)
 ON CONFLICT (environment, company_nip) DO UPDATE
 SET message = excluded.message, starts_at = now(), ends_at = excluded.ends_at
-RETURNING environment, company_nip, message, starts_at, ends_at;
+RETURNING message, starts_at, ends_at;
 
 -- name: clear_simulation(company_nip, environment)!
 DELETE FROM outage_simulations
