@@ -14,13 +14,11 @@ import urllib3
 from app import clock, errors, meters, telemetry
 from app.ksef import deadline, failures, limits
 from app.ksef.failures import Answer
-from app.ksef.wire import BOM
 from app.version import VERSION
 
 JSON_LIMIT = 8 * 2**20
 LONG_LIMIT = 32 * 2**20
 """The limit in bytes of a page of a list, and of a UPO."""
-_BLANK = BOM + b" \t\r\n"
 _DOCUMENTS = (b"<?xml", b"<Potwierdzenie", b"%PDF-")
 _NUMBERS = re.compile(r"/[^/]*[0-9A-Z][^/]*")  # not logged: they identify companies and invoices
 _CHUNK = 64 * 2**10
@@ -180,7 +178,7 @@ class Http:
             kind, reason = type(error).__name__, failures.why(error)
             telemetry.info("download link failed", kind=kind, reason=reason)
             return None
-        if response.status_code != 200 or not body.lstrip(_BLANK).startswith(_DOCUMENTS):
+        if response.status_code != 200 or not body.lstrip(failures.BLANK).startswith(_DOCUMENTS):
             telemetry.info("download link failed", status=response.status_code)
             return None
         return Answer(response.status_code, body, response.headers)

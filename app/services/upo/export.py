@@ -14,7 +14,7 @@ import shutil
 import ssl
 import zipfile
 from collections.abc import Iterable
-from datetime import UTC, date, datetime
+from datetime import date
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,6 +23,7 @@ from msgspec import Meta
 
 from app import errors
 from app.account import Account
+from app.services.events import journal
 from app.services.operators.progress import Progress, Summary
 from app.services.upo import archive, fetch, signature
 from app.services.upo.archive import ArchivedUpo, UpoName
@@ -184,9 +185,9 @@ class _Folder:
             pdf_sha256=hashlib.sha256(pdf).hexdigest() if pdf else "",
             signature=verdict.state,
             signer=verdict.signer,
-            signed_at=_utc(verdict.signed_at) if verdict.signed_at else None,
+            signed_at=journal.utc(verdict.signed_at) if verdict.signed_at else None,
             certificate_sha256=verdict.certificate_sha256,
-            fetched_at=_utc(row.fetched_at),
+            fetched_at=journal.utc(row.fetched_at),
             ksef_host=row.ksef_host,
         )
 
@@ -282,8 +283,3 @@ def _names(entries: Iterable[Entry]) -> set[str]:
 
 def _signer(sha256: str | None) -> str:
     return f"signers/{sha256}.pem" if sha256 else ""
-
-
-def _utc(moment: datetime) -> str:
-    """Not in the time zone that the database, or the signer, happens to have."""
-    return moment.astimezone(UTC).isoformat()
