@@ -208,7 +208,7 @@ def test_twenty_killed_processes_keep_each_rule() -> None:
 
 def _known_until(account: Account) -> datetime:
     found = known(account)
-    return (found and found.until) or BEGIN_OF_TIME
+    return (found and found.known_until) or BEGIN_OF_TIME
 
 
 def _unproved(database: Any) -> int:

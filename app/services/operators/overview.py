@@ -51,8 +51,8 @@ class Overview:
 class Followed:
     """How far the company's sessions are followed.
 
-    `known_until`: see `search.Known`. `found`, `moving`, `archiving`: how many sessions wait to be
-    read, are not final, wait for their UPOs. `stuck`: rows with `reference_number` and
+    `known_until`: see `search.known_sessions`. `found`, `moving`, `archiving`: how many sessions
+    wait to be read, are not final, wait for their UPOs. `stuck`: rows with `reference_number` and
     `moving_since`, those that move for the longest time first.
     """
 

@@ -57,16 +57,6 @@ class Found:
     known_until: datetime | None
 
 
-@dataclass(frozen=True, slots=True)
-class Known:
-    """Each session in which anything happened between these two moments is kept, with all invoices
-    that it had then. `until` is None while that is true of no moment.
-    """
-
-    since: datetime
-    until: datetime | None
-
-
 def find(
     account: Account,
     *,
@@ -100,8 +90,8 @@ def find(
         answers,
         state,
         because_of=because_of if state == "unknown" else None,
-        known_since=known.since if known else None,
-        known_until=known.until if known else None,
+        known_since=known.known_since if known else None,
+        known_until=known.known_until if known else None,
     )
 
 
@@ -133,17 +123,15 @@ def _state_of(invoice: Invoice) -> State:
     return "duplicate" if invoice.status.code == DUPLICATE else "rejected"
 
 
-def _settled(
-    account: Account, sent_at: datetime | None, known: Known | None
-) -> tuple[bool, str | None]:
+def _settled(account: Account, sent_at: datetime | None, known: Any) -> tuple[bool, str | None]:
     """Whether the kept answers hold every invoice that KSeF took then; if not, what it is due to:
     a session or an invoice, or None where that time is not known at all.
     """
     delay = timedelta(seconds=account.timing.arrival)  # also what the two clocks may differ by
     # (Differences, since a time at the end of the calendar has nothing beyond it.)
-    if sent_at is None or known is None or known.until is None:
+    if sent_at is None or known is None or known.known_until is None:
         return False, None
-    if sent_at - known.since <= delay or known.until - sent_at <= delay:
+    if sent_at - known.known_since <= delay or known.known_until - sent_at <= delay:
         return False, None
     first_day = (sent_at - _LONGEST_SESSION).astimezone(WARSAW).strftime("%Y%m%d")
     last = sent_at + delay + _LATEST_SESSION
@@ -153,13 +141,14 @@ def _settled(
     return because_of is None, because_of
 
 
-def known_sessions(account: Account) -> Known | None:
-    """What is known of the company's sessions without asking (see `events.follow`).
+def known_sessions(account: Account) -> Any:
+    """Of what time the company's sessions are known without asking; see `events.follow`.
 
-    None if it was never followed.
+    None if it was never followed. Each session in which anything happened between `known_since` and
+    `known_until` is kept, with all invoices that it had then. `known_until` is None while that is
+    true of no moment.
     """
-    row = account.db.run(follow_queries.get, **account.columns)
-    return Known(row.known_since, row.known_until) if row else None
+    return account.db.run(follow_queries.get, **account.columns)
 
 
 def session_of(account: Account, ksef_number: str) -> str | None:
