@@ -116,6 +116,25 @@ def test_rotation_that_was_broken_off_goes_on(database: Any, settings: Any, kept
     service.db.close()
 
 
+def test_a_value_that_was_replaced_meanwhile_stays(
+    database: Any, settings: Any, kept: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service = make(settings, os.urandom(32), settings.secret_keys[0])
+    read = service.db.rows
+
+    def read_and_replaced(query: Any, **values: Any) -> Any:
+        rows = read(query, **values)
+        database.execute("UPDATE ksef_credentials SET secret = 'another one'")
+        return rows
+
+    with monkeypatch.context() as patch:
+        patch.setattr(service.db, "rows", read_and_replaced)
+        keys.rotate(service.db, service.vault, lambda *_: None)
+    stored = database.execute("SELECT DISTINCT secret FROM ksef_credentials")
+    assert [bytes(secret) for (secret,) in stored] == [b"another one"]
+    service.db.close()
+
+
 def test_what_opens_with_no_key_is_counted_and_stays(
     database: Any, settings: Any, kept: str
 ) -> None:
