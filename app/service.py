@@ -13,7 +13,6 @@ from app.ksef.failures import Retry
 from app.ksef.http import Http
 from app.ksef.latarnia import Latarnia
 from app.ksef.metered import Metered
-from app.ksef.watched import Watched
 from app.ksef.webhook import Receivers
 from app.services.login.tokens import AccessToken
 from app.services.operators.passwords import Passwords
@@ -93,7 +92,7 @@ class Service:
             live=live,
         )
         account.calls = Calls(account)
-        account.http = Metered(Watched(upstream.calls, breaker, self._retry), account.calls)
+        account.http = Metered(upstream.calls, breaker, account.calls, self._retry)
         account.ksef = Client(account.http, AccessToken(account), account.calls)
         return account
 

@@ -68,8 +68,15 @@ class Certificate:
 
     @property
     def identifier(self) -> Identifier | None:
-        """The subject's identifier; None if KSeF can identify it by its fingerprint only."""
-        return subject_identifier(self.x509)
+        """The NIP or PESEL in the subject; an organisation's identifier takes precedence.
+
+        None if KSeF can identify it by its fingerprint only.
+        """
+        for name, pattern, kind in _IDENTIFIERS:
+            for attribute in self.x509.subject.get_attributes_for_oid(name):
+                if found := pattern.search(str(attribute.value)):
+                    return Identifier(kind, found[1])
+        return None
 
     @property
     def valid_until(self) -> datetime:
@@ -94,15 +101,6 @@ class Certificate:
         pem = msgspec.json.decode(text)
         key = _known(load_pem_private_key(pem["key"].encode(), password=None))
         return cls(x509.load_pem_x509_certificate(pem["certificate"].encode()), key)
-
-
-def subject_identifier(certificate: x509.Certificate) -> Identifier | None:
-    """The NIP or PESEL in a subject; an organisation's identifier takes precedence."""
-    for name, pattern, kind in _IDENTIFIERS:
-        for attribute in certificate.subject.get_attributes_for_oid(name):
-            if found := pattern.search(str(attribute.value)):
-                return Identifier(kind, found[1])
-    return None
 
 
 def read(content: bytes, key: bytes | None = None, passphrase: str | None = None) -> Certificate:

@@ -6,9 +6,7 @@ these calls: if it does not find something it sends an HTTP 400 with a code.
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
+from datetime import datetime
 from typing import Any, Protocol, TypeVar
 
 from app import clock, errors
@@ -209,19 +207,6 @@ class Client:
         """NoActiveKsefSession unless the company is logged in to KSeF."""
         self._tokens.access_token()
 
-    def require_list(self) -> None:
-        """KsefRateLimited where no list of invoices could be fetched soon; as `require_session`."""
-        self.require_session()
-        self._quota.require(limits.INVOICE_LIST)
-
-    def reserve_single_invoices(self, number: int) -> None:
-        """Set quota aside for so many calls of `session_invoice`."""
-        self._quota.reserve(limits.INVOICE, number)
-
-    def reserve_session_lists(self, number: int) -> None:
-        """Set quota aside for so many calls of `sessions`."""
-        self._quota.reserve(limits.SESSION_LIST, number)
-
     def give_back(self) -> None:
         """Give back quota that was reserved and not used, such as that of a list broken off."""
         self._quota.give_back()
@@ -298,7 +283,7 @@ class Client:
             try:
                 answer = self._http.send(route, *values, bearer=bearer, **request)
                 self._renewed = self._logged_in_anew = False
-                self.said_at = _date(answer)
+                self.said_at = failures.http_date(answer.headers.get("Date", ""))
                 return answer
             except KsefTokenRejected:
                 # First a refresh, for a second refusal a login.
@@ -313,13 +298,6 @@ class Client:
                 if repeated or route.method != "GET" or not self._http.repeats(route, failure):
                     raise
                 repeated = True
-
-
-def _date(answer: Answer) -> datetime | None:
-    """The header Date, in UTC; None where it is missing or wrong."""
-    with suppress(ValueError, OverflowError):
-        return parsedate_to_datetime(answer.headers.get("Date", "")).astimezone(UTC)
-    return None
 
 
 def _continuation(token: str | None) -> dict[str, str] | None:

@@ -10,7 +10,6 @@ of the connection for the end of the headers, or of a body without a length.
 import functools
 import http.client
 import io
-import ipaddress
 import queue
 import socket
 import ssl
@@ -231,8 +230,6 @@ def _connected(host: str, port: int, options: Any) -> socket.socket:
 
 def _addresses(host: str, port: int, seconds: float) -> list[Any]:
     """What `getaddrinfo` finds, within so many seconds; it has no timeout, so it gets a thread."""
-    if _is_address(host):
-        return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     found: queue.SimpleQueue[list[Any] | Exception] = queue.SimpleQueue()
 
     def look_up() -> None:
@@ -249,11 +246,3 @@ def _addresses(host: str, port: int, seconds: float) -> list[Any]:
     if isinstance(answer, Exception):
         raise answer
     return answer
-
-
-def _is_address(host: str) -> bool:
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True

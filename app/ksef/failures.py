@@ -36,7 +36,7 @@ _LONGEST_RETRY_AFTER = 2**31 - 1  # 68 years: longer ones are cut, to fit an int
 _ACCEPTED = frozenset({200, 201, 202, 204})
 _TEMPORARY = frozenset({502, 503, 504})
 _MOST_DETAILS = 20
-_BLANK = BOM + b" \t\r\n"
+BLANK = BOM + b" \t\r\n"
 _HTML = (b"<!doctype html", b"<html")
 _FIREWALL_MARKS = (b"Incident ID", b"_Incapsula_")
 # Failures that a KSeF that is down causes, and a broken network of ours usually does not.
@@ -226,7 +226,7 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def _is_html(answer: Answer) -> bool:
-    start = answer.body[:256].lstrip(_BLANK)
+    start = answer.body[:256].lstrip(BLANK)
     if not start.startswith(b"<") or start.startswith(b"<?xml"):
         return False
     kind = answer.headers.get("Content-Type", "").lower()
@@ -313,12 +313,12 @@ def _retry_after(headers: Mapping[str, str]) -> int:
 
 
 def http_date(text: str) -> datetime | None:
-    """The moment of an HTTP date; None if it is not one."""
+    """The moment of an HTTP date, in UTC; None if it is not one."""
     try:
         moment = email.utils.parsedate_to_datetime(text)
+        return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
     except (ValueError, OverflowError):
         return None
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 def _bounded(seconds: int) -> int:

@@ -14,13 +14,11 @@ import urllib3
 from app import clock, errors, meters, telemetry
 from app.ksef import deadline, failures, limits
 from app.ksef.failures import Answer
-from app.ksef.wire import BOM
 from app.version import VERSION
 
 JSON_LIMIT = 8 * 2**20
 LONG_LIMIT = 32 * 2**20
 """The limit in bytes of a page of a list, and of a UPO."""
-_BLANK = BOM + b" \t\r\n"
 _DOCUMENTS = (b"<?xml", b"<Potwierdzenie", b"%PDF-")
 _NUMBERS = re.compile(r"/[^/]*[0-9A-Z][^/]*")  # not logged: they identify companies and invoices
 _CHUNK = 64 * 2**10
@@ -134,8 +132,6 @@ class Http:
                         json=json,
                         data=xml,
                         timeout=seconds,
-                        allow_redirects=False,
-                        stream=True,
                     ) as response:
                         body = read(response, limit, exchange.until)
                 except BROKEN as error:
@@ -175,16 +171,14 @@ class Http:
         try:
             with (
                 deadline.exchange(seconds, connect=self._connect) as exchange,
-                self._session.get(
-                    url, timeout=max(seconds, 0.001), allow_redirects=False, stream=True
-                ) as response,
+                self._session.get(url, timeout=max(seconds, 0.001)) as response,
             ):
                 body = read(response, LONG_LIMIT, exchange.until)
         except (*BROKEN, TooLong) as error:
             kind, reason = type(error).__name__, failures.why(error)
             telemetry.info("download link failed", kind=kind, reason=reason)
             return None
-        if response.status_code != 200 or not body.lstrip(_BLANK).startswith(_DOCUMENTS):
+        if response.status_code != 200 or not body.lstrip(failures.BLANK).startswith(_DOCUMENTS):
             telemetry.info("download link failed", status=response.status_code)
             return None
         return Answer(response.status_code, body, response.headers)
@@ -211,6 +205,7 @@ class _Session(requests.Session):
 def session(threads: int, proxy_url: str | None, ca_bundle: str | None) -> requests.Session:
     """HTTP as the settings say, and nothing else of the environment. Thread-safe."""
     made = _Session()
+    made.stream = True  # the caller reads the body
     made.trust_env = False  # no HTTPS_PROXY, .netrc, CA bundle
     made.headers["User-Agent"] = f"ksef-proxy/{VERSION}"
     # The firewall in front of KSeF sets cookies, which must not be shared between companies.

@@ -8,21 +8,19 @@ failed calls (see `services.replicas.breaker`), and its silence means nothing.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import msgspec
 
 from app import telemetry
 from app.ksef import deadline, failures, http
-from app.ksef.wire import UNREADABLE
+from app.ksef.wire import UNREADABLE, YEARS, Time
 
 AVAILABLE, MAINTENANCE = "AVAILABLE", "MAINTENANCE"
 FAILURE, TOTAL_FAILURE = "FAILURE", "TOTAL_FAILURE"
 _STATUSES = frozenset({AVAILABLE, MAINTENANCE, FAILURE, TOTAL_FAILURE})
 _LIMIT = 2**20
 _LONGEST_TEXT = 2000
-_YEARS = range(1000, 9999)  # of which every moment can be told in every time zone
-_Time = Annotated[datetime, msgspec.Meta(tz=True)]
 
 
 class NotUnderstood(Exception):
@@ -40,9 +38,9 @@ class _Message(msgspec.Struct, rename="camel"):
     version: int
     category: Literal["MAINTENANCE", "FAILURE", "TOTAL_FAILURE"]
     type: Literal["FAILURE_START", "FAILURE_END", "MAINTENANCE_ANNOUNCEMENT"]
-    start: _Time
-    published: _Time
-    end: _Time | None = None
+    start: Time
+    published: Time
+    end: Time | None = None
     title: str | None = None
     text: str | None = None
 
@@ -117,9 +115,7 @@ class Latarnia:
         return {"status": status, "messages": [one for one in messages if _message(one)]}
 
     def _get(self, path: str, exchange: deadline.Exchange) -> Any:
-        with self._session.get(
-            self._url + path, timeout=self._seconds, allow_redirects=False, stream=True
-        ) as response:
+        with self._session.get(self._url + path, timeout=self._seconds) as response:
             if response.status_code != 200:
                 raise NotUnderstood(f"HTTP {response.status_code}")
             body = http.read(response, _LIMIT, exchange.until)
@@ -170,7 +166,7 @@ def _message(json: Any) -> _Message | None:
         message = msgspec.convert(json, _Message)
     except UNREADABLE:
         return None
-    told = message.start.year in _YEARS and message.published.year in _YEARS
+    told = message.start.year in YEARS and message.published.year in YEARS
     return message if told and rb"\u0000" not in msgspec.json.encode(json) else None
 
 
@@ -183,6 +179,6 @@ def _event(message: _Message) -> Event:
         title=(message.title or "")[:_LONGEST_TEXT],
         text=(message.text or "")[:_LONGEST_TEXT],
         start=message.start,
-        end=end if end and end.year in _YEARS else None,  # else it means that none is known
+        end=end if end and end.year in YEARS else None,  # else it means that none is known
         published=message.published,
     )

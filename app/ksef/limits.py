@@ -33,15 +33,6 @@ class Limits(msgspec.Struct, frozen=True, rename="camel"):
     per_minute: Calls
     per_hour: Calls
 
-    def windows(self) -> tuple[tuple[int, int], ...]:
-        """(seconds, calls) of each window that has a limit."""
-        calls = (self.per_second, self.per_minute, self.per_hour)
-        return tuple(
-            (seconds, limit)
-            for seconds, limit in zip(WINDOWS, calls, strict=True)
-            if limit != NO_LIMIT
-        )
-
 
 PUBLISHED: Mapping[str, Limits] = {
     SESSION: Limits(10, 120, 1200),

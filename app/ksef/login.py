@@ -71,42 +71,19 @@ class TokensLost(errors.KsefUnreachable):
         self.failure = failure
 
 
-def log_in_with_token(
-    http: Metered, *, nip: str, ksef_token: str, seconds: float, poll: float
+def log_in(
+    http: Metered, credential: Certificate | str, *, nip: str, seconds: float, poll: float
 ) -> Tokens:
-    """Log a company in with its KSeF token, in at most `seconds`, asking every `poll` seconds.
+    """Log a company in with a certificate or its KSeF token, asking every `poll` seconds.
 
-    Raises LoginRefused where KSeF refuses the token, TokensLost, and what `Metered.send` raises.
+    It takes at most `seconds`. Raises LoginRefused where KSeF refuses the credential, TokensLost,
+    and what `Metered.send` raises.
     """
     until = clock.monotonic() + seconds
-    try:
-        login = _answer_challenge(http, nip, ksef_token)
-    except errors.KsefError as error:
-        if failures.code_of(error) != failures.UNKNOWN_PUBLIC_KEY:
-            raise
-        # KSeF changed its keys between our two calls: they are fetched anew, once.
-        login = _answer_challenge(http, nip, ksef_token)
-    _wait(http, login, until, poll)
-    return _redeem(http, login)
-
-
-def log_in_with_certificate(
-    http: Metered, *, nip: str, certificate: Certificate, seconds: float, poll: float
-) -> Tokens:
-    """Log a company in with a certificate, in at most `seconds`, asking every `poll` seconds.
-
-    Raises LoginRefused where KSeF refuses the certificate, TokensLost, and what `Metered.send`
-    raises.
-    """
-    until = clock.monotonic() + seconds
-    document = login_request(certificate, nip=nip, challenge=_challenge(http))
-    try:
-        answer = http.send(LOGIN_WITH_CERTIFICATE, xml=document)
-    except errors.KsefError as error:
-        if failures.code_of(error) not in _CERTIFICATE_REFUSED:
-            raise
-        raise LoginRefused(error.detail, ksef=error.ksef) from error
-    login = wire.decode(StartedLogin, answer.body)
+    if isinstance(credential, Certificate):
+        login = _begin_with_certificate(http, nip, credential)
+    else:
+        login = _begin_with_token(http, nip, credential)
     _wait(http, login, until, poll)
     return _redeem(http, login)
 
@@ -131,6 +108,27 @@ def rate_limits(http: Metered, access_token: str) -> dict[str, limits.Limits]:
 
 def _challenge(http: Metered) -> Challenge:
     return wire.decode(Challenge, http.send(CHALLENGE).body)
+
+
+def _begin_with_certificate(http: Metered, nip: str, certificate: Certificate) -> StartedLogin:
+    document = login_request(certificate, nip=nip, challenge=_challenge(http))
+    try:
+        answer = http.send(LOGIN_WITH_CERTIFICATE, xml=document)
+    except errors.KsefError as error:
+        if failures.code_of(error) not in _CERTIFICATE_REFUSED:
+            raise
+        raise LoginRefused(error.detail, ksef=error.ksef) from error
+    return wire.decode(StartedLogin, answer.body)
+
+
+def _begin_with_token(http: Metered, nip: str, ksef_token: str) -> StartedLogin:
+    try:
+        return _answer_challenge(http, nip, ksef_token)
+    except errors.KsefError as error:
+        if failures.code_of(error) != failures.UNKNOWN_PUBLIC_KEY:
+            raise
+    # KSeF changed its keys between our two calls: they are fetched anew, once.
+    return _answer_challenge(http, nip, ksef_token)
 
 
 def _answer_challenge(http: Metered, nip: str, ksef_token: str) -> StartedLogin:

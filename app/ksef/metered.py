@@ -1,18 +1,28 @@
-"""HTTP to KSeF within its quota: every call is counted before it is sent."""
+"""HTTP to KSeF within its quota, and with its outages in view: every call is counted in both."""
 
 from typing import Any, Protocol
 
 from app import clock, errors, telemetry
-from app.ksef.failures import DEFAULT_RETRY_AFTER, Answer
-from app.ksef.http import Route
-from app.ksef.watched import Watched
+from app.ksef.failures import DEFAULT_RETRY_AFTER, Answer, Retry
+from app.ksef.http import Http, Route
+
+
+class Outage(Protocol):
+    """What all replicas know about the KSeF of one environment."""
+
+    def check(self) -> None:
+        """Called before a call: raises KsefFailure if it is not worth sending, since KSeF is known
+        to be down or its firewall blocks us."""
+
+    def answered(self) -> None:
+        """Called after KSeF answered a call, even with a refusal."""
+
+    def failed(self, error: errors.KsefFailure) -> None:
+        """Called after a call failed in another way."""
 
 
 class Quota(Protocol):
     """KSeF's quota, for the calls of one request."""
-
-    def require(self, group: str) -> None:
-        """KsefRateLimited where a call of the group could not go soon; reserves nothing."""
 
     def reserve(self, group: str, units: int) -> None:
         """Set quota aside for so many calls; KsefRateLimited where that would take long."""
@@ -28,21 +38,35 @@ class Quota(Protocol):
 
 
 class Metered:
-    """A Watched whose calls wait for their turn in the quota; a 429 stops their group."""
+    """An Http whose calls wait for their turn in the quota, and whose outcomes `outage` is told.
 
-    def __init__(self, http: Watched, quota: Quota) -> None:
+    It raises what happened: whether KSeF is down is decided where our answer is written.
+    """
+
+    def __init__(self, http: Http, outage: Outage, quota: Quota, retry: Retry) -> None:
         self._http = http
+        self._outage = outage
         self._quota = quota
+        self._retry = retry
 
     def send(self, route: Route, *values: str, **request: Any) -> Answer:
-        """As Watched; KsefRateLimited too where there is not enough quota."""
-        self._http.check()  # a KSeF that is down costs no quota
+        """As Http; raises what the outage's `check` raises too, and KsefRateLimited where there is
+        not enough quota. A 429 stops the calls of its group."""
+        self._outage.check()  # a KSeF that is down costs no quota
         self._quota.wait_for_turn(route.quota_group)
+        self._outage.check()
         try:
-            return self._http.send(route, *values, **request)
-        except errors.KsefRateLimited as error:
-            self._quota.block(route.quota_group, error.retry_after or DEFAULT_RETRY_AFTER)
+            answer = self._http.send(route, *values, **request)
+        except errors.KsefFailure as error:
+            if error.health is errors.KsefHealth.ANSWERING:
+                self._outage.answered()
+            else:
+                self._outage.failed(error)
+            if isinstance(error, errors.KsefRateLimited):
+                self._quota.block(route.quota_group, error.retry_after or DEFAULT_RETRY_AFTER)
             raise
+        self._outage.answered()
+        return answer
 
     def send_twice(self, route: Route, *values: str, **request: Any) -> Answer:
         """As `send`, and once more where that may help: for calls that may be sent twice."""
@@ -55,7 +79,7 @@ class Metered:
 
     def repeats(self, route: Route, failure: errors.KsefFailure) -> bool:
         """Whether a failed call is worth sending once more; the pause before it is over then."""
-        pause = self._http.retry.pause_after(failure)
+        pause = self._retry.pause_after(failure)
         if pause is None:
             return False
         try:
@@ -67,5 +91,6 @@ class Metered:
         return True
 
     def download(self, url: str) -> Answer | None:
-        """As Watched; KSeF does not count it."""
+        """As Http, while KSeF is not down; it is in no quota, and tells nothing about the API."""
+        self._outage.check()
         return self._http.download(url)

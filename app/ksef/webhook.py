@@ -6,10 +6,8 @@ import hmac
 from contextlib import suppress
 from datetime import datetime
 
-import requests
-
 from app.ksef import deadline
-from app.ksef.http import BROKEN, session
+from app.ksef.http import BROKEN, TooLong, read, session
 
 SECRET_PREFIX = "whsec_"  # noqa: S105 - no secret
 _CALL = 10.0  # seconds for a whole call
@@ -30,28 +28,19 @@ class Receivers:
         """
         try:
             with (
-                deadline.exchange(_CALL, connect=_CONNECT, strict=False),
+                deadline.exchange(_CALL, connect=_CONNECT, strict=False) as exchange,
                 self._session.post(
                     url,
                     data=body,
                     headers={"Content-Type": "application/json", **headers},
                     timeout=_CALL,
-                    allow_redirects=False,
-                    stream=True,
                 ) as response,
             ):
-                _read(response)
+                with suppress(*BROKEN, TooLong):  # a broken answer has its status all the same
+                    read(response, _MOST_READ, exchange.until)
                 return response.status_code, str(response.status_code)
         except BROKEN as error:
             return None, type(error).__name__
-
-
-def _read(response: requests.Response) -> None:
-    """Read the beginning of the answer; a broken one has its status all the same."""
-    left = _MOST_READ
-    with suppress(*BROKEN):
-        while left > 0 and (chunk := response.raw.read1(left, decode_content=False)):
-            left -= len(chunk)
 
 
 def signed(secret: str, message_id: str, at: datetime, body: bytes) -> dict[str, str]:

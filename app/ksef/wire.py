@@ -33,7 +33,7 @@ UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _LAST_MOMENT = (datetime(9999, 1, 1, tzinfo=UTC) - _EPOCH) // timedelta(milliseconds=1)
-_YEARS = range(1000, 9999)  # .NET's unset times are outside; shifted by an offset they overflow
+YEARS = range(1000, 9999)  # .NET's unset times are outside; shifted by an offset they overflow
 # A body with one of these is looked at more closely: a year outside, a NUL.
 _ODD_YEAR = re.compile(rb'"(?:0\d{3}|9999)-\d\d-\d\dT')
 _ODD_ESCAPE = re.compile(rb"\\u00[03]")  # a digit may be escaped too
@@ -318,7 +318,7 @@ def _mended(value: Any, shape: inspect.Type) -> Any:
 
 def _can_be(text: str) -> bool:
     try:
-        return msgspec.convert(text, Time).year in _YEARS
+        return msgspec.convert(text, Time).year in YEARS
     except msgspec.ValidationError:
         return False
 

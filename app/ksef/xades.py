@@ -29,10 +29,11 @@ def login_request(certificate: Certificate, *, nip: str, challenge: Challenge) -
     _add(_add(root, "ContextIdentifier"), "Nip", nip)
     subject = "certificateSubject" if certificate.identifier else "certificateFingerprint"
     _add(root, "SubjectIdentifierType", subject)
+    is_rsa = isinstance(certificate.key, rsa.RSAPrivateKey)
     # The library's default, inclusive C14N, is needed: KSeF cannot verify exclusive C14N.
     signed = _Signer(
         challenge.made_at,
-        signature_algorithm=_method(certificate),
+        signature_algorithm=SignatureMethod.RSA_SHA256 if is_rsa else SignatureMethod.ECDSA_SHA256,
         digest_algorithm=DigestAlgorithm.SHA256,
         data_object_format=XAdESDataObjectFormat(Description="KSeF", MimeType="text/xml"),
     ).sign(root, key=certificate.key, cert=[certificate.x509], always_add_key_value=False)
@@ -52,12 +53,6 @@ class _Signer(XAdESSigner):
     ) -> None:
         super().add_signing_time(signed_signature_properties, sig_root, signing_settings)
         signed_signature_properties[-1].text = self._signed_at.isoformat(timespec="seconds")
-
-
-def _method(certificate: Certificate) -> SignatureMethod:
-    if isinstance(certificate.key, rsa.RSAPrivateKey):
-        return SignatureMethod.RSA_SHA256
-    return SignatureMethod.ECDSA_SHA256
 
 
 def _add(parent: etree._Element, name: str, text: str | None = None) -> etree._Element:

@@ -104,9 +104,13 @@ def simulate(
     InvalidParameter if message or end cannot be accepted.
     """
     refuse_production(environment)
-    _refuse_wrong(
-        message=wrong_message(message), endsAt=_wrong_end_now(db, ends_at) if ends_at else None
-    )
+    has_passed = ends_at is not None and ends_at <= db.now()
+    said = {
+        "message": wrong_message(message),
+        "endsAt": "Has passed." if has_passed else ends_at and wrong_end(ends_at),
+    }
+    if wrong := {name: [sentence] for name, sentence in said.items() if sentence}:
+        raise errors.InvalidParameter(f"Invalid: {', '.join(wrong)}.", errors=wrong)
     with db.transaction() as connection:
         row = queries.simulate(
             connection,
@@ -188,17 +192,6 @@ def refuse_production(environment: str) -> None:
     """SimulationForbidden for production."""
     if environment == PRODUCTION:
         raise errors.SimulationForbidden("An outage of prod cannot be simulated.")
-
-
-def _wrong_end_now(db: Database, ends_at: datetime) -> str | None:
-    has_passed = ends_at <= db.now()
-    return "Has passed." if has_passed else wrong_end(ends_at)
-
-
-def _refuse_wrong(**said: str | None) -> None:
-    wrong = {name: [sentence] for name, sentence in said.items() if sentence}
-    if wrong:
-        raise errors.InvalidParameter(f"Invalid: {', '.join(wrong)}.", errors=wrong)
 
 
 def _name(row: Any, timing: Timing) -> str:

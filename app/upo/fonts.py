@@ -16,7 +16,7 @@ from reportlab.pdfbase import pdfdoc, pdfmetrics
 from reportlab.pdfbase.ttfonts import TTFont
 
 # The files of the three faces.
-FILES: Final = [
+_FILES: Final = [
     Path(fontpkg.path(family, weight))
     for family, weight in (("Fira Sans", 400), ("Fira Sans", 600), ("IBM Plex Mono", 400))
 ]
@@ -107,7 +107,7 @@ class Faces:
 
     def __init__(self) -> None:
         words = _ASCII + _POLISH + "–" + REPLACEMENT
-        text, strong, code = FILES
+        text, strong, code = _FILES
         self.text = Face("upo-text", text, words)
         self.strong = Face("upo-strong", strong, words)
         self.code = Face("upo-code", code, _ASCII + _POLISH)

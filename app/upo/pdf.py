@@ -4,19 +4,14 @@ Rows are drawn as they are measured; the feet of all pages come last, when their
 Lengths are in points; `top` counts downwards from the upper edge of the page.
 """
 
-import hashlib
 import unicodedata
-import zlib
 from collections.abc import Sequence
 from math import inf
-from pathlib import Path
 from typing import Final
-
-import reportlab
 
 from app.upo.catalog import Description, add_catalog, add_info
 from app.upo.file import File
-from app.upo.fonts import FILES, SAME_LOOK, Face, faces
+from app.upo.fonts import SAME_LOOK, Face, faces
 from app.upo.labels import LABELS, Labels, signature_sentences
 from app.upo.sheet import GREY, RED, WHITE, Column, Page, Style, Text, wrap
 from app.upo.structure import OF_COLUMN, OF_ROW, POLISH, Element, Structure
@@ -55,19 +50,6 @@ _FACT: Final = Style(8.4, 11.0)
 _SMALL: Final = Style(6.8, 9.0)
 _ISSUER: Final = Style(9.0, 11.0)
 _PAGE_NUMBER: Final = Style(8.4, 9.0)
-
-
-def _version() -> str:
-    versions = (reportlab.__version__, zlib.ZLIB_RUNTIME_VERSION, unicodedata.unidata_version)
-    made_with = hashlib.sha256(" ".join(versions).encode())
-    for file in [*sorted(Path(__file__).parent.glob("*.py")), *FILES]:
-        made_with.update(file.read_bytes())
-    return made_with.hexdigest()
-
-
-# Changes with this code, the fonts and reportlab. With the arguments of `render_upo` it tells which
-# PDF that would be, before it is drawn.
-PDF_VERSION: Final = _version()
 
 
 def render_upo(

@@ -18,36 +18,28 @@ SELECT
 FROM companies
 WHERE nip = :nip;
 
--- name: remove_sessions(nip)!
-DELETE FROM ksef_sessions WHERE company_nip = :nip;
-
--- name: remove_credentials(nip)!
-DELETE FROM ksef_credentials WHERE company_nip = :nip;
-
--- name: remove_users(nip)!
-DELETE FROM users WHERE company_nip = :nip;
-
--- name: remove_simulations(nip)!
-DELETE FROM outage_simulations WHERE company_nip = :nip;
-
--- name: remove_refusals(nip)!
-DELETE FROM kept_refusals WHERE company_nip = :nip;
-
--- name: remove_followed(nip)!
--- With the sessions that were found.
-DELETE FROM followed WHERE company_nip = :nip;
-
--- name: remove_calls(nip)!
--- KSeF still counts those of the last hour, even if the company is added again.
-DELETE FROM quota_calls
-WHERE company_nip = :nip AND reserved_at < clock_timestamp() - interval '2 hours';
-
--- name: remove_limits(nip)!
-DELETE FROM quota_groups
-WHERE company_nip = :nip AND (blocked_until IS NULL OR blocked_until < clock_timestamp());
-
--- name: remove_webhooks(nip)!
-DELETE FROM webhooks WHERE company_nip = :nip;
-
--- name: mark_removed(nip)!
+-- name: remove(nip)!
+-- With what is followed go the sessions that were found. Of the quota's ledger KSeF still counts the calls of the last hour,
+-- and a block, even if the company is added again.
+WITH sessions AS (
+    DELETE FROM ksef_sessions WHERE company_nip = :nip
+), credentials AS (
+    DELETE FROM ksef_credentials WHERE company_nip = :nip
+), its_users AS (
+    DELETE FROM users WHERE company_nip = :nip
+), simulations AS (
+    DELETE FROM outage_simulations WHERE company_nip = :nip
+), refusals AS (
+    DELETE FROM kept_refusals WHERE company_nip = :nip
+), followed_ones AS (
+    DELETE FROM followed WHERE company_nip = :nip
+), calls AS (
+    DELETE FROM quota_calls
+    WHERE company_nip = :nip AND reserved_at < clock_timestamp() - interval '2 hours'
+), limits AS (
+    DELETE FROM quota_groups
+    WHERE company_nip = :nip AND (blocked_until IS NULL OR blocked_until < clock_timestamp())
+), receivers AS (
+    DELETE FROM webhooks WHERE company_nip = :nip
+)
 UPDATE companies SET removed_at = coalesce(removed_at, now()) WHERE nip = :nip;

@@ -1,13 +1,13 @@
+-- The columns are the metrics of app/services/operators/figures.py, and their labels: environment, group, state.
+
 -- name: by_environment()
--- certificate_end: when the first of the stored certificates ends; null if there is none.
--- follow_lag: null if no logged in company was ever followed.
 SELECT
     environment,
     (
         SELECT extract(epoch FROM min(certificate_valid_until))::float8
         FROM ksef_credentials
         WHERE ksef_credentials.environment = known.environment
-    ) AS certificate_end,
+    ) AS certificate_end_timestamp_seconds,
     (
         SELECT count(*) FROM ksef_credentials
         WHERE ksef_credentials.environment = known.environment AND refused_code IS NOT NULL
@@ -27,30 +27,31 @@ SELECT
         FROM followed
         JOIN ksef_sessions USING (company_nip, environment)
         WHERE followed.environment = known.environment
-    ) AS follow_lag,
-    coalesce(moving, 0) AS moving,
-    coalesce(stuck, 0) AS stuck,
-    coalesce(archiving, 0) AS archiving
+    ) AS follow_lag_seconds
+FROM unnest(enum_range(NULL::ksef_environment)) AS known (environment);
+
+-- name: followed()
+SELECT environment, state, count(reference_number) AS followed_sessions
 FROM unnest(enum_range(NULL::ksef_environment)) AS known (environment)
+CROSS JOIN unnest(ARRAY['moving', 'stuck', 'archiving']) AS possible (state)
 LEFT JOIN (
     SELECT
-        environment,
-        count(*) FILTER (WHERE final_at IS NULL AND stuck_at IS NULL) AS moving,
-        count(*) FILTER (WHERE final_at IS NULL AND stuck_at IS NOT NULL) AS stuck,
-        count(*) FILTER (WHERE final_at IS NOT NULL) AS archiving
+        environment, reference_number,
+        CASE WHEN final_at IS NOT NULL THEN 'archiving' WHEN stuck_at IS NULL THEN 'moving' ELSE 'stuck' END AS state
     FROM followed_sessions
     WHERE due_at IS NOT NULL
-    GROUP BY environment
-) AS session USING (environment);
+) AS session USING (environment, state)
+GROUP BY environment, state;
 
 -- name: webhooks()
--- undelivered: an event counts once for each webhook that waits with it. oldest: in seconds, of the first that waits.
+-- An event counts once for each webhook that waits with it.
 SELECT
     known.environment,
-    coalesce(sum(waiting.events) FILTER (WHERE ended_at IS NULL), 0) AS undelivered,
-    coalesce(max(waiting.age) FILTER (WHERE ended_at IS NULL), 0)::float8 AS oldest,
-    count(webhooks.url) FILTER (WHERE ended_at IS NOT NULL) AS ended,
-    (SELECT count(*) FROM parked_events WHERE parked_events.environment = known.environment) AS parked
+    coalesce(sum(waiting.events) FILTER (WHERE ended_at IS NULL), 0) AS events_undelivered,
+    coalesce(max(waiting.age) FILTER (WHERE ended_at IS NULL), 0)::float8 AS events_oldest_undelivered_seconds,
+    count(webhooks.url) FILTER (WHERE ended_at IS NOT NULL) AS webhooks_ended,
+    (SELECT count(*) FROM parked_events WHERE parked_events.environment = known.environment)
+        AS events_parked
 FROM unnest(enum_range(NULL::ksef_environment)) AS known (environment)
 LEFT JOIN webhooks ON webhooks.environment = known.environment
 LEFT JOIN LATERAL (
@@ -85,13 +86,13 @@ WITH allowed AS (
 )
 SELECT
     environment,
-    quota_group,
+    quota_group AS "group",
     min(
         CASE WHEN per_hour < 0 THEN 1 ELSE
             greatest(0, 1 - calls / greatest(1, floor(per_hour * :share)))
         END
-    )::float8 AS quota_left,
-    count(*) FILTER (WHERE blocked_until > clock_timestamp()) AS blocked
+    )::float8 AS quota_left_ratio,
+    count(*) FILTER (WHERE blocked_until > clock_timestamp()) AS quota_blocked_companies
 FROM allowed
 GROUP BY environment, quota_group;
 
@@ -100,7 +101,7 @@ GROUP BY environment, quota_group;
 -- planner's estimate.
 SELECT
     CASE WHEN reltuples < 100000 THEN (SELECT count(*) FROM upos) ELSE reltuples END::float8
-        AS documents,
-    pg_total_relation_size(oid) AS bytes
+        AS upo_archive_documents,
+    pg_total_relation_size(oid) AS upo_archive_bytes
 FROM pg_class
 WHERE oid = 'upos'::regclass;

@@ -12,7 +12,9 @@ ON CONFLICT (company_nip, environment) DO UPDATE SET
     silent_login_at = NULL;
 
 -- name: get_credential(company_nip, environment)^
-SELECT method, secret, certificate_valid_until
+SELECT
+    method, secret, certificate_valid_until, updated_at, refused_code, refused_words,
+    extract(epoch FROM clock_timestamp() - refused_at)::float8 AS refused_for
 FROM ksef_credentials
 WHERE company_nip = :company_nip AND environment = :environment;
 
@@ -97,15 +99,6 @@ SET silent_login_at = CASE WHEN before.wait = 0 THEN clock_timestamp() ELSE sile
 FROM before
 WHERE company_nip = :company_nip AND environment = :environment
 RETURNING before.wait;
-
--- name: get_refusal(company_nip, environment)^
-SELECT
-    refused_code AS code,
-    refused_words AS words,
-    extract(epoch FROM clock_timestamp() - refused_at)::float8 AS refused_for,
-    updated_at
-FROM ksef_credentials
-WHERE company_nip = :company_nip AND environment = :environment;
 
 -- name: note_refusal(company_nip, environment, updated_at, code, words)!
 -- updated_at: of the credential that was refused; one that was stored meanwhile is another one.

@@ -20,7 +20,7 @@ INSERT INTO outage_simulations (environment, company_nip, message, ends_at)
 VALUES (:environment, :company_nip, :message, :ends_at)
 ON CONFLICT (environment, company_nip) DO UPDATE
 SET message = excluded.message, starts_at = now(), ends_at = excluded.ends_at
-RETURNING environment, company_nip, message, starts_at, ends_at;
+RETURNING message, starts_at, ends_at;
 
 -- name: clear_simulation(company_nip, environment)!
 DELETE FROM outage_simulations
@@ -32,31 +32,10 @@ DELETE FROM outage_simulations WHERE environment = :environment;
 
 -- name: known(environment)^
 -- What all replicas know about an environment, and the present time.
-SELECT
-    consecutive_failures,
-    failing_since,
-    answered_at,
-    established_at,
-    opened_at,
-    probed_at,
-    paused_until,
-    latarnia,
-    latarnia_read_at,
-    clock_timestamp() AS now
-FROM outages
-WHERE environment = :environment;
+SELECT *, clock_timestamp() AS now FROM outages WHERE environment = :environment;
 
 -- name: all_known()
-SELECT
-    environment,
-    consecutive_failures,
-    failing_since,
-    answered_at,
-    opened_at,
-    latarnia,
-    latarnia_read_at,
-    clock_timestamp() AS now
-FROM outages;
+SELECT *, clock_timestamp() AS now FROM outages;
 
 -- name: count_failure(environment)!
 INSERT INTO outages (environment, consecutive_failures, failing_since)

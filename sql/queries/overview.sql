@@ -42,7 +42,7 @@ WHERE company_nip = :company_nip
 -- name: count_invoices(company_nip, environment, reference_number)^
 -- The invoices of a kept session by what became of them (by the primary key's first columns).
 SELECT
-    count(*) AS total,
+    count(*) AS all,
     count(*) FILTER (WHERE (status ->> 'code')::integer = 200) AS accepted,
     count(*) FILTER (WHERE (status ->> 'code')::integer > 200) AS rejected,
     count(*) FILTER (WHERE (status ->> 'code')::integer < 200) AS moving

@@ -45,8 +45,9 @@ FROM looked_at
 ORDER BY looked_at.company_nip DESC, looked_at.environment DESC, looked_at.reference_number DESC
 LIMIT 1;
 
--- name: forget_links(nip, environment, reference_number, batch)^
--- Drops sealed download links that have expired: KSeF's are valid for three days. `deleted`: of how many answers.
+-- name: forget_links(newest_key_id, nip, environment, reference_number, batch)^
+-- Drops sealed download links that have expired: KSeF's are valid for three days; or, with newest_key_id, those that another
+-- key sealed. `deleted`: of how many answers.
 WITH looked_at AS (
     SELECT company_nip, environment, reference_number
     FROM kept_sessions
@@ -54,23 +55,27 @@ WITH looked_at AS (
         > (:nip, :environment::ksef_environment, :reference_number)
     ORDER BY company_nip, environment, reference_number
     LIMIT :batch
-), expired AS (
+), useless AS (
     SELECT company_nip, environment, reference_number
     FROM kept_sessions AS kept
     JOIN looked_at USING (company_nip, environment, reference_number)
-    WHERE links IS NOT NULL AND checked_at < statement_timestamp() - interval '4 days'
+    WHERE links IS NOT NULL
+      AND CASE
+          WHEN :newest_key_id::bytea IS NULL THEN checked_at < statement_timestamp() - interval '4 days'
+          ELSE substring(links FROM 1 FOR 4) <> :newest_key_id
+      END
     FOR UPDATE OF kept SKIP LOCKED
 ), of_invoices AS (
-    UPDATE kept_invoices AS invoice SET link = NULL FROM expired
-    WHERE invoice.company_nip = expired.company_nip
-      AND invoice.environment = expired.environment
-      AND invoice.session_reference_number = expired.reference_number
+    UPDATE kept_invoices AS invoice SET link = NULL FROM useless
+    WHERE invoice.company_nip = useless.company_nip
+      AND invoice.environment = useless.environment
+      AND invoice.session_reference_number = useless.reference_number
       AND invoice.link IS NOT NULL
 ), dropped AS (
-    UPDATE kept_sessions AS kept SET links = NULL FROM expired
-    WHERE kept.company_nip = expired.company_nip
-      AND kept.environment = expired.environment
-      AND kept.reference_number = expired.reference_number
+    UPDATE kept_sessions AS kept SET links = NULL FROM useless
+    WHERE kept.company_nip = useless.company_nip
+      AND kept.environment = useless.environment
+      AND kept.reference_number = useless.reference_number
     RETURNING kept.reference_number
 )
 SELECT

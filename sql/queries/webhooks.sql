@@ -22,7 +22,7 @@ RETURNING url;
 DELETE FROM webhooks WHERE company_nip = :company_nip AND environment = :environment AND url = :url;
 
 -- name: get(company_nip, environment, url)^
-SELECT secret, ended_at FROM webhooks
+SELECT secret FROM webhooks
 WHERE company_nip = :company_nip AND environment = :environment AND url = :url;
 
 -- name: list(nip)

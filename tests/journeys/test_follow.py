@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from app.account import Account
-from app.services.sessions.following import known
+from app.services.sessions.search import known_sessions as known
 from app.settings import Timing
 from bench import following
 from tests.journeys.conftest import service_environment
@@ -208,7 +208,7 @@ def test_twenty_killed_processes_keep_each_rule() -> None:
 
 def _known_until(account: Account) -> datetime:
     found = known(account)
-    return (found and found.until) or BEGIN_OF_TIME
+    return (found and found.known_until) or BEGIN_OF_TIME
 
 
 def _unproved(database: Any) -> int:

@@ -12,7 +12,6 @@ from app.ksef.client import Client
 from app.ksef.failures import Retry
 from app.ksef.http import Http
 from app.ksef.metered import Metered
-from app.ksef.watched import Watched
 from tests.ksef.answers import URL
 
 SOON = Retry(left=0.0, least=0.0, most=0.001)
@@ -37,9 +36,6 @@ class Company:
     def renew(self, *, by_login: bool) -> None:
         self.noted.append("login" if by_login else "refresh")
         del self.bearers[0]
-
-    def require(self, group: str) -> None:
-        self.noted.append(("require", group))
 
     def reserve(self, group: str, units: int) -> None:
         self.noted.append(("reserve", group, units))
@@ -85,13 +81,8 @@ def company() -> Company:
 
 
 @pytest.fixture
-def watched(http: Http, company: Company) -> Watched:
-    return Watched(http, company, SOON)
-
-
-@pytest.fixture
-def metered(watched: Watched, company: Company) -> Metered:
-    return Metered(watched, company)
+def metered(http: Http, company: Company) -> Metered:
+    return Metered(http, company, company, SOON)
 
 
 @pytest.fixture

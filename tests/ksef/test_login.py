@@ -19,7 +19,7 @@ from app import clock, errors
 from app.ksef import limits, login
 from app.ksef.failures import KsefTokenRejected
 from app.ksef.limits import Limits
-from app.ksef.login import REFUSED, LoginRefused, TokensLost, log_in_with_token, remedy
+from app.ksef.login import REFUSED, LoginRefused, TokensLost, remedy
 from app.ksef.metered import Metered
 from app.ksef.wire import Tokens
 from tests.ksef import answers
@@ -120,9 +120,7 @@ class Dance:
         return self
 
     def log_in(self, seconds: float = 5, ksef_token: str = KSEF_TOKEN) -> Tokens:
-        return log_in_with_token(
-            self._metered, nip=NIP, ksef_token=ksef_token, seconds=seconds, poll=0.001
-        )
+        return login.log_in(self._metered, ksef_token, nip=NIP, seconds=seconds, poll=0.001)
 
     @property
     def sent(self) -> list[dict[str, Any]]:

@@ -15,8 +15,9 @@ from signxml.exceptions import InvalidDigest, InvalidSignature
 from signxml.xades import XAdESVerifier
 
 from app import errors
+from app.ksef import login
 from app.ksef.certificates import Certificate
-from app.ksef.login import LoginRefused, log_in_with_certificate
+from app.ksef.login import LoginRefused
 from app.ksef.metered import Metered
 from app.ksef.wire import Challenge
 from app.ksef.xades import NAMESPACE, login_request
@@ -123,13 +124,8 @@ def test_the_key_is_not_in_the_document() -> None:
 
 def log_in(metered: Metered) -> Any:
     made = make()
-    return log_in_with_certificate(
-        metered,
-        nip=NIP,
-        certificate=Certificate(made.certificate, made.key),
-        seconds=5,
-        poll=0.001,
-    )
+    certificate = Certificate(made.certificate, made.key)
+    return login.log_in(metered, certificate, nip=NIP, seconds=5, poll=0.001)
 
 
 def test_the_challenge_is_answered_with_the_document(

@@ -3,7 +3,6 @@
 import hashlib
 import os
 import re
-import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +14,7 @@ import pytest
 from pypdf import PdfReader
 from pypdf.generic import DictionaryObject
 
-from app.upo.pdf import PDF_VERSION, render_upo
+from app.upo.pdf import render_upo
 from app.upo.sheet import wrap
 from app.upo.verdict import Verdict
 from app.upo.xml import parse_upo
@@ -93,35 +92,6 @@ def test_other_arguments_give_another_file() -> None:
     assert len(files) == 5
     with pytest.raises(KeyError):
         render_upo(upo, xml_sha256=DIGEST, language="de")
-
-
-def version(tree: Path, before: str = "") -> str:
-    """The version of the PDF, as a process of its own says it that imports `app` from `tree`."""
-    program = f"{before}\nfrom app.upo.pdf import PDF_VERSION as version; print(version)"
-    run = subprocess.run(
-        [sys.executable, "-c", program],
-        capture_output=True,
-        text=True,
-        check=True,
-        cwd=tree,
-        env={"PYTHONPATH": os.pathsep.join(sys.path)},
-    )
-    return run.stdout.strip()
-
-
-def test_the_version_changes_with_the_drawing_reportlab_and_the_fonts(tmp_path: Path) -> None:
-    shutil.copytree(Path(__file__).parents[2] / "app", tmp_path / "app")
-    medium = "path = fontpkg.path; fontpkg.path = lambda family, _: path(family, 500)"
-
-    assert version(tmp_path) == PDF_VERSION
-    others = {
-        version(tmp_path, "import reportlab; reportlab.__version__ = '0'"),
-        version(tmp_path, f"import fontpkg; {medium}"),
-    }
-    with (tmp_path / "app" / "upo" / "labels.py").open("a") as source:
-        source.write("# A change.")
-    others.add(version(tmp_path))
-    assert len(others - {PDF_VERSION}) == 3
 
 
 def test_threads_do_not_get_each_others_glyphs() -> None:

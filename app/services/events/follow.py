@@ -111,14 +111,11 @@ def _follow_sessions(account: Account, lease: Lease, deadline: float) -> None:
 
 def _extended(account: Account, lease: Lease, row: Any) -> bool:
     """Whether the company is still ours to follow, and will be for the time of a step."""
-    account.patience = _patience(account, row.invoice_count)
-    return lease.extend(account, account.timing.follow_lease + account.patience)
-
-
-def _patience(account: Account, invoice_count: int) -> float:
-    """Seconds for which a call may wait: the pages of a long list take more than our minute."""
+    # The pages of a long list take more than our minute.
     minute = limits.WINDOWS[1] * account.timing.quota_scale
-    return account.timing.quota_patience + (minute * 1.25 if pages_of(invoice_count) > 1 else 0.0)
+    more = minute * 1.25 if pages_of(row.invoice_count) > 1 else 0.0
+    account.patience = account.timing.quota_patience + more
+    return lease.extend(account, account.timing.follow_lease + account.patience)
 
 
 def _read(account: Account, row: Any) -> None:

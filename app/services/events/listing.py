@@ -47,7 +47,7 @@ def _list(account: Account, state: Any) -> None:
     began = account.db.now()
     end = state.listed_until + timedelta(seconds=timing.follow_slice)
     try:
-        account.ksef.reserve_session_lists(len(SESSION_TYPES))
+        account.calls.reserve(limits.SESSION_LIST, len(SESSION_TYPES))
         known = {"found_by": began, "until": end}
         starts = _starts(account, state.listed_until, known)
         listed = {

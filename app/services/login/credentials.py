@@ -14,9 +14,10 @@ from typing import Any
 from app import clock, errors, telemetry
 from app.account import Account
 from app.db.queries import login as queries
+from app.ksef import login
 from app.ksef.certificates import Certificate
 from app.ksef.login import LoginRefused as LoginRefused
-from app.ksef.login import TokensLost, log_in_with_certificate, log_in_with_token, remedy, revoke
+from app.ksef.login import TokensLost, remedy
 from app.ksef.wire import Tokens
 from app.services import outages
 from app.services.events import journal
@@ -107,14 +108,14 @@ def log_in_with(account: Account, credential: Certificate | str) -> Tokens:
 
     Raises LoginRefused, TokensLost and KSeF's failures.
     """
-    how: dict[str, Any] = {
-        "nip": account.company_nip,
-        "seconds": account.timing.login,
-        "poll": account.timing.login_poll,
-    }
-    if isinstance(credential, Certificate):
-        return log_in_with_certificate(account.http, certificate=credential, **how)
-    return log_in_with_token(account.http, ksef_token=credential, **how)
+    timing = account.timing
+    return login.log_in(
+        account.http,
+        credential,
+        nip=account.company_nip,
+        seconds=timing.login,
+        poll=timing.login_poll,
+    )
 
 
 def prove(account: Account, credential: Certificate | str, whose: str = "") -> None:
@@ -153,7 +154,7 @@ def prove_stored(account: Account) -> str:
 
 def _end(account: Account, tokens: Tokens) -> None:
     try:
-        revoke(account.http, tokens.access.value)
+        login.revoke(account.http, tokens.access.value)
     except errors.KsefFailure:
         telemetry.info("a session made to prove a credential was left to end by itself")
 
@@ -175,9 +176,9 @@ def refusal_noted(account: Account, lease: Lease, *, repeat: bool) -> Iterator[N
 
     With `repeat`, a refusal that is stored and still holds is raised again before the block.
     """
-    row = account.db.run(queries.get_refusal, **account.columns)
+    row = account.db.run(queries.get_credential, **account.columns)
     before = _refusal(account, row) if repeat else None
-    if before and (row.code == BLOCKED or before.retry_after is not None):
+    if before and (row.refused_code == BLOCKED or before.retry_after is not None):
         raise before
     try:
         yield
@@ -194,7 +195,7 @@ def refusal_noted(account: Account, lease: Lease, *, repeat: bool) -> Iterator[N
                         code=error.ksef.code,
                         words="\n".join(_words(error.ksef)),
                     )
-                    if row.code != error.ksef.code:
+                    if row.refused_code != error.ksef.code:
                         journal.note(
                             connection,
                             journal.Kind.CREDENTIAL_REFUSED,
@@ -212,18 +213,18 @@ def _words(said: errors.KsefAnswer) -> list[str]:
 
 def stored_refusal(account: Account) -> LoginRefused | None:
     """KSeF's refusal of the stored credential, if the last login with it was refused."""
-    return _refusal(account, account.db.run(queries.get_refusal, **account.columns))
+    return _refusal(account, account.db.run(queries.get_credential, **account.columns))
 
 
 def _refusal(account: Account, row: Any) -> LoginRefused | None:
     """The error from its row; `retry_after` is when KSeF is asked again, None if it may be now."""
-    if row is None or row.code is None:
+    if row is None or row.refused_code is None:
         return None
-    blocked = row.code == BLOCKED
-    description, *details = row.words.split("\n")
+    blocked = row.refused_code == BLOCKED
+    description, *details = row.refused_words.split("\n")
     left = 0.0 if blocked else account.timing.refused_pause - row.refused_for
     return LoginRefused(
-        f"KSeF refused the company's credential: {description}.{remedy(row.code)}",
-        ksef=errors.KsefAnswer(200, row.code, description, details),
+        f"KSeF refused the company's credential: {description}.{remedy(row.refused_code)}",
+        ksef=errors.KsefAnswer(200, row.refused_code, description, details),
         retry_after=math.ceil(left) if left > 0 else None,
     )

@@ -101,8 +101,6 @@ def purge(db: Database, days: int) -> int:
     Raises NoRight unless the database role is the owner's.
     """
     total = 0
-    while True:
-        deleted: int = db.run(queries.purge, days=days, batch=_BATCH)
+    while deleted := db.run(queries.purge, days=days, batch=_BATCH):
         total += deleted
-        if deleted < _BATCH:
-            return total
+    return total

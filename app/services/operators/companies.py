@@ -1,7 +1,7 @@
 """Removing a company: what it has in the database, and how that is deleted."""
 
 from contextlib import ExitStack
-from dataclasses import dataclass
+from typing import Any
 
 from app import clock, errors
 from app.account import Account
@@ -16,30 +16,17 @@ from app.services.replicas.leases import Lease
 from app.settings import ENVIRONMENTS
 
 
-@dataclass(frozen=True, slots=True)
-class Holdings:
-    """How much a company has in the database.
+def holdings(db: Database, nip: str) -> Any:
+    """A row with how much a company has in the database.
 
-    `logged_in`: the environments in which it has a KSeF session; `answers`: its kept answers;
-    `rows_that_stay`: its invoice rows in both tables, which are not removed with it.
+    `users`, `credentials`; `logged_in`: the environments in which it has a KSeF session; `answers`:
+    its kept answers; `upos`; `rows_that_stay`: its invoice rows in both tables, which are not
+    removed with it. OperatorError if there is no such company, or nothing is left of it.
     """
-
-    users: int
-    credentials: int
-    logged_in: tuple[str, ...]
-    answers: int
-    upos: int
-    rows_that_stay: int
-
-
-def holdings(db: Database, nip: str) -> Holdings:
-    """What `remove` would remove; OperatorError if there is no such company, or nothing is left."""
     row = db.run(queries.holdings, nip=nip)
     if row is None or (row.removed_at is not None and not row.answers + row.upos):
         raise OperatorError(f"There is no company {nip}.")
-    return Holdings(
-        row.users, row.credentials, tuple(row.logged_in), row.answers, row.upos, row.rows_that_stay
-    )
+    return row
 
 
 def remove(service: Service, nip: str) -> list[str]:
@@ -63,21 +50,9 @@ def remove(service: Service, nip: str) -> list[str]:
     return not_revoked
 
 
-def _delete(db: Database, nip: str, had: Holdings) -> None:
+def _delete(db: Database, nip: str, had: Any) -> None:
     with db.transaction() as connection:
-        for remove_from in (
-            queries.remove_sessions,
-            queries.remove_credentials,
-            queries.remove_users,
-            queries.remove_simulations,
-            queries.remove_refusals,
-            queries.remove_followed,
-            queries.remove_calls,
-            queries.remove_limits,
-            queries.remove_webhooks,
-            queries.mark_removed,
-        ):
-            remove_from(connection, nip=nip)
+        queries.remove(connection, nip=nip)
         audit.note(
             connection,
             audit.What.COMPANY_REMOVED,

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from app import errors
 from app.db.migrate import latest, pending
@@ -35,6 +34,7 @@ HELP = {
     "upo_archive_documents": "UPOs in the archive; an estimate above a hundred thousand",
     "upo_archive_bytes": "Bytes of the archive on disk, indexes included",
 }
+_LABELS = ("environment", "group", "state")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,43 +58,26 @@ def figures(db: Database, timing: Timing, quota_share: float) -> Iterator[Figure
 
 def _from_database(db: Database, timing: Timing, quota_share: float) -> Iterator[Figure]:
     with db.transaction() as connection:
-        environments = list(queries.by_environment(connection))
-        groups = list(
-            queries.quota_by_group(
+        rows = [
+            *queries.by_environment(connection),
+            *queries.followed(connection),
+            *queries.webhooks(connection),
+            *queries.quota_by_group(
                 connection,
                 quota_groups=list(PUBLISHED),
                 per_hour=[limits.per_hour for limits in PUBLISHED.values()],
                 share=quota_share,
                 seconds=3600.0 * timing.quota_scale,
-            )
-        )
-        webhooks = list(queries.webhooks(connection))
-        archive: Any = queries.archive(connection)
+            ),
+            queries.archive(connection),
+        ]
     yield Figure("database_up", 1, {})
-    for row in environments:
-        where = {"environment": row.environment}
-        if row.certificate_end is not None:
-            yield Figure("certificate_end_timestamp_seconds", row.certificate_end, where)
-        yield Figure("refused_credentials", row.refused_credentials, where)
-        yield Figure("active_sessions", row.active_sessions, where)
-        yield Figure("breaker_open", row.breaker_open, where)
-        yield Figure("firewall_blocks", row.firewall_blocks, where)
-        if row.follow_lag is not None:
-            yield Figure("follow_lag_seconds", row.follow_lag, where)
-        for state in ("moving", "stuck", "archiving"):
-            yield Figure("followed_sessions", getattr(row, state), {**where, "state": state})
-    for row in webhooks:
-        where = {"environment": row.environment}
-        yield Figure("events_undelivered", row.undelivered, where)
-        yield Figure("events_oldest_undelivered_seconds", row.oldest, where)
-        yield Figure("events_parked", row.parked, where)
-        yield Figure("webhooks_ended", row.ended, where)
-    for row in groups:
-        where = {"environment": row.environment, "group": row.quota_group}
-        yield Figure("quota_left_ratio", row.quota_left, where)
-        yield Figure("quota_blocked_companies", row.blocked, where)
-    yield Figure("upo_archive_documents", archive.documents, {})
-    yield Figure("upo_archive_bytes", archive.bytes, {})
+    for row in rows:
+        columns = row._asdict()
+        labels = {name: columns.pop(name) for name in _LABELS if name in columns}
+        for name, value in columns.items():
+            if value is not None:
+                yield Figure(name, value, labels)
 
 
 def pending_migrations(db: Database) -> Sequence[str]:

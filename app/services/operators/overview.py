@@ -51,8 +51,8 @@ class Overview:
 class Followed:
     """How far the company's sessions are followed.
 
-    `known_until`: see `sessions.following`. `found`, `moving`, `archiving`: how many sessions wait
-    to be read, are not final, wait for their UPOs. `stuck`: rows with `reference_number` and
+    `known_until`: see `search.known_sessions`. `found`, `moving`, `archiving`: how many sessions
+    wait to be read, are not final, wait for their UPOs. `stuck`: rows with `reference_number` and
     `moving_since`, those that move for the longest time first.
     """
 
@@ -69,16 +69,6 @@ class Page:
 
     entries: Sequence[Any]
     total: int
-
-
-@dataclass(frozen=True, slots=True)
-class Counts:
-    """How many invoices a session has, in all and by what became of them."""
-
-    all: int
-    accepted: int
-    rejected: int
-    moving: int
 
 
 def company_name(db: Database, nip: str) -> str:
@@ -119,10 +109,10 @@ def session(account: Account, reference_number: str) -> KeptSession | None:
 
 def invoices(
     account: Account, reference_number: str, chosen: str, *, skip: int, take: int
-) -> tuple[Sequence[Invoice], Counts]:
-    """A page of a kept session's invoices, and how many there are of each kind.
+) -> tuple[Sequence[Invoice], Any]:
+    """A page of a kept session's invoices, and how many there are of each kind, by FILTERS.
 
-    `chosen` is one of FILTERS: the kind of invoices on the page.
+    `chosen` is one of these: the kind of invoices on the page.
     """
     least, most = _CODES[chosen]
     where = _where(account, reference_number)
@@ -132,8 +122,7 @@ def invoices(
                 connection, **where, least=least, most=most, skip=skip, take=take
             )
         )
-        counted = queries.count_invoices(connection, **where)
-    counts = Counts(counted.total, counted.accepted, counted.rejected, counted.moving)
+        counts = queries.count_invoices(connection, **where)
     return [wire.decode(Invoice, row.told) for row in rows], counts
 
 

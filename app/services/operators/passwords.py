@@ -97,7 +97,10 @@ class Passwords:
 
     def remembers(self, password: str, stored_hash: str | None) -> bool:
         """Whether this password was verified against this stored hash a short while ago."""
-        return stored_hash is not None and self._is_remembered(self._proof(password, stored_hash))
+        if stored_hash is None:
+            return False
+        with self._lock:
+            return self._proved.get(self._proof(password, stored_hash), 0.0) > clock.monotonic()
 
     @contextmanager
     def turn(self) -> Iterator[None]:
@@ -129,10 +132,6 @@ class Passwords:
     def _proof(self, password: str, stored_hash: str) -> bytes:
         message = f"{stored_hash}\0{password}".encode("utf-8", "surrogatepass")
         return hmac.digest(self._key, message, hashlib.sha256)
-
-    def _is_remembered(self, proof: bytes) -> bool:
-        with self._lock:
-            return self._proved.get(proof, 0.0) > clock.monotonic()
 
     def _keep(self, proof: bytes) -> None:
         with self._lock:

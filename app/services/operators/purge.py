@@ -41,12 +41,14 @@ def purge(db: Database, days: int) -> Deleted:
     return delete(db, before=before)
 
 
-def forget_links(db: Database) -> int:
+def forget_links(db: Database, *, newest_key_id: bytes | None = None) -> int:
     """Delete expired download links, half a kilobyte for each invoice. Returns of how many answers.
 
-    They are secrets of no further use: a UPO comes from the archive or from KSeF's API.
+    They are secrets of no further use: a UPO comes from the archive or from KSeF's API. With
+    `newest_key_id`: those that are sealed with another key, instead.
     """
-    return _walk(db, queries.forget_links, _FIRST_ANSWER, batch=_LINKS)
+    which = {"newest_key_id": newest_key_id}
+    return _walk(db, queries.forget_links, _FIRST_ANSWER, batch=_LINKS, **which)
 
 
 def delete(

@@ -1,7 +1,7 @@
 """Asking KSeF about a session: what to ask next, and the calls."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
 from typing import Literal
 
@@ -19,19 +19,15 @@ from app.settings import Timing
 MOST_ONE_BY_ONE = 20
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What to do about the invoices of a session whose status was just asked for.
+Act = Literal["keep", "none", "list", "single"]
+"""What to do about the invoices of a session whose status was just asked for.
 
-    keep: the earlier answer is given whole, since a list has to wait · none: it has no invoices ·
-    list: all of them are listed · single: those of `moving` are fetched one by one, maybe none.
-    """
-
-    act: Literal["keep", "none", "list", "single"]
-    moving: Sequence[Invoice] = ()
+keep: the earlier answer is given whole, since a list has to wait · none: it has no invoices ·
+list: all of them are listed · single: those that were moving are fetched one by one, maybe none.
+"""
 
 
-def plan(known: Snapshot | None, session: Session, timing: Timing, lists_used: float) -> Plan:
+def plan(known: Snapshot | None, session: Session, timing: Timing, lists_used: float) -> Act:
     """What to ask after the status, with the earlier answer, if any.
 
     `lists_used` is how much of the hour's quota of lists is used, from 0 to 1.
@@ -39,16 +35,16 @@ def plan(known: Snapshot | None, session: Session, timing: Timing, lists_used: f
     counted = session.total is not None
     if session.invoice_count == 0 and (counted or not session.status.is_final):
         # KSeF leaves the counts out at times: that is no session without invoices.
-        return Plan("keep" if known and known.invoices and not counted else "none")
+        return "keep" if known and known.invoices and not counted else "none"
     if known is None or not known.listed:
-        return Plan("list")
+        return "list"
     if session == known.session and session.status.is_final and known.fits and not known.incomplete:
-        return Plan("single")
+        return "single"
     if _needs_list(known, session):
         ended = session.status.is_final and session.status.code != known.session.status.code
         waited = (known.listed_for or 0.0) >= _pause(known, session, timing, lists_used)
-        return Plan("list" if ended or waited else "keep")
-    return Plan("single", known.moving)
+        return "list" if ended or waited else "keep"
+    return "single"
 
 
 def _needs_list(known: Snapshot, session: Session) -> bool:
@@ -84,7 +80,8 @@ def ask(account: Account, reference_number: str, known: Snapshot | None) -> Snap
     was in vain: KSeF may say for a moment that it does not know it.
     """
     if known is None:  # a status is of no use if the list of invoices cannot follow
-        account.ksef.require_list()
+        account.ksef.require_session()
+        account.calls.require(limits.INVOICE_LIST)
     try:
         session, checked_at = _status(account, reference_number)
     except errors.SessionNotFound:
@@ -127,12 +124,12 @@ def _invoices(
 ) -> tuple[Sequence[Invoice] | None, bool]:
     """The session's invoices, and whether they come from a list; None if a list must wait."""
     lists_used = quota.used_share(account, limits.INVOICE_LIST) if known else 0.0
-    planned = plan(known, session, account.timing, lists_used)
-    if planned.act == "list":
+    act = plan(known, session, account.timing, lists_used)
+    if act == "list":
         return _list(account, reference_number, session), True
-    if planned.act == "single" and known:
-        return _refreshed(account, known, planned.moving), False
-    return None if planned.act == "keep" else [], False
+    if act == "single" and known:
+        return _refreshed(account, known), False
+    return None if act == "keep" else [], False
 
 
 def _list(account: Account, reference_number: str, session: Session) -> Sequence[Invoice]:
@@ -141,11 +138,12 @@ def _list(account: Account, reference_number: str, session: Session) -> Sequence
     )
 
 
-def _refreshed(account: Account, known: Snapshot, moving: Sequence[Invoice]) -> Sequence[Invoice]:
+def _refreshed(account: Account, known: Snapshot) -> Sequence[Invoice]:
     """The known invoices, with the moving ones fetched anew one by one."""
+    moving = known.moving
     if not moving:
         return known.invoices
-    account.ksef.reserve_single_invoices(len(moving))
+    account.calls.reserve(limits.INVOICE, len(moving))
     new = {
         invoice.reference_number: account.ksef.session_invoice(
             known.reference_number, invoice.reference_number

@@ -3,7 +3,7 @@
 from app import errors
 from app.account import Account
 from app.db.queries import sessions as queries
-from app.ksef import wire
+from app.ksef import limits, wire
 from app.ksef.client import SESSION_TYPES
 from app.ksef.wire import Session
 from app.services.replicas.leases import try_lease
@@ -37,7 +37,7 @@ def refresh(account: Account) -> bool:
             return False
         oldest = min(wire.decode(Session, row.session).date_created for row in stale)
         try:
-            account.ksef.reserve_session_lists(len(types))
+            account.calls.reserve(limits.SESSION_LIST, len(types))
             # Newest first, a thousand of each type.
             listed = list(account.ksef.sessions(types[0], created_from=oldest))
             checked_at = account.calls.turn_at

@@ -17,15 +17,15 @@ from app.identifiers import (
     wrong_reference_number,
 )
 
-COLUMNS = ("invoice_number", "ksef_number", "ksef_reference_number", "invoice_hash")
-_NAMES = COLUMNS[1:]  # by one of them at least a row is linked
-_ALIKE = 0.8  # as `difflib` measures: ksef_numer is ksef_number, invoice_date is not invoice_number
 _WRONG = {
     "invoice_number": wrong_invoice_number,
     "ksef_number": wrong_ksef_number,
     "ksef_reference_number": wrong_reference_number,
     "invoice_hash": wrong_invoice_hash,
 }
+COLUMNS = tuple(_WRONG)
+_NAMES = COLUMNS[1:]  # by one of them at least a row is linked
+_ALIKE = 0.8  # as `difflib` measures: ksef_numer is ksef_number, invoice_date is not invoice_number
 
 
 @dataclass(frozen=True, slots=True)

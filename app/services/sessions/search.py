@@ -7,11 +7,11 @@ from typing import Any, Literal
 
 from app.account import Account
 from app.clock import WARSAW
+from app.db.queries import follow as follow_queries
 from app.db.queries import search as queries
 from app.ksef import wire
 from app.ksef.client import SESSION_TYPES
 from app.ksef.wire import DUPLICATE, Invoice, Original
-from app.services.sessions import following
 from app.services.sessions.snapshot import original_of
 
 State = Literal["accepted", "rejected", "duplicate", "processing", "not_arrived", "unknown"]
@@ -76,22 +76,22 @@ def find(
         "invoice_hash": invoice_hash,
     }
     # Looked at before the answers: what has ended by then is among them.
-    known = following.known(account)
+    known = known_sessions(account)
     settled, because_of = _settled(account, sent_at, known)
     with account.db.transaction() as connection:
         rows = list(queries.find_rows(connection, **wanted))
         answers = [_answer(row) for row in queries.find_invoices(connection, **wanted)]
     # And after them: what was purged meanwhile is not.
     if settled:
-        settled, because_of = _settled(account, sent_at, following.known(account))
+        settled, because_of = _settled(account, sent_at, known_sessions(account))
     state = _state(account, answers, sent_at, settled=settled) if invoice_hash else None
     return Found(
         rows,
         answers,
         state,
         because_of=because_of if state == "unknown" else None,
-        known_since=known.since if known else None,
-        known_until=known.until if known else None,
+        known_since=known.known_since if known else None,
+        known_until=known.known_until if known else None,
     )
 
 
@@ -123,17 +123,15 @@ def _state_of(invoice: Invoice) -> State:
     return "duplicate" if invoice.status.code == DUPLICATE else "rejected"
 
 
-def _settled(
-    account: Account, sent_at: datetime | None, known: following.Known | None
-) -> tuple[bool, str | None]:
+def _settled(account: Account, sent_at: datetime | None, known: Any) -> tuple[bool, str | None]:
     """Whether the kept answers hold every invoice that KSeF took then; if not, what it is due to:
     a session or an invoice, or None where that time is not known at all.
     """
     delay = timedelta(seconds=account.timing.arrival)  # also what the two clocks may differ by
     # (Differences, since a time at the end of the calendar has nothing beyond it.)
-    if sent_at is None or known is None or known.until is None:
+    if sent_at is None or known is None or known.known_until is None:
         return False, None
-    if sent_at - known.since <= delay or known.until - sent_at <= delay:
+    if sent_at - known.known_since <= delay or known.known_until - sent_at <= delay:
         return False, None
     first_day = (sent_at - _LONGEST_SESSION).astimezone(WARSAW).strftime("%Y%m%d")
     last = sent_at + delay + _LATEST_SESSION
@@ -141,6 +139,16 @@ def _settled(
         queries.unsettled_by, **account.columns, first_day=first_day, last=last
     )
     return because_of is None, because_of
+
+
+def known_sessions(account: Account) -> Any:
+    """Of what time the company's sessions are known without asking; see `events.follow`.
+
+    None if it was never followed. Each session in which anything happened between `known_since` and
+    `known_until` is kept, with all invoices that it had then. `known_until` is None while that is
+    true of no moment.
+    """
+    return account.db.run(follow_queries.get, **account.columns)
 
 
 def session_of(account: Account, ksef_number: str) -> str | None:

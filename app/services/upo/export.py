@@ -13,8 +13,8 @@ import re
 import shutil
 import ssl
 import zipfile
-from collections.abc import Iterable, Iterator
-from datetime import UTC, date, datetime
+from collections.abc import Iterable
+from datetime import date
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,6 +23,7 @@ from msgspec import Meta
 
 from app import errors
 from app.account import Account
+from app.services.events import journal
 from app.services.operators.progress import Progress, Summary
 from app.services.upo import archive, fetch, signature
 from app.services.upo.archive import ArchivedUpo, UpoName
@@ -184,9 +185,9 @@ class _Folder:
             pdf_sha256=hashlib.sha256(pdf).hexdigest() if pdf else "",
             signature=verdict.state,
             signer=verdict.signer,
-            signed_at=_utc(verdict.signed_at) if verdict.signed_at else None,
+            signed_at=journal.utc(verdict.signed_at) if verdict.signed_at else None,
             certificate_sha256=verdict.certificate_sha256,
-            fetched_at=_utc(row.fetched_at),
+            fetched_at=journal.utc(row.fetched_at),
             ksef_host=row.ksef_host,
         )
 
@@ -246,7 +247,8 @@ class _Folder:
                 file.write(f"{entry.xml_sha256}  {entry.xml}\n")
                 if entry.pdf:
                     file.write(f"{entry.pdf_sha256}  {entry.pdf}\n")
-            for other in (*sorted(self._folder.glob("signers/*.pem")), *self._manifests()):
+            manifests = [self._folder / "manifest.csv", self._folder / "manifest.json"]
+            for other in (*sorted(self._folder.glob("signers/*.pem")), *manifests):
                 digest = hashlib.sha256(other.read_bytes()).hexdigest()
                 file.write(f"{digest}  {other.relative_to(self._folder).as_posix()}\n")
 
@@ -262,10 +264,6 @@ class _Folder:
             for file in sorted(files):
                 packed.write(file, file.relative_to(self._folder))
         part.replace(target)
-
-    def _manifests(self) -> Iterator[Path]:
-        yield self._folder / "manifest.csv"
-        yield self._folder / "manifest.json"
 
 
 def _decoded(line: bytes) -> Entry | None:
@@ -285,8 +283,3 @@ def _names(entries: Iterable[Entry]) -> set[str]:
 
 def _signer(sha256: str | None) -> str:
     return f"signers/{sha256}.pem" if sha256 else ""
-
-
-def _utc(moment: datetime) -> str:
-    """Not in the time zone that the database, or the signer, happens to have."""
-    return moment.astimezone(UTC).isoformat()

@@ -12,7 +12,7 @@ import pytest
 
 from app import clock
 from app.db.pool import Database
-from app.ksef import client
+from app.ksef import failures
 from app.service import Service
 from app.services import outages
 from app.services.events import follow, listing
@@ -22,7 +22,7 @@ from app.services.operators import purge
 from app.services.replicas import leases
 from app.services.sessions import search
 from app.services.sessions.check import check_session
-from app.services.sessions.following import known as known_of
+from app.services.sessions.search import known_sessions as known_of
 from app.settings import Timing
 from tests.rows import add_offline, add_synced, synced_sessions
 from tests.services.conftest import LISTING, NIP, SESSIONS, STATUS, Asking
@@ -67,7 +67,7 @@ class Following:
     @property
     def known_until(self) -> Any:
         known = known_of(self.asking.account)
-        return known.until if known else None
+        return known.known_until if known else None
 
 
 @pytest.fixture
@@ -211,13 +211,13 @@ class TestKnownUntil:
         assert before - timedelta(seconds=2) <= following.known_until + overlap <= now()
         known = known_of(following.asking.account)
         assert known is not None
-        assert known.since < before - timedelta(seconds=20_000)
+        assert known.known_since < before - timedelta(seconds=20_000)
 
     def test_the_slower_of_the_two_clocks_counts(
         self, following: Following, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         slow = now() - timedelta(hours=1)
-        monkeypatch.setattr(client, "_date", lambda _answer: slow)
+        monkeypatch.setattr(failures, "http_date", lambda _text: slow)
         following.round()
         assert abs(following.known_until - slow + timedelta(seconds=120)) < timedelta(seconds=10)
 
@@ -333,9 +333,9 @@ class TestKnownUntil:
         purge.purge(following.asking.service.db, days=1)
         known = known_of(following.asking.account)
         assert known is not None
-        assert abs(known.since - now() + timedelta(days=1)) < timedelta(seconds=10)
-        assert known.until is not None
-        assert known.until < known.since, "of no moment everything is known"
+        assert abs(known.known_since - now() + timedelta(days=1)) < timedelta(seconds=10)
+        assert known.known_until is not None
+        assert known.known_until < known.known_since, "of no moment everything is known"
 
     def test_it_never_moves_back(self, following: Following) -> None:
         following.round()
@@ -394,7 +394,7 @@ class TestWhatKsefShows:
         first = known_of(asking.account)
         following.later()
         following.round()
-        assert known_of(asking.account).since < first.since, "it goes on"
+        assert known_of(asking.account).known_since < first.known_since, "it goes on"
 
     def test_another_ksef_shows_other_sessions(self, following: Following, settings: Any) -> None:
         asking = following.asking
@@ -470,8 +470,8 @@ class TestWhatKsefShows:
         assert self.said(following, new) == "accepted"
         known = known_of(asking.account)
         assert known is not None
-        assert known.until is not None
-        assert known.until > known.since
+        assert known.known_until is not None
+        assert known.known_until > known.known_since
 
     def test_a_session_that_is_shown_again_after_all_is_finished_again(
         self, following: Following
@@ -513,7 +513,7 @@ class TestWhatKsefShows:
     ) -> None:
         """The database's may be fast: what it lists would not yet be sent."""
         slow = now() - timedelta(hours=1)
-        monkeypatch.setattr(client, "_date", lambda _answer: None)
+        monkeypatch.setattr(failures, "http_date", lambda _text: None)
         monkeypatch.setattr(clock, "now", lambda: slow)
         following.round()
         assert abs(following.known_until - slow + timedelta(seconds=120)) < timedelta(seconds=10)
