@@ -7,6 +7,7 @@ And an answer that the other side cut off is an error wherever that shows: the l
 of the connection for the end of the headers, or of a body without a length.
 """
 
+import functools
 import http.client
 import io
 import ipaddress
@@ -67,9 +68,7 @@ class Adapter(requests.adapters.HTTPAdapter):
     """A requests adapter with such connections. Trusts the CAs in `ca_bundle`, else certifi's."""
 
     def __init__(self, *, threads: int, ca_bundle: str | None) -> None:
-        self._context = create_urllib3_context(cert_reqs=ssl.CERT_REQUIRED)
-        self._context.sslsocket_class = _TlsSocket
-        self._context.load_verify_locations(ca_bundle or certifi.where())
+        self._context = _context(ca_bundle or certifi.where())
         super().__init__(pool_maxsize=threads, max_retries=0)
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
@@ -85,6 +84,15 @@ class Adapter(requests.adapters.HTTPAdapter):
 
     def cert_verify(self, *args: Any, **kwargs: Any) -> None:
         """Do nothing: the SSL context has loaded the trusted CAs already."""
+
+
+@functools.cache
+def _context(ca_bundle: str) -> ssl.SSLContext:
+    """One for all adapters: reading the CAs takes longer than all else at the start."""
+    context = create_urllib3_context(cert_reqs=ssl.CERT_REQUIRED)
+    context.sslsocket_class = _TlsSocket
+    context.load_verify_locations(ca_bundle)
+    return context
 
 
 class _Socket(socket.socket):
