@@ -1,11 +1,10 @@
 """The ERP's two tables in tests: rows put in, read back, and every write to them counted."""
 
 from collections.abc import Iterable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import psycopg2
 from psycopg2.extras import execute_values
 
 from app.account import Account
@@ -97,9 +96,8 @@ class OneConnection:
 
 @contextmanager
 def one_connection(database: Any) -> Iterator[OneConnection]:
-    """The owner's way into the database, kept open; each statement is committed at once."""
-    with _connection(database) as connection:
-        connection.autocommit = True
+    """The owner's way into the database; each statement is committed at once."""
+    with database.connection() as connection:
         yield OneConnection(connection)
 
 
@@ -156,20 +154,16 @@ def counted_writes(database: Any) -> Iterator[WriteLog]:
 
 
 def _insert(database: Any, into: str, rows: list[tuple[Any, ...]]) -> None:
-    with _connection(database) as connection, connection, connection.cursor() as cursor:
+    with database.connection() as connection, connection, connection.cursor() as cursor:
         execute_values(cursor, f"INSERT INTO {into} VALUES %s", rows, page_size=2000)
 
 
 def _select(
     database: Any, what: str, owner: Place | Account, *, order: str = ""
 ) -> list[tuple[Any, ...]]:
-    with _connection(database) as connection, connection, connection.cursor() as cursor:
+    with database.connection() as connection, connection, connection.cursor() as cursor:
         cursor.execute(
             f"SELECT {what} WHERE company_nip = %s AND environment = %s {order}",
             (owner.company_nip, owner.environment),
         )
         return cursor.fetchall()
-
-
-def _connection(database: Any) -> Any:
-    return closing(psycopg2.connect(database.owner_dsn))

@@ -11,7 +11,7 @@
 
 import base64
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -82,8 +82,8 @@ class Company:
 
 
 @cache
-def _hash_of_password(passwords: Passwords) -> str:
-    return passwords.hash(PASSWORD)
+def _hash_of_password() -> str:
+    return Passwords(remember=0, wait=0).hash(PASSWORD)
 
 
 def basic(email: str, password: str) -> dict[str, str]:
@@ -95,12 +95,6 @@ def basic(email: str, password: str) -> dict[str, str]:
 @pytest.fixture(scope="session")
 def secret_key() -> bytes:
     return os.urandom(32)
-
-
-@pytest.fixture
-def control(sandbox: Any) -> Control:
-    """The sandbox's control plane, reset."""
-    return Control(sandbox.url)
 
 
 @pytest.fixture
@@ -120,10 +114,9 @@ def settings(
 
 
 @pytest.fixture(scope="session")
-def _upo_signers(running_sandbox: Any) -> dict[str, tuple[str, ...]]:
+def _upo_signers(_running_control: Control) -> dict[str, tuple[str, ...]]:
     """Those of the sandbox, by environment."""
-    with Control(running_sandbox.url) as control:
-        return {name: tuple(control.signers(name)) for name in ENVIRONMENTS}
+    return {name: tuple(_running_control.signers(name)) for name in ENVIRONMENTS}
 
 
 @pytest.fixture(scope="session")
@@ -133,13 +126,14 @@ def _apps() -> dict[str, Flask]:
 
 
 @pytest.fixture
-def app(settings: Settings, _apps: dict[str, Flask]) -> Iterator[Flask]:
+def app(settings: Settings, _apps: dict[str, Flask]) -> Flask:
     key = f"{settings.database_url} {settings!r}"  # the one does not show in the other
     if key not in _apps:
         _apps[key] = create_app(settings)
     telemetry.configure(settings.log_level)  # to the standard error of this test
-    yield _apps[key]
-    _apps[key].extensions[EXTENSION].db.close()  # the idle connections: the server has few
+    for other in _apps.keys() - {key}:
+        _apps[other].extensions[EXTENSION].db.close()  # the idle connections: the server has few
+    return _apps[key]
 
 
 @pytest.fixture
@@ -166,7 +160,7 @@ def make_company(app: Flask, service: Service, control: Control) -> Callable[...
                 email=email,
                 company_nip=nip,
                 role=role,
-                password_hash=_hash_of_password(service.passwords),
+                password_hash=_hash_of_password(),
             )
         control.settings(authPolls=0)
         for environment in environments if logged_in else ():

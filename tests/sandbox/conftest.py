@@ -14,12 +14,6 @@ from tests.sandbox.official import Contract
 
 
 @pytest.fixture
-def control(sandbox: Any) -> Iterator[Control]:
-    with Control(sandbox.url) as control:
-        yield control
-
-
-@pytest.fixture
 def make_client(sandbox: Any) -> Iterator[Callable[..., Client]]:
     """Makes clients that have not logged in, and closes their connections."""
     clients: list[Client] = []
