@@ -1,7 +1,5 @@
 """Puts the sandbox's routes together and runs every call through log, faults and quota."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Callable, Iterable
 from typing import Any

@@ -1,7 +1,5 @@
 """KSeF's login: keys, challenge, token or certificate, redeem, refresh, revoke."""
 
-from __future__ import annotations
-
 import re
 from datetime import timedelta
 from typing import Any

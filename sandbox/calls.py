@@ -1,7 +1,5 @@
 """The log of calls."""
 
-from __future__ import annotations
-
 import threading
 from collections import Counter, deque
 from typing import Final

@@ -4,8 +4,6 @@ Wrong orders are answered 400 `{"error": "…"}`, unknown sessions and invoices 
 may hold stands in `sandbox.orders`, and for readers in docs/sandbox.md.
 """
 
-from __future__ import annotations
-
 import ipaddress
 import re
 import secrets

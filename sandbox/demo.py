@@ -5,8 +5,6 @@ reference numbers, the same KSeF numbers, and the rows as they were linked. In `
 logs in with a certificate, elsewhere with a KSeF token.
 """
 
-from __future__ import annotations
-
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from datetime import datetime

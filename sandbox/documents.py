@@ -1,7 +1,5 @@
 """UPO documents: the API's routes to them, and the download links that need no bearer."""
 
-from __future__ import annotations
-
 import hmac
 import re
 import secrets

@@ -1,7 +1,5 @@
 """What the faults do to a call: a function for each kind."""
 
-from __future__ import annotations
-
 import gzip
 import re
 import socket

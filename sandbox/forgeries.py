@@ -1,7 +1,5 @@
 """UPOs whose signature is not as it should be, made from a good one: a function for each kind."""
 
-from __future__ import annotations
-
 import copy
 import re
 from collections.abc import Callable

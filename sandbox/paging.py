@@ -1,7 +1,5 @@
 """Listings in pages: `pageSize` and `x-continuation-token`."""
 
-from __future__ import annotations
-
 import base64
 import hmac
 from dataclasses import dataclass

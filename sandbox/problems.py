@@ -4,8 +4,6 @@ With `X-Error-Format: problem-details` a 400 or 429 is `application/problem+json
 older shapes come. 401, 403 and 410 are `application/problem+json` always.
 """
 
-from __future__ import annotations
-
 import secrets
 from typing import Any
 

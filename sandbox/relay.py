@@ -8,8 +8,6 @@ that come afterwards; those that are open keep theirs. `connections` counts what
         requests.get(relay.url)
 """
 
-from __future__ import annotations
-
 import contextlib
 import socket
 import struct

@@ -1,7 +1,5 @@
 """KSeF's sessions: what became of them and of their invoices."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from datetime import datetime, timedelta

@@ -1,7 +1,5 @@
 """Signs a document as the Ministry signs UPOs: enveloped XAdES-BES, the last child of the root."""
 
-from __future__ import annotations
-
 import base64
 from collections.abc import Sequence
 from dataclasses import dataclass

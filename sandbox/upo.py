@@ -4,8 +4,6 @@ As KSeF's test environments do, they name an issuer that the schema does not all
 enveloped signature that it has no place for; in everything else they are valid.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Final

@@ -1,7 +1,5 @@
 """Everything one running sandbox holds, and how the routes reach it."""
 
-from __future__ import annotations
-
 import threading
 from dataclasses import dataclass, field
 from typing import cast
