@@ -154,3 +154,9 @@ def json_response(
 ) -> Response:
     """`content` as a JSON answer."""
     return Response(msgspec.json.encode(content), status, content_type=content_type)
+
+
+def status_info(code: int, words: dict[int, str], details: list[str] | None) -> dict[str, Any]:
+    """A code with its words, and details where there are any, as KSeF tells every status."""
+    status = {"code": code, "description": words.get(code, f"Nieznany błąd ({code})")}
+    return status | {"details": details} if details else status
