@@ -93,7 +93,7 @@ def _before() -> Response | None:
         user_agent=request.headers.get("User-Agent"),
         has_bearer="Authorization" in request.headers,
     )
-    present.calls.note(g.call)
+    present.calls.append(g.call)
     delay = present.settings.latency_seconds + random.uniform(0, present.settings.jitter_seconds)
     if delay > 0:
         present.stopping.wait(delay)
