@@ -15,8 +15,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -32,13 +31,9 @@ from bench.weather import SLOW, Weather
 from sandbox.control import SeededSession
 
 SCALE, TOKEN_SECONDS = 0.03, 10.0
-TIMING = {
-    "request": 6.0,
+TIMING = witness.TIMING | {
     "lease": 7.0,  # longer than a request, as in production
-    "ksef_connect": 1.0,
-    "ksef_call": 2.0,
     "ksef_listing": 4.0,
-    "retry_left": 1.0,
     "fresh_least": 0.4,
     "fresh_most": 0.8,
     "relist": 1.5,
@@ -51,18 +46,13 @@ TIMING = {
     "lease_poll": 0.02,
     "quota_scale": SCALE,
     "outage_after": 0.8,
-    "outage_probe": 1.0,
-    "outage_probe_every": 1.0,
     "latarnia_every": 1.0,
     "latarnia_kept": 5.0,
-    "statement_timeout": 10.0,
-    "lock_timeout": 5.0,
 }
 COMPANIES, CLIENTS = NIPS[:4], 12
 SPACING = 1.2, 3.0  # seconds between two kills: at least, and at most where there is little load
 WORK = 40  # answers between two kills, where that many come
 GROWN_UP = 1.5  # seconds after which a worker has begun to work
-ANSWERS = frozenset({200, 409, 502, 503})
 
 
 class Chaos:
@@ -75,11 +65,8 @@ class Chaos:
         self._random = random.Random(kills)
         self._over = threading.Event()
         self._cut = 0
-        self._statuses: Counter[int] = Counter()
-        self._odd: list[str] = []
         self._kills: list[float] = []
-        self._seen: dict[str, list[dict[str, Any]]] = defaultdict(list)
-        """Evidence: the rows of a table."""
+        self._evidence = witness.Evidence()
 
     def run(self) -> list[Verdict]:
         """The verdicts, rule by rule."""
@@ -91,15 +78,16 @@ class Chaos:
         self._headers = {nip: self._rig.company(nip) for nip in COMPANIES}
         control.settings(latencySeconds=0.02, jitterSeconds=0.02)
         self._senders = Senders(self._rig, COMPANIES, self._random)
-        weather = Weather(self._rig, self._replicas, self._headers, self._seen)
+        evidence, guarded = self._evidence, self._evidence.guarded
+        weather = Weather(self._rig, self._replicas, self._headers, evidence.seen)
         began = time.monotonic()
         with ThreadPoolExecutor(CLIENTS + 3) as pool:
-            pool.submit(self._guarded, self._sample)
-            pool.submit(self._guarded, self._send)
+            pool.submit(guarded, self._sample)
+            pool.submit(guarded, self._send)
             for number in range(CLIENTS):
-                pool.submit(self._guarded, self._ask, number)
+                pool.submit(guarded, self._ask, number)
             seconds = self._wanted * SPACING[0]
-            weathering = pool.submit(self._guarded, weather.happen, self._share, seconds)
+            weathering = pool.submit(guarded, weather.happen, self._share, seconds)
             try:
                 self._kill()
                 weathering.result()
@@ -120,18 +108,12 @@ class Chaos:
             "asked_again": asked_again,
             "deadlocks": weather.deadlocks + weather.logged_deadlocks(),
         }
-        self._seen |= self._senders.seen | {
+        evidence.seen |= self._senders.seen | {
             "kills": [{"at": at} for at in self._kills],
             "calls": calls,
         }
         rules = [rule for rule in verdicts.RULES if rule[0] in "LR"]
-        return [self._load(took, calls), *witness.verdicts(self._rig, rules, run, self._seen)]
-
-    def _guarded(self, work: Callable[..., None], *values: Any) -> None:
-        try:
-            work(*values)
-        except Exception as error:
-            self._odd.append(f"{work.__name__} broke off: {error!r}")
+        return [self._load(took, calls), *evidence.verdicts(self._rig, rules, run)]
 
     def _send(self) -> None:
         """The ERPs go on sending, nearly to the end."""
@@ -161,12 +143,12 @@ class Chaos:
             return
         body = answer.json
         told = {"client": client, "reference": path[-36:], "checked_at": body["checkedAt"]}
-        self._seen["told"].append({"at": time.time(), **told})
+        self._evidence.seen["told"].append({"at": time.time(), **told})
         codes = [invoice["status"]["code"] for invoice in body["invoices"]]
         if len(codes) != body["totalInvoiceCount"] or (
             body["final"] and codes.count(200) != body["successfulInvoiceCount"]
         ):
-            self._odd.append("counts and list do not fit")
+            self._evidence.odd.append("counts and list do not fit")
         accepted = [i["ksefNumber"] for i in body["invoices"] if i["status"]["code"] == 200]
         if accepted and chance.random() < 0.1:
             self._look_at_links(session, accepted, asked)
@@ -176,9 +158,7 @@ class Chaos:
 
     def _get(self, http: Connection, path: str) -> Answer:
         answer = http.get(path)
-        self._statuses[answer.status] += 1
-        if answer.status not in ANSWERS:
-            self._odd.append(f"an answer was {answer.status}: {answer.body[:200]!r}")
+        self._evidence.count(answer)
         if answer.status in (409, 503):
             self._over.wait(0.1)
         return answer
@@ -194,13 +174,13 @@ class Chaos:
                 (reference, reference, session.nip, accepted, asked),
             )
             look = {"reference": reference, "linked": linked, "unlinked": unlinked}
-            self._seen["looks"].append(look)
+            self._evidence.seen["looks"].append(look)
 
     def _sample(self) -> None:
         """Look at the service's connections, all the time."""
         while not self._over.wait(0.03):
             with suppress(psycopg2.OperationalError):
-                self._seen["samples"].append(witness.sample(self._rig))
+                self._evidence.seen["samples"].append(witness.sample(self._rig))
 
     def _kill(self) -> None:
         """One worker after the other, of any replica, that has had the time to begin its work."""
@@ -212,14 +192,14 @@ class Chaos:
             alive = [pid for service in self._replicas for pid in service.workers()]
             since = {pid: since.get(pid, now) for pid in alive}
             grown_up = [pid for pid, came in since.items() if now - came > GROWN_UP]
-            worked = self._statuses.total() - answered >= WORK or now - last > most
+            worked = self._evidence.statuses.total() - answered >= WORK or now - last > most
             if now - last < least or not worked or not grown_up:
                 time.sleep(0.05)
                 continue
             with suppress(ProcessLookupError):
                 os.kill(self._random.choice(grown_up), signal.SIGKILL)
                 self._kills.append(time.time())
-            last, answered = now, self._statuses.total()
+            last, answered = now, self._evidence.statuses.total()
 
     def _share(self) -> float:
         """How much of the work is done."""
@@ -233,7 +213,7 @@ class Chaos:
                 answer = self._get(http, path)
                 while not (answer.status == 200 and answer.json["final"]):
                     if time.monotonic() > deadline:
-                        self._odd.append(f"{path} did not become final")
+                        self._evidence.odd.append(f"{path} did not become final")
                         break
                     time.sleep(0.1)
                     answer = self._get(http, path)
@@ -258,22 +238,17 @@ class Chaos:
     def _load(self, took: float, calls: list[dict[str, Any]]) -> Verdict:
         """Whether this was a load at all."""
         kills = len(self._kills)
-        per_kill = self._statuses[200] / kills
+        per_kill = self._evidence.statuses[200] / kills
         flying = sum(
             any(call["at"] <= kill <= (call["answered"] or call["at"]) for kill in self._kills)
             for call in calls
         )
-        odd = list(dict.fromkeys(self._odd))
-        if per_kill < 10 or len(calls) < 5 * kills or not self._cut:
-            odd.append("too thin")
-        return Verdict(
-            "load",
+        return self._evidence.load(
             f"{kills} kills in {took:.0f} s; {per_kill:.0f} answers and"
             f" {len(calls) / kills:.0f} calls of KSeF a kill; {self._cut} connections cut,"
             f" {flying} calls of KSeF under way at a kill; {self._senders.invoices} invoices in"
-            f" {len(self._senders.sessions)} sessions;"
-            f" answers {dict(sorted(self._statuses.items()))}",
-            odd,
+            f" {len(self._senders.sessions)} sessions",
+            is_thin=per_kill < 10 or len(calls) < 5 * kills or not self._cut,
         )
 
 

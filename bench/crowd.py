@@ -1,11 +1,11 @@
 """Clients of a benchmark: connections that ask one question after another, a thread each."""
 
-import threading
 import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import cycle
+from threading import Thread
 from time import monotonic
 
 from bench.rig import Connection, Service
@@ -54,54 +54,43 @@ def ask(replicas: Sequence[Service], seconds: float, *crowds: Crowd) -> list[Ans
     """What each crowd got, all asking at the same time, the replicas in turn."""
     began = monotonic()
     found = [Answers(seconds) for _ in crowds]
-    clients = [
-        _Client(replicas[number % len(replicas)].port, crowd, number, began, answers)
-        for crowd, answers in zip(crowds, found, strict=True)
-        for number in range(crowd.connections)
-    ]
-    for client in clients:
-        client.start()
+    clients = []
+    for crowd, answers in zip(crowds, found, strict=True):
+        for number in range(crowd.connections):
+            http = Connection(replicas[number % len(replicas)].port, crowd.headers)
+            values = (http, crowd, number, began, answers)
+            clients.append((http, Thread(target=_ask_on, args=values, daemon=True)))
+    for _, thread in clients:
+        thread.start()
     time.sleep(max(0.0, began + seconds - monotonic()))
-    for client in clients:
-        client.http.abort()
-    for client in clients:
-        client.join()
+    for http, _ in clients:
+        http.abort()
+    for _, thread in clients:
+        thread.join()
     return found
 
 
-class _Client(threading.Thread):
-    """One connection. If it is paced, times count from when it should have asked, not from when it
-    could: waiting behind a slow answer is part of the next answer's time."""
-
-    def __init__(
-        self, port: int, crowd: Crowd, number: int, began: float, answers: Answers
-    ) -> None:
-        super().__init__(daemon=True)
-        self.http = Connection(port, crowd.headers)
-        self._answers = answers
-        first = number % len(crowd.paths)
-        self._paths = cycle([*crowd.paths[first:], *crowd.paths[:first]])
-        self._every = crowd.connections / crowd.rate if crowd.rate else 0.0
-        self._due = began + self._every * number / crowd.connections
-        self._end = began + answers.seconds
-
-    def run(self) -> None:
-        while max(self._due, monotonic()) < self._end:
-            time.sleep(max(0.0, self._due - monotonic()))
-            self._ask()
-        self.http.close()
-
-    def _ask(self) -> None:
-        began = self._due if self._every else monotonic()
+def _ask_on(http: Connection, crowd: Crowd, number: int, began: float, answers: Answers) -> None:
+    """One connection of a crowd. If it is paced, times count from when it should have asked, not
+    from when it could: waiting behind a slow answer is part of the next answer's time."""
+    first, end = number % len(crowd.paths), began + answers.seconds
+    every = crowd.connections / crowd.rate if crowd.rate else 0.0
+    due = began + every * number / crowd.connections
+    for path in cycle([*crowd.paths[first:], *crowd.paths[:first]]):
+        if max(due, monotonic()) >= end:
+            break
+        time.sleep(max(0.0, due - monotonic()))
+        asked = due if every else monotonic()
         try:
-            answer = self.http.get(next(self._paths))
+            answer = http.get(path)
         except OSError:
-            self._due = monotonic()
-            if self._due < self._end:  # else it was `ask` that ended it
-                self._answers.got.append((0, self._due - began))
-            return
+            due = monotonic()
+            if due < end:  # else it was `ask` that ended it
+                answers.got.append((0, due - asked))
+            continue
         now = monotonic()
-        self._answers.got.append((answer.status, now - began))
-        self._due = self._due + self._every if self._every else now
+        answers.got.append((answer.status, now - asked))
+        due = due + every if every else now
         if answer.status == 503:
-            self._due = now + float(answer.headers.get("retry-after", 0))
+            due = now + float(answer.headers.get("retry-after", 0))
+    http.close()

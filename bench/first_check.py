@@ -6,7 +6,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from bench.ksef import Ksef, log_in
+from bench.ksef import Ksef, access_token
 from bench.rig import NIPS, Connection, Rig, started
 from bench.stored import LARGEST
 from bench.table import MIB, Row, at_most, interleaved, milliseconds, timed
@@ -40,14 +40,9 @@ def ten_thousand(folder: Path) -> Iterator[Row]:
     yield Row(what, f"{memory // MIB} MiB")
 
 
-def _directly(rig: Rig, nip: str) -> Ksef:
-    url = rig.ksef_url()
-    return Ksef(url, log_in(url, nip, rig.control.add_token("test", nip)))
-
-
 def _calls(rig: Rig, nip: str, reference: str) -> float:
     """Seconds of KSeF's own answers, each page asked for when the ledger had planned it."""
-    ksef = _directly(rig, nip)
+    ksef = Ksef(rig.ksef_url(), access_token(rig, nip))
     planned = rig.execute(
         "SELECT extract(epoch FROM reserved_at)::float8 FROM quota_calls"
         " WHERE company_nip = %s AND quota_group = 'sessionInvoiceList' ORDER BY 1",
@@ -142,7 +137,7 @@ def added(folder: Path) -> Iterator[Row]:
         rig.control.settings(latencySeconds=0.02)
         headers = rig.company(nip)
         rig.lift_quota()
-        ksef = _directly(rig, nip)
+        ksef = Ksef(rig.ksef_url(), access_token(rig, nip))
         fresh = [rig.control.seed_session("test", nip).reference_number for _ in range(rounds + 1)]
         left = iter(fresh[1:])
 

@@ -16,8 +16,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -34,36 +33,24 @@ SPEED, HOUR = 160.0, 22.5
 SPACING = 1.8  # seconds between two kills, in the mean
 SESSIONS = 5  # of the ERP, which has four companies, for each kill
 FOLLOWERS, SENDERS, HOURS = 3, 4, 16
-SCALED = (
-    *("follow_least", "follow_most", "follow_moving", "follow_failing", "follow_stuck"),
-    *("follow_overlap", "follow_again", "follow_slice", "follow_before", "arrival"),
-    *("fresh_least", "fresh_most", "relist", "quota_scale"),
-)
-TIMING = scaled(SPEED, *SCALED) | {  # the rest has to do with this machine
+SCALED = scaled(SPEED, "follow_", "arrival", "fresh_", "relist", "quota_scale")
+MACHINE = {  # what has to do with this machine is not scaled
     "follow_poll": 0.3,
     "follow_turn": 10.0,
     "follow_lease": 1.5,
-    "request": 6.0,
     "lease": 4.0,
-    "ksef_connect": 1.0,
-    "ksef_call": 2.0,
     "ksef_listing": 3.0,
     "single_flight_wait": 0.5,
     "quota_patience": 0.5,
-    "retry_left": 1.0,
     "outage_after": 0.5,
-    "outage_probe": 1.0,
-    "outage_probe_every": 1.0,
     "answer_noted": 0.5,
-    "statement_timeout": 10.0,
-    "lock_timeout": 5.0,
 }
+TIMING = witness.TIMING | SCALED | MACHINE
 ERPS, CALLER = NIPS[:4], NIPS[4]
 READ_AT_MOST = 3600.0 / 200 / 5  # a session in so many seconds: 200 lists an hour, five companies
 SIZES, LARGE = (1, 1, 1, 2, 5), 30
 CALLERS, RATE, ROUNDS, SECONDS = 4, 60.0, 8, 5.0
 RULES = ("L2", "L3", "L4", "L5", "L7", "L8", "R1", "F1", "F2", "F3", "F4", "F5", "F6")
-ANSWERS = frozenset({200, 409, 502, 503})
 
 
 class Receiver:
@@ -71,12 +58,9 @@ class Receiver:
 
     def __init__(self) -> None:
         self.came: list[tuple[str, str, float]] = []
-        self._port = 0
+        self._address: Any = ("127.0.0.1", 0)
         self.open()
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self._port}/"
+        self.url = f"http://127.0.0.1:{self._server.server_port}/"
 
     def open(self) -> None:
         """Listen, at the same port as before."""
@@ -95,8 +79,8 @@ class Receiver:
             def log_message(self, *_: Any) -> None:
                 pass
 
-        self._server = HTTPServer(("127.0.0.1", self._port), Handler)
-        self._port = self._server.server_port
+        self._server = HTTPServer(self._address, Handler)
+        self._address = self._server.server_address
         threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
 
     def close(self) -> None:
@@ -162,10 +146,8 @@ class Day:
         self._seconds = kills * SPACING
         self._random = random.Random(kills)
         self._day_over, self._over = threading.Event(), threading.Event()
-        self._odd: list[str] = []
-        self._statuses: Counter[int] = Counter()
-        self._seen: dict[str, list[dict[str, Any]]] = defaultdict(list)
-        """Evidence: the rows of a table."""
+        self._evidence = witness.Evidence()
+        self._seen = self._evidence.seen
 
     def run(self) -> list[Verdict]:
         """The verdicts, rule by rule."""
@@ -192,20 +174,21 @@ class Day:
             ]
         self._seen |= self._senders.seen
         self._seen["calls"] = calls = witness.calls(control, self._senders.sessions)
-        found = witness.verdicts(self._rig, RULES, {"quota_scale": 1 / SPEED}, self._seen)
+        found = self._evidence.verdicts(self._rig, RULES, {"quota_scale": 1 / SPEED})
         return [self._load(took, len(calls)), *found]
 
     def _pass(self) -> float:
         """Let the day pass, and what comes after it; how long the day took."""
+        guarded = self._evidence.guarded
         self._followers.start()
         self._began = time.time()
         with ThreadPoolExecutor(len(ERPS) + SENDERS + 4) as pool:
             for nip in ERPS:
-                pool.submit(self._guarded, self._read, nip)
+                pool.submit(guarded, self._read, nip)
             for _ in range(2):
-                pool.submit(self._guarded, self._call)
+                pool.submit(guarded, self._call)
             day = [
-                pool.submit(self._guarded, work)
+                pool.submit(guarded, work)
                 for work in (*[self._send] * SENDERS, self._kill, self._foul)
             ]
             try:
@@ -221,12 +204,6 @@ class Day:
                 self._day_over.set()
                 self._over.set()
         return took
-
-    def _guarded(self, work: Callable[..., None], *values: Any) -> None:
-        try:
-            work(*values)
-        except Exception as error:
-            self._odd.append(f"{work.__name__} broke off: {error!r}")
 
     def _send(self) -> None:
         """One of several senders: sessions come evenly all day."""
@@ -278,16 +255,14 @@ class Day:
             while not self._day_over.wait(0.1):
                 session = self._senders.some_session(CALLER, chance)
                 answer = http.get(f"/invoices/test/status/{session.reference_number}")
-                self._statuses[answer.status] += 1
-                if answer.status not in ANSWERS:
-                    self._odd.append(f"an answer was {answer.status}: {answer.body[:200]!r}")
+                self._evidence.count(answer)
 
     def _settle(self) -> None:
         """Until everything is done, and known."""
         sent = time.time()
         while left := self._left(sent):
             if time.time() > sent + 8 * HOUR:
-                self._odd.append(f"not done: {left}")
+                self._evidence.odd.append(f"not done: {left}")
                 return
             time.sleep(0.5)
 
@@ -338,7 +313,7 @@ class Day:
                 self._followers.start()
                 time.sleep(3.0)  # until they have made up for the time without them
             with ThreadPoolExecutor(1) as pool:
-                pool.submit(self._guarded, self._go_on_sending, time.time() + SECONDS)
+                pool.submit(self._evidence.guarded, self._go_on_sending, time.time() + SECONDS)
                 [answers] = ask([self._service], SECONDS, crowd)
             failed = len(answers.got) - answers.statuses[200]
             row = {"followed": followed, "p99": answers.percentile(0.99), "failed": failed}
@@ -355,16 +330,12 @@ class Day:
     def _load(self, took: float, calls: int) -> Verdict:
         """Whether this was a day at all."""
         sessions = Counter(session["nip"] for session in self._senders.sessions)
-        odd = list(dict.fromkeys(self._odd))
         ours = sum(sessions.values()) - sessions[CALLER]
-        if ours < SESSIONS * self._wanted or not self._statuses[200]:
-            odd.append("too thin")
-        return Verdict(
-            "load",
+        return self._evidence.load(
             f"{len(self._seen['kills'])} kills in {took:.0f} s; {ours} and"
             f" {sessions[CALLER]} sessions, {self._senders.invoices} invoices; {calls} calls of"
-            f" KSeF; answers {dict(sorted(self._statuses.items()))}",
-            odd,
+            " KSeF",
+            is_thin=ours < SESSIONS * self._wanted or not self._evidence.statuses[200],
         )
 
 

@@ -11,11 +11,12 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import product
 from pathlib import Path
 from statistics import median
 from time import monotonic, sleep
 
-from bench.ksef import Ksef, log_in
+from bench.ksef import Ksef, access_token
 from bench.rig import NIPS, Connection, Rig, Service, scaled, started
 from bench.table import Row
 
@@ -23,33 +24,28 @@ RATE = 60.0  # seconds that pass in the sandbox in a real second
 HOURS = 1.25
 POLL, PROCESSING, GIVE_UP = 5.0, 60.0, 300.0  # sandbox seconds
 SCALED = (
-    *("fresh_least", "fresh_most", "relist", "refusal_least", "refusal_most", "quota_patience"),
-    *(
-        "follow_poll",
-        "follow_turn",
-        "follow_overlap",
-        "follow_again",
-        "follow_least",
-        "follow_most",
-    ),
-    *("follow_moving", "follow_failing"),
+    *("fresh_least", "fresh_most", "relist", "refusal_least", "refusal_most"),
+    *("follow_poll", "follow_turn", "follow_overlap", "follow_again", "follow_least"),
+    *("follow_most", "follow_moving", "follow_failing", "quota_patience", "quota_scale"),
 )
-TIMING = scaled(RATE, *SCALED, "quota_scale") | {
+TIMING = scaled(RATE, *SCALED) | {
     "quota_jitter": 0.08,  # of the machine: real, like every delay of it
     "lease_poll": 0.01,
 }
 MOST_FAILED = {100: 0.0, 180: 5.0}
 """Sessions an hour → how many percent of the proxy's polls may fail; 180 are what KSeF allows."""
+PROXY, NAIVE, FOLLOWED = "proxy", "naive proxy", "followed, never polled"
 
 
 @dataclass
 class Company:
-    """An ERP. Its `poller` makes what asks whether a session is final; that raises OSError if there
-    is no good answer. Without one nobody asks."""
+    """An ERP. Its `poll` says whether a session is final, and raises OSError if there is no good
+    answer; where it is None, nobody asks."""
 
+    who: str
     nip: str
     sessions_an_hour: int
-    poller: Callable[[], Callable[[str], bool]] | None
+    poll: Callable[[str], bool] | None
     sent: dict[str, float] = field(default_factory=dict)
     """Reference number → when the session began, in sandbox seconds."""
     failed: list[bool] = field(default_factory=list)
@@ -61,21 +57,19 @@ class Company:
 def rows(folder: Path) -> Iterator[Row]:
     """100 and 180 sessions an hour: by the proxy and the naive one, at once, and then followed."""
     with _sandbox(folder) as (rig, service):
-        companies = _companies(rig, service, _by_proxy, _naively)
+        companies = _companies(rig, service, PROXY, NAIVE)
         calls = _drive(rig, companies)
-    for company in companies[:2]:
-        yield _polled(company, calls[company.nip], naive=False)
-    for company in companies[2:]:
-        yield _polled(company, calls[company.nip], naive=True)
+    for company in companies:
+        yield _row(company, calls[company.nip])
     with _sandbox(folder) as (rig, service):
-        companies = _companies(rig, service, _followed)
+        companies = _companies(rig, service, FOLLOWED)
         with rig.follow(folder):
-            [(began,)] = rig.execute("SELECT extract(epoch FROM clock_timestamp())")
+            [(began,)] = rig.execute("SELECT extract(epoch FROM clock_timestamp())::float8")
             calls = _drive(rig, companies)
         for company in companies:
-            company.late = list(_learned(rig, company, float(began)))
+            company.late = list(_learned(rig, company, began))
     for company in companies:
-        yield _unpolled(company, calls[company.nip])
+        yield _row(company, calls[company.nip])
 
 
 @contextmanager
@@ -86,85 +80,63 @@ def _sandbox(folder: Path) -> Iterator[tuple[Rig, Service]]:
         yield rig, service
 
 
-def _companies(rig: Rig, service: Service, *makers: "Maker") -> list[Company]:
-    nips = iter(NIPS)
-    return [make(rig, service, next(nips), rate) for make in makers for rate in MOST_FAILED]
+def _companies(rig: Rig, service: Service, *everybody: str) -> list[Company]:
+    companies = []
+    for nip, (who, rate) in zip(NIPS, product(everybody, MOST_FAILED), strict=False):
+        headers = rig.company(nip)
+        poll = {
+            PROXY: partial(_poll_proxy, service.port, headers),
+            NAIVE: partial(_poll_naively, rig.ksef_url(), access_token(rig, nip)),
+        }
+        companies.append(Company(who, nip, rate, poll.get(who)))
+    return companies
 
 
-def _polled(company: Company, statuses: Sequence[int], *, naive: bool) -> Row:
-    rate, share = company.sessions_an_hour, 100 * sum(company.failed) / len(company.failed)
-    refused = statuses.count(429)
-    who = "naive proxy" if naive else "proxy"
-    what = f"(b) {rate} sessions/h, {who}: failed polls; KSeF calls; 429; how late an end was told"
-    measured = f"{share:.1f} % of {len(company.failed)}; {len(statuses)}; {refused};"
-    measured += f" {_lateness(company)}"
-    if naive:
-        return Row(what, measured)
-    most = MOST_FAILED[rate]
-    return Row(what, measured, f"≤ {most:.0f} %; 0 answers 429", share <= most and not refused)
-
-
-def _unpolled(company: Company, statuses: Sequence[int]) -> Row:
-    refused = statuses.count(429)
-    what = f"(b) {company.sessions_an_hour} sessions/h, followed, never polled:"
-    what += " KSeF calls; 429; how late an end was known"
-    measured = f"{len(statuses)}; {refused}; {_lateness(company)}"
-    return Row(what, measured, "0 answers 429", not refused)
-
-
-def _lateness(company: Company) -> str:
-    late = sorted(company.late) or [float("inf")]
-    within = late[int(0.95 * (len(late) - 1))]
-    told = f"{len(company.late)} of {len(company.sent)} told"
-    return f"{told}, {median(late):.0f} s, 95 % within {within:.0f} s"
-
-
-def _learned(rig: Rig, company: Company, began: float) -> Iterator[float]:
-    """How late each session's end was in the journal, in sandbox seconds; `began`: the drive."""
-    for reference, at in rig.execute(
-        "SELECT key, extract(epoch FROM at) FROM events WHERE company_nip = %s"
-        " AND type = 'session.final'",
-        (company.nip,),
-    ):
-        yield (float(at) - began) * RATE - company.sent[reference] - PROCESSING
-
-
-def _by_proxy(rig: Rig, service: Service, nip: str, rate: int) -> Company:
-    headers = rig.company(nip)
-    return Company(nip, rate, lambda: partial(_poll_proxy, Connection(service.port, headers)))
-
-
-def _poll_proxy(http: Connection, reference: str) -> bool:
+def _poll_proxy(port: int, headers: dict[str, str], reference: str) -> bool:
     path = f"/invoices/test/status/{reference}"
-    answer = http.get(path)
-    if answer.status != 200:
-        raise ConnectionError(answer.body)
-    if answer.json["final"]:
-        number = answer.json["invoices"][0]["ksefNumber"]
-        if http.get(f"{path}/{number}/upo").status != 200:
-            raise ConnectionError("no UPO")
-    return bool(answer.json["final"])
+    with Connection(port, headers) as http:
+        answer = http.get(path)
+        if answer.status != 200:
+            raise ConnectionError(answer.body)
+        if answer.json["final"]:
+            number = answer.json["invoices"][0]["ksefNumber"]
+            if http.get(f"{path}/{number}/upo").status != 200:
+                raise ConnectionError("no UPO")
+        return bool(answer.json["final"])
 
 
-def _naively(rig: Rig, _service: Service, nip: str, rate: int) -> Company:
-    url = rig.ksef_url()
-    token = log_in(url, nip, rig.control.add_token("test", nip))
-    return Company(nip, rate, lambda: partial(_poll_naively, Ksef(url, token)))
-
-
-def _poll_naively(ksef: Ksef, reference: str) -> bool:
+def _poll_naively(url: str, token: str, reference: str) -> bool:
+    ksef = Ksef(url, token)
     code: int = ksef.session(reference)["status"]["code"]
     for _ in ksef.pages(reference):
         pass
     return code >= 200
 
 
-def _followed(rig: Rig, _service: Service, nip: str, rate: int) -> Company:
-    rig.company(nip)
-    return Company(nip, rate, None)
+def _row(company: Company, statuses: Sequence[int]) -> Row:
+    """`statuses`: those of KSeF's answers to its calls."""
+    rate, refused, polls = company.sessions_an_hour, statuses.count(429), len(company.failed)
+    failed = 100 * sum(company.failed) / (polls or 1)
+    late = sorted(company.late) or [float("inf")]
+    within = late[int(0.95 * (len(late) - 1))]
+    what = f"(b) {rate} sessions/h, {company.who}: KSeF calls; 429; failed polls; ends told"
+    measured = f"{len(statuses)}; {refused}; {failed:.1f} % of {polls};"
+    measured += f" {len(company.late)} of {len(company.sent)}, {median(late):.0f} s after the end,"
+    measured += f" 95 % within {within:.0f} s"
+    if company.who == NAIVE:
+        return Row(what, measured)
+    most = MOST_FAILED[rate]
+    return Row(what, measured, f"≤ {most:.0f} %; 0 answers 429", failed <= most and not refused)
 
 
-Maker = Callable[[Rig, Service, str, int], Company]
+def _learned(rig: Rig, company: Company, began: float) -> Iterator[float]:
+    """How late each session's end was in the journal, in sandbox seconds; `began`: the drive."""
+    for reference, at in rig.execute(
+        "SELECT key, extract(epoch FROM at)::float8 FROM events"
+        " WHERE company_nip = %s AND type = 'session.final'",
+        (company.nip,),
+    ):
+        yield (at - began) * RATE - company.sent[reference] - PROCESSING
 
 
 def _drive(rig: Rig, companies: list[Company]) -> dict[str, list[int]]:
@@ -199,14 +171,13 @@ def _live(rig: Rig, company: Company, began: float, born: float) -> None:
         "test", company.nip, state="moving", invoices=invoices, finishes_after=PROCESSING
     ).reference_number
     company.sent[reference] = born
-    if company.poller is None:
+    if company.poll is None:
         return
-    poll = company.poller()
     moment, end = born, HOURS * 3600.0
     while moment < min(born + GIVE_UP, end):
         sleep(max(0.0, began + moment / RATE - monotonic()))
         try:
-            final = poll(reference)
+            final = company.poll(reference)
             company.failed.append(False)
         except OSError:  # requests' errors are such, too
             final = False

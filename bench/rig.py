@@ -9,7 +9,6 @@ import os
 import re
 import secrets
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -17,7 +16,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,13 +35,12 @@ APPLICATION = "ksef-proxy"
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
-def _last_digit(head: int) -> int:
-    """The last digit of a NIP; 10 if no NIP begins like that."""
-    weighted = zip((6, 5, 7, 2, 3, 4, 5, 6, 7), str(head), strict=True)
-    return sum(weight * int(digit) for weight, digit in weighted) % 11
-
-
-NIPS = [f"{n}{_last_digit(n)}" for n in range(526587000, 526587030) if _last_digit(n) < 10]
+_WEIGHTS = (6, 5, 7, 2, 3, 4, 5, 6, 7, -1)
+NIPS = [
+    nip
+    for nip in map(str, range(5265870000, 5265870300))
+    if sum(weight * int(digit) for weight, digit in zip(_WEIGHTS, nip, strict=True)) % 11 == 0
+]
 
 
 class Answer(NamedTuple):
@@ -247,12 +245,11 @@ class Rig:
             port = taken.getsockname()[1]
         log = folder / f"gunicorn-{port}.log"
         environment = self.environment | settings | {"PORT": str(port)}
-        command = [sys.executable, "-m", "gunicorn", "--config", config, "bench.wsgi:app"]
-        with log.open("wb") as output:
-            process = subprocess.Popen(
-                command, cwd=PROJECT, env=environment, stdout=output, stderr=output
-            )
-        with _ended(process):
+        command = ("gunicorn", "--config", config, "bench.wsgi:app")
+        with (
+            log.open("wb") as output,
+            _running(*command, env=environment, stdout=output, stderr=output) as process,
+        ):
             if not _is_ready(process, port):
                 raise RuntimeError(f"the service did not start: {log.read_text()[-2000:]}")
             yield Service(port, process)
@@ -260,22 +257,19 @@ class Rig:
     @contextmanager
     def follow(self, folder: Path) -> Iterator[None]:
         """A process that follows all companies, until the end of the block."""
-        command = [sys.executable, "-m", "flask", "--app", "bench.wsgi", "follow"]
-        with (folder / "follow.log").open("wb") as output:
-            process = subprocess.Popen(
-                command, cwd=PROJECT, env=self.environment, stdout=output, stderr=output
-            )
-            with _ended(process):
-                yield
+        command = ("flask", "--app", "bench.wsgi", "follow")
+        with (
+            (folder / "follow.log").open("wb") as output,
+            _running(*command, env=self.environment, stdout=output, stderr=output),
+        ):
+            yield
 
 
 @contextmanager
 def started(**timing: float) -> Iterator[Rig]:
     """PostgreSQL and the sandbox, empty; `timing` are fields of the service's Timing."""
     with ExitStack() as stack:
-        command = [sys.executable, "-m", "sandbox", "--port", "0"]
-        process = subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.PIPE)
-        stack.enter_context(_ended(process))
+        process = stack.enter_context(_running("sandbox", "--port", "0", stdout=subprocess.PIPE))
         first = process.stdout.readline().decode() if process.stdout else ""
         if " at " not in first:
             raise RuntimeError("the sandbox did not start")
@@ -295,9 +289,11 @@ def basic(email: str) -> dict[str, str]:
     return {"Authorization": f"Basic {credentials}"}
 
 
-def scaled(rate: float, *names: str) -> dict[str, float]:
-    """These fields of the service's Timing, for a clock that runs `rate` times as fast."""
-    return {name: getattr(Timing(), name) / rate for name in names}
+def scaled(rate: float, *beginnings: str) -> dict[str, float]:
+    """The fields of the service's Timing whose names begin so, for a clock that runs `rate` times
+    as fast."""
+    defaults = asdict(Timing())
+    return {name: defaults[name] / rate for name in defaults if name.startswith(beginnings)}
 
 
 def _is_ready(process: "subprocess.Popen[bytes]", port: int) -> bool:
@@ -311,16 +307,14 @@ def _is_ready(process: "subprocess.Popen[bytes]", port: int) -> bool:
 
 
 @contextmanager
-def _ended(process: "subprocess.Popen[bytes]") -> Iterator[None]:
-    """End the process with the block: SIGTERM, and SIGKILL if that does not help."""
-    try:
-        yield
-    finally:
-        process.send_signal(signal.SIGTERM)
+def _running(*module: str, **options: Any) -> Iterator["subprocess.Popen[bytes]"]:
+    """A Python module as a process, ended with the block: by SIGKILL if SIGTERM does not help."""
+    with subprocess.Popen([sys.executable, "-m", *module], cwd=PROJECT, **options) as process:
         try:
-            process.wait(40)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-        if process.stdout:
-            process.stdout.close()
+            yield process
+        finally:
+            process.terminate()
+            try:
+                process.wait(40)
+            except subprocess.TimeoutExpired:
+                process.kill()

@@ -11,7 +11,7 @@ it through `/_sandbox/…` (sessions to order, clock, faults, log of calls).
 | `state`, `world`, `clock`, `settings`, `keys` | what is remembered |
 | `bodies`, `identifiers`, `upo`, `xades`, `xml`, `xml_invoice` | JSON, numbers and documents |
 | `control_plane`, `control`, `orders`, `seeding` | the control plane, its client, their JSON |
-| `faults`, `fault_answers`, `calls` | faults that wait, what they do; the log of calls |
+| `faults`, `fault_answers`, `forgeries` | faults that wait, what they do |
 | `relay` | a TCP relay that spoils connections |
 | `run`, `demo`, `postgres` | `make run` and the embedded PostgreSQL, nothing to do with KSeF |
 """

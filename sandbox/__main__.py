@@ -1,7 +1,5 @@
 """`python -m sandbox`: the stand-in for KSeF and Latarnia on its own."""
 
-from __future__ import annotations
-
 import argparse
 import re
 import signal

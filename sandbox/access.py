@@ -1,7 +1,5 @@
 """Who is calling: the bearer of a request, its quota group, and tokens for clients."""
 
-from __future__ import annotations
-
 import base64
 import hmac
 import secrets

@@ -1,7 +1,5 @@
 """Puts the sandbox's routes together and runs every call through log, faults and quota."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -95,7 +93,7 @@ def _before() -> Response | None:
         user_agent=request.headers.get("User-Agent"),
         has_bearer="Authorization" in request.headers,
     )
-    present.calls.note(g.call)
+    present.calls.append(g.call)
     delay = present.settings.latency_seconds + random.uniform(0, present.settings.jitter_seconds)
     if delay > 0:
         present.stopping.wait(delay)

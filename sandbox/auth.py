@@ -1,7 +1,5 @@
 """KSeF's login: keys, challenge, token or certificate, redeem, refresh, revoke."""
 
-from __future__ import annotations
-
 import re
 from datetime import timedelta
 from typing import Any
@@ -15,8 +13,8 @@ from sandbox.access import environment, find_key, issue, read_body, require
 from sandbox.blueprints import ksef
 from sandbox.bodies import TokenLogin
 from sandbox.clock import stamp
-from sandbox.paging import page_bounds, token_at
-from sandbox.problems import BadRequest, KsefProblem, json_response
+from sandbox.paging import list_page
+from sandbox.problems import BadRequest, KsefProblem, json_response, status_info
 from sandbox.settings import LIMITS
 from sandbox.state import Credential, Login, Means
 from sandbox.world import world
@@ -217,24 +215,16 @@ def login_sessions() -> Response:
             if login.nip == caller.nip and login.redeemed and not login.revoked
         ]
     logins.sort(key=lambda login: login.started, reverse=True)
-    scope = f"{caller.nip}|logins"
-    start, stop = page_bounds(scope, len(logins), most=100)
-    items = [
-        {"referenceNumber": login.reference, "isCurrent": login is caller, **_shown(login, 200)}
-        for login in logins[start:stop]
-    ]
-    token = token_at(scope, stop) if stop < len(logins) else None
-    return json_response({"continuationToken": token, "items": items})
+
+    def show(login: Login) -> dict[str, Any]:
+        own = {"referenceNumber": login.reference, "isCurrent": login is caller}
+        return own | _shown(login, 200)
+
+    return list_page("items", f"{caller.nip}|logins", logins, show, most=100)
 
 
 def _shown(login: Login, code: int) -> dict[str, Any]:
     details = login.details or ([LOGIN_DETAILS[code]] if code in LOGIN_DETAILS else None)
-    status: dict[str, Any] = {
-        "code": code,
-        "description": LOGIN_WORDS.get(code, f"Nieznany błąd ({code})"),
-    }
-    if code >= 300 and details:
-        status["details"] = details
     if login.means.document_sha256 is None:
         method, category, kind, words = "Token", "Token", "token.ksef", "Token KSeF"
     else:
@@ -244,7 +234,7 @@ def _shown(login: Login, code: int) -> dict[str, Any]:
         "startDate": stamp(login.started),
         "authenticationMethod": method,
         "authenticationMethodInfo": {"category": category, "code": kind, "displayName": words},
-        "status": status,
+        "status": status_info(code, LOGIN_WORDS, details if code >= 300 else None),
         "isTokenRedeemed": login.redeemed,
         "lastTokenRefreshDate": login.last_refresh,
         "refreshTokenValidUntil": login.refresh_valid_until,

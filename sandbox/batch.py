@@ -4,8 +4,6 @@ The package is an archive of invoices, cut into parts; each part is encrypted by
 session's key and vector, and uploaded to a link of its own, without a bearer.
 """
 
-from __future__ import annotations
-
 import io
 import tarfile
 import zipfile

@@ -1,7 +1,5 @@
 """The addresses under which the sandbox answers; the modules with routes add theirs to these."""
 
-from __future__ import annotations
-
 from typing import Final
 
 from flask import Blueprint

@@ -3,8 +3,6 @@
 A member that KSeF does not know is ignored; one that is missing or wrong is refused with 21405.
 """
 
-from __future__ import annotations
-
 from typing import Annotated, Final, Literal
 
 from msgspec import Meta, Struct

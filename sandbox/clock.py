@@ -1,7 +1,5 @@
 """The sandbox's own time, which the control plane can move, stop and speed up."""
 
-from __future__ import annotations
-
 import threading
 from datetime import UTC, datetime, timedelta
 from typing import Final, NamedTuple

@@ -1,7 +1,5 @@
 """A client of the control plane, for tests, `make run` and benchmarks."""
 
-from __future__ import annotations
-
 from contextlib import AbstractContextManager
 from typing import Any
 

@@ -4,11 +4,10 @@ Wrong orders are answered 400 `{"error": "…"}`, unknown sessions and invoices 
 may hold stands in `sandbox.orders`, and for readers in docs/sandbox.md.
 """
 
-from __future__ import annotations
-
 import ipaddress
 import re
 import secrets
+from collections import Counter
 from collections.abc import Iterable
 from datetime import date
 from typing import Any, Final, TypeVar
@@ -113,8 +112,9 @@ def reset() -> Response:
 def show_calls() -> Response:
     """The log, and the number of calls by method and route."""
     name = request.args.get("environment")
-    log = world().calls
-    return json_response({"calls": log.calls(name), "counts": log.counts(name)})
+    calls = [call for call in world().calls.copy() if name in (None, call.environment)]
+    counts = Counter(f"{call.method} {call.route or call.path}" for call in calls)
+    return json_response({"calls": calls, "counts": counts})
 
 
 @control.delete("/calls")

@@ -5,8 +5,6 @@ reference numbers, the same KSeF numbers, and the rows as they were linked. In `
 logs in with a certificate, elsewhere with a KSeF token.
 """
 
-from __future__ import annotations
-
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -201,21 +199,19 @@ def _forget(account: Account, moving: SeededSession) -> None:
 
 
 def _write_ledger(account: Account) -> None:
-    groups, ages = zip(
-        *(
-            (group, (len(counts) - slot) * quotas.SLOT - 1 - 5 * i)
-            for group, counts in _POLLED.items()
-            for slot, count in enumerate(counts)
-            for i in range(count)
-        ),
-        strict=True,
-    )
+    calls = [
+        (*account.columns.values(), group, (len(counts) - slot) * quotas.SLOT - 1 - 5 * i)
+        for group, counts in _POLLED.items()
+        for slot, count in enumerate(counts)
+        for i in range(count)
+    ]
     with account.db.transaction() as connection, connection.cursor() as cursor:
-        cursor.execute(
+        psycopg2.extras.execute_values(
+            cursor,
             "INSERT INTO quota_calls (company_nip, environment, quota_group, reserved_at)"
-            " SELECT %s, %s, quota_group, clock_timestamp() - make_interval(secs => age)"
-            " FROM unnest(%s, %s) AS polled (quota_group, age)",
-            (*account.columns.values(), list(groups), list(ages)),
+            " VALUES %s",
+            calls,
+            template="(%s, %s, %s, clock_timestamp() - make_interval(secs => %s))",
         )
 
 

@@ -1,7 +1,5 @@
 """UPO documents: the API's routes to them, and the download links that need no bearer."""
 
-from __future__ import annotations
-
 import hmac
 import re
 import secrets
@@ -64,11 +62,12 @@ def _invoice_upo(session: Session | None, name: str) -> bytes | None:
         if invoice.code_at(world().clock.now()) != 200:
             return None
         if invoice.upo is None:
-            invoice.upo = upo.build(session, [invoice], _seal())
+            invoice.upo = upo.build(session, [invoice], seal())
         return invoice.upo
 
 
-def _seal() -> Seal:
+def seal() -> Seal:
+    """Who signs UPOs now."""
     return Seal(environment().signers.current, world().clock.now())
 
 
@@ -80,7 +79,7 @@ def _page(session: Session | None, upo_reference: str) -> bytes | None:
         for page in session.pages(world().clock.now(), world().settings.upo_page_size):
             if page.reference == upo_reference:
                 if page.content is None:
-                    page.content = upo.build(session, page.invoices, _seal(), page)
+                    page.content = upo.build(session, page.invoices, seal(), page)
                 return page.content
     return None
 

@@ -1,7 +1,5 @@
 """What the faults do to a call: a function for each kind."""
 
-from __future__ import annotations
-
 import gzip
 import re
 import socket
@@ -12,12 +10,12 @@ from typing import Any, Final, NoReturn
 
 import msgspec
 from flask import Response, g, request
-from lxml import etree
 
 from sandbox import faults, identifiers, problems, upo
+from sandbox.documents import seal
 from sandbox.faults import Fault
 from sandbox.forgeries import FORGERIES
-from sandbox.signing import Seal
+from sandbox.signing import sign, unsigned_root
 from sandbox.world import world
 
 Options = dict[str, Any]
@@ -181,12 +179,10 @@ def _upo_other(element: str, default: str) -> Callable[[Response, Options], None
     """A fault that writes something else into an element of the UPO, and signs it again."""
 
     def spoil(answer: Response, options: Options) -> None:
-        def change(root: etree._Element) -> None:
-            for found in root.iter(f"{{{upo.NAMESPACE}}}{element}"):
-                found.text = str(options.get("value", default))
-
-        seal = Seal(g.environment.signers.current, world().clock.now())
-        _replace_document(answer, upo.resign(answer.get_data(), seal, change))
+        root = unsigned_root(answer.get_data())
+        for found in root.iter(f"{{{upo.NAMESPACE}}}{element}"):
+            found.text = str(options.get("value", default))
+        _replace_document(answer, sign(root, seal()))
 
     return spoil
 
@@ -195,9 +191,8 @@ def _upo_forged(name: str) -> Callable[[Response, Options], None]:
     """A fault that gives the UPO another signature: see `sandbox.forgeries`."""
 
     def spoil(answer: Response, _options: Options) -> None:
-        seal = Seal(g.environment.signers.current, world().clock.now())
-        document = FORGERIES[name](answer.get_data(), seal, g.environment.signers)
-        _replace_document(answer, document)
+        signers = g.environment.signers
+        _replace_document(answer, FORGERIES[name](answer.get_data(), seal(), signers))
 
     return spoil
 

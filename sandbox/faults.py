@@ -1,7 +1,5 @@
 """Which faults are waiting, and for which calls. What they do stands in `fault_answers`."""
 
-from __future__ import annotations
-
 import re
 import threading
 from itertools import count

@@ -1,7 +1,5 @@
 """UPOs whose signature is not as it should be, made from a good one: a function for each kind."""
 
-from __future__ import annotations
-
 import copy
 import re
 from collections.abc import Callable
@@ -13,7 +11,7 @@ from lxml import etree
 
 from sandbox import xml
 from sandbox.keys import Signers
-from sandbox.signing import C14N, ENVELOPED, SIGNATURE, Seal, sign
+from sandbox.signing import C14N, ENVELOPED, Seal, sign, unsigned_root
 
 _VALUE: Final = re.compile(rb"(?<=<SignatureValue>)(.)", re.DOTALL)
 _NUMBER: Final = re.compile(rb"(?<=<NumerFaktury>)([^<]*)")
@@ -29,7 +27,7 @@ def _tampered_signature(content: bytes, _seal: Seal, _signers: Signers) -> bytes
 
 def _wrapped(content: bytes, _seal: Seal, _signers: Signers) -> bytes:
     """The signed document whole, hidden in one that says something else."""
-    outer, signed = _unsigned_root(content), xml.parse(content)
+    outer, signed = unsigned_root(content), xml.parse(content)
     for number in outer.iter("{*}NumerFaktury"):
         number.text = f"{number.text}/A"
     etree.SubElement(outer, f"{outer.tag[:-13]}Inne").append(signed)
@@ -43,7 +41,7 @@ def _two_signatures(content: bytes, _seal: Seal, _signers: Signers) -> bytes:
 
 
 def _extra_transform(content: bytes, seal: Seal, _signers: Signers) -> bytes:
-    return sign(_unsigned_root(content), seal, (ENVELOPED, C14N))
+    return sign(unsigned_root(content), seal, (ENVELOPED, C14N))
 
 
 def _pretty_printed(content: bytes, _seal: Seal, _signers: Signers) -> bytes:
@@ -53,31 +51,24 @@ def _pretty_printed(content: bytes, _seal: Seal, _signers: Signers) -> bytes:
 
 
 def _other_signer(content: bytes, seal: Seal, signers: Signers) -> bytes:
-    return sign(_unsigned_root(content), replace(seal, signer=signers.stranger()))
+    return sign(unsigned_root(content), replace(seal, signer=signers.stranger()))
 
 
 def _expired_signer(content: bytes, seal: Seal, _signers: Signers) -> bytes:
     after = seal.signer.certificate.not_valid_after_utc + timedelta(days=1)
-    return sign(_unsigned_root(content), replace(seal, signed_at=after))
+    return sign(unsigned_root(content), replace(seal, signed_at=after))
 
 
 def _unsigned(content: bytes, _seal: Seal, _signers: Signers) -> bytes:
-    return _written(_unsigned_root(content))
+    return _written(unsigned_root(content))
 
 
 def _sha1(content: bytes, seal: Seal, _signers: Signers) -> bytes:
-    return sign(_unsigned_root(content), replace(seal, hash_name="sha1"))
+    return sign(unsigned_root(content), replace(seal, hash_name="sha1"))
 
 
 def _ecdsa(content: bytes, seal: Seal, signers: Signers) -> bytes:
-    return sign(_unsigned_root(content), replace(seal, signer=signers.elliptic))
-
-
-def _unsigned_root(content: bytes) -> etree._Element:
-    root = xml.parse(content)
-    for signature in root.findall(SIGNATURE):
-        root.remove(signature)
-    return root
+    return sign(unsigned_root(content), replace(seal, signer=signers.elliptic))
 
 
 def _written(root: etree._Element) -> bytes:

@@ -3,8 +3,6 @@
 Given a seed, the same identifier comes out on each start; without one it is random.
 """
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import secrets

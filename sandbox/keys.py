@@ -1,7 +1,5 @@
 """The Ministry's keys: RSA pairs for what clients encrypt, and those that sign UPOs."""
 
-from __future__ import annotations
-
 import base64
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor

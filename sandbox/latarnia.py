@@ -1,7 +1,5 @@
 """Latarnia: the public word on whether an environment is available."""
 
-from __future__ import annotations
-
 from flask import Response
 
 from sandbox import blueprints

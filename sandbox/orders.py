@@ -4,8 +4,6 @@ In JSON the fields have camelCase names. An unknown field, or a value of the wro
 with a 400. docs/sandbox.md describes the fields.
 """
 
-from __future__ import annotations
-
 from datetime import date
 from typing import Annotated, Any, Literal
 

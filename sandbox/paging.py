@@ -1,17 +1,18 @@
 """Listings in pages: `pageSize` and `x-continuation-token`."""
 
-from __future__ import annotations
-
 import base64
 import hmac
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
-from flask import request
+from flask import Response, g, request
 
 from sandbox.access import environment
-from sandbox.problems import BadRequest
+from sandbox.problems import BadRequest, json_response
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -23,18 +24,31 @@ class Page:
     next_item: Any
 
 
-def page_bounds(scope: str, total: int, *, most: int = 1000) -> tuple[int, int]:
-    """Where the asked-for page starts and stops; 21405 and 21418 for wrong input."""
+def list_page(
+    name: str, scope: str, items: Sequence[T], show: Callable[[T], Any], *, most: int = 1000
+) -> Response:
+    """The page of `items` that the request asks for, under `name`, each as `show` has it.
+
+    A token is good for its `scope`. 21405 and 21418 for wrong input; `most` is the largest page.
+    """
     text = request.args.get("pageSize", "10")
     size = int(text) if text.isascii() and text.isdecimal() and len(text) < 6 else 0
     if not 10 <= size <= most:
         raise BadRequest(21405, f"Parametr 'pageSize' musi być liczbą od 10 do {most}.")
-    token = request.headers.get("x-continuation-token")
-    start = _offset(scope, token) if token else 0
-    return start, min(start + size, total)
+    asked = request.headers.get("x-continuation-token")
+    start = _offset(scope, asked) if asked else 0
+    stop = start + size
+    more = stop < len(items)
+    g.page = Page(
+        _token_at(scope, start),
+        show(items[0]) if items else None,
+        show(items[stop]) if more else None,
+    )
+    token = _token_at(scope, stop) if more else None
+    return json_response({"continuationToken": token, name: list(map(show, items[start:stop]))})
 
 
-def token_at(scope: str, offset: int) -> str:
+def _token_at(scope: str, offset: int) -> str:
     """The token of the page of `scope` that starts at `offset`."""
     # KSeF's tokens are Base64 of a JSON array, as those of its database.
     content = [{"token": f"+RID:~{offset}", "sig": _seal(scope, offset)}]

@@ -4,8 +4,6 @@ With `X-Error-Format: problem-details` a 400 or 429 is `application/problem+json
 older shapes come. 401, 403 and 410 are `application/problem+json` always.
 """
 
-from __future__ import annotations
-
 import secrets
 from typing import Any
 
@@ -156,3 +154,9 @@ def json_response(
 ) -> Response:
     """`content` as a JSON answer."""
     return Response(msgspec.json.encode(content), status, content_type=content_type)
+
+
+def status_info(code: int, words: dict[int, str], details: list[str] | None) -> dict[str, Any]:
+    """A code with its words, and details where there are any, as KSeF tells every status."""
+    status = {"code": code, "description": words.get(code, f"Nieznany błąd ({code})")}
+    return status | {"details": details} if details else status

@@ -1,7 +1,5 @@
 """KSeF's request limits: exact rolling windows of 1, 60 and 3600 seconds."""
 
-from __future__ import annotations
-
 import math
 import threading
 from collections import deque

@@ -3,12 +3,10 @@
 Runs in threads of this process and is steered by assigning `mode`, which holds for connections
 that come afterwards; those that are open keep theirs. `connections` counts what came.
 
-    with start(server_port) as relay:
+    with Relay(server_port) as relay:
         relay.mode = Cut(after=200)
         requests.get(relay.url)
 """
-
-from __future__ import annotations
 
 import contextlib
 import socket
@@ -63,7 +61,8 @@ Mode = Pass | Refuse | Reset | Cut | Drip | Hang
 
 
 class Relay(contextlib.AbstractContextManager["Relay"]):
-    """Listens on `port` of the loopback and passes on to a port of it, as its mode says."""
+    """Listens on `port` of the loopback and passes on to the port `target` of it, as its mode says:
+    everything, until it is told otherwise."""
 
     def __init__(self, target: int) -> None:
         self._target = target
@@ -180,11 +179,6 @@ class Relay(contextlib.AbstractContextManager["Relay"]):
     @staticmethod
     def _in_thread(do: Callable[..., None], *args: object) -> None:
         threading.Thread(target=do, args=args, name="relay", daemon=True).start()
-
-
-def start(target: int) -> Relay:
-    """A relay to a port of this machine, passing everything on until told otherwise."""
-    return Relay(target)
 
 
 def _reset(connection: socket.socket) -> None:

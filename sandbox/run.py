@@ -4,8 +4,6 @@ Needs no settings. `PORT` (8080) is the service's port; with `DATABASE_URL` that
 in place of the embedded one. Everything kept stands in `.run`.
 """
 
-from __future__ import annotations
-
 import base64
 import contextlib
 import errno

@@ -1,7 +1,5 @@
 """Makes and changes sessions to order, without a client that sends them."""
 
-from __future__ import annotations
-
 from datetime import date, datetime, timedelta
 
 from msgspec import UNSET

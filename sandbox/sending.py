@@ -3,8 +3,6 @@
 What a batch session (`sandbox.batch`) does alike is here too.
 """
 
-from __future__ import annotations
-
 from datetime import datetime, timedelta
 from typing import Final
 

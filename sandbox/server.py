@@ -1,7 +1,5 @@
 """Runs the sandbox: HTTP/1.1 with keep-alive, a thread for each connection."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 import socket

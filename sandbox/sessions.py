@@ -1,20 +1,18 @@
 """KSeF's sessions: what became of them and of their invoices."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from flask import Response, g, request
+from flask import Response, request
 
 from sandbox.access import check_reference, environment, find_session, own_session, require
 from sandbox.blueprints import ksef
 from sandbox.clock import parse_stamp, stamp
 from sandbox.documents import Links
-from sandbox.paging import Page, page_bounds, token_at
-from sandbox.problems import BadRequest, json_response
+from sandbox.paging import list_page
+from sandbox.problems import BadRequest, json_response, status_info
 from sandbox.state import Invoice, Session, Summary
 from sandbox.world import world
 
@@ -72,11 +70,7 @@ def session(reference: str) -> Response:
             }
             for page in found.pages(now, world().settings.upo_page_size)
         ]
-    answer = _facts(found, summary) | {
-        "invoiceCount": summary.total,
-        "successfulInvoiceCount": summary.successful,
-        "failedInvoiceCount": summary.failed,
-    }
+    answer = _facts(found, summary) | {"invoiceCount": summary.total}
     if pages:
         answer["upo"] = {"pages": pages}
     return json_response(answer)
@@ -85,10 +79,12 @@ def session(reference: str) -> Response:
 def _facts(found: Session, summary: Summary) -> dict[str, Any]:
     """What is said of a session alone and in the list of sessions."""
     return {
-        "status": _status(summary.code, SESSION_WORDS[found.kind], summary.details),
+        "status": status_info(summary.code, SESSION_WORDS[found.kind], summary.details),
         "dateCreated": stamp(found.created),
         "dateUpdated": stamp(summary.updated),
         "validUntil": stamp(found.valid_until) if found.kind == "online" else None,
+        "successfulInvoiceCount": summary.successful,
+        "failedInvoiceCount": summary.failed,
     }
 
 
@@ -110,40 +106,28 @@ def sessions() -> Response:
     if only is not None:
         check_reference(only)
     now = world().clock.now()
-    items = []
     with environment().lock:
         own = [
-            found
+            (found, found.summary(now))
             for found in environment().sessions.values()
             if found.nip == login.nip
             and found.kind == kind.lower()
             and only in (None, found.reference)
         ]
-        for found in sorted(own, key=lambda found: found.created, reverse=True):
-            summary = found.summary(now)
-            moments = (found.created, found.closed, summary.updated)
-            if not all(map(_within, moments, periods)):
-                continue
-            if wanted and _session_word(summary.code) not in wanted:
-                continue
-            items.append(
-                _facts(found, summary)
-                | {
-                    "referenceNumber": found.reference,
-                    "totalInvoiceCount": summary.total,
-                    "successfulInvoiceCount": summary.successful,
-                    "failedInvoiceCount": summary.failed,
-                }
-            )
+    chosen = [
+        (found, summary)
+        for found, summary in own
+        if all(map(_within, (found.created, found.closed, summary.updated), periods))
+        and (not wanted or _session_word(summary.code) in wanted)
+    ]
+    chosen.sort(key=lambda one: one[0].created, reverse=True)
     scope = f"{login.nip}|{request.query_string.decode()}"
-    start, stop = page_bounds(scope, len(items))
-    g.page = Page(token_at(scope, start), None, None)
-    return json_response(
-        {
-            "continuationToken": token_at(scope, stop) if stop < len(items) else None,
-            "sessions": items[start:stop],
-        }
-    )
+    return list_page("sessions", scope, chosen, lambda one: _listed(*one))
+
+
+def _listed(found: Session, summary: Summary) -> dict[str, Any]:
+    of_list = {"referenceNumber": found.reference, "totalInvoiceCount": summary.total}
+    return _facts(found, summary) | of_list
 
 
 @ksef.get("/sessions/<reference>/invoices")
@@ -184,23 +168,13 @@ def _links(now: datetime) -> Links:
 def _list_invoices(
     found: Session, invoices: Sequence[Invoice], which: str, now: datetime
 ) -> Response:
-    scope = f"{found.reference}|{which}"
     links = _links(now)
     with environment().lock:
-        start, stop = page_bounds(scope, len(invoices))
-        more = stop < len(invoices)
-        g.page = Page(
-            token_at(scope, start),
-            describe_invoice(found, invoices[0], now, links) if invoices else None,
-            describe_invoice(found, invoices[stop], now, links) if more else None,
-        )
-        return json_response(
-            {
-                "continuationToken": token_at(scope, stop) if more else None,
-                "invoices": [
-                    describe_invoice(found, invoice, now, links) for invoice in invoices[start:stop]
-                ],
-            }
+        return list_page(
+            "invoices",
+            f"{found.reference}|{which}",
+            invoices,
+            lambda invoice: describe_invoice(found, invoice, now, links),
         )
 
 
@@ -215,7 +189,7 @@ def describe_invoice(
     if accepted_at is not None:
         delay = timedelta(seconds=world().settings.permanent_storage_seconds)
         stored_at = accepted_at + delay if accepted_at + delay <= now else None
-    status = _status(code, INVOICE_WORDS, invoice.details if final else None)
+    status = status_info(code, INVOICE_WORDS, invoice.details if final else None)
     if final and invoice.extensions:
         status["extensions"] = invoice.extensions
     return {
@@ -234,16 +208,6 @@ def describe_invoice(
         "invoicingMode": "Offline" if invoice.offline else "Online",
         "status": status,
     }
-
-
-def _status(code: int, words: dict[int, str], details: list[str] | None) -> dict[str, Any]:
-    status: dict[str, Any] = {
-        "code": code,
-        "description": words.get(code, f"Nieznany błąd ({code})"),
-    }
-    if details:
-        status["details"] = details
-    return status
 
 
 def _moment(parameter: str) -> datetime | None:

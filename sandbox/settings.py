@@ -1,7 +1,5 @@
 """What the control plane can change about the sandbox's behaviour."""
 
-from __future__ import annotations
-
 from typing import Annotated, Any, Final
 
 import msgspec
@@ -75,6 +73,6 @@ class Settings(
                 f"limits: no group {', '.join(unknown)}; there are {', '.join(LIMITS)}"
             )
 
-    def changed(self, changes: dict[str, Any]) -> Settings:
+    def changed(self, changes: dict[str, Any]) -> "Settings":
         """The settings with camelCase `changes`; msgspec.ValidationError says what is wrong."""
         return msgspec.convert(msgspec.to_builtins(self) | changes, Settings)

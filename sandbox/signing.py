@@ -1,7 +1,5 @@
 """Signs a document as the Ministry signs UPOs: enveloped XAdES-BES, the last child of the root."""
 
-from __future__ import annotations
-
 import base64
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,10 +12,11 @@ from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from lxml import etree
 
+from sandbox import xml
 from sandbox.keys import Signer
 
 _DS: Final = "{http://www.w3.org/2000/09/xmldsig#}"
-SIGNATURE: Final = f"{_DS}Signature"
+_SIGNATURE: Final = f"{_DS}Signature"
 C14N: Final = "http://www.w3.org/TR/2001/REC-xml-c14n-20010315"
 ENVELOPED: Final = "http://www.w3.org/2000/09/xmldsig#enveloped-signature"
 _PROPERTIES: Final = "{http://uri.etsi.org/01903/v1.3.2#}SignedProperties"
@@ -88,6 +87,14 @@ def sign(root: etree._Element, seal: Seal, transforms: Sequence[str] = (ENVELOPE
     value.text = base64.b64encode(_signed(seal.signer, _canonical(info), algorithm)).decode()
     document: bytes = etree.tostring(root, xml_declaration=True, encoding="utf-8")
     return document
+
+
+def unsigned_root(content: bytes) -> etree._Element:
+    """The document without its signatures."""
+    root = xml.parse(content)
+    for signature in root.findall(_SIGNATURE):
+        root.remove(signature)
+    return root
 
 
 def template(seal: Seal, transforms: Sequence[str] = (ENVELOPED,)) -> etree._Element:

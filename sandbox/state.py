@@ -4,8 +4,6 @@ Nothing here runs by itself: every status is reckoned from the sandbox's clock w
 for, so moving the clock moves everything. `Environment.lock` guards all of it.
 """
 
-from __future__ import annotations
-
 import secrets
 import threading
 from dataclasses import dataclass, field

@@ -4,17 +4,14 @@ As KSeF's test environments do, they name an issuer that the schema does not all
 enveloped signature that it has no place for; in everything else they are valid.
 """
 
-from __future__ import annotations
-
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Final
 
 from lxml import etree
 
-from sandbox import xml
 from sandbox.clock import WARSAW
-from sandbox.signing import SIGNATURE, Seal, sign
+from sandbox.signing import Seal, sign
 from sandbox.state import Invoice, Session, UpoPage
 
 NAMESPACE: Final = "http://upo.schematy.mf.gov.pl/KSeF/v4-3"
@@ -59,15 +56,6 @@ def build(
         _add(document, "DataNadaniaNumeruKSeF", _local(invoice.finishes or invoice.received))
         _add(document, "SkrotDokumentu", invoice.sha256)
         _add(document, "TrybWysylki", "Offline" if invoice.offline else "Online")
-    return sign(root, seal)
-
-
-def resign(content: bytes, seal: Seal, change: Callable[[etree._Element], None]) -> bytes:
-    """The document after `change`, with a fresh and right signature in place of the old one."""
-    root = xml.parse(content)
-    for signature in root.findall(SIGNATURE):
-        root.remove(signature)
-    change(root)
     return sign(root, seal)
 
 

@@ -1,19 +1,20 @@
 """Everything one running sandbox holds, and how the routes reach it."""
 
-from __future__ import annotations
-
 import threading
+from collections import deque
 from dataclasses import dataclass, field
-from typing import cast
+from typing import Final, cast
 
 from flask import current_app
 
-from sandbox.calls import CallLog
 from sandbox.clock import Clock
 from sandbox.faults import Faults
+from sandbox.orders import Call
 from sandbox.quota import Quota
 from sandbox.settings import Settings
 from sandbox.state import ENVIRONMENTS, Environment
+
+CALLS_KEPT: Final = 50_000
 
 
 @dataclass
@@ -27,20 +28,20 @@ class World:
     environments: dict[str, Environment] = field(
         default_factory=lambda: {name: Environment(name) for name in ENVIRONMENTS}
     )
-    calls: CallLog = field(default_factory=CallLog)
+    calls: deque[Call] = field(default_factory=lambda: deque(maxlen=CALLS_KEPT))
+    """The newest calls, oldest first."""
     stopping: threading.Event = field(default_factory=threading.Event)
     down_from_start: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         self._settings_at_start = self.settings
-        for name in self.down_from_start:
-            self._set_down(name)
+        self._take_down()
 
-    def _set_down(self, name: str) -> None:
-        """Takes an environment down, and has Latarnia say so."""
-        environment = self.environments[name]
-        environment.down = "503-html"
-        environment.latarnia.say("FAILURE", self.clock.now())
+    def _take_down(self) -> None:
+        """Takes down what is down from the start, and has Latarnia say so."""
+        for name in self.down_from_start:
+            self.environments[name].down = "503-html"
+            self.environments[name].latarnia.say("FAILURE", self.clock.now())
 
     def reset(self) -> None:
         """Back to the state after start; only the keys stay."""
@@ -51,8 +52,7 @@ class World:
         self.calls.clear()
         for environment in self.environments.values():
             environment.clear()
-        for name in self.down_from_start:
-            self._set_down(name)
+        self._take_down()
 
 
 def world() -> World:

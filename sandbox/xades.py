@@ -1,7 +1,5 @@
 """Reads a login document with an enveloped XAdES signature, as strictly as KSeF; no SHA-1."""
 
-from __future__ import annotations
-
 import base64
 from pathlib import Path
 from typing import Any, Final

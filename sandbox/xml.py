@@ -1,7 +1,5 @@
 """Reads XML that somebody else made."""
 
-from __future__ import annotations
-
 from lxml import etree
 
 

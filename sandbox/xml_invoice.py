@@ -1,7 +1,5 @@
 """What KSeF reads from an encrypted invoice."""
 
-from __future__ import annotations
-
 import re
 from datetime import date
 from typing import NamedTuple

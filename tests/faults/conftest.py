@@ -27,7 +27,7 @@ from app.services.sessions import check as status
 from app.services.upo import fetch as upo
 from app.settings import ENVIRONMENTS, Settings, Timing
 from sandbox.control import Control, SeededSession
-from sandbox.relay import Pass, Relay, start
+from sandbox.relay import Pass, Relay
 from tests.answers import HttpAnswer
 from tests.journeys.conftest import RunningService, running_service
 from tests.rows import add_offline, add_synced, offline_sessions, synced_sessions
@@ -76,7 +76,7 @@ def serve(
 
 @pytest.fixture(scope="session")
 def _running_relay(running_sandbox: Any) -> Iterator[Relay]:
-    with start(urlsplit(running_sandbox.url).port) as relay:
+    with Relay(urlsplit(running_sandbox.url).port) as relay:
         yield relay
 
 

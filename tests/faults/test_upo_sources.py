@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from app.services.sessions import check as status
-from sandbox.relay import Relay, start
+from sandbox.relay import Relay
 from tests.answers import assert_problem
 from tests.faults.conftest import NIP, Asker
 from tests.journeys.conftest import RunningService
@@ -55,7 +55,7 @@ EACH = pytest.mark.parametrize(
 @pytest.fixture
 def elsewhere(sandbox: Any) -> Iterator[Relay]:
     """Somebody else's server, which would answer as KSeF does."""
-    with start(urlsplit(sandbox.url).port) as elsewhere:
+    with Relay(urlsplit(sandbox.url).port) as elsewhere:
         yield elsewhere
 
 
