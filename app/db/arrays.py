@@ -23,7 +23,7 @@ class _Texts:
         self._literal.prepare(connection)
 
     def getquoted(self) -> bytes:
-        return self._literal.getquoted()
+        return self._literal.getquoted() + b"::text[]"
 
 
 def adapted(values: list[Any]) -> Any:

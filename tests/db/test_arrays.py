@@ -41,7 +41,7 @@ def test_texts_arrive_as_they_are(cursor: Any, texts: list[str | None]) -> None:
 
 
 def test_they_are_one_literal(cursor: Any) -> None:
-    assert cursor.mogrify("%s", (["a", None, 'b"'],)) == rb"""'{"a",NULL,"b\""}'"""
+    assert cursor.mogrify("%s", (["a", None, 'b"'],)) == rb"""'{"a",NULL,"b\""}'::text[]"""
 
 
 def test_they_are_what_they_are_compared_with_or_cast_to(cursor: Any) -> None:
